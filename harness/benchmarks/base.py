@@ -1,0 +1,81 @@
+"""What a benchmark is: load, answer, judge, score, with a file between each.
+
+Answers are generated once; judging and scoring can be repeated at will. Every score keeps its value for each
+question, so that intervals and paired differences can be computed later without the samples.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from harness.engines.base import Advance, Engine
+from harness.judges.base import Judge
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How questions are answered. None means the benchmark's own protocol."""
+
+    seed: int = 0
+    temperature: float | None = None
+    max_new_tokens: int | None = None
+    limit: int | None = None  # the first N questions only; the table says so
+
+
+@dataclass(frozen=True)
+class Policy:
+    """A model to be scored. The reference and beta make it an implicit reward model (RewardBench)."""
+
+    engine: Engine
+    reference: Engine | None = None
+    beta: float | None = None
+
+
+@dataclass(frozen=True)
+class Score:
+    """The result of one benchmark for one model.
+
+    value: the headline number, sum(weight * value) / sum(weight) over the questions that have a value.
+    values: question id -> value; a question with no verdict is absent here and counted in missing or unparsed.
+    weights: question id -> weight, empty when all are equal.
+    details: further numbers of the benchmark (turns, categories, sections), for people.
+    """
+
+    benchmark: str
+    metric: str  # such as "score (1-10)" or "win rate %"
+    value: float
+    values: dict[str, float]
+    weights: dict[str, float] = field(default_factory=dict)
+    questions: int = 0
+    missing: int = 0  # no answer, or the judge gave none
+    unparsed: int = 0  # the judge answered without a verdict
+    judge: str | None = None
+    details: dict = field(default_factory=dict)
+
+
+class Benchmark(Protocol):
+    """One file a benchmark, found through the entry points `harness.benchmarks`."""
+
+    name: str  # as on the command line: "mt-bench"
+    title: str  # as in a table: "MT-Bench"
+    needs_judge: bool
+
+    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+        """The questions, each with an "id" (a string).
+
+        Raises:
+            UserError: when a file is absent (with the command that fetches it) or malformed (file and line).
+        """
+        ...
+
+    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+        """One row an item, with its "id" and all that judging and scoring need; the rows are stored as samples."""
+        ...
+
+    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+        """Stored rows of judgments; only called when needs_judge."""
+        ...
+
+    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+        """From stored rows alone: no model, no judge."""
+        ...

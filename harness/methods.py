@@ -1,0 +1,132 @@
+"""What a method is: stages that collect examples and train on them.
+
+Each stage has a share of the run's budget. It draws prompts, turns them into training examples with the help of a
+generating model, and trains a copy of its start model on them; the start model is also the reference. A method only
+says how examples are made and which objective they are for: the budget, training, resuming and the ledger are shared.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
+from harness.engines.base import Advance, Completion, Engine, Message, Sampling
+from harness.judges.base import Judge
+from harness.training.examples import Example, Objective, TrainingOptions
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """A training prompt; chosen and rejected are given in labelled preference data only."""
+
+    id: str
+    messages: tuple[Message, ...]
+    chosen: str | None = None
+    rejected: str | None = None
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Expected token counts, for planning: a templated prompt, what a system message with a principle adds to it,
+    and a completion (stop token included)."""
+
+    prompt: float
+    system: float
+    completion: float
+
+
+@dataclass(frozen=True)
+class QueryCost:
+    """Expected tokens of one query in a stage, and the share of queries that become an example.
+
+    read and generated: in collecting, by the generating model. trained: of all sequences of one example.
+    """
+
+    read: float
+    generated: float
+    trained: float
+    kept: float
+
+    def flops(self, parameters: int, needs_reference: bool) -> float:
+        a_trained_token = TRAIN_FLOPS + (FORWARD_FLOPS if needs_reference else 0)
+        return parameters * (
+            FORWARD_FLOPS * (self.read + self.generated) + self.kept * self.trained * a_trained_token
+        )
+
+
+@dataclass
+class Workbench:
+    """What a stage works with. `engine` is the stage's generating model."""
+
+    engine: Engine
+    ledger: Ledger
+    sampling: Sampling
+    stage: str
+    judge: Judge | None = None
+    advance: Advance | None = None
+    discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
+
+    def sample(
+        self, role: str, chats: Sequence[Sequence[Message]], items: Sequence[str], sampling: Sampling | None = None
+    ) -> list[Completion]:
+        """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here."""
+        prompts = [self.engine.encode_chat(chat) for chat in chats]
+        keys = [f"{self.stage}/{item}" for item in items]
+        completions = self.engine.generate(prompts, keys, sampling or self.sampling, self.advance)
+        self.ledger.charge(
+            role,
+            self.engine.parameters,
+            calls=len(prompts),
+            prompt_tokens=sum(map(len, prompts)),
+            generated_tokens=sum(len(completion.token_ids) for completion in completions),
+        )
+        return completions
+
+    def discard(self, reason: str) -> None:
+        """Count a query that became no example."""
+        self.discarded[reason] = self.discarded.get(reason, 0) + 1
+
+
+Start = Literal["base", "current"]  # the untrained model, or the result of the previous stage (base in the first)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of collecting and training.
+
+    share: of the run's budget (the shares of a method's stages sum to 1).
+    collect: prompts to examples, one or none for a prompt, in order.
+    expect: the plan of a query, for `estimate` and for sizing the stage.
+    generator, start: which model generates, and which is trained (a copy of it) and serves as the reference.
+    labelled: draws given labelled pairs instead of prompts.
+    """
+
+    name: str
+    share: float
+    collect: Callable[[Workbench, Sequence[Prompt]], list[Example]]
+    expect: Callable[[Lengths], QueryCost]
+    objective: Objective
+    training: TrainingOptions
+    generator: Start = "current"
+    start: Start = "current"
+    labelled: bool = False
+
+
+class Method(Protocol):
+    """One file a method, found through the entry points `harness.methods` (a class without arguments)."""
+
+    name: str  # as on the command line: "sso-v1"
+    summary: str  # one line for `harness list`
+    Options: type  # a frozen dataclass of plain values, every one with a default
+
+    def stages(self, options: Any) -> list[Stage]:
+        """The stages for these options; none for `base`.
+
+        Raises:
+            UserError: when options do not fit together.
+        """
+        ...
+
+    def supervision(self, options: Any) -> str:
+        """Where the preferences come from, in a few words, for the table."""
+        ...

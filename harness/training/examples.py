@@ -1,0 +1,70 @@
+"""What is trained on: examples of k sequences, and the objectives that turn their log-probabilities into losses."""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+from harness.engines.base import TokenIds
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A prompt and its completion (stop token included), as token ids."""
+
+    prompt_ids: TokenIds
+    completion_ids: TokenIds
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of training data. `record` is what a person reads of it (prompt, chosen, rejected, principles)."""
+
+    id: str
+    sequences: tuple[Sequence, ...]
+    record: dict = field(default_factory=dict)
+
+    @property
+    def tokens(self) -> int:
+        return sum(len(sequence) for sequence in self.sequences)
+
+
+class Objective(Protocol):
+    """A loss over the log-probabilities of an example's sequences."""
+
+    sequences: int  # k of every example
+    needs_reference: bool
+
+    def __call__(
+        self, policy: "torch.Tensor", reference: "torch.Tensor | None", lengths: "torch.Tensor"
+    ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
+        """Losses of a batch.
+
+        Args:
+            policy: (B, k) sums of completion log-probabilities under the policy, nats.
+            reference: (B, k) the same under the reference, or None when not needed.
+            lengths: (B, k) numbers of completion tokens.
+
+        Returns:
+            (B,) losses, whose mean is minimized, and (B,) values to log by name.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """Settings of one training stage, with the names and defaults of the testbed; presets hold those of the papers."""
+
+    learning_rate: float = 1.5e-4
+    batch_size: int = 16
+    micro_batch_size: int = 16  # examples in one forward pass; batch_size / micro_batch_size passes are accumulated
+    warmup_ratio: float = 0.1
+    lr_scheduler: str = "cosine"
+    weight_decay: float = 0.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    max_grad_norm: float = 1.0
