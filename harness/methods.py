@@ -5,13 +5,15 @@ generating model, and trains a copy of its start model on them; the start model 
 says how examples are made and which objective they are for: the budget, training, resuming and the ledger are shared.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
-from harness.engines.base import Advance, Completion, Engine, Message, Sampling
+from harness.engines.base import Completion, Engine, Message, Sampling
 from harness.judges.base import Judge
+from harness.progress import progress
 from harness.training.examples import Example, Objective, TrainingOptions
 
 
@@ -63,7 +65,7 @@ class Workbench:
     sampling: Sampling
     stage: str
     judge: Judge | None = None
-    advance: Advance | None = None
+    label: str = ""  # what progress shows: the arm
     discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
 
     def sample(
@@ -72,13 +74,16 @@ class Workbench:
         """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here."""
         prompts = [self.engine.encode_chat(chat) for chat in chats]
         keys = [f"{self.stage}/{item}" for item in items]
-        completions = self.engine.generate(prompts, keys, sampling or self.sampling, self.advance)
+        start = time.perf_counter()
+        with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
+            completions = self.engine.generate(prompts, keys, sampling or self.sampling, advance)
         self.ledger.charge(
             role,
             self.engine.parameters,
             calls=len(prompts),
             prompt_tokens=sum(map(len, prompts)),
             generated_tokens=sum(len(completion.token_ids) for completion in completions),
+            seconds=time.perf_counter() - start,
         )
         return completions
 

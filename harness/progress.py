@@ -1,5 +1,6 @@
 """Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -8,12 +9,13 @@ from contextlib import contextmanager
 from harness.engines.base import Advance
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
+PLAIN_VARIABLE = "HARNESS_PLAIN_PROGRESS"  # set where several processes share one terminal
 
 
 @contextmanager
 def progress(label: str, total: int | None) -> Iterator[Advance]:
     """Shows the work of `label` while the block runs; the block calls what it gets with the items just finished."""
-    if sys.stderr.isatty():
+    if sys.stderr.isatty() and PLAIN_VARIABLE not in os.environ:
         with _bar() as bar:
             task = bar.add_task(label, total=total)
             yield lambda count: bar.advance(task, count)

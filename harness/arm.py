@@ -1,0 +1,243 @@
+"""One arm of an experiment: a method with a seed, trained, answered, judged and scored in its own folder.
+
+Every step writes its files and then its mark; a step whose inputs have not changed is not done again.
+"""
+
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import harness
+from harness import registry, store
+from harness.benchmarks.base import Policy, Score, Settings
+from harness.budget import Ledger
+from harness.engines.base import Engine, Sampling
+from harness.experiment import TESTBED, Experiment
+from harness.health import stage_health
+from harness.judges.base import Judge
+from harness.methods import Method, Prompt, Stage, Workbench
+from harness.planning import measure_lengths
+from harness.progress import progress
+from harness.prompts import PromptStream
+from harness.stages import allowances, collect_stage, plan_stage
+
+
+@dataclass
+class Inputs:
+    """What the arms of an experiment share."""
+
+    base: Engine
+    prompts: list[Prompt]
+    labelled: list[Prompt]
+    data_dir: Path
+    judge: Judge | None
+
+    @property
+    def key(self) -> dict:
+        return {
+            "weights": self.base.weights_hash,
+            "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
+            "labelled": store.digest([asdict(prompt) for prompt in self.labelled]),
+        }
+
+
+class Arm:
+    """A method with a seed."""
+
+    def __init__(self, experiment: Experiment, method: str, seed: int, root: store.Folder):
+        self.experiment, self.name, self.seed = experiment, method, seed
+        self.label = f"{method} seed {seed}"
+        self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
+        self.method: Method = registry.load("method", method)
+        self.options = experiment.method_options(method)
+
+    def run(self, inputs: Inputs) -> None:
+        policy = self.train(inputs)
+        for name in self.experiment.benchmarks:
+            self.score(name, policy, inputs)
+
+    def train(self, inputs: Inputs) -> Policy:
+        """The trained policy; the files of each stage and the ledger are left in the folder."""
+        stages = self.method.stages(self.options)
+        cap = self.experiment.cap
+        ledger = Ledger(cap.amount if cap.kind == "flops" else None)
+        streams = {
+            labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
+            for labelled in {stage.labelled for stage in stages}
+        }
+        engines = {"base": inputs.base, "current": inputs.base}
+        key = self._training_key(inputs)
+        for index, stage in enumerate(stages):
+            key = store.digest([key, stage.name])
+            stream = streams[stage.labelled]
+            if not self.folder.finished(stage.name, key):
+                self._train_stage(stage, engines, stream, ledger, allowances(stages, cap, ledger, index), inputs)
+                store.write_json(self.folder / "ledger.json", ledger.as_dict())
+                self.folder.finish(stage.name, key, drawn=stream.position, ledger=ledger.as_dict())
+            facts = self.folder.facts(stage.name)
+            stream.position = facts["drawn"]
+            ledger = Ledger.from_dict(facts["ledger"])
+            engines["current"] = self._load(self._checkpoint(stage))
+        store.write_json(self.folder / "ledger.json", ledger.as_dict())
+        if not stages:
+            return Policy(inputs.base)
+        return Policy(engines["current"], reference=inputs.base, beta=getattr(self.options, "beta", 1.0))
+
+    def _training_key(self, inputs: Inputs) -> str:
+        sampling = (self.experiment.max_new_tokens, self.experiment.temperature, self.experiment.top_p)
+        return store.digest(
+            {
+                "version": harness.__version__,
+                "method": self.name,
+                "options": asdict(self.options),
+                "budget": self.experiment.budget,
+                "sampling": sampling,
+                "seed": self.seed,
+                "inputs": inputs.key,
+                "judge": inputs.judge.name if inputs.judge else None,
+            }
+        )
+
+    def _checkpoint(self, stage: Stage) -> Path:
+        return self.folder / "checkpoints" / stage.name
+
+    def _load(self, path: Path) -> Engine:
+        from harness.engines.transformers import TransformersEngine
+
+        return TransformersEngine.load(
+            str(path), device=self.experiment.device, batch_size=self.experiment.batch_size
+        )
+
+    def _train_stage(
+        self,
+        stage: Stage,
+        engines: dict[str, Engine],
+        stream: PromptStream,
+        ledger: Ledger,
+        allowance: float,
+        inputs: Inputs,
+    ) -> None:
+        from harness.training.trainer import reference_logprobs, train
+
+        experiment = self.experiment
+        start = engines[stage.start]
+        bench = Workbench(
+            engine=engines[stage.generator],
+            ledger=ledger,
+            sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
+            stage=stage.name,
+            judge=inputs.judge,
+            label=self.label,
+        )
+        lengths = measure_lengths(experiment, stream.prompts)
+        plan = plan_stage(stage, experiment.cap, lengths, start.parameters)
+        examples = collect_stage(stage, bench, stream.take, plan, experiment.cap, allowance)
+        ledger.charge("generate", bench.engine.parameters, discarded=sum(bench.discarded.values()))
+        store.write_jsonl(
+            self.folder / "preferences" / f"{stage.name}.jsonl",
+            (
+                {"id": example.id, **example.record, "sequences": [asdict(each) for each in example.sequences]}
+                for example in examples
+            ),
+        )
+        reference = None
+        if stage.objective.needs_reference:
+            with progress(f"{self.label} {stage.name}: reference", len(examples) * stage.objective.sequences) as advance:
+                reference = reference_logprobs(start, examples, ledger, advance)
+        with progress(f"{self.label} {stage.name}: train", len(examples)) as advance:
+            result = train(
+                start,
+                examples,
+                stage.objective,
+                stage.training,
+                reference,
+                self._checkpoint(stage),
+                self.seed,
+                ledger,
+                advance,
+            )
+        store.write_jsonl(self.folder / "training" / f"{stage.name}.jsonl", result.history)
+        health = stage_health(examples, reference, bench, result.history)
+        store.write_json(self.folder / "health" / f"{stage.name}.json", health)
+
+    def score(self, name: str, policy: Policy, inputs: Inputs) -> Score:
+        """The score of one benchmark: samples, judgments and the score are left in the folder."""
+        benchmark = registry.load("benchmark", name)
+        settings = Settings(seed=self.seed, limit=self.experiment.limit)
+        items = benchmark.load(inputs.data_dir, settings)
+        reference = policy.reference.weights_hash if policy.reference else None
+        key = store.digest(
+            [harness.__version__, name, items, asdict(settings), policy.engine.weights_hash, reference, policy.beta]
+        )
+        samples_file = self.folder / "samples" / f"{name}.jsonl"
+        judgments_file = self.folder / "judgments" / f"{name}.jsonl"
+        if not self.folder.finished(f"samples-{name}", key):
+            start = time.perf_counter()
+            with progress(f"{self.label} {name}: answer", None) as advance:
+                store.write_jsonl(samples_file, benchmark.answer(policy, items, settings, advance))
+            self.folder.finish(f"samples-{name}", key, seconds=time.perf_counter() - start)
+        key = store.digest([key, inputs.judge.name if benchmark.needs_judge else None])
+        if not self.folder.finished(f"score-{name}", key):
+            samples = store.read_jsonl(samples_file)
+            judgments = []
+            if benchmark.needs_judge:
+                with progress(f"{self.label} {name}: judge", None) as advance:
+                    judgments = benchmark.judge(items, samples, inputs.judge, advance)
+                store.write_jsonl(judgments_file, judgments)
+            store.write_json(self.folder / "scores" / f"{name}.json", asdict(benchmark.score(items, samples, judgments)))
+            self.folder.finish(f"score-{name}", key)
+        return Score(**store.read_json(self.folder / "scores" / f"{name}.json"))
+
+
+def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
+    """Model, prompts, benchmark files and judge of an experiment, read and checked before anything is spent."""
+    from harness.engines.transformers import TransformersEngine
+    from harness.planning import model_folder
+
+    base = TransformersEngine.load(
+        str(model_folder(experiment.model)),
+        device=experiment.device,
+        batch_size=experiment.batch_size,
+        trust_remote_code=experiment.trust_remote_code,
+    )
+    return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment))
+
+
+def load_prompts(experiment: Experiment) -> tuple[list[Prompt], list[Prompt]]:
+    """Training prompts and labelled pairs of an experiment."""
+    from harness import prompts
+
+    if TESTBED in (experiment.prompts, experiment.preferences):
+        from harness.testbed import prompts as testbed_prompts
+    plain = (
+        testbed_prompts.prompts() if experiment.prompts == TESTBED else prompts.load_prompts(experiment.prompts).prompts
+    )
+    labelled = (
+        testbed_prompts.preferences()
+        if experiment.preferences == TESTBED
+        else prompts.load_prompts(experiment.preferences).prompts
+    )
+    return plain, labelled
+
+
+def data_dir(experiment: Experiment, root: store.Folder) -> Path:
+    if experiment.data_dir != TESTBED:
+        return Path(experiment.data_dir)
+    from harness.testbed.suites import write_suites
+
+    folder = root / "data"
+    write_suites(folder)
+    return folder
+
+
+def load_judge(experiment: Experiment) -> Judge | None:
+    """The judge, or None when no benchmark and no method needs one that is given."""
+    if experiment.judge_model:
+        from harness.judges.openai import OpenAIJudge
+
+        return OpenAIJudge(experiment.judge_model, base_url=experiment.judge_url)
+    if experiment.data_dir == TESTBED:
+        from harness.testbed.judge import TestbedJudge
+
+        return TestbedJudge()
+    return None

@@ -1,0 +1,155 @@
+"""What is compared: one dataclass holds every option, for the command line, the YAML file and Python alike."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import registry
+from harness.budget import Budget
+from harness.errors import UserError, unknown_name
+from harness.store import safe_name
+
+TESTBED = "testbed"
+
+
+def option(default: Any, text: str) -> Any:
+    """A field with its help text, which the command line shows too."""
+    if isinstance(default, dict):
+        return field(default_factory=dict, metadata={"help": text})
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """Model, prompts, methods, budget, seeds, benchmarks and judge of one comparison."""
+
+    name: str = option("experiment", "Name of the run folder under the results folder.")
+    methods: tuple[str, ...] = option(("sso",), "Methods, separated by commas; base is always added.")
+    benchmarks: tuple[str, ...] = option(
+        ("mt-bench", "alpaca-eval", "reward-bench", "math"), "Benchmarks, separated by commas."
+    )
+    seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
+    budget: str = option("8e11", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
+    model: str = option(TESTBED, "Model to start from: 'testbed' (embedded), a folder or a hub id.")
+    prompts: str = option(TESTBED, "Training prompts: 'testbed' or a JSON/JSONL file (.gz too).")
+    preferences: str = option(TESTBED, "Labelled pairs for dpo and ipo: 'testbed' or a JSON/JSONL file (.gz too).")
+    data_dir: str = option(TESTBED, "Benchmark files: 'testbed' (its own suites) or a folder.")
+    judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed judges itself.")
+    judge_url: str | None = option(None, "Base URL of the judge's endpoint; the key comes from OPENAI_API_KEY.")
+    limit: int | None = option(None, "Only the first N questions of each benchmark.")
+    max_new_tokens: int = option(64, "Longest completion when training data are sampled, in tokens.")
+    temperature: float = option(1.0, "Temperature when training data are sampled.")
+    top_p: float = option(1.0, "Nucleus when training data are sampled.")
+    completion_tokens: int | None = option(None, "Expected completion length for the plan; testbed: as measured.")
+    batch_size: int = option(128, "Sequences in one forward pass of generation.")
+    device: str = option("auto", "Where the model runs: auto, cpu, cuda.")
+    trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
+    options: dict[str, dict[str, Any]] = option({}, "Settings of a method: METHOD.NAME=VALUE, repeatable.")
+
+    def __post_init__(self) -> None:
+        safe_name(self.name)
+        Budget.parse(self.budget)
+        for name in ("seeds", "max_new_tokens", "batch_size"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"limit must be at least 1, not {self.limit}")
+        if self.temperature < 0 or not 0 < self.top_p <= 1:
+            raise UserError("temperature must be at least 0 and top_p within (0, 1]")
+        for kind, chosen in (("method", self.methods), ("benchmark", self.benchmarks)):
+            for name in chosen:
+                if name not in registry.names(kind):
+                    registry.load(kind, name)
+        for method in self.options:
+            if method not in self.arms():
+                raise UserError(f"options for {method!r}, which is not among the methods {', '.join(self.arms())}")
+            self.method_options(method)
+
+    def arms(self) -> tuple[str, ...]:
+        """The methods, base first."""
+        return tuple(dict.fromkeys(("base", *self.methods)))
+
+    def method_options(self, method: str) -> Any:
+        """The options of a method, its defaults with this experiment's changes."""
+        return build(registry.load("method", method).Options, self.options.get(method, {}), f"option of {method}")
+
+    @property
+    def cap(self) -> Budget:
+        return Budget.parse(self.budget)
+
+    def as_dict(self) -> dict:
+        """Plain values, as in the YAML file."""
+        return {
+            each.name: list(value) if isinstance(value := getattr(self, each.name), tuple) else value
+            for each in dataclasses.fields(self)
+        }
+
+
+def build(kind: type, values: dict[str, Any], what: str) -> Any:
+    """A frozen dataclass of plain values from a mapping, with every value checked against the field's type.
+
+    Raises:
+        UserError: for an unknown name (the nearest is suggested) or a value of another type.
+    """
+    fields = {each.name: each for each in dataclasses.fields(kind)}
+    checked = {}
+    for name, value in values.items():
+        if name not in fields:
+            raise unknown_name(what, name, fields)
+        checked[name] = _convert(value, fields[name].type, f"{what} {name!r}")
+    return kind(**checked)
+
+
+def _convert(value: Any, kind: Any, what: str) -> Any:
+    wanted = getattr(kind, "__args__", (kind,)) if "|" in str(kind) else (kind,)
+    if value is None and type(None) in wanted:
+        return None
+    for each in wanted:
+        origin = getattr(each, "__origin__", each)
+        if origin is tuple and isinstance(value, str):
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        if origin is tuple and isinstance(value, list) and value:
+            return tuple(value)
+        if origin is float and isinstance(value, int) and not isinstance(value, bool):
+            return float(value)
+        if origin is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
+            try:
+                return float(value)
+            except ValueError:
+                continue
+        if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
+            return value
+    names = " or ".join(getattr(each, "__name__", str(each)) for each in wanted)
+    raise UserError(f"{what} must be {names}, not {value!r}")
+
+
+def load(path: Path) -> dict:
+    """The mapping of a YAML file of options.
+
+    Raises:
+        UserError: when the file is absent or no mapping (with its line).
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UserError(f"no configuration file at {path}") from None
+    except yaml.MarkedYAMLError as error:
+        raise UserError(f"{path}:{error.problem_mark.line + 1}: not YAML ({error.problem})") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: must hold a mapping of options to values")
+    return values
+
+
+def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """From "dpo.beta=0.2" and the like to {"dpo": {"beta": 0.2}}; values are read as YAML."""
+    options: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        target, equals, value = setting.partition("=")
+        method, dot, name = target.partition(".")
+        if not (equals and dot and name):
+            raise UserError(f"setting {setting!r} is not understood: write METHOD.NAME=VALUE, such as dpo.beta=0.2")
+        options.setdefault(method, {})[name] = yaml.safe_load(value)
+    return options

@@ -1,0 +1,101 @@
+"""The run folder: every file a step leaves is written through here, whole or not at all.
+
+A finished step has its files and then a mark with the key of what it depends on; a step whose mark has the same key
+is not done again.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+
+
+def digest(value: Any) -> str:
+    """A key for plain data: sha256 of its canonical JSON, 16 hexadecimal digits."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def file_digest(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file atomically: a temporary file beside it, fsync, rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the file to make it again") from None
+
+
+def read_jsonl(path: Path) -> list[dict]:
+    rows = []
+    with open(path, encoding="utf-8") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                rows.append(json.loads(line))
+            except json.JSONDecodeError as error:
+                raise UserError(f"{path}:{number}: not JSON ({error.msg}); delete it to make it again") from None
+    return rows
+
+
+def safe_name(name: str) -> str:
+    """The name itself, when it can not lead out of its folder."""
+    if not name or name.startswith(".") or any(mark in name for mark in '/\\\0\n<>:"|?*'):
+        raise UserError(f"name {name!r} is not allowed: use letters, digits, '-', '_' and '.', not a dot first")
+    return name
+
+
+class Folder:
+    """A folder with finished steps in it."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __truediv__(self, name: str) -> Path:
+        return self.path / name
+
+    def folder(self, name: str) -> "Folder":
+        return Folder(self.path / safe_name(name))
+
+    def _mark(self, step: str) -> Path:
+        return self.path / "steps" / f"{safe_name(step)}.json"
+
+    def finished(self, step: str, key: str) -> bool:
+        mark = self._mark(step)
+        return mark.exists() and read_json(mark)["key"] == key
+
+    def finish(self, step: str, key: str, **facts: Any) -> None:
+        """Mark a step as finished; its files must be written before."""
+        write_json(self._mark(step), {"key": key, **facts})
+
+    def facts(self, step: str) -> dict:
+        return read_json(self._mark(step))
