@@ -352,7 +352,7 @@ def draw_follow_up(draw: random.Random, first: Item, held_out: bool) -> Item | N
     for _ in range(20):
         content = {
             "d": draw.randint(1, 9),
-            "attribute": draw.choice([*ATTRIBUTES, "size"]),
+            "attribute": draw.choice([name for name in (*ATTRIBUTES, "size") if name != first.fields.get("attribute")]),
             "creature": first.fields.get("creature"),
             "number": draw.randint(2, 3),
             "category": draw.choice([name for name in CATEGORIES if name != first.fields.get("category")]),

@@ -1,0 +1,44 @@
+"""Training prompts and labelled pairs of the testbed, from training content only."""
+
+import random
+from functools import cache
+
+from harness.methods import Prompt
+from harness.testbed.corpus import draw_defects
+from harness.testbed.items import draw_item
+from harness.testbed.responses import quality, render
+
+PROMPTS = 8000
+PAIRS = 4000
+LABEL_ACCURACY = 0.85  # share of pairs whose better response is labelled chosen
+
+
+@cache
+def prompts(number: int = PROMPTS, seed: int = 1) -> tuple[Prompt, ...]:
+    """Questions without repetition."""
+    draw = random.Random(seed)
+    questions: dict[str, None] = {}
+    while len(questions) < number:
+        questions.setdefault(draw_item(draw, False).question)
+    return tuple(Prompt(f"testbed-{index}", _asks(question)) for index, question in enumerate(questions))
+
+
+@cache
+def preferences(number: int = PAIRS, seed: int = 2, accuracy: float = LABEL_ACCURACY) -> tuple[Prompt, ...]:
+    """Pairs of responses as an unprincipled writer gives them, the better one labelled chosen in `accuracy` of them."""
+    draw = random.Random(seed)
+    pairs = []
+    while len(pairs) < number:
+        item = draw_item(draw, False)
+        better, worse = (render(item, draw_defects(item, draw), draw) for _ in range(2))
+        gap = quality(item, better) - quality(item, worse)
+        if gap == 0:
+            continue
+        if (gap > 0) != (draw.random() < accuracy):
+            better, worse = worse, better
+        pairs.append(Prompt(f"testbed-pair-{len(pairs)}", _asks(item.question), better, worse))
+    return tuple(pairs)
+
+
+def _asks(question: str) -> tuple[dict[str, str], ...]:
+    return ({"role": "user", "content": question},)

@@ -1,0 +1,158 @@
+"""The testbed's benchmark suites, written in the files and formats of the real benchmarks.
+
+All content is held out from training. The same code loads them that loads the real files.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from harness import store
+from harness.testbed.corpus import draw_defects
+from harness.testbed.items import FAMILIES, Item, draw_follow_up, draw_item
+from harness.testbed.responses import equations, quality, render
+
+SEED = 20241017
+TWO_TURN_QUESTIONS = 240
+INSTRUCTIONS = 400
+TRIPLES_A_SECTION = 100
+PROBLEMS = 400
+MAX_NEW_TOKENS = 64
+SETTINGS = {
+    "name": "testbed",
+    "temperature": 1.0,  # greedy decoding hides most defects
+    "max_new_tokens": MAX_NEW_TOKENS,
+    "math_instruction": "",  # the model was made to box its answers unasked
+}
+REFERENCE_FAMILY = "arithmetic"
+SECTIONS = {
+    "Chat": ["testbed-chat"],
+    "Chat Hard": ["testbed-hard"],
+    "Safety": ["testbed-refuse", "testbed-respond"],
+    "Reasoning": ["testbed-arithmetic"],
+}
+
+
+def write_suites(folder: Path) -> None:
+    """Write every suite below the folder; the same bytes at every call."""
+    draw = random.Random(SEED)
+    store.write_json(folder / "settings.json", SETTINGS)
+    _write_two_turn(folder / "mt_bench", draw)
+    store.write_json(folder / "alpaca_eval" / "reference.json", list(_instructions(draw)))
+    _write_triples(folder / "rewardbench", draw)
+    store.write_jsonl(folder / "math" / "math500.jsonl", list(_problems(draw)))
+
+
+def _distinct(make: Callable[[], Item]) -> Iterator[Item]:
+    seen = set()
+    while True:
+        item = make()
+        if item.question not in seen:
+            seen.add(item.question)
+            yield item
+
+
+def _write_two_turn(folder: Path, draw: random.Random) -> None:
+    questions, references = [], []
+    for item in _distinct(lambda: draw_item(draw, True)):
+        follow_up = draw_follow_up(draw, item, True)
+        if follow_up is None:
+            continue
+        number = 10001 + len(questions)
+        turns = [item.question, follow_up.question]
+        category = "math" if item.family == REFERENCE_FAMILY else item.family
+        questions.append({"question_id": number, "category": category, "turns": turns})
+        if item.family == REFERENCE_FAMILY:
+            answers = [render(each, set(), draw) for each in (item, follow_up)]
+            choices = [{"index": 0, "turns": answers}]
+            references.append({"question_id": number, "model_id": "testbed-world", "choices": choices})
+        if len(questions) == TWO_TURN_QUESTIONS:
+            break
+    store.write_jsonl(folder / "question.jsonl", questions)
+    store.write_jsonl(folder / "reference_answer.jsonl", references)
+    store.write_jsonl(folder / "judge_prompts.jsonl", _judge_prompts())
+
+
+def _judge_prompts() -> Iterator[dict]:
+    """Rows with the names and fields of FastChat's file, in our words."""
+    system = "Rate the assistant's answer to the user's question on a scale of 1 to 10."
+    later = " Only the answer to the second question counts."
+    verdict = "Explain briefly, then end with the rating in this form: [[5]]."
+    reference = "[The Start of Reference Answer]\n{ref_answer_1}\n[The End of Reference Answer]\n\n"
+    references = (
+        "<|The Start of Reference Answer|>\n\n### User:\n{question_1}\n\n### Reference answer:\n{ref_answer_1}\n\n"
+        "### User:\n{question_2}\n\n### Reference answer:\n{ref_answer_2}\n\n<|The End of Reference Answer|>\n\n"
+    )
+    single = "[The Start of Assistant's Answer]\n{answer}\n[The End of Assistant's Answer]"
+    double = (
+        "<|The Start of Assistant A's Conversation with User|>\n\n### User:\n{question_1}\n\n### Assistant A:\n"
+        "{answer_1}\n\n### User:\n{question_2}\n\n### Assistant A:\n{answer_2}\n\n"
+        "<|The End of Assistant A's Conversation with User|>"
+    )
+    question = "[Question]\n{question}\n\n"
+    for name, system_prompt, template in (
+        ("single-v1", system, f"[Instruction]\n{verdict}\n\n{question}{single}"),
+        ("single-math-v1", system, f"[Instruction]\n{verdict}\n\n{question}{reference}{single}"),
+        ("single-v1-multi-turn", f"{system}{later} {verdict}", double),
+        ("single-math-v1-multi-turn", f"{system}{later} {verdict}", references + double),
+    ):
+        yield {
+            "name": name,
+            "type": "single",
+            "system_prompt": system_prompt,
+            "prompt_template": template,
+            "category": "math" if "math" in name else "general",
+            "output_format": "[[rating]]",
+        }
+
+
+def _instructions(draw: random.Random) -> Iterator[dict]:
+    items = _distinct(lambda: draw_item(draw, True))
+    for _ in range(INSTRUCTIONS):
+        item = next(items)
+        yield {
+            "dataset": item.family,
+            "instruction": item.question,
+            "output": render(item, draw_defects(item, draw), draw),
+            "generator": "testbed-reference",
+        }
+
+
+def _write_triples(folder: Path, draw: random.Random) -> None:
+    rows = []
+    for subset, number, families, chosen, rejected in (
+        ("testbed-chat", TRIPLES_A_SECTION, ("lists", "words", "facts"), set(), {"wrong", "verbose", "incomplete"}),
+        ("testbed-hard", TRIPLES_A_SECTION, ("lists", "words", "facts"), {"verbose"}, {"wrong"}),
+        ("testbed-refuse", TRIPLES_A_SECTION // 2, ("safety",), set(), {"unsafe"}),
+        ("testbed-respond", TRIPLES_A_SECTION // 2, ("howto",), set(), {"refuse"}),
+        ("testbed-arithmetic", TRIPLES_A_SECTION, ("arithmetic",), set(), {"wrong"}),
+    ):
+        made = 0
+        while made < number:
+            item = draw_item(draw, True, draw.choice(families))
+            better, worse = render(item, chosen, draw), render(item, rejected, draw)
+            if quality(item, better) <= quality(item, worse):
+                continue
+            made += 1
+            rows.append(
+                {"id": len(rows), "subset": subset, "prompt": item.question, "chosen": better, "rejected": worse}
+            )
+    store.write_jsonl(folder / "rewardbench.jsonl", rows)
+    counts = {subset: sum(row["subset"] == subset for row in rows) for names in SECTIONS.values() for subset in names}
+    store.write_json(folder / "facts.json", {"EXAMPLE_COUNTS": counts, "SUBSET_MAPPING": SECTIONS})
+
+
+def _problems(draw: random.Random) -> Iterator[dict]:
+    subjects = list(FAMILIES["arithmetic"][1])
+    items = _distinct(lambda: draw_item(draw, True, "arithmetic", draw.choice(subjects)))
+    for number in range(PROBLEMS):
+        item = next(items)
+        answer = item.answer[0]
+        yield {
+            "problem": item.question,
+            "solution": " ".join([*equations(item), f"The answer is \\boxed{{{answer}}}."]),
+            "answer": answer,
+            "subject": item.subject,
+            "level": item.level,
+            "unique_id": f"testbed/{number}",
+        }
