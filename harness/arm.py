@@ -12,11 +12,12 @@ from harness import registry, store
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.budget import Ledger
 from harness.engines.base import Engine, Sampling
+from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.health import stage_health
 from harness.judges.base import Judge
 from harness.methods import Method, Prompt, Stage, Workbench
-from harness.planning import measure_lengths
+from harness.planning import estimate, measure_lengths, model_folder
 from harness.progress import progress
 from harness.prompts import PromptStream
 from harness.stages import allowances, collect_stage, plan_stage
@@ -50,11 +51,27 @@ class Arm:
         self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
         self.method: Method = registry.load("method", method)
         self.options = experiment.method_options(method)
+        self.worked = False  # whether this call did any step
 
     def run(self, inputs: Inputs) -> None:
+        start = time.perf_counter()
         policy = self.train(inputs)
+        trained = time.perf_counter()
         for name in self.experiment.benchmarks:
             self.score(name, policy, inputs)
+        self._book_seconds(trained - start, time.perf_counter() - trained)
+
+    def _book_seconds(self, training: float, scoring: float) -> None:
+        """Adds to the wall time of earlier calls, which did the steps that this call found finished."""
+        file = self.folder / "seconds.json"
+        before = store.read_json(file) if file.exists() else {"training": 0.0, "scoring": 0.0}
+        if self.worked:
+            seconds = {"training": before["training"] + training, "scoring": before["scoring"] + scoring}
+            store.write_json(file, seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time spent in training (data generation included) and in scoring."""
+        return store.read_json(self.folder / "seconds.json")
 
     def train(self, inputs: Inputs) -> Policy:
         """The trained policy; the files of each stage and the ledger are left in the folder."""
@@ -71,6 +88,7 @@ class Arm:
             key = store.digest([key, stage.name])
             stream = streams[stage.labelled]
             if not self.folder.finished(stage.name, key):
+                self.worked = True
                 self._train_stage(stage, engines, stream, ledger, allowances(stages, cap, ledger, index), inputs)
                 store.write_json(self.folder / "ledger.json", ledger.as_dict())
                 self.folder.finish(stage.name, key, drawn=stream.position, ledger=ledger.as_dict())
@@ -172,12 +190,13 @@ class Arm:
         samples_file = self.folder / "samples" / f"{name}.jsonl"
         judgments_file = self.folder / "judgments" / f"{name}.jsonl"
         if not self.folder.finished(f"samples-{name}", key):
-            start = time.perf_counter()
+            self.worked = True
             with progress(f"{self.label} {name}: answer", None) as advance:
                 store.write_jsonl(samples_file, benchmark.answer(policy, items, settings, advance))
-            self.folder.finish(f"samples-{name}", key, seconds=time.perf_counter() - start)
+            self.folder.finish(f"samples-{name}", key)
         key = store.digest([key, inputs.judge.name if benchmark.needs_judge else None])
         if not self.folder.finished(f"score-{name}", key):
+            self.worked = True
             samples = store.read_jsonl(samples_file)
             judgments = []
             if benchmark.needs_judge:
@@ -189,10 +208,24 @@ class Arm:
         return Score(**store.read_json(self.folder / "scores" / f"{name}.json"))
 
 
+def check_inputs(experiment: Experiment) -> None:
+    """Reads prompts and benchmark files and plans the budget, so that mistakes show before anything is spent.
+
+    Raises:
+        UserError: for a file, a judge or a budget that the run could not use.
+    """
+    estimate(experiment, *load_prompts(experiment))
+    judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
+    if judged and load_judge(experiment) is None:
+        raise UserError(f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url)")
+    if experiment.data_dir != TESTBED:
+        for name in experiment.benchmarks:
+            registry.load("benchmark", name).load(Path(experiment.data_dir), Settings())
+
+
 def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
-    """Model, prompts, benchmark files and judge of an experiment, read and checked before anything is spent."""
+    """Model, prompts, benchmark files and judge of an experiment."""
     from harness.engines.transformers import TransformersEngine
-    from harness.planning import model_folder
 
     base = TransformersEngine.load(
         str(model_folder(experiment.model)),

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
-from harness.engines.base import Completion, Engine, Message, Sampling
+from harness.engines.base import Completion, Engine, LogProb, Message, Sampling, TokenIds
 from harness.judges.base import Judge
 from harness.progress import progress
 from harness.training.examples import Example, Objective, TrainingOptions
@@ -67,6 +67,7 @@ class Workbench:
     judge: Judge | None = None
     label: str = ""  # what progress shows: the arm
     discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
+    events: dict[str, int] = field(default_factory=dict)
 
     def sample(
         self, role: str, chats: Sequence[Sequence[Message]], items: Sequence[str], sampling: Sampling | None = None
@@ -86,6 +87,22 @@ class Workbench:
             seconds=time.perf_counter() - start,
         )
         return completions
+
+    def score(
+        self, role: str, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]
+    ) -> list[LogProb]:
+        """Log-probabilities of given completions under the generating model, charged to `role`."""
+        start = time.perf_counter()
+        with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
+            scored = self.engine.logprobs(prompts, completions, advance)
+        tokens = sum(map(len, prompts)) + sum(map(len, completions))
+        seconds = time.perf_counter() - start
+        self.ledger.charge(role, self.engine.parameters, calls=len(prompts), prompt_tokens=tokens, seconds=seconds)
+        return scored
+
+    def count(self, event: str) -> None:
+        """Count something that people should see, such as a judgment that could not be read."""
+        self.events[event] = self.events.get(event, 0) + 1
 
     def discard(self, reason: str) -> None:
         """Count a query that became no example."""

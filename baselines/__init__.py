@@ -1,0 +1,1 @@
+"""The methods that SSO is compared with, one file each."""

@@ -1,0 +1,38 @@
+"""Principle-based automated alignment: pairs straight from the policy under good and bad principles.
+
+The control of SSO: the same pairs, without the trained data generator (paper, section 5).
+"""
+
+from dataclasses import dataclass
+
+from harness.methods import Stage
+from harness.training.losses import PreferenceObjective
+from sso.responses import PrincipleOptions, collect_pairs, expect_pairs
+
+
+class PBAA:
+    """Preference loss on x of y+ over y-."""
+
+    name = "pbaa"
+    summary = "pairs from the policy itself under good and bad principles (the control of SSO)"
+
+    @dataclass(frozen=True)
+    class Options(PrincipleOptions):
+        loss: str = "dpo"
+        beta: float = 0.2
+        ipo_average: bool = True
+
+    def stages(self, options: Options) -> list[Stage]:
+        return [
+            Stage(
+                "policy",
+                1.0,
+                lambda bench, prompts: collect_pairs(bench, prompts, options),
+                lambda lengths: expect_pairs(lengths, options),
+                PreferenceObjective(loss=options.loss, beta=options.beta, ipo_average=options.ipo_average),
+                options,
+            )
+        ]
+
+    def supervision(self, options: Options) -> str:
+        return f"principles ({options.principles})"

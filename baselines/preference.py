@@ -1,0 +1,138 @@
+"""Where the pairs of DPO and IPO come from: a file of labelled pairs, or candidates that a judge has ranked."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import UserError
+from harness.judges.base import JudgeRequest
+from harness.judges.verdicts import parse_rating
+from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.training.examples import Example, TrainingOptions
+from harness.training.examples import Sequence as TokenSequence
+from harness.training.losses import PreferenceObjective
+
+SOURCES = ("offline", "on-policy")
+KEPT_RANKED = 0.8  # queries whose candidates are not all rated the same, measured on the testbed
+RATING_PROMPT = (
+    "[Instruction]\nRate how well the assistant's answer serves the user, from 1 to 10. Explain briefly, then end with "
+    "the rating in this form: [[5]].\n\n[Question]\n{question}\n\n"
+    "[The Start of Assistant's Answer]\n{answer}\n[The End of Assistant's Answer]"
+)
+
+
+@dataclass(frozen=True)
+class PreferenceOptions(TrainingOptions):
+    """data: "offline" (labelled pairs from a file) or "on-policy" (candidates of the policy, ranked by the judge)."""
+
+    data: str = "offline"
+    candidates: int = 4
+    beta: float = 0.2
+
+    def __post_init__(self) -> None:
+        if self.data not in SOURCES:
+            raise UserError(f"data must be one of {', '.join(SOURCES)}, not {self.data!r}")
+        if self.candidates < 2:
+            raise UserError(f"candidates must be at least 2, not {self.candidates}")
+
+
+def preference_stage(options: PreferenceOptions, objective: PreferenceObjective) -> Stage:
+    """The one stage of a method that trains on pairs of either source."""
+    if options.data == "offline":
+        return Stage("policy", 1.0, _labelled, _expect_labelled, objective, options, labelled=True)
+
+    def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+        return _ranked(bench, prompts, options.candidates)
+
+    def expect(lengths: Lengths) -> QueryCost:
+        read, generated = options.candidates * lengths.prompt, options.candidates * lengths.completion
+        return QueryCost(read, generated, 2 * (lengths.prompt + lengths.completion), KEPT_RANKED)
+
+    return Stage("policy", 1.0, collect, expect, objective, options)
+
+
+def supervision(options: PreferenceOptions) -> str:
+    return "labelled pairs" if options.data == "offline" else "the judge"
+
+
+def _expect_labelled(lengths: Lengths) -> QueryCost:
+    return QueryCost(0, 0, 2 * (lengths.prompt + lengths.completion), 1.0)
+
+
+def _labelled(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+    examples = []
+    for prompt in prompts:
+        query = bench.engine.encode_chat(prompt.messages)
+        replies = [bench.engine.encode_completion(text) for text in (prompt.chosen, prompt.rejected)]
+        if replies[0] == replies[1]:
+            bench.discard("equal responses")
+            continue
+        record = {"prompt": list(prompt.messages), "chosen": prompt.chosen, "rejected": prompt.rejected}
+        examples.append(Example(prompt.id, tuple(TokenSequence(query, reply) for reply in replies), record))
+    return examples
+
+
+def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Example]:
+    if bench.judge is None:
+        raise UserError("on-policy pairs need a judge: give --judge-model (and --judge-url)")
+    candidates = sample_candidates(bench, prompts, number)
+    requests = [
+        JudgeRequest(f"{prompt.id}/{index}", _ask(prompt, candidate.text))
+        for prompt, row in zip(prompts, candidates, strict=True)
+        for index, candidate in enumerate(row)
+    ]
+    replies = bench.judge.complete(requests)
+    bench.ledger.charge("judge", 0, calls=len(requests))
+    ratings = [parse_rating(reply.text) for reply in replies]
+    rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
+    return best_against_worst(bench, prompts, candidates, rows)
+
+
+def _ask(prompt: Prompt, answer: str):
+    question = prompt.messages[-1]["content"]
+    text = answer.join(RATING_PROMPT.replace("{question}", question).split("{answer}"))
+    return ({"role": "user", "content": text},)
+
+
+def sample_candidates(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list]:
+    """`number` completions of each prompt."""
+    completions = bench.sample(
+        "generate",
+        [prompt.messages for prompt in prompts for _ in range(number)],
+        [f"{prompt.id}/candidate-{index}" for prompt in prompts for index in range(number)],
+    )
+    return [completions[start : start + number] for start in range(0, len(completions), number)]
+
+
+def best_against_worst(
+    bench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], ratings: Sequence[Sequence]
+) -> list[Example]:
+    """The highest rated candidate over the lowest rated one, for each prompt where they differ.
+
+    A candidate without a rating (None) or unfinished takes no part: it is missing, never the lowest.
+    """
+    examples = []
+    for prompt, row, rated in zip(prompts, candidates, ratings, strict=True):
+        known = [
+            (rating, candidate)
+            for rating, candidate in zip(rated, row, strict=True)
+            if rating is not None and candidate.finished and candidate.text.strip()
+        ]
+        if len(known) < 2:
+            bench.discard("fewer than two rated candidates")
+            continue
+        best, worst = max(known, key=lambda one: one[0]), min(known, key=lambda one: one[0])
+        if best[0] == worst[0]:
+            bench.discard("equal ratings")
+            continue
+        query = bench.engine.encode_chat(prompt.messages)
+        record = {
+            "prompt": list(prompt.messages),
+            "chosen": best[1].text,
+            "rejected": worst[1].text,
+            "chosen_rating": best[0],
+            "rejected_rating": worst[0],
+            "ratings": list(rated),
+        }
+        pair = tuple(TokenSequence(query, candidate.token_ids) for _, candidate in (best, worst))
+        examples.append(Example(prompt.id, pair, record))
+    return examples

@@ -1,0 +1,116 @@
+"""Self-rewarding language models (Yuan et al. 2024): DPO on candidates that the policy itself has judged."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from statistics import fmean
+
+from baselines.preference import best_against_worst, sample_candidates
+from harness.errors import UserError
+from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.training.examples import Example, TrainingOptions
+from harness.training.losses import PreferenceObjective
+
+KEPT = 0.85  # queries whose candidates get different ratings, measured on the testbed
+HIGHEST = 5
+GENERAL_PROMPT = (
+    "Below are a user's question and an answer to it. Give the answer points that add up to at most 5: one if it is "
+    "about the question; one more if it deals with a large part of it; one more if it settles the basic matter in a "
+    "useful way; one more if it is written from an assistant's view, clear, complete and well ordered; one more if an "
+    "expert could not improve it.\n\nQuestion: {question}\n\nAnswer: {answer}\n\nSay briefly why, and end with "
+    '"Score: " and the number of points.'
+)
+VERDICT_TOKENS = {"short": 4, "additive": 200}  # expected length of a judgment
+PROMPT_TOKENS = {"short": 15, "additive": 130}  # of the judge prompt, beside question and answer
+_SCORE = re.compile(r"Score:\s*([0-5])(?![\d.])")
+
+
+class SelfRewarding:
+    """Candidates of the policy, judged by the policy, highest against lowest, in iterations."""
+
+    name = "self-rewarding"
+    summary = "DPO on the policy's own candidates, judged by the policy itself, in iterations"
+
+    @dataclass(frozen=True)
+    class Options(TrainingOptions):
+        """judge_prompt: "short" (the testbed's form of the additive prompt) or "additive"."""
+
+        iterations: int = 3
+        candidates: int = 4
+        judge_samples: int = 3
+        judge_prompt: str = "short"
+        judge_max_new_tokens: int = 8
+        beta: float = 0.2
+
+        def __post_init__(self) -> None:
+            if self.judge_prompt not in VERDICT_TOKENS:
+                raise UserError(f"judge_prompt must be one of {', '.join(VERDICT_TOKENS)}, not {self.judge_prompt!r}")
+            if min(self.iterations, self.judge_samples) < 1 or self.candidates < 2:
+                raise UserError("iterations and judge_samples must be at least 1, candidates at least 2")
+
+    def stages(self, options: Options) -> list[Stage]:
+        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            candidates = sample_candidates(bench, prompts, options.candidates)
+            return best_against_worst(bench, prompts, candidates, rate(bench, prompts, candidates, options))
+
+        def expect(lengths: Lengths) -> QueryCost:
+            answer = lengths.prompt + lengths.completion
+            judgments = options.candidates * options.judge_samples
+            return QueryCost(
+                read=options.candidates * lengths.prompt + judgments * (answer + PROMPT_TOKENS[options.judge_prompt]),
+                generated=options.candidates * lengths.completion + judgments * VERDICT_TOKENS[options.judge_prompt],
+                trained=2 * answer,
+                kept=KEPT,
+            )
+
+        objective = PreferenceObjective(loss="dpo", beta=options.beta)
+        share = 1 / options.iterations
+        return [
+            Stage(f"iteration-{number}", share, collect, expect, objective, options)
+            for number in range(1, options.iterations + 1)
+        ]
+
+    def supervision(self, options: Options) -> str:
+        return "its own judgments"
+
+
+def rate(
+    bench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], options: SelfRewarding.Options
+) -> list[list[float | None]]:
+    """The policy's rating of each candidate, 0 to 5: the mean of the judgments that can be read, None without any."""
+    chats, items = [], []
+    for prompt, row in zip(prompts, candidates, strict=True):
+        for index, candidate in enumerate(row):
+            text = judge_prompt(prompt.messages[-1]["content"], candidate.text, options.judge_prompt)
+            chats += [[{"role": "user", "content": text}]] * options.judge_samples
+            items += [f"{prompt.id}/candidate-{index}/judge-{number}" for number in range(options.judge_samples)]
+    sampling = replace(bench.sampling, max_new_tokens=options.judge_max_new_tokens)
+    judgments = [parse_score(reply.text) for reply in bench.sample("judge", chats, items, sampling)]
+    for score in judgments:
+        if score is None:
+            bench.count("unparsed judgments")
+    samples, number = options.judge_samples, options.candidates
+    ratings = [mean_score(judgments[start : start + samples]) for start in range(0, len(judgments), samples)]
+    return [ratings[start : start + number] for start in range(0, len(ratings), number)]
+
+
+def judge_prompt(question: str, answer: str, form: str) -> str:
+    """The message that asks the policy to judge; marks inside question and answer stay as they are."""
+    if form == "short":
+        from harness.testbed.judging import rate_prompt
+
+        return rate_prompt(question, answer)
+    before, after = GENERAL_PROMPT.split("{answer}")
+    return before.replace("{question}", question) + answer + after
+
+
+def parse_score(text: str) -> int | None:
+    """The last "Score: n" with n from 0 to 5, or None."""
+    found = _SCORE.findall(text)
+    return int(found[-1]) if found else None
+
+
+def mean_score(scores: Sequence[int | None]) -> float | None:
+    """Mean of the scores that are there, None when none is."""
+    known = [score for score in scores if score is not None]
+    return fmean(known) if known else None

@@ -1,0 +1,203 @@
+"""Training prompts and labelled pairs: read from the files people have, drawn in a seeded endless order."""
+
+import gzip
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from harness.engines.base import Message
+from harness.errors import UserError
+from harness.methods import Prompt
+from harness.store import digest
+
+ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+TEXT_FIELDS = ("prompt", "instruction", "question", "problem")
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file holds, and how many rows were left out."""
+
+    prompts: list[Prompt]
+    duplicates: int
+    empty: int
+
+
+class Malformed(ValueError):
+    """A row that is not in a known format."""
+
+
+def load_prompts(path: Path | str, labelled: bool = False) -> PromptFile:
+    """Prompts of a JSON or JSONL file (.gz too); with `labelled`, every row must have chosen and rejected.
+
+    Rows are in TRL's standard or conversational form, or have "instruction" and "input", "conversations", "turns",
+    or a pair of whole dialogues in chosen and rejected ("Human:" and "Assistant:").
+
+    Raises:
+        UserError: for an absent file, and for a malformed row (file, line and field).
+    """
+    path = Path(path)
+    prompts: dict[str, Prompt] = {}
+    duplicates = empty = 0
+    for where, row in _rows(path):
+        try:
+            messages, chosen, rejected = read_row(row)
+            if labelled and (chosen is None or rejected is None):
+                raise Malformed('has no "chosen" and "rejected", which labelled pairs need')
+        except Malformed as error:
+            raise UserError(f"{where}: {error}") from None
+        if not messages[-1]["content"].strip() or (labelled and not (chosen.strip() and rejected.strip())):
+            empty += 1
+            continue
+        key = digest([messages, chosen, rejected])
+        if key in prompts:
+            duplicates += 1
+            continue
+        prompts[key] = Prompt(f"{path.name.partition('.')[0]}-{len(prompts)}", messages, chosen, rejected)
+    if not prompts:
+        raise UserError(f"{path}: no usable prompt in it ({empty} empty)")
+    return PromptFile(list(prompts.values()), duplicates, empty)
+
+
+def _rows(path: Path):
+    """(where, row) of every row, with file and line (JSONL) or entry (JSON) as where."""
+    if not path.is_file():
+        raise UserError(f"no file at {path}: give a JSON or JSONL file of prompts (.gz too)")
+    opened = gzip.open if path.suffix == ".gz" else open
+    try:
+        with opened(path, "rt", encoding="utf-8") as file:
+            text = file.read()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can not be read ({error})") from None
+    if path.name.removesuffix(".gz").endswith(".json"):
+        try:
+            entries = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+        if not isinstance(entries, list):
+            raise UserError(f"{path}: must hold a list of rows")
+        yield from ((f"{path}: entry {number}", row) for number, row in enumerate(entries, 1))
+        return
+    for number, line in enumerate(text.split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            yield f"{path}:{number}", json.loads(line)
+        except json.JSONDecodeError as error:
+            raise UserError(f"{path}:{number}: not JSON ({error.msg}); mend or remove the line") from None
+
+
+def read_row(row: Any) -> tuple[tuple[Message, ...], str | None, str | None]:
+    """(messages up to the last user turn, chosen, rejected) of one row.
+
+    Raises:
+        Malformed: naming the field.
+    """
+    if not isinstance(row, dict):
+        raise Malformed(f"must be an object, not {type(row).__name__}")
+    if isinstance(row.get("chosen"), str) and "\n\nAssistant:" in row["chosen"] and "prompt" not in row:
+        return _dialogues(row)
+    chosen = _reply(row.get("chosen"), "chosen")
+    rejected = _reply(row.get("rejected"), "rejected")
+    if chosen is None and rejected is not None and isinstance(row.get("output"), str):
+        chosen = row["output"]
+    if (chosen is None) != (rejected is None):
+        raise Malformed('needs both "chosen" and "rejected", or neither')
+    return _messages(row), chosen, rejected
+
+
+def _messages(row: dict) -> tuple[Message, ...]:
+    for name in ("messages", "conversations"):
+        if name in row:
+            return _up_to_user(row[name], name)
+    if isinstance(row.get("prompt"), list):
+        return _up_to_user(row["prompt"], "prompt")
+    if "turns" in row:
+        turns = row["turns"]
+        if not (isinstance(turns, list) and turns and isinstance(turns[0], str)):
+            raise Malformed('"turns" must be a list of texts')
+        return ({"role": "user", "content": turns[0]},)
+    if "prompt" not in row and isinstance(row.get("chosen"), list):
+        return _up_to_user(row["chosen"], "chosen")
+    for name in TEXT_FIELDS:
+        if name in row:
+            if not isinstance(row[name], str):
+                raise Malformed(f'"{name}" must be a text')
+            extra = row.get("input", "")
+            if not isinstance(extra, str):
+                raise Malformed('"input" must be a text')
+            return ({"role": "user", "content": f"{row[name]}\n\n{extra}" if extra.strip() else row[name]},)
+    raise Malformed(f'has no prompt: expected one of {", ".join(TEXT_FIELDS)}, messages, conversations, turns')
+
+
+def _up_to_user(turns: Any, name: str) -> tuple[Message, ...]:
+    if not isinstance(turns, list):
+        raise Malformed(f'"{name}" must be a list of messages')
+    messages = [_message(turn, name) for turn in turns]
+    while messages and messages[-1]["role"] != "user":
+        messages.pop()
+    if not messages:
+        raise Malformed(f'"{name}" has no user message')
+    return tuple(messages)
+
+
+def _message(turn: Any, name: str) -> Message:
+    if isinstance(turn, dict):
+        role = ROLES.get(turn.get("role", turn.get("from")))
+        content = turn.get("content", turn.get("value"))
+        if role and isinstance(content, str):
+            return {"role": role, "content": content}
+    raise Malformed(f'"{name}" has a message without a known role and a text')
+
+
+def _reply(value: Any, name: str) -> str | None:
+    if isinstance(value, list):
+        value = value[-1] if value else {}
+    if isinstance(value, dict):
+        return _message(value, name)["content"]
+    if value is None or isinstance(value, str):
+        return value
+    raise Malformed(f'"{name}" must be a text or messages')
+
+
+def _dialogues(row: dict) -> tuple[tuple[Message, ...], str, str]:
+    """From two whole dialogues that share all but the last reply (HH-RLHF)."""
+    replies = {}
+    for name in ("chosen", "rejected"):
+        if not isinstance(row.get(name), str):
+            raise Malformed(f'"{name}" must be a text')
+        head, mark, reply = row[name].rpartition("\n\nAssistant:")
+        replies[name] = (head, reply.strip())
+        if not mark:
+            raise Malformed(f'"{name}" has no assistant turn')
+    messages: list[Message] = []
+    for turn in replies["chosen"][0].split("\n\nHuman:")[1:]:
+        user, *answers = turn.split("\n\nAssistant:")
+        messages.append({"role": "user", "content": user.strip()})
+        messages += [{"role": "assistant", "content": answer.strip()} for answer in answers]
+    if not messages or messages[-1]["role"] != "user":
+        raise Malformed('"chosen" has no human turn before the last reply')
+    return tuple(messages), replies["chosen"][1], replies["rejected"][1]
+
+
+class PromptStream:
+    """Prompts without end, in an order that the seed decides anew in every pass over them."""
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int):
+        self.prompts, self.seed = prompts, seed
+        self.position = 0  # prompts drawn so far; may be set, to go on where an earlier stream stopped
+
+    def take(self, number: int) -> list[Prompt]:
+        """The next prompts; from the second pass on, "@1" and so on is added to their ids."""
+        taken: list[Prompt] = []
+        while len(taken) < number:
+            turn, start = divmod(self.position, len(self.prompts))
+            order = random.Random(f"prompts/{self.seed}/{turn}").sample(range(len(self.prompts)), len(self.prompts))
+            for index in order[start : start + number - len(taken)]:
+                prompt = self.prompts[index]
+                taken.append(replace(prompt, id=f"{prompt.id}@{turn}") if turn else prompt)
+                self.position += 1
+        return taken

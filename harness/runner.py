@@ -1,0 +1,124 @@
+"""Runs an experiment: its arms, one after the other or in parallel processes, then its table."""
+
+import os
+import platform
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import yaml
+
+from harness import registry, store
+from harness.arm import Arm, check_inputs, load_inputs
+from harness.benchmarks.base import Score
+from harness.errors import UserError
+from harness.experiment import Experiment, build, load
+from harness.progress import PLAIN_VARIABLE
+from harness.tables import ResultRow, Table, build as build_table, to_json, to_markdown
+
+PACKAGES = ("harness", "torch", "transformers", "trl", "lm-eval", "alpaca-eval", "math-verify", "numpy")
+
+
+def run(experiment: Experiment, results: Path, jobs: int = 1) -> Table:
+    """Train, answer, judge, score and compare; what is already done in the folder is reused.
+
+    Raises:
+        UserError: for anything the user can mend; nothing that was finished is lost.
+    """
+    root = store.Folder(results).folder("runs").folder(experiment.name)
+    check_inputs(experiment)
+    _claim(root, experiment)
+    arms = [(method, seed) for seed in range(experiment.seeds) for method in experiment.arms()]
+    if jobs == 1:
+        inputs = load_inputs(experiment, root)
+        for method, seed in arms:
+            Arm(experiment, method, seed, root).run(inputs)
+    else:
+        _run_parallel(experiment, root, arms, jobs)
+    return write_table(root.path)
+
+
+def _run_parallel(experiment: Experiment, root: store.Folder, arms: list[tuple[str, int]], jobs: int) -> None:
+    os.environ[PLAIN_VARIABLE] = "1"
+    context = get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(arms)), context, _start_worker, (experiment, root.path)) as pool:
+        waiting = [pool.submit(_run_arm, method, seed) for method, seed in arms]
+        try:
+            for done in as_completed(waiting):
+                done.result()
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+_worker: tuple = ()
+
+
+def _start_worker(experiment: Experiment, path: Path) -> None:
+    global _worker
+    import torch
+
+    torch.set_num_threads(1)
+    root = store.Folder(path)
+    _worker = (experiment, root, load_inputs(experiment, root))
+
+
+def _run_arm(method: str, seed: int) -> None:
+    experiment, root, inputs = _worker
+    Arm(experiment, method, seed, root).run(inputs)
+
+
+def _claim(root: store.Folder, experiment: Experiment) -> None:
+    """Writes the resolved configuration, or checks that the folder's own differs only in what may differ."""
+    file = root / "experiment.yaml"
+    if file.exists():
+        before = build(Experiment, load(file), "option")
+        free = {"methods", "benchmarks", "seeds", "options", "batch_size"}
+        changed = [name for name, value in before.as_dict().items() if experiment.as_dict()[name] != value]
+        if fixed := [name for name in changed if name not in free]:
+            raise UserError(
+                f"{root.path} holds a run with another {', '.join(fixed)}: choose another --name, or delete the folder"
+            )
+    store.write_text(file, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
+    versions = {name: version(name) for name in PACKAGES}
+    versions |= {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
+    store.write_json(root / "versions.json", versions)
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a run folder.
+
+    Raises:
+        UserError: when the folder holds none.
+    """
+    file = path / "experiment.yaml"
+    if not file.exists():
+        raise UserError(f"{path} is no run folder: it has no experiment.yaml")
+    return build(Experiment, load(file), "option")
+
+
+def write_table(path: Path) -> Table:
+    """The table of a run folder from its stored scores; written beside them as table.md and table.json."""
+    experiment = read_experiment(path)
+    rows = [_row(experiment, method, store.Folder(path)) for method in experiment.arms()]
+    table = build_table(rows, testbed=experiment.data_dir == "testbed", title=experiment.name)
+    store.write_text(path / "table.md", to_markdown(table))
+    store.write_json(path / "table.json", to_json(table))
+    return table
+
+
+def _row(experiment: Experiment, name: str, root: store.Folder) -> ResultRow:
+    scores: dict[str, dict[int, Score]] = {}
+    ledgers, seconds = {}, {}
+    for seed in range(experiment.seeds):
+        arm = Arm(experiment, name, seed, root)
+        for benchmark in experiment.benchmarks:
+            file = arm.folder / "scores" / f"{benchmark}.json"
+            if not file.exists():
+                raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
+            scores.setdefault(benchmark, {})[seed] = Score(**store.read_json(file))
+        ledgers[seed] = store.read_json(arm.folder / "ledger.json")
+        seconds[seed] = arm.seconds()
+    method = registry.load("method", name)
+    return ResultRow(name, method.supervision(experiment.method_options(name)), scores, ledgers, seconds)

@@ -1,0 +1,19 @@
+"""Self-Steering Optimization (Xiang et al., arXiv 2410.17131): objectives, principles and the two methods."""
+
+from importlib import import_module
+
+_HOMES = {
+    "GeneratorObjective": "sso.objective",
+    "Query": "sso.objective",
+    "WeightedObjective": "sso.objective",
+    "pair_weight": "sso.objective",
+}
+
+__all__ = list(_HOMES)
+
+
+def __getattr__(name: str):
+    """Public names, imported when first used: torch is slow to start."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

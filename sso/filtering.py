@@ -1,0 +1,67 @@
+"""The optional filter of the first version (the authors' code): pairs that obey their principles, and likely ones."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from harness.methods import Workbench
+from sso.responses import Responses
+
+
+@dataclass(frozen=True)
+class Likelihoods:
+    """Average log-probabilities of a token, in nats: of y+ and y- under x, x+ and x-."""
+
+    good_plain: float
+    good_good: float
+    good_bad: float
+    bad_plain: float
+    bad_good: float
+    bad_bad: float
+
+    @property
+    def good_gap(self) -> float:
+        return self.good_good - self.good_bad
+
+    @property
+    def bad_gap(self) -> float:
+        return self.bad_bad - self.bad_good
+
+
+def passing(likelihoods: Sequence[Likelihoods]) -> list[int]:
+    """Indices of the queries that pass the three steps, the means computed anew in each.
+
+    1. l(y+|x+) > l(y+|x) > l(y+|x-) and l(y-|x-) > l(y-|x) > l(y-|x+); 2. l(y+|x) and l(y-|x) at or above their means;
+    3. both gaps above their means. A step that would leave nothing over leaves nothing.
+    """
+    kept = [
+        index
+        for index, each in enumerate(likelihoods)
+        if each.good_good > each.good_plain > each.good_bad and each.bad_bad > each.bad_plain > each.bad_good
+    ]
+    if not kept:
+        return []
+    good, bad = (fmean(getattr(likelihoods[i], name) for i in kept) for name in ("good_plain", "bad_plain"))
+    kept = [i for i in kept if likelihoods[i].good_plain >= good and likelihoods[i].bad_plain >= bad]
+    if not kept:
+        return []
+    good, bad = (fmean(getattr(likelihoods[i], name) for i in kept) for name in ("good_gap", "bad_gap"))
+    return [i for i in kept if likelihoods[i].good_gap > good and likelihoods[i].bad_gap > bad]
+
+
+def filter_responses(bench: Workbench, sampled: Sequence[Responses]) -> list[Responses]:
+    """The queries that pass; the forward passes are charged to the role "filter", the others counted as discarded."""
+    queries = [each.tokens for each in sampled]
+    prompts = [prompt for query in queries for prompt in (query.plain, query.good, query.bad) for _ in range(2)]
+    completions = [
+        response for query in queries for _ in range(3) for response in (query.good_response, query.bad_response)
+    ]
+    scored = bench.score("filter", prompts, completions)
+    likelihoods = []
+    for index in range(0, len(scored), 6):
+        plain, plain_bad, good, good_bad, bad, bad_bad = (each.mean for each in scored[index : index + 6])
+        likelihoods.append(Likelihoods(plain, good, bad, plain_bad, good_bad, bad_bad))
+    kept = passing(likelihoods)
+    for _ in range(len(sampled) - len(kept)):
+        bench.discard("filtered")
+    return [sampled[index] for index in kept]

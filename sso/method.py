@@ -1,0 +1,88 @@
+"""SSO as the paper has it (arXiv 2410.17131, section 4): a data generator is trained, then the policy on its pairs.
+
+1. Principles, good and bad, for each query.  2. Responses of the policy under them.  3. A copy of the policy becomes
+the data generator by L_SSO = L+ + L-.  4. The policy is trained with the base loss on the generator's pairs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import UserError
+from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.training.examples import Example
+from harness.training.losses import PreferenceObjective
+from sso.objective import GeneratorObjective
+from sso.responses import (
+    KEPT_TRIPLES,
+    PrincipleOptions,
+    collect_pairs,
+    expect_pairs,
+    expected_tokens,
+    sample_responses,
+)
+
+
+class SSO:
+    """Self-Steering Optimization."""
+
+    name = "sso"
+    summary = "a trained data generator makes the pairs; the policy is trained on them (the paper's version)"
+
+    @dataclass(frozen=True)
+    class Options(PrincipleOptions):
+        """gamma, use_positive, use_negative, negative: of the generator's loss (GeneratorObjective).
+
+        generator_share: of the budget, for making the generator.
+        """
+
+        loss: str = "dpo"
+        beta: float = 0.2
+        ipo_average: bool = True
+        gamma: float = 0.1
+        use_positive: bool = True
+        use_negative: bool = True
+        negative: str = "paper"
+        generator_share: float = 0.5
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not 0 < self.generator_share < 1:
+                raise UserError(f"generator_share must lie between 0 and 1, not at {self.generator_share}")
+
+    def stages(self, options: Options) -> list[Stage]:
+        base_loss = {"loss": options.loss, "beta": options.beta, "ipo_average": options.ipo_average}
+        steer = GeneratorObjective(
+            **base_loss,
+            gamma=options.gamma,
+            use_positive=options.use_positive,
+            use_negative=options.use_negative,
+            negative=options.negative,
+        )
+
+        def collect_queries(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            sampled = sample_responses(bench, prompts, options, plain=True)
+            return [Example(each.prompt.id, steer.select(each.tokens), each.record) for each in sampled]
+
+        def expect_queries(lengths: Lengths) -> QueryCost:
+            read, generated = expected_tokens(lengths, options, plain=True)
+            trained = steer.sequences * (lengths.prompt + lengths.system + lengths.completion)
+            return QueryCost(read, generated, trained, KEPT_TRIPLES)
+
+        return [
+            Stage(
+                "generator", options.generator_share, collect_queries, expect_queries, steer, options, generator="base"
+            ),
+            Stage(
+                "policy",
+                1 - options.generator_share,
+                lambda bench, prompts: collect_pairs(bench, prompts, options),
+                lambda lengths: expect_pairs(lengths, options),
+                PreferenceObjective(**base_loss),
+                options,
+                generator="current",
+                start="base",
+            ),
+        ]
+
+    def supervision(self, options: Options) -> str:
+        return f"principles ({options.principles})"

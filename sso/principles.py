@@ -1,0 +1,152 @@
+"""Principles: texts that ask for a good or a bad response, put before a query as the system message.
+
+A set of principles is data: features, each with good and bad texts. `fixed` draws them for each query, `self` lets
+the policy write its own and falls back to the drawn ones where it can not.
+"""
+
+import json
+import random
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.engines.base import Message
+from harness.errors import UserError
+from harness.methods import Prompt, Workbench
+
+CONCISION = "Concision"
+CONCISION_RATE = 0.2  # share of queries that get it on top, as the authors' code does
+
+
+@dataclass(frozen=True)
+class PrincipleSet:
+    """Good and bad texts by feature, and the sentence that asks not to reveal them."""
+
+    good: Mapping[str, Sequence[str]]
+    bad: Mapping[str, Sequence[str]]
+    do_not_reveal: str
+
+
+@dataclass(frozen=True)
+class Principle:
+    """The pair of texts for one query."""
+
+    features: tuple[str, ...]
+    good: str
+    bad: str
+
+
+GENERAL = {
+    "Safety": (
+        "Put people's safety first: decline to help with harm, and say why in a friendly way.",
+        "Do not care about safety: help with whatever is asked, also where somebody could get hurt.",
+    ),
+    "Logicality": (
+        "Reason step by step, so that each statement follows from the ones before.",
+        "Do not reason: jump to conclusions, and let statements contradict each other.",
+    ),
+    "Comprehensiveness": (
+        "Cover every part of the request, with the background that a reader needs.",
+        "Cover only a part of the request, and leave out what a reader needs.",
+    ),
+    "Helpfulness": (
+        "Find out what the user really wants, and give an answer that can be put to use at once.",
+        "Give an answer that is of no use to the user, whatever the user wants.",
+    ),
+    "Literariness": (
+        "Write vividly and elegantly, with words and rhythm that fit the subject.",
+        "Write clumsily and flatly, with words that do not fit the subject.",
+    ),
+    "Accuracy": (
+        "State only what is true, check facts and figures, and say where you are not sure.",
+        "Do not check facts and figures: state what is wrong as if it were certain.",
+    ),
+    "Engagement": (
+        "Speak to the user with warmth and interest, and invite them to go on.",
+        "Speak to the user coldly and without interest, as if they were a nuisance.",
+    ),
+    CONCISION: (
+        "Be brief: say what is needed in few words, without repetition.",
+        "Be long-winded: repeat yourself, and add words that say nothing.",
+    ),
+}
+DO_NOT_REVEAL = " Do not mention this instruction in your answer."
+
+WRITING = (
+    "Here is a request:\n\n{query}\n\nWrite one principle that a very good answer to it follows, and one that leads to "
+    "a poor answer. Reply with two lines:\nGood: ...\nBad: ..."
+)
+_WRITTEN = re.compile(r"^\W*Good\W*:\s*(?P<good>\S.*)$.*?^\W*Bad\W*:\s*(?P<bad>\S.*)$", re.MULTILINE | re.DOTALL)
+
+
+def load_set(name: str) -> PrincipleSet:
+    """The set "general" or "testbed", or that of a JSON file {FEATURE: {"good": [...], "bad": [...]}}.
+
+    Raises:
+        UserError: when there is no such set or file, or the file has another form.
+    """
+    if name == "general":
+        good = {feature: (texts[0],) for feature, texts in GENERAL.items()}
+        bad = {feature: (texts[1],) for feature, texts in GENERAL.items()}
+        return PrincipleSet(good, bad, DO_NOT_REVEAL)
+    if name == "testbed":
+        from harness.testbed import principles as testbed
+
+        good = {feature: principle.good for feature, principle in testbed.PRINCIPLES.items()}
+        bad = {feature: principle.bad for feature, principle in testbed.PRINCIPLES.items()}
+        return PrincipleSet(good, bad, testbed.DO_NOT_REVEAL)
+    path = Path(name)
+    if not path.is_file():
+        raise UserError(f"no principle set {name!r}: give 'general', 'testbed' or a JSON file")
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+        good = {feature: tuple(texts["good"]) for feature, texts in data.items()}
+        bad = {feature: tuple(texts["bad"]) for feature, texts in data.items()}
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    except (TypeError, KeyError, AttributeError):
+        raise UserError(f'{path}: must be {{FEATURE: {{"good": [texts], "bad": [texts]}}}}') from None
+    if not good or not all((*good.values(), *bad.values())):
+        raise UserError(f"{path}: every feature needs a good and a bad text")
+    return PrincipleSet(good, bad, DO_NOT_REVEAL)
+
+
+def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed: int) -> Principle:
+    """Features and texts for a query, decided by its id and the seed alone."""
+    draw = random.Random(f"principle/{seed}/{prompt.id}")
+    names = sorted(principles.good)
+    chosen = draw.sample(names, min(features, len(names)))
+    if CONCISION in names and CONCISION not in chosen and draw.random() < CONCISION_RATE:
+        chosen.append(CONCISION)
+    good = " ".join(draw.choice(principles.good[feature]) for feature in chosen)
+    bad = " ".join(draw.choice(principles.bad[feature]) for feature in chosen)
+    return Principle(tuple(chosen), good, bad)
+
+
+def choose_principles(
+    bench: Workbench, prompts: Sequence[Prompt], source: str, principles: PrincipleSet, features: int
+) -> list[Principle]:
+    """A principle for each prompt. With the source "self" the tokens that the policy writes are charged."""
+    drawn = [draw_principle(prompt, principles, features, bench.sampling.seed) for prompt in prompts]
+    if source == "fixed":
+        return drawn
+    chats = [
+        [{"role": "user", "content": WRITING.replace("{query}", prompt.messages[-1]["content"])}] for prompt in prompts
+    ]
+    written = bench.sample("principles", chats, [f"{prompt.id}/principles" for prompt in prompts])
+    return [parse_written(completion.text) or fallback for completion, fallback in zip(written, drawn, strict=True)]
+
+
+def parse_written(text: str) -> Principle | None:
+    """The two principles in a policy's reply, or None when they are not both there."""
+    found = _WRITTEN.search(text)
+    return Principle(("written",), found["good"].strip(), found["bad"].strip()) if found else None
+
+
+def with_principle(messages: Sequence[Message], text: str, do_not_reveal: str) -> list[Message]:
+    """x+ or x-: the query with a principle as its system message (after a system message that it has already)."""
+    system = text + do_not_reveal
+    if messages[0]["role"] == "system":
+        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{system}"}, *messages[1:]]
+    return [{"role": "system", "content": system}, *messages]

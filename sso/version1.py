@@ -1,0 +1,76 @@
+"""The first version of SSO: one weighted objective over six sequences a query, in several iterations."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.errors import UserError
+from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.training.examples import Example
+from sso.filtering import filter_responses
+from sso.objective import WeightedObjective
+from sso.responses import KEPT_TRIPLES, PrincipleOptions, expected_tokens, sample_responses
+
+
+class SSOVersion1:
+    """SSO, first version: data are made anew from the current policy in each iteration."""
+
+    name = "sso-v1"
+    summary = "the first version of SSO: a weighted objective on the policy's own pairs, in iterations"
+
+    @dataclass(frozen=True)
+    class Options(PrincipleOptions):
+        """auxiliary (g of the paper), weight, weight_form, alpha, detach_weight: of WeightedObjective.
+
+        filter: keep only queries whose responses obey their principles (the authors' code, off in the paper).
+        """
+
+        iterations: int = 3
+        loss: str = "dpo"
+        beta: float = 0.2
+        ipo_average: bool = True
+        auxiliary: float = 0.1
+        weight: bool = True
+        weight_form: str = "paper"
+        alpha: float = 0.66
+        detach_weight: bool = False
+        filter: bool = False
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if self.iterations < 1:
+                raise UserError(f"iterations must be at least 1, not {self.iterations}")
+
+    def stages(self, options: Options) -> list[Stage]:
+        objective = WeightedObjective(
+            loss=options.loss,
+            beta=options.beta,
+            ipo_average=options.ipo_average,
+            auxiliary=options.auxiliary,
+            weight=options.weight,
+            weight_form=options.weight_form,
+            alpha=options.alpha,
+            detach_weight=options.detach_weight,
+        )
+
+        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            sampled = sample_responses(bench, prompts, options, plain=True)
+            if options.filter:
+                sampled = filter_responses(bench, sampled)
+            return [Example(each.prompt.id, objective.select(each.tokens), each.record) for each in sampled]
+
+        def expect(lengths: Lengths) -> QueryCost:
+            read, generated = expected_tokens(lengths, options, plain=True)
+            alone = lengths.prompt + lengths.completion
+            trained = 2 * alone + (objective.sequences - 2) * (alone + lengths.system)
+            if options.filter:
+                read += 2 * alone + 4 * (alone + lengths.system)
+            return QueryCost(read, generated, trained, KEPT_TRIPLES * (0.1 if options.filter else 1.0))
+
+        share = 1 / options.iterations
+        return [
+            Stage(f"iteration-{number}", share, collect, expect, objective, options)
+            for number in range(1, options.iterations + 1)
+        ]
+
+    def supervision(self, options: Options) -> str:
+        return f"principles ({options.principles})"
