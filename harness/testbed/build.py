@@ -32,11 +32,11 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 4200
+    steps: int = 7400
     tokens_a_step: int = 2048  # padding included
-    dense_until: float = 0.25  # share of the steps on documents
-    clean_until: float = 0.45  # then on clean chats, then on the mixture
-    constant_until: float = 0.45  # share of the steps at the full learning rate; then linear to last_rate of it
+    dense_until: float = 0.32  # share of the steps on documents
+    clean_until: float = 0.52  # then on clean chats, then on the mixture
+    constant_until: float = 0.5  # share of the steps at the full learning rate; then linear to last_rate of it
     last_rate: float = 0.03
     warmup: int = 40
     muon_rate: float = 0.02

@@ -45,12 +45,11 @@ HARMS = {
 }
 ORDINALS = {"second": 1, "third": 2}
 OPERAND_LIMITS = {  # largest operand at levels 1 to 5
-    "addition": (9, 20, 40, 70, 99),
-    "subtraction": (9, 20, 40, 70, 99),
-    "multiplication": (4, 6, 8, 10, 12),
+    "addition": (9, 20, 30, 50, 75),
+    "subtraction": (9, 20, 30, 50, 75),
     "chain": (5, 9, 14, 20, 30),
-    "word": (9, 20, 40, 70, 99),
-    "two-step": (6, 9, 14, 20, 30),
+    "word": (9, 20, 30, 50, 75),
+    "two-step": (5, 9, 14, 20, 30),
 }
 HELD_OUT_OF = 8  # one content in so many is held out
 
@@ -90,7 +89,7 @@ class Item:
 
 
 def _calculate(left: int, sign: str, right: int) -> int:
-    return {"+": left + right, "-": left - right, "*": left * right}[sign]
+    return left + right if sign == "+" else left - right
 
 
 def _arithmetic(subject: str, question: str, steps: list[tuple[int, str, int]], largest: int) -> Item:
@@ -203,7 +202,6 @@ _PARTS = {
 TEMPLATES: dict[str, tuple[tuple[str, ...], Callable[[str, dict], Item]]] = {
     "addition": (("What is {a}+{b}?", "Add {a} and {b}."), _single("addition", "+")),
     "subtraction": (("What is {a}-{b}?", "Take {b} from {a}."), _single("subtraction", "-")),
-    "multiplication": (("What is {a}*{b}?", "Multiply {a} by {b}."), _single("multiplication", "*")),
     "chain": (("What is {a}+{b}+{c}?",), _double("chain", "+")),
     "word-gain": (("I have {a} {thing}s and get {b} more. How many now?",), _single("word", "+")),
     "word-loss": (("I have {a} {thing}s and lose {b}. How many now?",), _single("word", "-")),
@@ -301,7 +299,7 @@ def parse(question: str, first: Item | None = None) -> Item | None:
 FAMILIES = {  # family -> (weight in a mixture, its templates with weights)
     "arithmetic": (
         0.34,
-        {"addition": 2, "subtraction": 2, "multiplication": 2, "chain": 2, "word-gain": 1, "word-loss": 1, "two-step": 2},
+        {"addition": 2, "subtraction": 2, "chain": 2, "word-gain": 1, "word-loss": 1, "two-step": 2},
     ),
     "words": (0.20, {"reverse": 3, "sort": 3, "count": 1, "last": 1, "nth": 2}),
     "lists": (0.12, {"list": 1}),
@@ -327,7 +325,7 @@ def _draw_content(draw: random.Random, kind: str, family: str) -> dict[str, Any]
     if family == "arithmetic":
         subject = "word" if kind.startswith("word-") else kind
         largest = draw.choice(OPERAND_LIMITS[subject])
-        a, b, c = (draw.randint(2 if kind == "multiplication" else 1, largest) for _ in range(3))
+        a, b, c = (draw.randint(1, largest) for _ in range(3))
         if kind in ("subtraction", "word-loss"):
             a, b = max(a, b), min(a, b)
         return {"a": a, "b": b, "c": min(c, a + b), "thing": draw.choice(CATEGORIES["fruits"] + CATEGORIES["tools"])}
