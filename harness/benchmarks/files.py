@@ -1,0 +1,85 @@
+"""Benchmark files: found in a data folder, read with the line of what is wrong, plain or gzipped."""
+
+import gzip
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from harness.benchmarks.base import Settings
+from harness.errors import UserError
+
+
+def find(folder: Path, benchmark: str, *names: str) -> Path:
+    """The first of the named files (relative, or a pattern) that is in the data folder, plain or with .gz.
+
+    Raises:
+        UserError: when none is there.
+    """
+    for name in names:
+        for pattern in (name, f"{name}.gz"):
+            if found := sorted(folder.glob(pattern)):
+                return found[0]
+    raise UserError(
+        f"no {' or '.join(names)} in {folder}: fetch the files of {benchmark} with: "
+        f"harness data fetch {benchmark} --data-dir {folder}"
+    )
+
+
+def _read(path: Path) -> str:
+    try:
+        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
+            return file.read()
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can not be read ({error}); fetch it again") from None
+
+
+def read_json(path: Path) -> Any:
+    try:
+        return json.loads(_read(path))
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+
+
+def read_rows(path: Path, **fields: type) -> list[dict]:
+    """Rows of a JSONL file, or of a JSON list, each with the named fields of the given types.
+
+    Raises:
+        UserError: naming file, line (entry of a list) and field.
+    """
+    if path.name.removesuffix(".gz").endswith(".json"):
+        entries = read_json(path)
+        if not isinstance(entries, list):
+            raise UserError(f"{path}: must hold a list")
+        rows = [(f"{path}: entry {number}", row) for number, row in enumerate(entries, 1)]
+    else:
+        rows = []
+        for number, line in enumerate(_read(path).split("\n"), 1):
+            if line.strip():
+                try:
+                    rows.append((f"{path}:{number}", json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise UserError(f"{path}:{number}: not JSON ({error.msg})") from None
+    for where, row in rows:
+        if not isinstance(row, dict):
+            raise UserError(f"{where}: must be an object")
+        for name, kind in fields.items():
+            if not isinstance(row.get(name), kind):
+                wanted = getattr(kind, "__name__", str(kind))
+                raise UserError(f"{where}: field {name!r} must be a {wanted}, not {row.get(name)!r:.60}")
+    if not rows:
+        raise UserError(f"{path}: holds no rows")
+    return [row for _, row in rows]
+
+
+def suite_settings(folder: Path) -> dict:
+    """What settings.json of a data folder says; a folder of real files has none."""
+    path = folder / "settings.json"
+    return read_json(path) if path.exists() else {}
+
+
+def with_suite_settings(folder: Path, settings: Settings) -> Settings:
+    """The settings, with temperature and length of settings.json where they are not given."""
+    suite = suite_settings(folder)
+    given = {name: getattr(settings, name) for name in ("temperature", "max_new_tokens")}
+    return replace(settings, **{name: suite.get(name) if value is None else value for name, value in given.items()})

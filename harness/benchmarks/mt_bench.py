@@ -1,0 +1,172 @@
+"""MT-Bench (Zheng et al. 2023): two-turn questions, each answer graded by a judge from 1 to 10.
+
+Judge prompts come from the data folder. The score follows FastChat: the mean over all turns with a verdict; turns
+without one are counted and shown.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import fmean
+
+from harness.benchmarks import files
+from harness.benchmarks.base import Policy, Score, Settings
+from harness.engines.base import Advance, Message, Sampling
+from harness.judges.base import Judge, JudgeRequest
+from harness.judges.verdicts import parse_rating
+
+TEMPERATURES = {  # FastChat's by category; 0.7 for others
+    "writing": 0.7,
+    "roleplay": 0.7,
+    "extraction": 0.0,
+    "math": 0.0,
+    "coding": 0.0,
+    "reasoning": 0.0,
+    "stem": 0.1,
+    "humanities": 0.1,
+}
+OTHER_TEMPERATURE = 0.7
+MAX_NEW_TOKENS = 1024
+WITH_REFERENCE = ("math", "reasoning", "coding")  # categories graded against a reference answer
+JUDGE_TOKENS = 2048
+UNPARSED = -1  # FastChat's score of a judgment without a verdict
+
+
+class MTBench:
+    name = "mt-bench"
+    title = "MT-Bench"
+    needs_judge = True
+
+    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+        folder = data_dir / "mt_bench"
+        questions = files.read_rows(
+            files.find(folder, self.name, "question.jsonl"), question_id=int, category=str, turns=list
+        )
+        reference_file = files.find(folder, self.name, "reference_answer*.jsonl")
+        answers = {
+            row["question_id"]: row["choices"][0]["turns"]
+            for row in files.read_rows(reference_file, question_id=int, choices=list)
+        }
+        prompts = {
+            row["name"]: {"system": row["system_prompt"], "template": row["prompt_template"]}
+            for row in files.read_rows(
+                files.find(folder, self.name, "judge_prompts.jsonl"), name=str, system_prompt=str, prompt_template=str
+            )
+        }
+        items = []
+        for question in questions[: settings.limit]:
+            graded_against = answers.get(question["question_id"]) if question["category"] in WITH_REFERENCE else None
+            kind = "single-math-v1" if graded_against else "single-v1"
+            items.append(
+                {
+                    "id": str(question["question_id"]),
+                    "category": question["category"],
+                    "turns": question["turns"],
+                    "reference": graded_against,
+                    "reference_file": reference_file.name,
+                    "judge_prompts": [{"name": name, **prompts[name]} for name in (kind, f"{kind}-multi-turn")],
+                }
+            )
+        return items
+
+    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+        chats: dict[str, list[Message]] = {item["id"]: [] for item in items}
+        samples = {item["id"]: {"id": item["id"], "turns": [], "finished": [], "tokens": []} for item in items}
+        for turn in range(2):
+            for item in items:
+                chats[item["id"]].append({"role": "user", "content": item["turns"][turn]})
+            for temperature, group in _by_temperature(items, settings).items():
+                completions = policy.engine.generate(
+                    [policy.engine.encode_chat(chats[item["id"]]) for item in group],
+                    [f"{self.name}/{item['id']}/turn-{turn + 1}" for item in group],
+                    Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, temperature, seed=settings.seed),
+                    advance,
+                )
+                for item, completion in zip(group, completions, strict=True):
+                    chats[item["id"]].append({"role": "assistant", "content": completion.text})
+                    sample = samples[item["id"]]
+                    sample["turns"].append(completion.text)
+                    sample["finished"].append(completion.finished)
+                    sample["tokens"].append(len(completion.token_ids))
+        return list(samples.values())
+
+    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+        answers = {sample["id"]: sample["turns"] for sample in samples}
+        asked = [(item, turn, *_ask(item, answers[item["id"]], turn)) for item in items for turn in (1, 2)]
+        requests = [
+            JudgeRequest(f"{item['id']}/{turn}", messages, max_tokens=JUDGE_TOKENS)
+            for item, turn, _, messages in asked
+        ]
+        rows = []
+        for (item, turn, prompt, messages), reply in zip(asked, judge.complete(requests, advance), strict=True):
+            rating = parse_rating(reply.text)
+            rows.append(
+                {
+                    "question_id": int(item["id"]),
+                    "turn": turn,
+                    "judge": [reply.model or judge.name, prompt],
+                    "user_prompt": messages[-1]["content"],
+                    "judgment": reply.text,
+                    "score": UNPARSED if rating is None else rating,
+                    "error": reply.error,
+                    "fingerprint": reply.fingerprint,
+                    "date": reply.date,
+                }
+            )
+        return rows
+
+    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+        categories = {item["id"]: item["category"] for item in items}
+        rated = [row for row in judgments if row["score"] != UNPARSED]
+        by_question = defaultdict(list)
+        by_category = defaultdict(list)
+        for row in rated:
+            by_question[str(row["question_id"])].append(row["score"])
+            by_category[categories[str(row["question_id"])]].append(row["score"])
+        details = {f"turn_{turn}": _mean(row["score"] for row in rated if row["turn"] == turn) for turn in (1, 2)}
+        details["categories"] = {name: fmean(scores) for name, scores in sorted(by_category.items())}
+        details["judged"] = len(rated)
+        details["reference_file"] = items[0]["reference_file"]
+        missing = sum(bool(row["error"]) for row in judgments)
+        return Score(
+            benchmark=self.name,
+            metric="score (1-10)",
+            value=_mean(row["score"] for row in rated),
+            values={question: fmean(scores) for question, scores in by_question.items()},
+            weights={question: float(len(scores)) for question, scores in by_question.items()},
+            questions=len(items),
+            missing=missing,
+            unparsed=len(judgments) - len(rated) - missing,
+            judge=judgments[0]["judge"][0] if judgments else None,
+            details=details,
+        )
+
+
+def _mean(values) -> float:
+    values = list(values)
+    return fmean(values) if values else float("nan")
+
+
+def _by_temperature(items: Sequence[dict], settings: Settings) -> dict[float, list[dict]]:
+    groups = defaultdict(list)
+    for item in items:
+        own = TEMPERATURES.get(item["category"], OTHER_TEMPERATURE)
+        groups[own if settings.temperature is None else settings.temperature].append(item)
+    return groups
+
+
+def _ask(item: dict, answers: Sequence[str], turn: int) -> tuple[str, tuple[Message, ...]]:
+    """(name of the judge prompt, messages) for one turn."""
+    prompt = item["judge_prompts"][turn - 1]
+    values = {"question": item["turns"][0], "answer": answers[0]}
+    values |= {f"question_{number}": text for number, text in enumerate(item["turns"], 1)}
+    values |= {f"answer_{number}": text for number, text in enumerate(answers, 1)}
+    values |= {f"ref_answer_{number}": text for number, text in enumerate(item["reference"] or (), 1)}
+    messages = ({"role": "system", "content": prompt["system"]}, {"role": "user", "content": fill(prompt["template"], values)})
+    return prompt["name"], messages
+
+
+def fill(template: str, values: dict[str, str]) -> str:
+    """The template with every {name} replaced at once, so that braces inside the values stay as they are."""
+    return re.sub(r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), template)

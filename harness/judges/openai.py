@@ -1,0 +1,94 @@
+"""A judge behind an OpenAI-compatible endpoint, through the official client."""
+
+import asyncio
+import os
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AuthenticationError, PermissionDeniedError
+
+from harness.engines.base import Advance
+from harness.errors import UserError
+from harness.judges.base import JudgeReply, JudgeRequest
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+CONCURRENT = 8
+TIMEOUT = 120.0  # seconds a request
+RETRIES = 6  # of the client, with exponential backoff that honours Retry-After
+
+
+class OpenAIJudge:
+    """Asks a chat model; the key comes from the environment and is stored nowhere."""
+
+    def __init__(
+        self, model: str, base_url: str | None = None, concurrent: int = CONCURRENT, retries: int = RETRIES
+    ) -> None:
+        """
+        Raises:
+            UserError: when there is no key for an endpoint that is not ours.
+        """
+        self.name = model
+        self.base_url = base_url
+        self.concurrent, self.retries = concurrent, retries
+        self._key = os.environ.get(KEY_VARIABLE)
+        if not self._key and base_url is None:
+            raise UserError(f"the judge {model!r} needs a key in {KEY_VARIABLE}, or another endpoint (--judge-url)")
+
+    def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
+        return asyncio.run(self._complete(requests, advance))
+
+    async def _complete(self, requests: Sequence[JudgeRequest], advance: Advance | None) -> list[JudgeReply]:
+        free = asyncio.Semaphore(self.concurrent)
+        async with AsyncOpenAI(
+            api_key=self._key or "none", base_url=self.base_url, timeout=TIMEOUT, max_retries=self.retries
+        ) as client:
+
+            async def ask(request: JudgeRequest) -> JudgeReply:
+                async with free:
+                    reply = await self._ask(client, request)
+                if advance:
+                    advance(1)
+                return reply
+
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(ask(request)) for request in requests]
+            return [task.result() for task in tasks]
+
+    async def _ask(self, client: AsyncOpenAI, request: JudgeRequest) -> JudgeReply:
+        wanted = {"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {}
+        try:
+            answer = await client.chat.completions.create(
+                model=self.name,
+                messages=list(request.messages),
+                temperature=request.temperature,
+                max_tokens=request.max_tokens,
+                **wanted,
+            )
+        except APITimeoutError as error:
+            return JudgeReply(request.id, "", model=self.name, error=f"{type(error).__name__}: {error}")
+        except APIConnectionError:
+            raise JudgeUnreachable(f"the judge at {client.base_url} can not be reached: is it running?") from None
+        except (AuthenticationError, PermissionDeniedError) as error:
+            raise JudgeUnreachable(
+                f"the judge at {client.base_url} refuses the key in {KEY_VARIABLE} (status {error.status_code})"
+            ) from None
+        except APIError as error:
+            return JudgeReply(request.id, "", model=self.name, error=f"{type(error).__name__}: {error}")
+        if not answer.choices:
+            return JudgeReply(request.id, "", model=self.name, error="the reply has no choices")
+        choice = answer.choices[0]
+        first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
+        return JudgeReply(
+            request.id,
+            choice.message.content or "",
+            first_token={each.token: each.logprob for each in first.top_logprobs} if first else None,
+            model=answer.model,
+            fingerprint=answer.system_fingerprint,
+            date=datetime.now(UTC).isoformat(timespec="seconds"),
+            prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
+            completion_tokens=answer.usage.completion_tokens if answer.usage else 0,
+        )
+
+
+class JudgeUnreachable(UserError):
+    """Nothing can be judged: no connection, or no permission."""
