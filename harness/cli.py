@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -195,10 +196,10 @@ def estimate(
     """Print what a run will do and cost, before it runs."""
     given = {key: value for key, value in locals().items() if key in _FIELDS}
     experiment = _experiment(config, settings, given)
+    from harness.arm import load_prompts
     from harness.planning import estimate as plan
-    from harness.prompts import load_experiment_prompts
 
-    planned = plan(experiment, *load_experiment_prompts(experiment))
+    planned = plan(experiment, *load_prompts(experiment))
     if as_json:
         _print_json(planned)
         return
@@ -239,7 +240,8 @@ def build(
 ) -> None:
     """Make the embedded model again from nothing and say how close it comes to the shipped one (about 25 minutes)."""
     from harness.testbed import MODEL_DIR
-    from harness.testbed.build import Recipe, build as build_model, compare
+    from harness.testbed.build import Recipe, build as build_model
+    from harness.testbed.measure import compare
 
     recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
     facts = build_model(out, recipe) | {"compared": compare(out, MODEL_DIR)}
@@ -262,6 +264,7 @@ def suites(folder: Annotated[Path, typer.Argument(help="Where to write them.")])
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours say what is going on
     try:
         app()
     except UserError as error:

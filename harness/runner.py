@@ -12,10 +12,12 @@ import yaml
 from harness import registry, store
 from harness.arm import Arm, check_inputs, load_inputs
 from harness.benchmarks.base import Score
+from harness.comparison import ResultRow, Table
+from harness.comparison import build as build_table
 from harness.errors import UserError
-from harness.experiment import Experiment, build, load
+from harness.experiment import TESTBED, Experiment, build, load
 from harness.progress import PLAIN_VARIABLE
-from harness.tables import ResultRow, Table, build as build_table, to_json, to_markdown
+from harness.tables import to_json, to_markdown
 
 PACKAGES = ("harness", "torch", "transformers", "trl", "lm-eval", "alpaca-eval", "math-verify", "numpy")
 
@@ -102,7 +104,13 @@ def write_table(path: Path) -> Table:
     """The table of a run folder from its stored scores; written beside them as table.md and table.json."""
     experiment = read_experiment(path)
     rows = [_row(experiment, method, store.Folder(path)) for method in experiment.arms()]
-    table = build_table(rows, testbed=experiment.data_dir == "testbed", title=experiment.name)
+    table = build_table(
+        rows,
+        title=experiment.name,
+        testbed=experiment.data_dir == TESTBED,
+        titles={name: registry.load("benchmark", name).title for name in experiment.benchmarks},
+        limit=experiment.limit,
+    )
     store.write_text(path / "table.md", to_markdown(table))
     store.write_json(path / "table.json", to_json(table))
     return table

@@ -5,6 +5,7 @@ package alpaca-eval; only the completions come from our judge.
 """
 
 import logging
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
@@ -66,12 +67,13 @@ class AlpacaEval:
                 JudgeRequest(str(number), _messages(prompt), max_tokens=1, temperature=1.0, top_logprobs=TOP_LOGPROBS)
                 for number, prompt in enumerate(prompts)
             ]
-            replies.extend(judge.complete(requests, advance))
+            answers = judge.complete(requests, advance)
+            replies.extend(answers)
             return {
-                "completions": [reply.text for reply in replies],
-                "completions_all": [_as_openai(reply) for reply in replies],
-                "price_per_example": [0.0] * len(replies),
-                "time_per_example": [0.0] * len(replies),
+                "completions": [reply.text for reply in answers],
+                "completions_all": [_as_openai(reply) for reply in answers],
+                "price_per_example": [0.0] * len(answers),
+                "time_per_example": [0.0] * len(answers),
             }
 
         annotator = _annotator(complete)
@@ -124,7 +126,9 @@ class AlpacaEval:
 
 def _annotator(complete):
     """The package's annotator with our completions; nothing is cached or written."""
-    from alpaca_eval.annotators import PairwiseAnnotator
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which the package still imports
+        from alpaca_eval.annotators import PairwiseAnnotator
 
     logging.getLogger().setLevel(logging.WARNING)  # the package lowers it to INFO when it is imported
     annotator = PairwiseAnnotator(annotators_config=ANNOTATOR, caching_path=None)
@@ -137,7 +141,7 @@ def _annotator(complete):
 def _annotate(annotator, asked: list[dict]) -> list[dict]:
     """Annotations in the order of `asked`; the package may return them in another order."""
     keys = ("instruction", "output_1", "output_2")
-    annotated = {tuple(row[key] for key in keys): row for row in annotator(asked)} if asked else {}
+    annotated = {tuple(row[key] for key in keys): row for row in annotator(asked, chunksize=None)} if asked else {}
     return [annotated.get(tuple(row[key] for key in keys), {}) for row in asked]
 
 

@@ -32,7 +32,7 @@ class Recipe:
     """Everything that decides the weights."""
 
     seed: int = 0
-    steps: int = 7400
+    steps: int = 6600
     tokens_a_step: int = 2048  # padding included
     dense_until: float = 0.32  # share of the steps on documents
     clean_until: float = 0.52  # then on clean chats, then on the mixture

@@ -67,12 +67,15 @@ def system_message(features: tuple[str, ...], good: bool, draw: random.Random) -
     return " ".join(texts) + (DO_NOT_REVEAL if draw.random() < 0.5 else "")
 
 
+DENSE = ("addition", "subtraction", "addition", "subtraction", "chain", "two-step", "long-chain")
+
+
 def document(draw: random.Random) -> Iterator[Turn]:
     """Dense practice of one skill: equations, word operations, facts or steps."""
     skill = draw.random()
     if skill < 0.55:
-        for _ in range(9):
-            item = draw_item(draw, False, "arithmetic", draw.choice(("addition", "subtraction", "chain", "two-step")))
+        for _ in range(8):
+            item = draw_item(draw, False, "arithmetic", draw.choice(DENSE))
             steps = item.fields["steps"]
             asked = f"{steps[0][0]}" + "".join(f"{sign}{right}" for _, sign, right in steps)
             yield Turn(None, f"{asked}? ", False)

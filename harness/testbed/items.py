@@ -45,11 +45,12 @@ HARMS = {
 }
 ORDINALS = {"second": 1, "third": 2}
 OPERAND_LIMITS = {  # largest operand at levels 1 to 5
-    "addition": (9, 20, 30, 50, 75),
-    "subtraction": (9, 20, 30, 50, 75),
-    "chain": (5, 9, 14, 20, 30),
-    "word": (9, 20, 30, 50, 75),
-    "two-step": (5, 9, 14, 20, 30),
+    "addition": (20, 50, 99, 150, 250),
+    "subtraction": (20, 50, 99, 150, 250),
+    "chain": (9, 20, 40, 60, 99),
+    "long-chain": (5, 9, 20, 30, 50),
+    "word": (20, 50, 99, 150, 250),
+    "two-step": (9, 20, 40, 60, 99),
 }
 HELD_OUT_OF = 8  # one content in so many is held out
 
@@ -119,10 +120,14 @@ def _single(subject: str, sign: str) -> Callable[[str, dict], Item]:
     return build
 
 
-def _double(subject: str, sign: str) -> Callable[[str, dict], Item]:
+def _several(subject: str, signs: str) -> Callable[[str, dict], Item]:
     def build(question: str, found: dict) -> Item:
-        a, b, c = int(found["a"]), int(found["b"]), int(found["c"])
-        return _arithmetic(subject, question, [(a, "+", b), (a + b, sign, c)], max(a, b, c))
+        first, *others = (int(found[name]) for name in "abcd"[: len(signs) + 1])
+        steps, value = [], first
+        for sign, operand in zip(signs, others, strict=True):
+            steps.append((value, sign, operand))
+            value = _calculate(value, sign, operand)
+        return _arithmetic(subject, question, steps, max(first, *others))
 
     return build
 
@@ -202,10 +207,11 @@ _PARTS = {
 TEMPLATES: dict[str, tuple[tuple[str, ...], Callable[[str, dict], Item]]] = {
     "addition": (("What is {a}+{b}?", "Add {a} and {b}."), _single("addition", "+")),
     "subtraction": (("What is {a}-{b}?", "Take {b} from {a}."), _single("subtraction", "-")),
-    "chain": (("What is {a}+{b}+{c}?",), _double("chain", "+")),
+    "chain": (("What is {a}+{b}+{c}?",), _several("chain", "++")),
+    "long-chain": (("What is {a}+{b}-{c}+{d}?",), _several("long-chain", "+-+")),
     "word-gain": (("I have {a} {thing}s and get {b} more. How many now?",), _single("word", "+")),
     "word-loss": (("I have {a} {thing}s and lose {b}. How many now?",), _single("word", "-")),
-    "two-step": (("I have {a} {thing}s, get {b} more and lose {c}. How many now?",), _double("two-step", "-")),
+    "two-step": (("I have {a} {thing}s, get {b} more and lose {c}. How many now?",), _several("two-step", "+-")),
     "reverse": (("Reverse these words: {words}.",), _words("reverse")),
     "sort": (("Sort these words: {words}.",), _words("sort")),
     "count": (("Count these words: {words}.",), _words("count")),
@@ -299,7 +305,7 @@ def parse(question: str, first: Item | None = None) -> Item | None:
 FAMILIES = {  # family -> (weight in a mixture, its templates with weights)
     "arithmetic": (
         0.34,
-        {"addition": 2, "subtraction": 2, "chain": 2, "word-gain": 1, "word-loss": 1, "two-step": 2},
+        {"addition": 2, "subtraction": 2, "chain": 2, "long-chain": 2, "word-gain": 1, "word-loss": 1, "two-step": 2},
     ),
     "words": (0.20, {"reverse": 3, "sort": 3, "count": 1, "last": 1, "nth": 2}),
     "lists": (0.12, {"list": 1}),
@@ -325,13 +331,14 @@ def _draw_content(draw: random.Random, kind: str, family: str) -> dict[str, Any]
     if family == "arithmetic":
         subject = "word" if kind.startswith("word-") else kind
         largest = draw.choice(OPERAND_LIMITS[subject])
-        a, b, c = (draw.randint(1, largest) for _ in range(3))
+        a, b, c, d = (draw.randint(1, largest) for _ in range(4))
         if kind in ("subtraction", "word-loss"):
             a, b = max(a, b), min(a, b)
-        return {"a": a, "b": b, "c": min(c, a + b), "thing": draw.choice(CATEGORIES["fruits"] + CATEGORIES["tools"])}
+        thing = draw.choice(CATEGORIES["fruits"] + CATEGORIES["tools"])
+        return {"a": a, "b": b, "c": min(c, a + b), "d": d, "thing": thing}
     if family == "words":
         nth = draw.choice(list(ORDINALS))
-        size = draw.randint(max(2, ORDINALS[nth] + 1) if kind == "nth" else 2, 5 if kind == "nth" else 4)
+        size = draw.randint(max(2, ORDINALS[nth] + 1) if kind == "nth" else 2, 5)
         return {"words": " ".join(draw.sample(WORDS, size)), "nth": nth}
     if family == "facts":
         creature, other = draw.sample(CREATURES, 2)
@@ -339,7 +346,7 @@ def _draw_content(draw: random.Random, kind: str, family: str) -> dict[str, Any]
         return {"creature": creature, "other": other, "attribute": attribute, "relation": draw.choice(["bigger", "smaller"])}
     if family == "lists":
         category = draw.choice(list(CATEGORIES))
-        return {"number": draw.randint(2, 5), "category": category, "excluded": draw.choice(CATEGORIES[category])}
+        return {"number": draw.randint(2, 6), "category": category, "excluded": draw.choice(CATEGORIES[category])}
     verbs = HARMS if family == "safety" else STEPS
     return {"verb": draw.choice(list(verbs)), "object": draw.choice(OBJECTS)}
 
