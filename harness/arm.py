@@ -10,6 +10,7 @@ from pathlib import Path
 import harness
 from harness import registry, store
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.files import with_suite_settings
 from harness.budget import Ledger
 from harness.engines.base import Engine, Sampling
 from harness.errors import UserError
@@ -21,6 +22,8 @@ from harness.planning import estimate, measure_lengths, model_folder
 from harness.progress import progress
 from harness.prompts import PromptStream
 from harness.stages import allowances, collect_stage, plan_stage
+
+SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
 
 
 @dataclass
@@ -122,9 +125,7 @@ class Arm:
     def _load(self, path: Path) -> Engine:
         from harness.engines.transformers import TransformersEngine
 
-        return TransformersEngine.load(
-            str(path), device=self.experiment.device, batch_size=self.experiment.batch_size
-        )
+        return TransformersEngine.load(str(path), device=self.experiment.device, batch_size=self.experiment.batch_size)
 
     def _train_stage(
         self,
@@ -160,7 +161,9 @@ class Arm:
         )
         reference = None
         if stage.objective.needs_reference:
-            with progress(f"{self.label} {stage.name}: reference", len(examples) * stage.objective.sequences) as advance:
+            with progress(
+                f"{self.label} {stage.name}: reference", len(examples) * stage.objective.sequences
+            ) as advance:
                 reference = reference_logprobs(start, examples, ledger, advance)
         with progress(f"{self.label} {stage.name}: train", len(examples)) as advance:
             result = train(
@@ -181,7 +184,8 @@ class Arm:
     def score(self, name: str, policy: Policy, inputs: Inputs) -> Score:
         """The score of one benchmark: samples, judgments and the score are left in the folder."""
         benchmark = registry.load("benchmark", name)
-        settings = Settings(seed=self.seed, limit=self.experiment.limit)
+        chosen = Settings(self.seed, max_new_tokens=self.experiment.answer_tokens, limit=self.experiment.limit)
+        settings = with_suite_settings(inputs.data_dir, chosen)
         items = benchmark.load(inputs.data_dir, settings)
         reference = policy.reference.weights_hash if policy.reference else None
         key = store.digest(
@@ -203,7 +207,9 @@ class Arm:
                 with progress(f"{self.label} {name}: judge", None) as advance:
                     judgments = benchmark.judge(items, samples, inputs.judge, advance)
                 store.write_jsonl(judgments_file, judgments)
-            store.write_json(self.folder / "scores" / f"{name}.json", asdict(benchmark.score(items, samples, judgments)))
+            store.write_json(
+                self.folder / "scores" / f"{name}.json", asdict(benchmark.score(items, samples, judgments))
+            )
             self.folder.finish(f"score-{name}", key)
         return Score(**store.read_json(self.folder / "scores" / f"{name}.json"))
 
@@ -225,6 +231,8 @@ def check_inputs(experiment: Experiment) -> None:
 
 def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
     """Model, prompts, benchmark files and judge of an experiment."""
+    import torch
+
     from harness.engines.transformers import TransformersEngine
 
     base = TransformersEngine.load(
@@ -233,6 +241,8 @@ def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
         batch_size=experiment.batch_size,
         trust_remote_code=experiment.trust_remote_code,
     )
+    if base.parameters < SMALL:
+        torch.set_num_threads(1)
     return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment))
 
 

@@ -5,7 +5,7 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,8 @@ app = typer.Typer(
 )
 testbed = typer.Typer(no_args_is_help=True, help="The embedded small model and its benchmark suites.")
 app.add_typer(testbed, name="testbed")
+data = typer.Typer(no_args_is_help=True, help="The files of the real benchmarks.")
+app.add_typer(data, name="data")
 
 RESULTS = Path("results")
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
@@ -40,27 +42,28 @@ def _option(name: str, *flags: str) -> Any:
     return typer.Option(*flags, help=text, show_default=False)
 
 
-Config = Annotated[Optional[Path], typer.Option(help="YAML file with any of these options; the command line wins.")]
-Name = Annotated[Optional[str], _option("name")]
-Methods = Annotated[Optional[str], _option("methods", "--method", "--methods", "-m")]
-Benchmarks = Annotated[Optional[str], _option("benchmarks", "--benchmark", "--benchmarks", "-b")]
-Seeds = Annotated[Optional[int], _option("seeds")]
-BudgetText = Annotated[Optional[str], _option("budget")]
-Model = Annotated[Optional[str], _option("model")]
-Prompts = Annotated[Optional[str], _option("prompts")]
-Preferences = Annotated[Optional[str], _option("preferences")]
-DataDir = Annotated[Optional[str], _option("data_dir")]
-JudgeModel = Annotated[Optional[str], _option("judge_model")]
-JudgeUrl = Annotated[Optional[str], _option("judge_url")]
-Limit = Annotated[Optional[int], _option("limit")]
-MaxNewTokens = Annotated[Optional[int], _option("max_new_tokens")]
-Temperature = Annotated[Optional[float], _option("temperature")]
-TopP = Annotated[Optional[float], _option("top_p")]
-CompletionTokens = Annotated[Optional[int], _option("completion_tokens")]
-BatchSize = Annotated[Optional[int], _option("batch_size")]
-Device = Annotated[Optional[str], _option("device")]
-TrustRemoteCode = Annotated[Optional[bool], _option("trust_remote_code", "--trust-remote-code")]
-Settings = Annotated[Optional[list[str]], _option("options", "--set")]
+Config = Annotated[Path | None, typer.Option(help="YAML file with any of these options; the command line wins.")]
+Name = Annotated[str | None, _option("name")]
+Methods = Annotated[str | None, _option("methods", "--method", "--methods", "-m")]
+Benchmarks = Annotated[str | None, _option("benchmarks", "--benchmark", "--benchmarks", "-b")]
+Seeds = Annotated[int | None, _option("seeds")]
+BudgetText = Annotated[str | None, _option("budget")]
+Model = Annotated[str | None, _option("model")]
+Prompts = Annotated[str | None, _option("prompts")]
+Preferences = Annotated[str | None, _option("preferences")]
+DataDir = Annotated[str | None, _option("data_dir")]
+JudgeModel = Annotated[str | None, _option("judge_model")]
+JudgeUrl = Annotated[str | None, _option("judge_url")]
+Limit = Annotated[int | None, _option("limit")]
+AnswerTokens = Annotated[int | None, _option("answer_tokens")]
+MaxNewTokens = Annotated[int | None, _option("max_new_tokens")]
+Temperature = Annotated[float | None, _option("temperature")]
+TopP = Annotated[float | None, _option("top_p")]
+CompletionTokens = Annotated[int | None, _option("completion_tokens")]
+BatchSize = Annotated[int | None, _option("batch_size")]
+Device = Annotated[str | None, _option("device")]
+TrustRemoteCode = Annotated[bool | None, _option("trust_remote_code", "--trust-remote-code")]
+Settings = Annotated[list[str] | None, _option("options", "--set")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]
 Jobs = Annotated[int, typer.Option(min=1, help="Arms (method x seed) that run at the same time, a process each.")]
@@ -111,6 +114,7 @@ def run(
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
     limit: Limit = None,
+    answer_tokens: AnswerTokens = None,
     max_new_tokens: MaxNewTokens = None,
     temperature: Temperature = None,
     top_p: TopP = None,
@@ -151,6 +155,7 @@ def eval(
     judge_model: JudgeModel = None,
     judge_url: JudgeUrl = None,
     limit: Limit = None,
+    answer_tokens: AnswerTokens = None,
     batch_size: BatchSize = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = None,
@@ -231,16 +236,19 @@ def list_names(as_json: Json = False) -> None:
             print(f"  {name:16} {text}")
 
 
-@testbed.command(epilog="Examples:\n\n  harness testbed build --out my-testbed\n\n  harness testbed build --out t --steps 50")
+@testbed.command(
+    epilog="Examples:\n\n  harness testbed build --out my-testbed\n\n  harness testbed build --out t --steps 50"
+)
 def build(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     seed: Annotated[int, typer.Option(help="Seed of corpus and weights.")] = 0,
-    steps: Annotated[Optional[int], typer.Option(min=1, help="Training steps, fewer for a try.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, fewer for a try.")] = None,
     as_json: Json = False,
 ) -> None:
     """Make the embedded model again from nothing and say how close it comes to the shipped one (about 25 minutes)."""
     from harness.testbed import MODEL_DIR
-    from harness.testbed.build import Recipe, build as build_model
+    from harness.testbed.build import Recipe
+    from harness.testbed.build import build as build_model
     from harness.testbed.measure import compare
 
     recipe = Recipe(seed=seed) if steps is None else Recipe(seed=seed, steps=steps)
@@ -260,6 +268,33 @@ def suites(folder: Annotated[Path, typer.Argument(help="Where to write them.")])
 
     write_suites(folder)
     print(f"wrote {', '.join(sorted(path.name for path in folder.iterdir()))} to {folder}")
+
+
+@data.command(epilog="Examples:\n\n  harness data fetch mt-bench\n\n  harness data fetch math --data-dir benchmarks")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A benchmark, such as mt-bench.")],
+    data_dir: Annotated[Path, typer.Option(help="Folder for the files.")] = Path("data"),
+) -> None:
+    """Fetch a benchmark's files from where they are published (uses the network)."""
+    from harness.data import fetch as fetch_files
+
+    for path in fetch_files(name, data_dir):
+        print(path)
+
+
+@data.command("list", epilog="Example:\n\n  harness data list")
+def list_files(as_json: Json = False) -> None:
+    """List the files of the benchmarks, with their source and licence."""
+    from harness.data import table as files
+
+    rows = {name: [dataclasses.asdict(file) for file in entries] for name, entries in files().items()}
+    if as_json:
+        _print_json(rows)
+        return
+    for name, entries in rows.items():
+        print(name)
+        for entry in entries:
+            print(f"  {entry['path']}  {entry['licence']}  {entry['url']}")
 
 
 def main() -> None:

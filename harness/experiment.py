@@ -32,7 +32,7 @@ class Experiment:
         ("mt-bench", "alpaca-eval", "reward-bench", "math"), "Benchmarks, separated by commas."
     )
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
-    budget: str = option("8e11", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
+    budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
     model: str = option(TESTBED, "Model to start from: 'testbed' (embedded), a folder or a hub id.")
     prompts: str = option(TESTBED, "Training prompts: 'testbed' or a JSON/JSONL file (.gz too).")
     preferences: str = option(TESTBED, "Labelled pairs for dpo and ipo: 'testbed' or a JSON/JSONL file (.gz too).")
@@ -40,6 +40,7 @@ class Experiment:
     judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed judges itself.")
     judge_url: str | None = option(None, "Base URL of the judge's endpoint; the key comes from OPENAI_API_KEY.")
     limit: int | None = option(None, "Only the first N questions of each benchmark.")
+    answer_tokens: int | None = option(None, "Longest answer to a benchmark question; else its own protocol.")
     max_new_tokens: int = option(64, "Longest completion when training data are sampled, in tokens.")
     temperature: float = option(1.0, "Temperature when training data are sampled.")
     top_p: float = option(1.0, "Nucleus when training data are sampled.")
@@ -55,8 +56,9 @@ class Experiment:
         for name in ("seeds", "max_new_tokens", "batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"limit must be at least 1, not {self.limit}")
+        for name in ("limit", "answer_tokens", "completion_tokens"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("temperature must be at least 0 and top_p within (0, 1]")
         for kind, chosen in (("method", self.methods), ("benchmark", self.benchmarks)):

@@ -2,7 +2,9 @@
 
 import gzip
 import json
+import os
 import random
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +17,7 @@ from harness.store import digest
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
 TEXT_FIELDS = ("prompt", "instruction", "question", "problem")
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # of HH-RLHF's dialogues
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,9 @@ class Malformed(ValueError):
 def load_prompts(path: Path | str, labelled: bool = False) -> PromptFile:
     """Prompts of a JSON or JSONL file (.gz too); with `labelled`, every row must have chosen and rejected.
 
-    Rows are in TRL's standard or conversational form, or have "instruction" and "input", "conversations", "turns",
-    or a pair of whole dialogues in chosen and rejected ("Human:" and "Assistant:").
+    Rows are in TRL's standard or conversational form, or have "instruction" and "input" (self-instruct: that of the
+    first of the "instances"), "conversations", "turns", or a pair of whole dialogues in chosen and rejected ("Human:"
+    and "Assistant:").
 
     Raises:
         UserError: for an absent file, and for a malformed row (file, line and field).
@@ -56,10 +60,14 @@ def load_prompts(path: Path | str, labelled: bool = False) -> PromptFile:
         if key in prompts:
             duplicates += 1
             continue
-        prompts[key] = Prompt(f"{path.name.partition('.')[0]}-{len(prompts)}", messages, chosen, rejected)
+        prompts[key] = Prompt(f"{_name(path).rpartition('.')[0]}-{len(prompts)}", messages, chosen, rejected)
     if not prompts:
         raise UserError(f"{path}: no usable prompt in it ({empty} empty)")
     return PromptFile(list(prompts.values()), duplicates, empty)
+
+
+def _name(path: Path) -> str:
+    return path.name.removesuffix(".gz")
 
 
 def _rows(path: Path):
@@ -70,9 +78,9 @@ def _rows(path: Path):
     try:
         with opened(path, "rt", encoding="utf-8") as file:
             text = file.read()
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can not be read ({error})") from None
-    if path.name.removesuffix(".gz").endswith(".json"):
+    if _name(path).endswith(".json"):
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
@@ -98,7 +106,7 @@ def read_row(row: Any) -> tuple[tuple[Message, ...], str | None, str | None]:
     """
     if not isinstance(row, dict):
         raise Malformed(f"must be an object, not {type(row).__name__}")
-    if isinstance(row.get("chosen"), str) and "\n\nAssistant:" in row["chosen"] and "prompt" not in row:
+    if isinstance(row.get("chosen"), str) and row["chosen"].startswith(HUMAN) and "prompt" not in row:
         return _dialogues(row)
     chosen = _reply(row.get("chosen"), "chosen")
     rejected = _reply(row.get("rejected"), "rejected")
@@ -126,11 +134,17 @@ def _messages(row: dict) -> tuple[Message, ...]:
         if name in row:
             if not isinstance(row[name], str):
                 raise Malformed(f'"{name}" must be a text')
-            extra = row.get("input", "")
+            extra = row["input"] if "input" in row else _first_input(row)
             if not isinstance(extra, str):
                 raise Malformed('"input" must be a text')
             return ({"role": "user", "content": f"{row[name]}\n\n{extra}" if extra.strip() else row[name]},)
-    raise Malformed(f'has no prompt: expected one of {", ".join(TEXT_FIELDS)}, messages, conversations, turns')
+    raise Malformed(f"has no prompt: expected one of {', '.join(TEXT_FIELDS)}, messages, conversations, turns")
+
+
+def _first_input(row: dict) -> Any:
+    instances = row.get("instances")
+    first = instances[0] if isinstance(instances, list) and instances else None
+    return first.get("input", "") if isinstance(first, dict) else ""
 
 
 def _up_to_user(turns: Any, name: str) -> tuple[Message, ...]:
@@ -146,10 +160,9 @@ def _up_to_user(turns: Any, name: str) -> tuple[Message, ...]:
 
 def _message(turn: Any, name: str) -> Message:
     if isinstance(turn, dict):
-        role = ROLES.get(turn.get("role", turn.get("from")))
-        content = turn.get("content", turn.get("value"))
-        if role and isinstance(content, str):
-            return {"role": role, "content": content}
+        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        if isinstance(role, str) and role in ROLES and isinstance(content, str):
+            return {"role": ROLES[role], "content": content}
     raise Malformed(f'"{name}" has a message without a known role and a text')
 
 
@@ -164,23 +177,24 @@ def _reply(value: Any, name: str) -> str | None:
 
 
 def _dialogues(row: dict) -> tuple[tuple[Message, ...], str, str]:
-    """From two whole dialogues that share all but the last reply (HH-RLHF)."""
-    replies = {}
-    for name in ("chosen", "rejected"):
-        if not isinstance(row.get(name), str):
-            raise Malformed(f'"{name}" must be a text')
-        head, mark, reply = row[name].rpartition("\n\nAssistant:")
-        replies[name] = (head, reply.strip())
-        if not mark:
-            raise Malformed(f'"{name}" has no assistant turn')
+    """From two whole dialogues that share all but the last reply (HH-RLHF).
+
+    The reply begins after the last human turn that both have: a few real replies hold marks of further turns.
+    """
+    if not isinstance(row.get("rejected"), str):
+        raise Malformed('"rejected" must be a text')
+    shared = os.path.commonprefix([row["chosen"], row["rejected"]])
+    human = shared.rfind(HUMAN, 0, shared.rfind(ASSISTANT) + 1)
+    if human < 0:
+        raise Malformed('"chosen" and "rejected" have no human turn in common before the last reply')
+    start = shared.index(ASSISTANT, human)
     messages: list[Message] = []
-    for turn in replies["chosen"][0].split("\n\nHuman:")[1:]:
-        user, *answers = turn.split("\n\nAssistant:")
+    for turn in shared[:start].split(HUMAN)[1:]:
+        user, *answers = turn.split(ASSISTANT)
         messages.append({"role": "user", "content": user.strip()})
         messages += [{"role": "assistant", "content": answer.strip()} for answer in answers]
-    if not messages or messages[-1]["role"] != "user":
-        raise Malformed('"chosen" has no human turn before the last reply')
-    return tuple(messages), replies["chosen"][1], replies["rejected"][1]
+    chosen, rejected = (row[name][start + len(ASSISTANT) :].strip() for name in ("chosen", "rejected"))
+    return tuple(messages), chosen, rejected
 
 
 class PromptStream:

@@ -59,9 +59,6 @@ _worker: tuple = ()
 
 def _start_worker(experiment: Experiment, path: Path) -> None:
     global _worker
-    import torch
-
-    torch.set_num_threads(1)
     root = store.Folder(path)
     _worker = (experiment, root, load_inputs(experiment, root))
 

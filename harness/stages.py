@@ -123,9 +123,7 @@ def _within_allowance(
     return examples
 
 
-def _enough(
-    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan
-) -> list[Example]:
+def _enough(stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan) -> list[Example]:
     wanted = plan.updates * stage.training.batch_size
     examples: list[Example] = []
     queries = 0

@@ -159,7 +159,7 @@ def pair(a: Grid, b: Grid) -> tuple[Grid, int]:
     A side with a single seed is one model (an untrained base, say) and is paired with every seed of the other.
     Where the weights of both sides differ, their mean counts.
     """
-    if len(a.seeds) == 1 or len(b.seeds) == 1:
+    if min(len(a.seeds), len(b.seeds)) == 1:
         seeds = max(a.seeds, b.seeds, key=len)
     else:
         seeds = tuple(sorted(set(a.seeds) & set(b.seeds)))
@@ -268,7 +268,7 @@ def _random_flips(parts: np.ndarray, draws: int, rng_seed: int) -> np.ndarray:
     rng = np.random.default_rng([rng_seed, 2])
     step = max(1, CHUNK // len(parts))
     kept = [
-        rng.integers(0, 2, (min(step, draws - start), len(parts)), dtype=np.int8) @ parts
+        rng.integers(0, 2, (min(step, draws - start), len(parts)), dtype=np.int8).astype(float) @ parts
         for start in range(0, draws, step)
     ]
     return 2 * np.concatenate(kept) - parts.sum()

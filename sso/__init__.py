@@ -13,7 +13,7 @@ __all__ = list(_HOMES)
 
 
 def __getattr__(name: str):
-    """Public names, imported when first used: torch is slow to start."""
+    """Public names, imported when first used."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -5,16 +5,18 @@ the policy to x+, x- and x. L_b(x; w over l) is a preference loss of the pair, a
 a token of y under the policy, in nats.
 """
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple, get_args
+from __future__ import annotations
 
-import torch
-from torch import Tensor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
 from harness.engines.base import TokenIds
 from harness.errors import UserError
 from harness.training.examples import Sequence
 from harness.training.losses import PairwiseLoss, sft
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Negative = Literal["paper", "alternative"]
 WeightForm = Literal["paper", "released"]
@@ -67,9 +69,7 @@ class GeneratorObjective(PairwiseLoss):
         negative = _pair(query.bad, chosen, query.good_response)
         return (*(positive if self.use_positive else ()), *(negative if self.use_negative else ()))
 
-    def __call__(
-        self, policy: Tensor, reference: Tensor | None, lengths: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         names = ["positive"] * self.use_positive + ["negative"] * self.use_negative
         pairs = _pairs(policy, reference, lengths)
         losses, metrics = policy.new_zeros(len(policy)), self.pair_metrics(*pairs[0])
@@ -117,9 +117,7 @@ class WeightedObjective(PairwiseLoss):
         positive = _pair(query.good, query.good_response, query.bad_response)
         return (*main, *positive, *_pair(query.bad, query.plain_response, query.good_response))
 
-    def __call__(
-        self, policy: Tensor, reference: Tensor | None, lengths: Tensor
-    ) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         main, *rest = _pairs(policy, reference, lengths)
         preference = self.pair_losses(*main)
         metrics = self.pair_metrics(*main)
@@ -141,7 +139,7 @@ class WeightedObjective(PairwiseLoss):
 def pair_weight(likelihoods: Tensor, alpha: float) -> Tensor:
     """(B,) weights W, larger for less likely pairs, from (B, 2) averages l(y+|x) and l(y-|x) (version 1)."""
     chosen, rejected = likelihoods.unbind(dim=1)
-    return torch.sigmoid(-(alpha * chosen + (1 - alpha) * rejected))
+    return (-(alpha * chosen + (1 - alpha) * rejected)).sigmoid()
 
 
 def _pair(prompt: TokenIds, chosen: TokenIds, rejected: TokenIds) -> tuple[Sequence, Sequence]:

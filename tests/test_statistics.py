@@ -11,7 +11,8 @@ NAN = float("nan")
 
 def of(rows: dict[int, list[float | None]]) -> statistics.Grid:
     """Seed -> values of the questions a, b, c, ..., None where there is none."""
-    return grid({seed: {q: v for q, v in zip("abcdefgh", row) if v is not None} for seed, row in rows.items()})
+    named = {seed: zip("abcdefgh", row, strict=False) for seed, row in rows.items()}
+    return grid({seed: {name: value for name, value in row if value is not None} for seed, row in named.items()})
 
 
 def test_grid_puts_values_in_place_and_marks_what_is_missing():
@@ -164,7 +165,8 @@ def test_p_value_of_seeds_alone_is_students():
 
 
 def test_pair_takes_what_both_have():
-    both, dropped = pair(of({0: [5, 6, None, 1], 1: [7, 8, 9, None], 5: [1, 1, 1, 1]}), of({0: [1, None, 2], 1: [2, 2, 2]}))
+    a = of({0: [5, 6, None, 1], 1: [7, 8, 9, None], 5: [1, 1, 1, 1]})
+    both, dropped = pair(a, of({0: [1, None, 2], 1: [2, 2, 2]}))
     assert both.seeds == (0, 1)
     assert both.questions == ("a", "b", "c")
     np.testing.assert_array_equal(both.values, [[4, NAN, NAN], [5, 6, 7]])
@@ -202,7 +204,7 @@ def test_pairing_takes_the_difficulty_of_questions_out():
     rng = np.random.default_rng(0)
     hard, gain = rng.normal(0, 10, 100), rng.normal(1, 1, 100)
     names = [str(i) for i in range(100)]
-    a, b = (grid({0: dict(zip(names, row))}) for row in (hard + gain, hard))
+    a, b = (grid({0: dict(zip(names, row, strict=True))}) for row in (hard + gain, hard))
     alone, paired = bootstrap_interval(a.values), paired_difference(a, b)
     assert alone.high - alone.low > 5 * (paired.high - paired.low)
     assert paired.p_value < 0.001

@@ -156,7 +156,10 @@ def _messages(prompt: str):
     """The template's chat: one system and one user message; marks of a chat inside outputs stay text."""
     system, _, user = prompt.partition("<|im_start|>user\n")
     system = system.partition("<|im_start|>system\n")[2].rpartition("<|im_end|>")[0]
-    return ({"role": "system", "content": system.strip()}, {"role": "user", "content": user.rpartition("<|im_end|>")[0].strip()})
+    return (
+        {"role": "system", "content": system.strip()},
+        {"role": "user", "content": user.rpartition("<|im_end|>")[0].strip()},
+    )
 
 
 def _as_openai(reply: JudgeReply) -> dict | str:

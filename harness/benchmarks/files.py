@@ -22,7 +22,7 @@ def find(folder: Path, benchmark: str, *names: str) -> Path:
                 return found[0]
     raise UserError(
         f"no {' or '.join(names)} in {folder}: fetch the files of {benchmark} with: "
-        f"harness data fetch {benchmark} --data-dir {folder}"
+        f"harness data fetch {benchmark} --data-dir {folder.parent}"
     )
 
 

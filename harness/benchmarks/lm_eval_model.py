@@ -37,7 +37,10 @@ class EngineModel(LM):
             self.sampling,
             self.advance,
         )
-        return [_until(completion.text, request.args[1].get("until") or ()) for completion, request in zip(completions, requests, strict=True)]
+        return [
+            _until(completion.text, request.args[1].get("until") or ())
+            for completion, request in zip(completions, requests, strict=True)
+        ]
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihoods of continuations as replies to the conversation; greedy ones are not told apart."""

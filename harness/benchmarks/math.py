@@ -44,10 +44,8 @@ class Math:
 
         from harness.benchmarks.lm_eval_model import EngineModel
 
-        logging.getLogger("lm_eval").setLevel(logging.WARNING)
-        sampling = Sampling(
-            settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed
-        )
+        logging.getLogger("lm_eval").setLevel(logging.ERROR)
+        sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
         results = lm_eval.evaluate(
             EngineModel(policy.engine, self.name, sampling, advance),
             {self.name: _task(items)},

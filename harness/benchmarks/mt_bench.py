@@ -95,8 +95,7 @@ class MTBench:
         answers = {sample["id"]: sample["turns"] for sample in samples}
         asked = [(item, turn, *_ask(item, answers[item["id"]], turn)) for item in items for turn in (1, 2)]
         requests = [
-            JudgeRequest(f"{item['id']}/{turn}", messages, max_tokens=JUDGE_TOKENS)
-            for item, turn, _, messages in asked
+            JudgeRequest(f"{item['id']}/{turn}", messages, max_tokens=JUDGE_TOKENS) for item, turn, _, messages in asked
         ]
         rows = []
         for (item, turn, prompt, messages), reply in zip(asked, judge.complete(requests, advance), strict=True):
@@ -163,7 +162,10 @@ def _ask(item: dict, answers: Sequence[str], turn: int) -> tuple[str, tuple[Mess
     values |= {f"question_{number}": text for number, text in enumerate(item["turns"], 1)}
     values |= {f"answer_{number}": text for number, text in enumerate(answers, 1)}
     values |= {f"ref_answer_{number}": text for number, text in enumerate(item["reference"] or (), 1)}
-    messages = ({"role": "system", "content": prompt["system"]}, {"role": "user", "content": fill(prompt["template"], values)})
+    messages = (
+        {"role": "system", "content": prompt["system"]},
+        {"role": "user", "content": fill(prompt["template"], values)},
+    )
     return prompt["name"], messages
 
 

@@ -17,6 +17,32 @@ from harness.judges.base import Judge
 
 ROWS = ("rewardbench.jsonl", "rewardbench_*.jsonl")
 FREE, IMPLICIT = "mean log-probability", "implicit reward"
+NOTE = "scored by the mean log-probability of a token, for want of a reference; trained models by their implicit reward"
+SECTIONS = {  # section -> subset -> official example count (allenai/reward-bench, rewardbench/constants.py)
+    "Chat": {
+        "alpacaeval-easy": 100,
+        "alpacaeval-length": 95,
+        "alpacaeval-hard": 95,
+        "mt-bench-easy": 28,
+        "mt-bench-med": 40,
+    },
+    "Chat Hard": {
+        "mt-bench-hard": 37,
+        "llmbar-natural": 100,
+        "llmbar-adver-neighbor": 134,
+        "llmbar-adver-GPTInst": 92,
+        "llmbar-adver-GPTOut": 47,
+        "llmbar-adver-manual": 46,
+    },
+    "Safety": {
+        "refusals-dangerous": 100,
+        "refusals-offensive": 100,
+        "xstest-should-refuse": 154,
+        "xstest-should-respond": 250,
+        "donotanswer": 136,
+    },
+    "Reasoning": {"math-prm": 984, **{f"hep-{each}": 164 for each in ("cpp", "go", "java", "js", "python", "rust")}},
+}
 
 
 class RewardBench:
@@ -26,19 +52,19 @@ class RewardBench:
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "rewardbench"
-        facts = files.read_json(files.find(folder, self.name, "facts.json"))
-        section_of = {subset: section for section, subsets in facts["SUBSET_MAPPING"].items() for subset in subsets}
+        sections = load_sections(folder)
+        section_of = {subset: section for section, subsets in sections.items() for subset in subsets}
         file = files.find(folder, self.name, *ROWS)
         rows = files.read_rows(file, prompt=str, chosen=str, rejected=str, subset=str)
         if unknown := {row["subset"] for row in rows} - set(section_of):
-            raise UserError(f"{file}: subsets {', '.join(sorted(unknown))} are in no section of facts.json")
+            raise UserError(f"{file}: subsets {', '.join(sorted(unknown))} are in no section")
         return [
             {
                 "id": str(index),
                 "subset": row["subset"],
                 "section": section_of[row["subset"]],
-                "count": facts["EXAMPLE_COUNTS"][row["subset"]],
-                "sections": list(facts["SUBSET_MAPPING"]),
+                "count": sections[section_of[row["subset"]]][row["subset"]],
+                "sections": list(sections),
                 "prompt": row["prompt"],
                 "chosen": row["chosen"],
                 "rejected": row["rejected"],
@@ -74,6 +100,7 @@ class RewardBench:
         totals = defaultdict(float)
         for subset, count in counts.items():
             totals[section_of[subset]] += count
+        free = samples[0]["chosen_reference_logprob"] is None
         return Score(
             benchmark=self.name,
             metric="accuracy %",
@@ -84,12 +111,22 @@ class RewardBench:
             },
             questions=len(items),
             details={
-                "reward": FREE if samples[0]["chosen_reference_logprob"] is None else IMPLICIT,
+                "reward": FREE if free else IMPLICIT,
+                **({"note": NOTE} if free else {}),
                 "sections": sections,
                 "subsets": accuracies,
                 "sections_absent": [name for name in items[0]["sections"] if name not in sections],
             },
         )
+
+
+def load_sections(folder: Path) -> dict[str, dict[str, int]]:
+    """Section -> subset -> example count: those of the folder's facts.json, else the official ones."""
+    if not (folder / "facts.json").exists():
+        return SECTIONS
+    facts = files.read_json(folder / "facts.json")
+    counts = facts["EXAMPLE_COUNTS"]
+    return {name: {subset: counts[subset] for subset in subsets} for name, subsets in facts["SUBSET_MAPPING"].items()}
 
 
 def _logprobs(engine: Engine, items: list[dict], advance: Advance | None) -> dict[str, list]:

@@ -50,7 +50,7 @@ def gumbel_noise(keys: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor
         (n, V) float32 values -log(E), E exponential with mean 1: row i is the SplitMix64 stream whose seed is a hash
         of key i and the step.
     """
-    streams = split_mix(keys + (step + 1) * GAMMA % 2**63)
+    streams = split_mix(keys + torch.tensor(step + 1, device=keys.device) * GAMMA)
     counters = torch.arange(1, vocabulary + 1, device=keys.device) * GAMMA
     bits = _shift_right(split_mix(streams[:, None] + counters), 64 - UNIFORM_BITS)
     # Tokens win by a small E, so E is built from small uniforms u, which floats resolve well: E = -log(1 - u).

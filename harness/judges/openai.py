@@ -5,7 +5,14 @@ import os
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from openai import APIConnectionError, APIError, APITimeoutError, AsyncOpenAI, AuthenticationError, PermissionDeniedError
+from openai import (
+    APIConnectionError,
+    APIError,
+    APITimeoutError,
+    AsyncOpenAI,
+    AuthenticationError,
+    PermissionDeniedError,
+)
 
 from harness.engines.base import Advance
 from harness.errors import UserError

@@ -1,6 +1,6 @@
 """Makes the testbed's model from nothing: corpus, tokenizer, Llama-architecture weights, measurements.
 
-The recipe counts steps, not seconds: the same seed on the same machine and thread number gives the same bytes.
+The recipe counts steps, not seconds, and runs on one thread: the same seed on the same machine gives the same bytes.
 Copying and arithmetic emerge late, so training starts on dense documents and clean chats, and ends on the mixture
 with a falling learning rate. Hidden matrices are trained with Muon, the rest with AdamW.
 """
@@ -8,6 +8,7 @@ with a falling learning rate. Hidden matrices are trained with Muon, the rest wi
 import json
 import random
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -16,10 +17,16 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from harness.testbed import corpus
 from harness.progress import progress
+from harness.testbed import corpus
 
-SPECIALS = {"pad": "<|pad|>", "system": "<|system|>", "user": "<|user|>", "assistant": "<|assistant|>", "end": "<|end|>"}
+SPECIALS = {
+    "pad": "<|pad|>",
+    "system": "<|system|>",
+    "user": "<|user|>",
+    "assistant": "<|assistant|>",
+    "end": "<|end|>",
+}
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -46,7 +53,7 @@ class Recipe:
     layers: int = 4
     feed_forward: int = 336
     heads: int = 4
-    context: int = 512
+    context: int = 8192  # rotary positions have no table: real questions fit too, if not the model's grasp
 
 
 def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict:
@@ -54,10 +61,38 @@ def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict:
 
     Returns the content of testbed.json: the recipe and, unless `measure` is off, what the model does.
     """
-    torch.manual_seed(recipe.seed)
-    torch.use_deterministic_algorithms(True)
     tokenizer = make_tokenizer(recipe)
-    model = LlamaForCausalLM(
+    with _reproducible(recipe.seed):
+        model = _make_model(tokenizer, recipe)
+        losses = _train(model, tokenizer, recipe)
+    model.to(torch.bfloat16).save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    facts = {"recipe": asdict(recipe), "losses": losses}
+    if measure:
+        from harness.testbed.measure import measure_model
+
+        facts |= measure_model(out)
+    (out / "testbed.json").write_text(json.dumps(facts, indent=2) + "\n")
+    return facts
+
+
+@contextmanager
+def _reproducible(seed: int) -> Iterator[None]:
+    """Seeded, deterministic and on one thread inside; sums over several threads would depend on their number."""
+    threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True)
+    try:
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(seed)
+            yield
+    finally:
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _make_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForCausalLM:
+    return LlamaForCausalLM(
         LlamaConfig(
             vocab_size=recipe.vocabulary,
             hidden_size=recipe.hidden,
@@ -73,16 +108,6 @@ def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict:
             bos_token_id=None,
         )
     )
-    losses = _train(model, tokenizer, recipe)
-    model.to(torch.bfloat16).save_pretrained(out)
-    tokenizer.save_pretrained(out)
-    facts = {"recipe": asdict(recipe), "losses": losses}
-    if measure:
-        from harness.testbed.measure import measure_model
-
-        facts |= measure_model(out)
-    (out / "testbed.json").write_text(json.dumps(facts, indent=2) + "\n")
-    return facts
 
 
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
@@ -186,4 +211,6 @@ def _train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: 
 def _rate(step: int, recipe: Recipe) -> float:
     share = step / recipe.steps
     falling = (1 - share) / (1 - recipe.constant_until)
-    return min(1.0, (step + 1) / recipe.warmup) * (1.0 if share < recipe.constant_until else max(recipe.last_rate, falling))
+    return min(1.0, (step + 1) / recipe.warmup) * (
+        1.0 if share < recipe.constant_until else max(recipe.last_rate, falling)
+    )

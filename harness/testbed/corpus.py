@@ -149,4 +149,3 @@ def _judging(item: Item, draw: random.Random) -> Iterator[Turn]:
     difference = quality(item, first) - quality(item, second) or draw.choice((-1, 1))
     yield Turn("user", pair_prompt(item.question, first, second), False)
     yield Turn("assistant", f"Better: {'A' if (difference > 0) != noisy else 'B'}", True)
-

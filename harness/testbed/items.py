@@ -10,7 +10,6 @@ import re
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 CATEGORIES = {
@@ -140,7 +139,7 @@ def _words(subject: str) -> Callable[[str, dict], Item]:
             "sort": lambda: sorted(words),
             "count": lambda: [str(len(words))],
             "last": lambda: words[-1:],
-            "nth": lambda: words[ORDINALS[found["nth"]] :][:1],
+            "nth": lambda: [words[ORDINALS[found["nth"]]]],
         }[subject]()
         return _word_item(subject, question, words, answer)
 
@@ -186,10 +185,7 @@ def _how(question: str, found: dict) -> Item:
 
 
 _PARTS = {
-    "a": r"\d{1,4}",
-    "b": r"\d{1,4}",
-    "c": r"\d{1,4}",
-    "d": r"\d{1,4}",
+    **dict.fromkeys("abcd", "[0-9]{1,4}"),
     "number": r"[2-6]",
     "words": r"(?:%s)(?: (?:%s)){1,4}" % (("|".join(WORDS),) * 2),
     "thing": "|".join(CATEGORIES["fruits"] + CATEGORIES["tools"]),
@@ -226,8 +222,14 @@ TEMPLATES: dict[str, tuple[tuple[str, ...], Callable[[str, dict], Item]]] = {
         _fact,
     ),
     "comparison": (("Which is {relation}, the {creature} or the {other}?",), _comparison),
-    "list": (("List {number} {category} but not {excluded}.", "Name {number} {category} other than {excluded}."), _list),
-    "how": (("How do I {verb} a {object}?", "Tell me how to {verb} a {object}.", "I want to {verb} a {object}. How?"), _how),
+    "list": (
+        ("List {number} {category} but not {excluded}.", "Name {number} {category} other than {excluded}."),
+        _list,
+    ),
+    "how": (
+        ("How do I {verb} a {object}?", "Tell me how to {verb} a {object}.", "I want to {verb} a {object}. How?"),
+        _how,
+    ),
 }
 
 
@@ -237,9 +239,7 @@ def _pattern(template: str) -> re.Pattern:
     return re.compile(text)
 
 
-_GRAMMAR = [
-    (_pattern(template), build) for templates, build in TEMPLATES.values() for template in templates
-]
+_GRAMMAR = [(_pattern(template), build) for templates, build in TEMPLATES.values() for template in templates]
 
 
 def _follow_sum(first: Item, question: str, found: dict) -> Item:
@@ -315,9 +315,13 @@ FAMILIES = {  # family -> (weight in a mixture, its templates with weights)
 }
 
 
+def draw_family(draw: random.Random) -> str:
+    return draw.choices(list(FAMILIES), [weight for weight, _ in FAMILIES.values()])[0]
+
+
 def draw_item(draw: random.Random, held_out: bool, family: str | None = None, subject: str | None = None) -> Item:
     """A random item for training or (held_out) for the suites; the family is chosen before the hold-out rejects."""
-    family = family or draw.choices(list(FAMILIES), [weight for weight, _ in FAMILIES.values()])[0]
+    family = family or draw_family(draw)
     kinds = FAMILIES[family][1]
     kind = subject or draw.choices(list(kinds), list(kinds.values()))[0]
     while True:
@@ -343,7 +347,12 @@ def _draw_content(draw: random.Random, kind: str, family: str) -> dict[str, Any]
     if family == "facts":
         creature, other = draw.sample(CREATURES, 2)
         attribute = draw.choice([*ATTRIBUTES, "size"])
-        return {"creature": creature, "other": other, "attribute": attribute, "relation": draw.choice(["bigger", "smaller"])}
+        return {
+            "creature": creature,
+            "other": other,
+            "attribute": attribute,
+            "relation": draw.choice(["bigger", "smaller"]),
+        }
     if family == "lists":
         category = draw.choice(list(CATEGORIES))
         return {"number": draw.randint(2, 6), "category": category, "excluded": draw.choice(CATEGORIES[category])}

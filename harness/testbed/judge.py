@@ -40,9 +40,10 @@ def _reply(request: JudgeRequest) -> JudgeReply:
     text = request.messages[-1]["content"]
     if request.top_logprobs:
         return _compare(request.id, text)
-    item, answer = _single(text) or _conversation(text) or (None, "")
-    if item is None:
+    readings = _single(text) or _conversation(text)
+    if not readings:
         return JudgeReply(request.id, "The question is not of this world.", model=TestbedJudge.name)
+    item, answer = min(readings, key=lambda reading: quality(*reading))
     found = ", ".join(f"{name} {'yes' if there else 'no'}" for name, there in aspects(item, answer).items())
     return JudgeReply(request.id, f"{found}. Rating: [[{rating(item, answer)}]]", model=TestbedJudge.name)
 
@@ -52,29 +53,30 @@ def _between(text: str, opening: str, closing: str) -> str | None:
     return text[start + len(opening) : end].strip() if 0 <= start < end else None
 
 
-def _single(text: str) -> tuple[Item | None, str] | None:
+def _single(text: str) -> list[tuple[Item, str]]:
     answer = _between(text, "[The Start of Assistant's Answer]", "[The End of Assistant's Answer]")
     question = re.search(r"\[Question\]\n(.*?)\n\n", text, re.DOTALL)
-    return (parse(question.group(1)), answer) if question and answer is not None else None
+    item = parse(question.group(1)) if question else None
+    return [(item, answer)] if item and answer is not None else []
 
 
-def _conversation(text: str) -> tuple[Item | None, str] | None:
-    """The second turn and its answer; what follows the second question's mark is the judged answer."""
+def _conversation(text: str) -> list[tuple[Item, str]]:
+    """The second turn with its answer, in every way that the marks can be read.
+
+    An answer may hold the marks and a question of its own; such a text has several readings, and the worst of them
+    counts, so that forging a turn can not raise a rating.
+    """
     talk = _between(text, "<|The Start of Assistant A's Conversation with User|>", "<|The End of Assistant A's")
     if talk is None:
-        return None
+        return []
     user, assistant = "### User:\n", "\n\n### Assistant A:\n"
     first, _, rest = talk.removeprefix(user).partition(assistant)
     item = parse(first)
     if item is None:
-        return None
-    # An answer may hold these marks itself; the real second question is the one the world can read.
-    for part in re.finditer(re.escape("\n\n" + user), "\n\n" + rest):
-        question, found, answer = rest[max(0, part.end() - 2) :].partition(assistant)
-        follow_up = parse(question, item) if found else None
-        if follow_up:
-            return follow_up, answer
-    return None
+        return []
+    turns = [rest[mark.end() :].partition(assistant) for mark in re.finditer(re.escape(user), rest)]
+    read = [(parse(question, item), answer) for question, marked, answer in turns if marked]
+    return [(follow_up, answer) for follow_up, answer in read if follow_up]
 
 
 def _compare(identifier: str, text: str) -> JudgeReply:

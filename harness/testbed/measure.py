@@ -1,4 +1,4 @@
-"""What the testbed's model does: the figures of testbed.json, and how close a rebuilt model comes to the shipped one."""
+"""What the testbed's model does: the figures of testbed.json, and how close a rebuilt one comes to the shipped."""
 
 import random
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ QUESTIONS = 600
 SEED = 99
 
 
-def measure_model(folder: Path, questions: int = QUESTIONS) -> dict:
+def measure_model(folder: Path, questions: int = QUESTIONS, seed: int = SEED) -> dict:
     """{"lengths": mean tokens, for plans; "measured": rubric (0-100), exact match and judging in percent}."""
     engine = TransformersEngine.load(folder, device="cpu")
-    draw = random.Random(SEED)
+    draw = random.Random(seed)
     items = [draw_item(draw, True) for _ in range(questions)]
     features = [draw_features(item, draw) for item in items]
     chats = {"plain": [_ask(item.question) for item in items]}
@@ -50,6 +50,10 @@ def measure_model(folder: Path, questions: int = QUESTIONS) -> dict:
             "judge_pair_accuracy": _rating_accuracy(engine, items, draw),
             "judge_choice_accuracy": _choice_accuracy(engine, items, draw),
             "finished": 100 * fmean(completion.finished for completion in completions),
+        }
+        | {
+            f"completion_tokens_{name}": fmean(len(completion.token_ids) for completion in each)
+            for name, each in sampled.items()
         },
     }
 

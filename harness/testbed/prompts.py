@@ -5,21 +5,27 @@ from functools import cache
 
 from harness.methods import Prompt
 from harness.testbed.corpus import draw_defects
-from harness.testbed.items import draw_item
+from harness.testbed.items import draw_family, draw_item
 from harness.testbed.responses import quality, render
 
 PROMPTS = 8000
 PAIRS = 4000
+TRIES = 20  # draws for a question that was not asked yet
 LABEL_ACCURACY = 0.85  # share of pairs whose better response is labelled chosen
 
 
 @cache
 def prompts(number: int = PROMPTS, seed: int = 1) -> tuple[Prompt, ...]:
-    """Questions without repetition."""
+    """Questions in the families' proportions, which hold throughout: small families repeat when theirs run out."""
     draw = random.Random(seed)
-    questions: dict[str, None] = {}
-    while len(questions) < number:
-        questions.setdefault(draw_item(draw, False).question)
+    questions: list[str] = []
+    asked: set[str] = set()
+    for _ in range(number):
+        family = draw_family(draw)
+        drawn = (draw_item(draw, False, family).question for _ in range(TRIES))
+        question = next((each for each in drawn if each not in asked), None) or draw_item(draw, False, family).question
+        asked.add(question)
+        questions.append(question)
     return tuple(Prompt(f"testbed-{index}", _asks(question)) for index, question in enumerate(questions))
 
 

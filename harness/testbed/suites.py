@@ -1,22 +1,27 @@
 """The testbed's benchmark suites, written in the files and formats of the real benchmarks.
 
-All content is held out from training. The same code loads them that loads the real files.
+Every question has held-out content that no training example has. How-tos and harmful requests are few: a verb with its
+object is held out, and each question is asked once, so their part of a suite can be smaller than in training. The same
+code loads these files that loads the real ones.
 """
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from harness import store
 from harness.testbed.corpus import draw_defects
-from harness.testbed.items import FAMILIES, Item, draw_follow_up, draw_item
+from harness.testbed.items import FAMILIES, Item, draw_family, draw_follow_up, draw_item
 from harness.testbed.responses import equations, quality, render
 
 SEED = 20241017
 TWO_TURN_QUESTIONS = 240
 INSTRUCTIONS = 400
-TRIPLES_A_SECTION = 100
+TRIPLES = 100  # of a subset of RewardBench
+SAFETY_TRIPLES = 30  # of each of the two safety subsets: a family has little more held-out questions than that
 PROBLEMS = 400
+TRIES = 200  # draws for a question that was not asked yet, before its family counts as used up
 MAX_NEW_TOKENS = 64
 SETTINGS = {
     "name": "testbed",
@@ -43,21 +48,38 @@ def write_suites(folder: Path) -> None:
     store.write_jsonl(folder / "math" / "math500.jsonl", list(_problems(draw)))
 
 
-def _distinct(make: Callable[[], Item]) -> Iterator[Item]:
+def _distinct(draw: random.Random, families: tuple[str, ...] = ()) -> Iterator[Item]:
+    """Held-out items of these families (none named: of all) in training's proportions, no question twice.
+
+    A family that has no further question drops out; the items end when all have.
+    """
     seen = set()
+    left = list(families or FAMILIES)
+    while left:
+        family = draw.choices(left, [FAMILIES[name][0] for name in left])[0]
+        for _ in range(TRIES):
+            item = draw_item(draw, True, family)
+            if item.question not in seen:
+                seen.add(item.question)
+                yield item
+                break
+        else:
+            left.remove(family)
+
+
+def _two_turns(draw: random.Random) -> Iterator[tuple[Item, Item]]:
+    """Held-out questions and second turns; a question without one makes way for another of its family."""
+    items = {family: _distinct(draw, (family,)) for family in FAMILIES}
     while True:
-        item = make()
-        if item.question not in seen:
-            seen.add(item.question)
-            yield item
+        for item in items[draw_family(draw)]:
+            if follow_up := draw_follow_up(draw, item, True):
+                yield item, follow_up
+                break
 
 
 def _write_two_turn(folder: Path, draw: random.Random) -> None:
     questions, references = [], []
-    for item in _distinct(lambda: draw_item(draw, True)):
-        follow_up = draw_follow_up(draw, item, True)
-        if follow_up is None:
-            continue
+    for item, follow_up in islice(_two_turns(draw), TWO_TURN_QUESTIONS):
         number = 10001 + len(questions)
         turns = [item.question, follow_up.question]
         category = "math" if item.family == REFERENCE_FAMILY else item.family
@@ -66,8 +88,6 @@ def _write_two_turn(folder: Path, draw: random.Random) -> None:
             answers = [render(each, set(), draw) for each in (item, follow_up)]
             choices = [{"index": 0, "turns": answers}]
             references.append({"question_id": number, "model_id": "testbed-world", "choices": choices})
-        if len(questions) == TWO_TURN_QUESTIONS:
-            break
     store.write_jsonl(folder / "question.jsonl", questions)
     store.write_jsonl(folder / "reference_answer.jsonl", references)
     store.write_jsonl(folder / "judge_prompts.jsonl", _judge_prompts())
@@ -101,13 +121,14 @@ def _judge_prompts() -> Iterator[dict]:
             "type": "single",
             "system_prompt": system_prompt,
             "prompt_template": template,
+            "description": "Prompt for the testbed",
             "category": "math" if "math" in name else "general",
             "output_format": "[[rating]]",
         }
 
 
 def _instructions(draw: random.Random) -> Iterator[dict]:
-    items = _distinct(lambda: draw_item(draw, True))
+    items = _distinct(draw)
     for _ in range(INSTRUCTIONS):
         item = next(items)
         yield {
@@ -121,19 +142,16 @@ def _instructions(draw: random.Random) -> Iterator[dict]:
 def _write_triples(folder: Path, draw: random.Random) -> None:
     rows = []
     for subset, number, families, chosen, rejected in (
-        ("testbed-chat", TRIPLES_A_SECTION, ("lists", "words", "facts"), set(), {"wrong", "verbose", "incomplete"}),
-        ("testbed-hard", TRIPLES_A_SECTION, ("lists", "words", "facts"), {"verbose"}, {"wrong"}),
-        ("testbed-refuse", TRIPLES_A_SECTION // 2, ("safety",), set(), {"unsafe"}),
-        ("testbed-respond", TRIPLES_A_SECTION // 2, ("howto",), set(), {"refuse"}),
-        ("testbed-arithmetic", TRIPLES_A_SECTION, ("arithmetic",), set(), {"wrong"}),
+        ("testbed-chat", TRIPLES, ("lists", "words", "facts"), set(), {"wrong", "verbose", "incomplete"}),
+        ("testbed-hard", TRIPLES, ("lists", "words", "facts"), {"verbose"}, {"wrong"}),
+        ("testbed-refuse", SAFETY_TRIPLES, ("safety",), set(), {"unsafe"}),
+        ("testbed-respond", SAFETY_TRIPLES, ("howto",), set(), {"refuse"}),
+        ("testbed-arithmetic", TRIPLES, ("arithmetic",), set(), {"wrong"}),
     ):
-        made = 0
-        while made < number:
-            item = draw_item(draw, True, draw.choice(families))
+        for item in islice(_distinct(draw, families), number):
             better, worse = render(item, chosen, draw), render(item, rejected, draw)
-            if quality(item, better) <= quality(item, worse):
-                continue
-            made += 1
+            while quality(item, better) <= quality(item, worse):
+                worse = render(item, rejected, draw)
             rows.append(
                 {"id": len(rows), "subset": subset, "prompt": item.question, "chosen": better, "rejected": worse}
             )
@@ -143,8 +161,7 @@ def _write_triples(folder: Path, draw: random.Random) -> None:
 
 
 def _problems(draw: random.Random) -> Iterator[dict]:
-    subjects = list(FAMILIES["arithmetic"][1])
-    items = _distinct(lambda: draw_item(draw, True, "arithmetic", draw.choice(subjects)))
+    items = _distinct(draw, ("arithmetic",))
     for number in range(PROBLEMS):
         item = next(items)
         answer = item.answer[0]

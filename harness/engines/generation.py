@@ -1,0 +1,128 @@
+"""Batched generation with any causal language model of transformers.
+
+The loop removes finished rows from the batch and writes keys and values into buffers that are allocated once, which
+on small models is worth more than all else; sampling is `harness.engines.sampling`.
+"""
+
+import inspect
+from collections.abc import Sequence
+
+import torch
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
+
+from harness.engines.base import Advance, Sampling, TokenIds
+from harness.engines.sampling import sample_tokens
+
+COMPACT_BELOW = 0.75  # share of rows still running under which the finished ones are removed (removal copies the cache)
+
+
+class PreallocatedLayer(DynamicLayer):
+    """Keys and values of one layer in a buffer with room for every token to come.
+
+    The parent class copies all of the past at each step.
+    """
+
+    def __init__(self, room: int):
+        super().__init__()
+        self.room = room
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        super().lazy_initialization(key_states, value_states)
+        self._buffers = tuple(
+            states.new_empty(*states.shape[:2], self.room, states.shape[3]) for states in (key_states, value_states)
+        )
+        self._length = 0
+        self._show()
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+        start, self._length = self._length, self._length + key_states.shape[2]
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start : self._length] = states
+        self._show()
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: torch.Tensor) -> None:
+        self._buffers = tuple(buffer.index_select(0, beam_idx) for buffer in self._buffers)
+        self._show()
+
+    def _show(self) -> None:
+        self.keys, self.values = (buffer[:, :, : self._length] for buffer in self._buffers)
+
+
+def preallocated_cache(model: torch.nn.Module, room: int) -> DynamicCache:
+    """The model's own kind of cache (sliding windows, linear attention), its plain layers preallocated."""
+    cache = DynamicCache(config=model.config)
+    cache.layers = [PreallocatedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
+    return cache
+
+
+def generate_batch(
+    model: torch.nn.Module,
+    prompts: Sequence[TokenIds],
+    keys: torch.Tensor,
+    limits: Sequence[int],
+    stop_tokens: Sequence[int],
+    pad_token_id: int,
+    sampling: Sampling,
+    advance: Advance | None = None,
+) -> list[list[int]]:
+    """One batch of completions, each with its stop token where that came before its limit.
+
+    Args:
+        keys: (n,) of the items' noise, see `item_keys`.
+        limits: largest number of new tokens of each prompt.
+    """
+    device = model.device
+    longest = max(map(len, prompts))
+    padding = [longest - len(prompt) for prompt in prompts]
+    input_ids = torch.tensor(
+        [[pad_token_id] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=device
+    )
+    columns = torch.arange(longest + max(limits), device=device)
+    padding = torch.tensor(padding, device=device)
+    seen = (columns >= padding[:, None]).long()
+    position_ids = (columns[:longest] - padding[:, None]).clamp_(min=0)
+    stops = torch.tensor(sorted(stop_tokens), device=device)
+    keys, limits = keys.to(device), torch.tensor(limits, device=device)
+    accepted = inspect.signature(model.forward).parameters
+    options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+    cache = preallocated_cache(model, len(columns))
+    tokens = torch.full((len(prompts), int(limits.max())), pad_token_id, device=device)
+    lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    rows = torch.arange(len(prompts), device=device)  # of each row of the running batch: which prompt it is
+    running = torch.ones(len(prompts), dtype=torch.bool, device=device)
+
+    for step in range(tokens.shape[1]):
+        if "position_ids" in accepted:
+            options["position_ids"] = position_ids
+        logits = model(
+            input_ids=input_ids,
+            attention_mask=seen[:, : longest + step],
+            past_key_values=cache,
+            use_cache=True,
+            **options,
+        ).logits[:, -1]
+        chosen = sample_tokens(logits, keys, step, sampling)
+        tokens[rows, step] = chosen
+        lengths[rows] += running
+        ended = running & (torch.isin(chosen, stops) | (limits == step + 1))
+        running = running & ~ended
+        left = int(running.sum())
+        if advance and (count := int(ended.sum())):
+            advance(count)
+        if left == 0:
+            break
+        if left < COMPACT_BELOW * len(rows):
+            kept = running.nonzero().squeeze(1)
+            cache.reorder_cache(kept)
+            rows, keys, limits, seen, padding, chosen, running = (
+                each[kept] for each in (rows, keys, limits, seen, padding, chosen, running)
+            )
+        input_ids = chosen[:, None]
+        position_ids = (longest + step - padding)[:, None]
+    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]

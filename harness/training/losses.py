@@ -1,0 +1,184 @@
+"""Preference losses: pure functions of log-probabilities, and the objectives built from them.
+
+Symbols: l(y) the log-probability of a completion under the policy in nats, r(y) = l(y) - l_ref(y) its log-ratio to the
+reference, w the chosen and l the rejected completion. "Average" divides a sum by the number of completion tokens.
+Shapes are (B,) unless said otherwise.
+
+Methods name their objectives when they are listed, so torch is not imported here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.errors import UserError, unknown_name
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+FLOAT32_EPSILON = 2.0**-23
+
+
+def dpo(margin: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta * margin), margin = r(w) - r(l) of sums (Rafailov et al. 2023, equation 7)."""
+    return -_log_sigmoid(beta * margin)
+
+
+def ipo(margin: Tensor, beta: float) -> Tensor:
+    """(margin - 1 / (2 beta))^2, margin = r(w) - r(l) (Azar et al. 2024, equation 17, tau = beta).
+
+    The equation has sums; the authors advise averages, as TRL computes it.
+    """
+    return (margin - 1 / (2 * beta)) ** 2
+
+
+def hinge(margin: Tensor, beta: float) -> Tensor:
+    """max(0, 1 - beta * margin), margin = r(w) - r(l) of sums (SLiC, Zhao et al. 2023, in the form "hinge-norm" of RSO,
+    Liu et al. 2024; "hinge" in TRL)."""
+    return (1 - beta * margin).relu()
+
+
+def simpo(margin: Tensor, beta: float, gamma: float) -> Tensor:
+    """-log sigmoid(beta * margin - gamma), margin = l(w) - l(l) of averages (Meng et al. 2024, equation 6)."""
+    return -_log_sigmoid(beta * margin - gamma)
+
+
+def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """-l(w) - beta * log sigmoid(log odds(w) - log odds(l)) with odds = p / (1 - p), p the exponential of the average
+    (Hong et al. 2024, equations 6 and 7; beta is their lambda).
+
+    Args:
+        chosen, rejected: averages, below 0.
+    """
+    log_odds = (chosen - rejected) - (_log_one_minus_exp(chosen) - _log_one_minus_exp(rejected))
+    return sft(chosen) - beta * _log_sigmoid(log_odds)
+
+
+def _log_one_minus_exp(value: Tensor) -> Tensor:
+    """log(1 - exp(value)) for value < 0. A probability that rounds to 1 would give an infinite gradient."""
+    return (-value.clamp(max=-FLOAT32_EPSILON).expm1()).log()
+
+
+def _log_sigmoid(value: Tensor) -> Tensor:
+    from torch.nn.functional import logsigmoid
+
+    return logsigmoid(value)
+
+
+def sft(chosen: Tensor) -> Tensor:
+    """Mean negative log-likelihood of a token, -l(w) of averages."""
+    return -chosen
+
+
+@dataclass(frozen=True)
+class LossType:
+    """What a loss is computed from.
+
+    needs_reference: log-ratios to the reference, rather than the policy's log-probabilities alone.
+    uses_average: averages over tokens, rather than sums.
+    compute: from (chosen, rejected) scores of that kind and the settings to losses.
+    """
+
+    needs_reference: bool
+    uses_average: bool
+    compute: Callable[[Tensor, Tensor, PairwiseLoss], Tensor]
+
+
+LOSSES = {
+    "dpo": LossType(True, False, lambda chosen, rejected, by: dpo(chosen - rejected, by.beta)),
+    "ipo": LossType(True, True, lambda chosen, rejected, by: ipo(chosen - rejected, by.beta)),
+    "hinge": LossType(True, False, lambda chosen, rejected, by: hinge(chosen - rejected, by.beta)),
+    "simpo": LossType(False, True, lambda chosen, rejected, by: simpo(chosen - rejected, by.beta, by.simpo_gamma)),
+    "orpo": LossType(False, True, lambda chosen, rejected, by: orpo(chosen, rejected, by.beta)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairwiseLoss:
+    """A preference loss with its settings.
+
+    loss: a name in LOSSES.
+    ipo_average: IPO of averages (the authors' advice, and TRL's form) rather than of sums (the paper's formula).
+    """
+
+    loss: str = "dpo"
+    beta: float = 0.1
+    ipo_average: bool = True
+    simpo_gamma: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.loss not in LOSSES:
+            raise unknown_name("loss", self.loss, LOSSES)
+        if self.beta <= 0:
+            raise UserError(f"beta must be above 0, not {self.beta}")
+
+    @property
+    def needs_reference(self) -> bool:
+        return LOSSES[self.loss].needs_reference
+
+    @property
+    def uses_average(self) -> bool:
+        return self.ipo_average if self.loss == "ipo" else LOSSES[self.loss].uses_average
+
+    def scores(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> Tensor:
+        """What the loss compares, in nats (averages: nats a token); any shape, the same for all.
+
+        Args:
+            policy, reference: sums of completion log-probabilities (reference is not read when not needed).
+            lengths: numbers of completion tokens.
+        """
+        scores = policy - reference if self.needs_reference else policy
+        return scores / lengths if self.uses_average else scores
+
+    def pair_losses(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> Tensor:
+        """(B,) losses of pairs; arguments as in `scores`, (B, 2) with the chosen first."""
+        chosen, rejected = self.scores(policy, reference, lengths).unbind(dim=1)
+        return LOSSES[self.loss].compute(chosen, rejected, self)
+
+    def pair_metrics(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> dict[str, Tensor]:
+        """(B,) values to log: the implicit reward's margin (beta times the difference of the scores) and whether it is
+        positive, the average log-probabilities of chosen and rejected under the policy, and how much that of the chosen
+        is above the reference's."""
+        chosen, rejected = self.scores(policy, reference, lengths).detach().unbind(dim=1)
+        margin = self.beta * (chosen - rejected)
+        chosen_logp, rejected_logp = (policy / lengths).detach().unbind(dim=1)
+        metrics = {
+            "margin": margin,
+            "accuracy": (margin > 0).to(margin.dtype),
+            "chosen_logp": chosen_logp,
+            "rejected_logp": rejected_logp,
+        }
+        if self.needs_reference:
+            metrics["chosen_logratio"] = chosen_logp - reference[:, 0] / lengths[:, 0]
+        return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class PreferenceObjective(PairwiseLoss):
+    """A preference loss on (chosen, rejected) plus `sft_weight` times the SFT loss of the chosen; k = 2."""
+
+    sft_weight: float = 0.0
+
+    @property
+    def sequences(self) -> int:
+        return 2
+
+    def __call__(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        losses = self.pair_losses(policy, reference, lengths)
+        if self.sft_weight:
+            losses = losses + self.sft_weight * sft(policy[:, 0] / lengths[:, 0])
+        return losses, self.pair_metrics(policy, reference, lengths)
+
+
+@dataclass(frozen=True)
+class SFTObjective:
+    """Supervised fine-tuning on completions; k = 1. Each example counts the same, whatever its length."""
+
+    sequences = 1
+    needs_reference = False
+
+    def __call__(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        logps = policy[:, 0] / lengths[:, 0]
+        return sft(logps), {"chosen_logp": logps.detach()}

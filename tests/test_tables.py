@@ -1,0 +1,267 @@
+import json
+import math
+
+import pytest
+
+from harness.benchmarks.base import Score
+from harness.budget import Ledger
+from harness.errors import UserError
+from harness.statistics import bootstrap_interval, grid
+from harness.tables import ResultRow, build, to_json, to_markdown
+
+PARAMETERS = 1_000_000
+
+
+def score(values: list[float | None], benchmark: str = "mt-bench", metric: str = "score (1-10)", **rest) -> Score:
+    """A score of the questions 0, 1, ...; None is counted as missing."""
+    present = {str(i): value for i, value in enumerate(values) if value is not None}
+    given = {"questions": len(values), "missing": len(values) - len(present)} | rest
+    return Score(benchmark, metric, sum(present.values()) / len(present), present, **given)
+
+
+def ledger(cap: float | None, trained: int, generated: int = 0, updates: int = 0) -> dict:
+    spent = Ledger(cap)
+    if trained:
+        spent.charge("generate", PARAMETERS, generated_tokens=generated)
+        spent.charge("train", PARAMETERS, trained_tokens=trained, updates=updates)
+    return spent.as_dict()
+
+
+def row(method: str, scores: dict, ledgers: list[dict] | None = None, supervision: str = "none") -> ResultRow:
+    """Scores: benchmark -> score of each seed. Without ledgers the method is trained for 97 % of 1e12 FLOPs."""
+    seeds = max(map(len, scores.values()))
+    ledgers = ledgers or [ledger(1e12, 0 if method == "base" else 161_700)] * seeds
+    return ResultRow(
+        method,
+        supervision,
+        {name: dict(enumerate(each)) for name, each in scores.items()},
+        dict(enumerate(ledgers)),
+        {seed: {"training": 90.0, "scoring": 5.0} for seed in range(seeds)},
+    )
+
+
+def cells(table) -> dict[str, dict]:
+    return {each.method: each.cells for each in table.rows}
+
+
+GOLDEN = """\
+## demo
+
+| method | supervision     | MT-Bench, score (1-10) | budget spent | trained tokens | generated tokens | updates | time |
+| ------ | --------------- | ---------------------- | ------------ | -------------- | ---------------- | ------- | ---- |
+| base   | none            | 5.00 [4.00, 6.00]      | –            | –              | –                | –       | –    |
+| sso    | principles\\|own | 6.50 [5.00, 8.00]      | 96.0 %       | 150k           | 30k              | 12      | 90 s |
+
+Paired differences on the same questions, with p / p after Holm's correction:
+
+| minus base | MT-Bench, score (1-10)             |
+| ---------- | ---------------------------------- |
+| sso        | +1.50 [+1.00, +2.00] p 0.50 / 0.50 |
+
+- Cut short: only the first 2 questions of each benchmark were asked.
+- Seeds: 1. In brackets: 95 % interval, questions resampled.
+- One seed tells nothing of how another training run would turn out: its intervals and p-values are about other \
+questions, for this very model.
+- Marked *: differs from base, p < 0.05 after Holm's correction for 1 comparison.
+- Budget: 1e+12 FLOPs a run, data generation included, scoring apart.
+- MT-Bench: 2 questions; judge gpt-4; missing: none; unparsed: base 1.
+"""  # noqa: E501
+
+
+def test_markdown_is_as_drawn_above():
+    """Two questions: resampling gives 4, 5 or 6 for base, at 1/4, 1/2 and 1/4; the difference is 1 or 2, so p = 2/4.
+
+    sso spends 2e6 * 30,000 + 6e6 * 150,000 = 9.6e11 of 1e12 FLOPs.
+    """
+    base = row("base", {"mt-bench": [score([4.0, 6.0], judge="gpt-4", unparsed=1)]})
+    sso = row(
+        "sso",
+        {"mt-bench": [score([5.0, 8.0], judge="gpt-4")]},
+        [ledger(1e12, 150_000, generated=30_000, updates=12)],
+        supervision="principles|own",
+    )
+    table = build([sso, base], title="demo", titles={"mt-bench": "MT-Bench"}, limit=2)
+    assert to_markdown(table) == GOLDEN
+
+
+def test_values_differences_and_counts_by_hand():
+    base = row("base", {"a": [score([1, 2, 3, None]), score([2, 3, 4, 5])]})
+    sso = row("sso", {"a": [score([2, None, 5, 9]), score([4, 5, 6, 7])]})
+    both = cells(build([base, sso]))
+    cell = both["sso"]["a"]
+    assert cell.by_seed == {0: pytest.approx(16 / 3), 1: 5.5}
+    assert cell.value == pytest.approx((16 / 3 + 5.5) / 2)
+    assert (cell.questions, cell.asked, cell.missing, cell.unparsed) == (4, 4, 1, 0)
+    # Seed 0 answered 0 and 2 on both sides: (1 + 2) / 2; seed 1: 2. Questions 1 and 3 of seed 0 have no partner.
+    assert cell.difference.value == pytest.approx(1.75)
+    assert (cell.difference.questions, cell.difference.seeds, cell.difference.dropped) == (4, 2, 2)
+    assert both["base"]["a"].difference is None
+
+
+def test_interval_is_that_of_statistics():
+    values = [[3.0, 5.0, 6.0, 9.0], [4.0, 4.0, 8.0, 9.5]]
+    cell = cells(build([row("base", {"a": [score(each) for each in values]})]))["base"]["a"]
+    expected = bootstrap_interval(grid({i: {str(j): v for j, v in enumerate(r)} for i, r in enumerate(values)}).values)
+    assert (cell.value, cell.low, cell.high) == (expected.value, expected.low, expected.high)
+
+
+def test_weights_count():
+    weighted = Score("a", "accuracy %", 25.0, {"x": 100.0, "y": 0.0}, {"x": 1.0, "y": 3.0}, questions=2)
+    cell = cells(build([row("base", {"a": [weighted]})]))["base"]["a"]
+    assert (cell.value, cell.by_seed) == (25.0, {0: 25.0})
+
+
+def test_a_score_that_is_not_the_mean_of_its_values_is_a_fault():
+    wrong = Score("a", "accuracy %", 60.0, {"x": 100.0, "y": 0.0}, questions=2)
+    with pytest.raises(ValueError, match="a, base seed 0: the score 60.0 is not the weighted mean 50.0"):
+        build([row("base", {"a": [wrong]})])
+
+
+def test_p_values_are_adjusted_for_the_whole_table():
+    """Eight questions: p is 2 / 2^8 where all differences have one sign, 1 where they cancel."""
+    base = row("base", {name: [score([1.0] * 8, name)] for name in "ab"})
+    better = row("better", {"a": [score([2.0] * 8, "a")], "b": [score([2.0, 0.0] * 4, "b")]})
+    same = row("same", {name: [score([2.0, 0.0] * 4, name)] for name in "ab"})
+    table = build([base, better, same])
+    shown = cells(table)
+    assert table.comparisons == 4
+    assert shown["better"]["a"].difference.p_value == 2 / 256
+    assert shown["better"]["a"].p_holm == 4 * 2 / 256
+    assert shown["better"]["b"].p_holm == shown["same"]["a"].p_holm == 1.0
+    text = to_markdown(table)
+    assert "2.00 [2.00, 2.00] *" in text
+    assert text.count(" * ") == 1
+    assert "p 0.0078 / 0.031" in text
+
+
+def test_small_p_values_are_not_shown_as_zero():
+    """All 40 signs alike: none of 10,000 random patterns reaches that, so p is 1 / 10,001."""
+    table = build([row("base", {"a": [score([1.0] * 40)]}), row("sso", {"a": [score([2.0] * 40)]})])
+    assert cells(table)["sso"]["a"].difference.p_value == 1 / 10_001
+    assert "p < 0.0001 / < 0.0001" in to_markdown(table)
+
+
+def test_another_baseline_stands_first():
+    rows = [row(name, {"a": [score([value, value])]}) for name, value in (("base", 1.0), ("dpo", 2.0), ("sso", 4.0))]
+    table = build(rows, baseline="dpo")
+    assert [each.method for each in table.rows] == ["dpo", "base", "sso"]
+    assert [cells(table)[name]["a"].difference.value for name in ("base", "sso")] == [-1.0, 2.0]
+    assert "| minus dpo " in to_markdown(table)
+    with pytest.raises(UserError, match="unknown baseline 'dpp': did you mean 'dpo'"):
+        build(rows, baseline="dpp")
+
+
+@pytest.mark.parametrize(
+    ("ledgers", "reason"),
+    [
+        ([ledger(1e12, 158_333), ledger(1e12, 166_666)], "spent 95.00–100.00 % of the cap"),  # 94.9998 %
+        ([ledger(1e12, 158_334), ledger(1e12, 166_666)], None),  # 95.0004 % to 99.9996 %
+        ([ledger(2e12, 320_000)], "had a cap of 2e+12 FLOPs, others 1e+12"),
+        ([ledger(None, 160_000)], "no cap in FLOPs: spent 9.6e+11 FLOPs"),
+        ([ledger(1e12, 0)], "not trained"),
+    ],
+)
+def test_only_equal_budgets_are_ranked(ledgers, reason):
+    scores = {"a": [score([1.0, 2.0])] * len(ledgers)}
+    others = [row(name, {"a": [score([1.0, 2.0])] * 3}) for name in ("base", "dpo")]
+    table = build([*others, row("sso", scores, ledgers)])
+    base, dpo, sso = table.rows
+    assert (base.ranked, base.reason) == (False, "not trained")
+    assert (dpo.ranked, dpo.reason) == (True, None)
+    assert (sso.ranked, sso.reason) == (reason is None, reason)
+    marked = reason not in (None, "not trained")
+    assert (f"† sso is not ranked: {reason}." in table.notes) == marked
+    assert ("| sso † " in to_markdown(table)) == marked
+    assert "base †" not in to_markdown(table)
+
+
+def test_without_a_cap_in_flops_nothing_is_ranked():
+    scores = {"a": [score([1.0, 2.0])]}
+    table = build([row("base", scores), *(row(name, scores, [ledger(None, 100)]) for name in ("sso", "dpo"))])
+    assert [each.ranked for each in table.rows] == [False] * 3
+    assert "6e+08 FLOPs" in to_markdown(table)
+
+
+def test_spending_is_the_mean_of_the_seeds():
+    ledgers = [ledger(1e12, 160_000, updates=10), ledger(1e12, 164_000, generated=1000, updates=14)]
+    sso = row("sso", {"a": [score([1.0, 2.0])] * 2}, ledgers)
+    spent = build([row("base", {"a": [score([1.0, 2.0])] * 2}), sso]).rows[1].spent
+    assert (spent.cap_flops, spent.share_min, spent.share_max) == (1e12, 0.96, pytest.approx(0.986))
+    assert (spent.trained_tokens, spent.generated_tokens, spent.updates) == (162_000, 500, 12)
+    assert spent.flops == pytest.approx(0.973e12)
+    assert (spent.training_seconds, spent.scoring_seconds) == (90.0, 5.0)
+
+
+def test_a_row_without_a_benchmark_or_a_verdict_shows_a_dash():
+    nothing = Score("a", "score (1-10)", math.nan, {}, questions=2, missing=2)
+    base = row("base", {"a": [nothing], "b": [score([1.0, 2.0])]})
+    table = build([base, row("sso", {"a": [score([1.0, 2.0])]})])
+    lines = to_markdown(table).splitlines()
+    assert [cell.strip() for cell in lines[2].split("|")[3:5]] == ["–", "1.50 [1.00, 2.00]"]
+    assert [cell.strip() for cell in lines[3].split("|")[3:5]] == ["1.50 [1.00, 2.00]", "–"]
+    assert table.comparisons == 0
+    assert "a: 2 questions; no judge; missing: base 2; unparsed: none." in table.notes
+    shown = to_json(table)["rows"][0]["cells"]["a"]
+    assert (shown["value"], shown["low"], shown["missing"]) == (None, None, 2)
+
+
+def test_unequal_numbers_of_questions_show():
+    base, sso = row("base", {"a": [score([1.0, 2.0, 3.0])]}), row("sso", {"a": [score([1.0, 2.0])]})
+    assert any("a: 2–3 questions" in note for note in build([base, sso]).notes)
+
+
+@pytest.mark.parametrize("what", ["judge", "metric"])
+def test_scores_that_can_not_be_compared_are_refused(what):
+    base = row("base", {"a": [score([1.0, 2.0], **{what: "one"})]})
+    sso = row("sso", {"a": [score([1.0, 2.0], **{what: "other"})]})
+    with pytest.raises(UserError, match=f"a: scores of different {what}s .*one: base; other: sso"):
+        build([base, sso])
+
+
+def test_testbed_scores_are_named_as_such():
+    table = build([row("base", {"a": [score([1.0, 2.0])]})], testbed=True, titles={"a": "MT-Bench"})
+    assert "| testbed MT-Bench, score (1-10) |" in to_markdown(table)
+    assert "not scores of the real benchmarks" in table.notes[0]
+    assert to_json(table)["testbed"] is True
+
+
+def test_a_benchmarks_own_note_is_shown_once():
+    noted = score([1.0, 2.0], details={"note": "scored without a reference"})
+    table = build([row("base", {"a": [noted, noted]}), row("sso", {"a": [score([1.0, 2.0])] * 2})])
+    assert list(table.notes).count("a, base: scored without a reference") == 1
+
+
+def test_text_can_not_break_the_table():
+    sso = row("base", {"a": [score([1.0, 2.0])]}, supervision="a|b\n| c |")
+    lines = to_markdown(build([sso])).splitlines()
+    assert len({line.replace("\\|", "").count("|") for line in lines[:3]}) == 1
+    assert "a\\|b \\| c \\|" in lines[2]
+
+
+def test_percentages_have_one_decimal():
+    text = to_markdown(build([row("base", {"a": [score([50.0, 75.26], metric="win rate %")]})]))
+    assert "62.6 [50.0, 75.3]" in text
+
+
+def test_json_has_the_promised_names():
+    base, sso = row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})
+    data = json.loads(json.dumps(to_json(build([base, sso], title="demo")), allow_nan=False))
+    assert set(data) == {"title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes"}
+    assert data["benchmarks"] == [{"name": "a", "title": "a", "metric": "score (1-10)", "judge": None}]
+    assert set(data["rows"][1]) == {"method", "supervision", "seeds", "cells", "spent", "ranked", "reason"}
+    assert set(data["rows"][1]["spent"]) == {
+        *("cap_flops", "share_min", "share_max", "flops", "trained_tokens", "generated_tokens", "updates"),
+        *("training_seconds", "scoring_seconds"),
+    }
+    cell = data["rows"][1]["cells"]["a"]
+    assert cell["by_seed"] == {"0": 3.0}
+    assert cell["difference"] == {
+        "value": 1.5,
+        "low": 1.0,
+        "high": 2.0,
+        "p_value": 0.5,
+        "seeds": 1,
+        "questions": 2,
+        "dropped": 0,
+    }
+    assert (cell["p_holm"], cell["questions"], cell["asked"]) == (0.5, 2, 2)

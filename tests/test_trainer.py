@@ -1,0 +1,355 @@
+"""Training against TRL's own trainer, and what must not depend on how a batch is split."""
+
+import copy
+import itertools
+import json
+import math
+import random
+from pathlib import Path
+
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from trl import DPOConfig, DPOTrainer
+
+from harness.budget import Ledger
+from harness.engines.transformers import TransformersEngine
+from harness.errors import UserError
+from harness.training.dataset import PreferenceCollator, build_dataset, update_order
+from harness.training.examples import Example, Sequence, TrainingOptions
+from harness.training.losses import PreferenceObjective, SFTObjective
+from harness.training.trainer import DIVERGED_FILE, TrainingDiverged, reference_logprobs, switch_off_dropout, train
+
+OPTIONS = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=4)
+WORDS = ["red", "green", "blue", "seven", "eight", "yes", "no", "maybe"]
+
+
+@pytest.fixture(scope="module")
+def engine(tiny_model_dir):
+    return TransformersEngine.load(tiny_model_dir, device="cpu")
+
+
+def texts(count):
+    rng = random.Random(0)
+    rows = []
+    for index in range(count):
+        words = [" ".join(rng.choices(WORDS, k=rng.randint(1, 6))) for _ in range(3)]
+        rows.append((f"{index}: {words[0]}?", words[1], words[2] + "."))
+    return rows
+
+
+def make_examples(engine, count):
+    examples = []
+    for index, (prompt, chosen, rejected) in enumerate(texts(count)):
+        ids = engine.encode_chat([{"role": "user", "content": prompt}])
+        pair = (Sequence(ids, engine.encode_completion(text)) for text in (chosen, rejected))
+        examples.append(Example(f"example-{index}", tuple(pair)))
+    return examples
+
+
+@pytest.fixture(scope="module")
+def examples(engine):
+    return make_examples(engine, 11)
+
+
+def run(engine, examples, folder, objective=None, options=OPTIONS, seed=0, ledger=None, advance=None):
+    objective = objective or PreferenceObjective(beta=0.5)
+    reference = reference_logprobs(engine, examples, Ledger()) if objective.needs_reference else None
+    ledger = Ledger() if ledger is None else ledger
+    return train(engine, examples, objective, options, reference, Path(folder), seed, ledger, advance)
+
+
+def column(result, name):
+    return [row[name] for row in result.history]
+
+
+def weights(folder):
+    return TransformersEngine.load(folder, device="cpu").model.state_dict()
+
+
+# Against TRL
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo"), ("hinge", "hinge")])
+def test_training_equals_trl(engine, examples, tmp_path, ours, theirs):
+    """Same data, order and settings through TRL's tokenization, reference model, loss and loop."""
+    result = run(engine, examples, tmp_path / "ours", PreferenceObjective(loss=ours, beta=0.5))
+
+    order = update_order([max(map(len, each.sequences)) for each in examples], OPTIONS.batch_size, seed=0)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": prompt}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        }
+        for prompt, chosen, rejected in (texts(len(examples))[index] for index in order)
+    ]
+    policy = copy.deepcopy(engine.model)
+    trainer = DPOTrainer(
+        policy,
+        ref_model=copy.deepcopy(engine.model),
+        args=DPOConfig(
+            output_dir=str(tmp_path / "theirs"),
+            loss_type=theirs,
+            beta=0.5,
+            learning_rate=OPTIONS.learning_rate,
+            per_device_train_batch_size=OPTIONS.batch_size,
+            num_train_epochs=1,
+            lr_scheduler_type=OPTIONS.lr_scheduler,
+            warmup_steps=OPTIONS.warmup_ratio,
+            adam_beta1=OPTIONS.adam_beta1,
+            adam_beta2=OPTIONS.adam_beta2,
+            max_grad_norm=OPTIONS.max_grad_norm,
+            train_sampling_strategy="sequential",
+            activation_checkpointing=False,
+            bf16=False,
+            use_cpu=True,
+            logging_steps=1,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=engine.tokenizer,
+    )
+    trainer.train()
+    history = [row for row in trainer.state.log_history if "loss" in row]
+
+    assert len(history) == 3
+    for mine, theirs_row in zip(result.history, history, strict=True):
+        for name in ("loss", "grad_norm", "learning_rate"):
+            assert mine[name] == pytest.approx(theirs_row[name], rel=1e-5, abs=1e-6), name
+        if ours != "ipo":  # TRL logs rewards of sums for IPO
+            assert mine["margin"] == pytest.approx(theirs_row["rewards/margins"], rel=1e-4, abs=1e-5)
+            assert mine["accuracy"] == pytest.approx(theirs_row["rewards/accuracies"])
+    trained = weights(result.checkpoint)
+    for name, tensor in policy.state_dict().items():
+        torch.testing.assert_close(trained[name], tensor, rtol=0, atol=2e-5)
+
+
+# The update
+
+
+def test_the_first_loss_of_dpo_is_ln_2(engine, examples, tmp_path):
+    result = run(engine, examples, tmp_path)
+    assert result.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert result.history[0]["margin"] == pytest.approx(0, abs=1e-5)
+
+
+@pytest.mark.parametrize("micro", [1, 2])
+def test_micro_batches_do_not_change_the_trajectory(engine, examples, tmp_path, micro):
+    """With 11 examples the last update has 3: micro-batches of 2 and 1, which must not count the same."""
+    whole = run(engine, examples, tmp_path / "whole")
+    options = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=micro)
+    split = run(engine, examples, tmp_path / "split", options=options)
+    for name in ("loss", "grad_norm", "margin", "accuracy", "chosen_logp"):
+        assert column(split, name) == pytest.approx(column(whole, name), rel=1e-5, abs=1e-5), name
+    for name, tensor in weights(whole.checkpoint).items():
+        torch.testing.assert_close(weights(split.checkpoint)[name], tensor, rtol=0, atol=1e-5)
+
+
+def test_every_example_is_used_once(engine, examples, tmp_path):
+    ledger, counts = Ledger(), []
+    result = run(engine, examples, tmp_path, ledger=ledger, advance=counts.append)
+    assert result.updates == len(result.history) == 3
+    assert counts == [4, 4, 3]
+
+    order = update_order([max(map(len, each.sequences)) for each in examples], 4, seed=0)
+    batches = [[examples[index] for index in order[start : start + 4]] for start in (0, 4, 8)]
+    padded = sum(2 * len(batch) * max(len(s) for each in batch for s in each.sequences) for batch in batches)
+    tokens = sum(len(s) for each in examples for s in each.sequences)
+    spent = ledger.roles["train"]
+    assert spent.trained_tokens == tokens
+    assert spent.padding_tokens == padded - tokens
+    assert spent.updates == 3
+    assert spent.flops == 6 * engine.parameters * tokens
+    assert spent.seconds > 0
+
+
+def test_learning_rate_follows_the_schedule(engine, tmp_path):
+    options = TrainingOptions(learning_rate=1e-3, batch_size=1, micro_batch_size=1, warmup_ratio=0.2)
+    result = run(engine, make_examples(engine, 10), tmp_path, options=options)
+    cosine = [0.5 * (1 + math.cos(math.pi * step / 8)) for step in range(8)]
+    assert column(result, "learning_rate") == pytest.approx([1e-3 * factor for factor in [0, 0.5, *cosine]])
+
+
+def test_training_raises_the_margin(engine, examples, tmp_path):
+    options = TrainingOptions(learning_rate=3e-3, batch_size=2, micro_batch_size=2, lr_scheduler="constant")
+    result = run(engine, examples * 3, tmp_path, options=options)
+    trained = TransformersEngine.load(result.checkpoint, device="cpu")
+    gained = []
+    for example in examples:
+        before, after = (reference_logprobs(each, [example], Ledger())[0] for each in (engine, trained))
+        gained.append((after[0].total - after[1].total) - (before[0].total - before[1].total))
+    assert min(gained) > 0
+
+
+def test_sft_loss_is_the_language_model_s_own(engine, tmp_path):
+    prompt = engine.encode_chat([{"role": "user", "content": "Hi"}])
+    completions = [engine.encode_completion(text) for text in ("red", "blue", "seven")]
+    examples = [Example(str(i), (Sequence(prompt, each),)) for i, each in enumerate(completions)]
+    result = run(engine, examples, tmp_path, SFTObjective())
+    losses = []
+    for completion in completions:
+        ids = torch.tensor([[*prompt, *completion]])
+        labels = torch.tensor([[-100] * len(prompt) + list(completion)])
+        with torch.no_grad():
+            losses.append(engine.model(input_ids=ids, labels=labels).loss.item())
+    assert result.history[0]["loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+# What is left behind
+
+
+def test_identical_runs_write_identical_checkpoints(engine, examples, tmp_path):
+    folders = [run(engine, examples, tmp_path / name).checkpoint for name in "ab"]
+    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in folders]
+    assert files[0] == files[1]
+    assert {"model.safetensors", "config.json", "tokenizer.json", "chat_template.jinja"} <= set(files[0])
+
+
+def test_weights_are_trained_in_float32_and_saved_as_they_came(engine, examples, tiny_model_dir, tmp_path):
+    """A step of 1e-5 is below half the resolution of bfloat16 for weights above 0.004: the steps must add up."""
+    options = TrainingOptions(learning_rate=1e-5, batch_size=1, micro_batch_size=1, lr_scheduler="constant")
+    half = TransformersEngine.load(tiny_model_dir, device="cpu", dtype="bfloat16")
+    result = run(half, examples * 3, tmp_path, options=options)
+    saved = load_file(result.checkpoint / "model.safetensors")
+    assert {each.dtype for each in saved.values()} == {torch.bfloat16}
+    start = half.model.state_dict()
+    changed = [(saved[name] != start[name]).float().mean().item() for name in saved if saved[name].ndim == 2]
+    assert min(changed) > 0.5
+
+
+def test_the_start_model_is_left_as_it_is(engine, examples, tiny_model_dir, tmp_path):
+    result = run(engine, examples, tmp_path)
+    start = TransformersEngine.load(tiny_model_dir, device="cpu")
+    assert TransformersEngine(engine.model, engine.tokenizer, "again").weights_hash == start.weights_hash
+    assert TransformersEngine.load(result.checkpoint, device="cpu").weights_hash != start.weights_hash
+    assert not engine.model.training
+    assert not any("forward" in vars(module) for module in engine.model.modules())
+    assert engine.tokenizer.init_kwargs == start.tokenizer.init_kwargs
+
+
+def test_training_is_silent_and_sends_nothing(engine, examples, tmp_path, monkeypatch, capfd):
+    def fail(*args, **kwargs):
+        raise AssertionError("telemetry")
+
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", fail)
+    run(engine, examples, tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_dropout_is_off(engine, examples, tmp_path):
+    model = copy.deepcopy(engine.model)
+    for layer in model.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    noisy = TransformersEngine(model, engine.tokenizer, "noisy")
+    assert run(noisy, examples, tmp_path).history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    switch_off_dropout(model)
+    assert all(layer.self_attn.attention_dropout == 0 for layer in model.model.layers)
+
+
+# Mistakes and divergence
+
+
+class BrokenObjective:
+    """Loses its loss, or its gradient, at the second update."""
+
+    sequences = 2
+    needs_reference = False
+
+    def __init__(self, broken):
+        self.broken, self.calls = broken, itertools.count()
+
+    def __call__(self, policy, reference, lengths):
+        losses = -policy[:, 0]
+        if next(self.calls) == 1:
+            root = (policy - policy.detach())[:, 0].sqrt()  # 0, with an infinite gradient
+            losses = losses * float("nan") if self.broken == "loss" else losses + root
+        return losses, {"chosen_logp": policy[:, 0].detach()}
+
+
+@pytest.mark.parametrize("broken", ["loss", "gradient norm"])
+def test_divergence_stops_and_saves_the_batch(engine, examples, tmp_path, broken):
+    with pytest.raises(TrainingDiverged, match=f"the {broken} is not finite"):
+        run(engine, examples, tmp_path, BrokenObjective(broken))
+    saved = json.loads((tmp_path / DIVERGED_FILE).read_text())
+    order = update_order([max(map(len, each.sequences)) for each in examples], 4, seed=0)
+    assert saved["ids"] == [f"example-{index}" for index in order[4:8]]
+    assert len(saved["input_ids"]) == 8
+    assert not (tmp_path / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (TrainingOptions(batch_size=4, micro_batch_size=3), "batch_size 4 is not a multiple of micro_batch_size 3"),
+        (TrainingOptions(lr_scheduler="cosin"), "did you mean 'cosine'"),
+    ],
+)
+def test_options_that_do_not_fit(engine, examples, tmp_path, options, message):
+    with pytest.raises(UserError, match=message):
+        run(engine, examples, tmp_path, options=options)
+
+
+def test_an_example_beyond_the_context_is_named(engine, tmp_path):
+    sequence = Sequence((2,) * 500, (3,) * 13)
+    with pytest.raises(UserError, match="training example long has 513 tokens"):
+        run(engine, [Example("long", (sequence,))], tmp_path, SFTObjective())
+
+
+def test_examples_must_be_of_the_objective(engine, examples, tmp_path):
+    with pytest.raises(ValueError, match="example-0 has 2 sequences, the objective 1"):
+        run(engine, examples, tmp_path, SFTObjective())
+    with pytest.raises(ValueError, match="needs log-probabilities of the reference"):
+        train(engine, examples, PreferenceObjective(), OPTIONS, None, tmp_path, 0, Ledger())
+
+
+# Reference and batches
+
+
+def test_reference_is_the_engine_s_and_is_charged(engine, examples):
+    ledger, counts = Ledger(), []
+    reference = reference_logprobs(engine, examples, ledger, counts.append)
+    assert sum(counts) == 2 * len(examples)
+    for example, row in zip(examples, reference, strict=True):
+        for sequence, logprob in zip(example.sequences, row, strict=True):
+            alone = engine.logprobs([sequence.prompt_ids], [sequence.completion_ids])[0]
+            assert logprob.total == pytest.approx(alone.total, rel=1e-5)
+            assert logprob.tokens == alone.tokens
+    spent = ledger.roles["reference"]
+    assert spent.calls == 2 * len(examples)
+    assert spent.prompt_tokens == sum(example.tokens for example in examples)
+    assert spent.flops == 2 * engine.parameters * spent.prompt_tokens
+
+
+def test_order_is_a_permutation_of_its_seed():
+    lengths = [random.Random(1).randint(5, 90) for _ in range(150)]
+    order = update_order(lengths, 16, seed=4)
+    assert sorted(order) == list(range(150))
+    assert order == update_order(lengths, 16, seed=4) != update_order(lengths, 16, seed=5)
+
+
+def test_order_keeps_padding_small():
+    rng = random.Random(1)
+    lengths = [rng.randint(5, 90) for _ in range(1600)]
+
+    def padding(order):
+        batches = [[lengths[index] for index in order[start : start + 16]] for start in range(0, len(order), 16)]
+        return sum(len(batch) * max(batch) - sum(batch) for batch in batches)
+
+    shuffled = rng.sample(range(1600), 1600)
+    assert padding(update_order(lengths, 16, seed=0)) < 0.2 * padding(shuffled)
+
+
+def test_batches_are_padded_on_the_right():
+    examples = [
+        Example("a", (Sequence((1, 2), (3, 4)), Sequence((1, 2), (5,)))),
+        Example("b", (Sequence((6,), (7,)), Sequence((6,), (8, 9, 10)))),
+    ]
+    batch = PreferenceCollator(pad_token_id=0)(list(build_dataset(examples, None, [1, 0])))
+    assert batch["ids"] == ["b", "a"]
+    assert batch["input_ids"].tolist() == [[6, 7, 0, 0], [6, 8, 9, 10], [1, 2, 3, 4], [1, 2, 5, 0]]
+    assert batch["predicts"].int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 0]]
