@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.engines.base import Message
 from harness.errors import UserError
 from harness.judges.base import JudgeRequest
 from harness.judges.verdicts import parse_rating
@@ -81,15 +82,24 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
         for index, candidate in enumerate(row)
     ]
     replies = bench.judge.complete(requests)
-    bench.ledger.charge("judge", 0, calls=len(requests))
+    bench.ledger.charge(
+        "judge",
+        0,  # not a model of ours: its tokens are booked, its FLOPs unknown
+        calls=len(requests),
+        prompt_tokens=sum(reply.prompt_tokens for reply in replies),
+        generated_tokens=sum(reply.completion_tokens for reply in replies),
+    )
     ratings = [parse_rating(reply.text) for reply in replies]
+    for rating in ratings:
+        if rating is None:
+            bench.count("unparsed judgments")
     rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
     return best_against_worst(bench, prompts, candidates, rows)
 
 
-def _ask(prompt: Prompt, answer: str):
-    question = prompt.messages[-1]["content"]
-    text = answer.join(RATING_PROMPT.replace("{question}", question).split("{answer}"))
+def _ask(prompt: Prompt, answer: str) -> tuple[Message, ...]:
+    before, after = RATING_PROMPT.split("{answer}")
+    text = before.replace("{question}", prompt.messages[-1]["content"]) + answer + after
     return ({"role": "user", "content": text},)
 
 
@@ -106,7 +116,7 @@ def sample_candidates(bench: Workbench, prompts: Sequence[Prompt], number: int) 
 def best_against_worst(
     bench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], ratings: Sequence[Sequence]
 ) -> list[Example]:
-    """The highest rated candidate over the lowest rated one, for each prompt where they differ.
+    """The highest rated candidate over the lowest rated one, for each prompt where ratings and responses differ.
 
     A candidate without a rating (None) or unfinished takes no part: it is missing, never the lowest.
     """
@@ -123,6 +133,9 @@ def best_against_worst(
         best, worst = max(known, key=lambda one: one[0]), min(known, key=lambda one: one[0])
         if best[0] == worst[0]:
             bench.discard("equal ratings")
+            continue
+        if best[1].token_ids == worst[1].token_ids:  # one response, rated twice by a judge that samples
+            bench.discard("equal responses")
             continue
         query = bench.engine.encode_chat(prompt.messages)
         record = {

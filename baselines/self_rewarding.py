@@ -12,7 +12,6 @@ from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
 
 KEPT = 0.85  # queries whose candidates get different ratings, measured on the testbed
-HIGHEST = 5
 GENERAL_PROMPT = (
     "Below are a user's question and an answer to it. Give the answer points that add up to at most 5: one if it is "
     "about the question; one more if it deals with a large part of it; one more if it settles the basic matter in a "
@@ -20,9 +19,9 @@ GENERAL_PROMPT = (
     "expert could not improve it.\n\nQuestion: {question}\n\nAnswer: {answer}\n\nSay briefly why, and end with "
     '"Score: " and the number of points.'
 )
-VERDICT_TOKENS = {"short": 4, "additive": 200}  # expected length of a judgment
+VERDICT_TOKENS = {"short": 5, "additive": 200}  # expected length of a judgment
 PROMPT_TOKENS = {"short": 15, "additive": 130}  # of the judge prompt, beside question and answer
-_SCORE = re.compile(r"Score:\s*([0-5])(?![\d.])")
+_SCORE = re.compile(r"Score:[\s*]*([0-5])(?!\d|\.\d)")
 
 
 class SelfRewarding:
@@ -47,6 +46,11 @@ class SelfRewarding:
                 raise UserError(f"judge_prompt must be one of {', '.join(VERDICT_TOKENS)}, not {self.judge_prompt!r}")
             if min(self.iterations, self.judge_samples) < 1 or self.candidates < 2:
                 raise UserError("iterations and judge_samples must be at least 1, candidates at least 2")
+            if self.judge_max_new_tokens < VERDICT_TOKENS[self.judge_prompt]:
+                raise UserError(
+                    f"judge_max_new_tokens of {self.judge_max_new_tokens} cuts judgments off before their score: "
+                    f"the {self.judge_prompt} prompt needs {VERDICT_TOKENS[self.judge_prompt]} or more"
+                )
 
     def stages(self, options: Options) -> list[Stage]:
         def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:

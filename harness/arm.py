@@ -99,8 +99,9 @@ class Arm:
             stream.position = facts["drawn"]
             ledger = Ledger.from_dict(facts["ledger"])
             engines["current"] = self._load(self._checkpoint(stage))
-        store.write_json(self.folder / "ledger.json", ledger.as_dict())
         if not stages:
+            if not (self.folder / "ledger.json").exists():
+                store.write_json(self.folder / "ledger.json", ledger.as_dict())
             return Policy(inputs.base)
         return Policy(engines["current"], reference=inputs.base, beta=getattr(self.options, "beta", 1.0))
 

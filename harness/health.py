@@ -9,6 +9,7 @@ from harness.methods import Workbench
 from harness.training.examples import Example
 
 MOST_LOST_CHOSEN = 0.1  # nats a token that the chosen responses may lose
+LAST_UPDATES = 5  # whose mean is looked at
 
 
 def stage_health(
@@ -48,6 +49,6 @@ def _warnings(health: dict, history: list[dict]):
     finished = health["examples"] + sum(health["discarded"].values())
     if health["discarded"].get("unfinished", 0) > 0.02 * finished:
         yield f"{health['discarded']['unfinished']} of {finished} queries had a completion that did not finish"
-    fall = [row["chosen_logp"] for row in history if "chosen_logp" in row]
-    if fall and fall[0] - fall[-1] > MOST_LOST_CHOSEN:
-        yield f"chosen responses lost {fall[0] - fall[-1]:.2f} nats a token in training"
+    ratios = [row["chosen_logratio"] for row in history[-LAST_UPDATES:] if "chosen_logratio" in row]
+    if ratios and fmean(ratios) < -MOST_LOST_CHOSEN:
+        yield f"chosen responses lost {-fmean(ratios):.2f} nats a token against the reference"

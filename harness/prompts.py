@@ -192,7 +192,8 @@ def _dialogues(row: dict) -> tuple[tuple[Message, ...], str, str]:
     for turn in shared[:start].split(HUMAN)[1:]:
         user, *answers = turn.split(ASSISTANT)
         messages.append({"role": "user", "content": user.strip()})
-        messages += [{"role": "assistant", "content": answer.strip()} for answer in answers]
+        if answers:
+            messages.append({"role": "assistant", "content": "\n\n".join(answer.strip() for answer in answers)})
     chosen, rejected = (row[name][start + len(ASSISTANT) :].strip() for name in ("chosen", "rejected"))
     return tuple(messages), chosen, rejected
 

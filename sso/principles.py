@@ -77,7 +77,8 @@ WRITING = (
     "Here is a request:\n\n{query}\n\nWrite one principle that a very good answer to it follows, and one that leads to "
     "a poor answer. Reply with two lines:\nGood: ...\nBad: ..."
 )
-_WRITTEN = re.compile(r"^\W*Good\W*:\s*(?P<good>\S.*)$.*?^\W*Bad\W*:\s*(?P<bad>\S.*)$", re.MULTILINE | re.DOTALL)
+_LINE = r"^\W*{0}\b[ \t*]*:[ \t*]*(?P<{0}>\w.*)$"
+_WRITTEN = re.compile(_LINE.format("Good") + r"[\s\S]*?" + _LINE.format("Bad"), re.MULTILINE)
 
 
 def load_set(name: str) -> PrincipleSet:
@@ -101,23 +102,31 @@ def load_set(name: str) -> PrincipleSet:
         raise UserError(f"no principle set {name!r}: give 'general', 'testbed' or a JSON file")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-        good = {feature: tuple(texts["good"]) for feature, texts in data.items()}
-        bad = {feature: tuple(texts["bad"]) for feature, texts in data.items()}
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: can not be read ({error})") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-    except (TypeError, KeyError, AttributeError):
-        raise UserError(f'{path}: must be {{FEATURE: {{"good": [texts], "bad": [texts]}}}}') from None
-    if not good or not all((*good.values(), *bad.values())):
-        raise UserError(f"{path}: every feature needs a good and a bad text")
+    if not (isinstance(data, dict) and data and all(isinstance(texts, dict) for texts in data.values())):
+        raise UserError(f'{path}: must be {{FEATURE: {{"good": [texts], "bad": [texts]}}}}')
+    for feature, texts in data.items():
+        for side in ("good", "bad"):
+            listed = texts.get(side)
+            if not (isinstance(listed, list) and listed and all(map(_is_text, listed))):
+                raise UserError(f"{path}: {side!r} of {feature!r} must be a list of texts, at least one")
+    good, bad = ({feature: tuple(texts[side]) for feature, texts in data.items()} for side in ("good", "bad"))
     return PrincipleSet(good, bad, DO_NOT_REVEAL)
 
 
+def _is_text(value: object) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
 def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed: int) -> Principle:
-    """Features and texts for a query, decided by its id and the seed alone."""
+    """Features and texts for a query, decided by its id and the seed alone; concision is only ever an extra."""
     draw = random.Random(f"principle/{seed}/{prompt.id}")
-    names = sorted(principles.good)
+    names = sorted(set(principles.good) - {CONCISION}) or [CONCISION]
     chosen = draw.sample(names, min(features, len(names)))
-    if CONCISION in names and CONCISION not in chosen and draw.random() < CONCISION_RATE:
+    if CONCISION in principles.good and CONCISION not in chosen and draw.random() < CONCISION_RATE:
         chosen.append(CONCISION)
     good = " ".join(draw.choice(principles.good[feature]) for feature in chosen)
     bad = " ".join(draw.choice(principles.bad[feature]) for feature in chosen)
@@ -127,7 +136,11 @@ def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed
 def choose_principles(
     bench: Workbench, prompts: Sequence[Prompt], source: str, principles: PrincipleSet, features: int
 ) -> list[Principle]:
-    """A principle for each prompt. With the source "self" the tokens that the policy writes are charged."""
+    """A principle for each prompt.
+
+    With the source "self" the tokens that the policy writes are charged; where it does not write both, the drawn
+    ones stand in and the event is counted.
+    """
     drawn = [draw_principle(prompt, principles, features, bench.sampling.seed) for prompt in prompts]
     if source == "fixed":
         return drawn
@@ -135,13 +148,19 @@ def choose_principles(
         [{"role": "user", "content": WRITING.replace("{query}", prompt.messages[-1]["content"])}] for prompt in prompts
     ]
     written = bench.sample("principles", chats, [f"{prompt.id}/principles" for prompt in prompts])
-    return [parse_written(completion.text) or fallback for completion, fallback in zip(written, drawn, strict=True)]
+    chosen = []
+    for completion, fallback in zip(written, drawn, strict=True):
+        own = parse_written(completion.text) if completion.finished else None
+        if own is None:
+            bench.count("principles not written")
+        chosen.append(own or fallback)
+    return chosen
 
 
 def parse_written(text: str) -> Principle | None:
     """The two principles in a policy's reply, or None when they are not both there."""
     found = _WRITTEN.search(text)
-    return Principle(("written",), found["good"].strip(), found["bad"].strip()) if found else None
+    return Principle(("written",), found["Good"].strip(), found["Bad"].strip()) if found else None
 
 
 def with_principle(messages: Sequence[Message], text: str, do_not_reveal: str) -> list[Message]:

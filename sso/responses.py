@@ -35,6 +35,7 @@ class PrincipleOptions(TrainingOptions):
             raise UserError(f"principles must be one of {', '.join(SOURCES)}, not {self.principles!r}")
         if self.features < 1:
             raise UserError(f"features must be at least 1, not {self.features}")
+        load_set(self.principle_set)  # a set that is not there shows before anything is spent
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,23 @@ package alpaca-eval; only the completions come from our judge.
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import isnan
 from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
-from harness.engines.base import Advance, Sampling
+from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest
+from harness.judges.templates import fill
 
 MAX_NEW_TOKENS = 2048
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 TOP_LOGPROBS = 5
+LETTERS = {"m", "M"}  # the judge's name for the first and the second output shown
+KEYS = ("instruction", "output_1", "output_2")
+Pair = dict[str, str]  # KEYS -> text
 ALL = 805  # instructions of the official set: the length-controlled win rate needs them all
 REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json")
 
@@ -60,46 +65,50 @@ class AlpacaEval:
         ]
 
     def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
-        replies: list[JudgeReply] = []
+        outputs = {sample["id"]: sample["output"] for sample in samples}
+        pairs = [
+            {"instruction": item["instruction"], "output_1": item["reference"], "output_2": outputs[item["id"]]}
+            for item in items
+        ]
+        replies: dict[tuple, JudgeReply] = {}
 
-        def complete(prompts: Sequence[str], **_settings) -> dict[str, list]:
+        def complete(prompts: Sequence[Pair], template: Sequence[Message]) -> dict[str, list]:
             requests = [
-                JudgeRequest(str(number), _messages(prompt), max_tokens=1, temperature=1.0, top_logprobs=TOP_LOGPROBS)
-                for number, prompt in enumerate(prompts)
+                JudgeRequest(
+                    str(number),
+                    tuple({**message, "content": fill(message["content"], pair)} for message in template),
+                    max_tokens=1,
+                    temperature=1.0,
+                    top_logprobs=TOP_LOGPROBS,
+                )
+                for number, pair in enumerate(prompts)
             ]
             answers = judge.complete(requests, advance)
-            replies.extend(answers)
+            replies.update(zip(map(_key, prompts), answers, strict=True))
             return {
-                "completions": [reply.text for reply in answers],
-                "completions_all": [_as_openai(reply) for reply in answers],
+                "completions_all": answers,
                 "price_per_example": [0.0] * len(answers),
                 "time_per_example": [0.0] * len(answers),
             }
 
-        annotator = _annotator(complete)
-        outputs = {sample["id"]: sample["output"] for sample in samples}
-        asked = [
-            {"id": item["id"], "instruction": item["instruction"], "output_1": item["reference"], "output_2": output}
-            for item in items
-            if (output := outputs[item["id"]])
-        ]
-        rows = {}
-        for row, annotated in zip(asked, _annotate(annotator, asked), strict=True):
-            rows[row["id"]] = annotated.get("preference")
-        model = next((reply.model for reply in replies if reply.model), judge.name)
-        errors = sorted({reply.error for reply in replies if reply.error})
-        return [
-            {
-                "id": item["id"],
-                "preference": _number(rows.get(item["id"])),
-                "judge": model,
-                "fingerprints": sorted({reply.fingerprint for reply in replies if reply.fingerprint}),
-                "errors": errors,
-            }
-            for item in items
-        ]
+        preferences = {_key(row): row["preference"] for row in _annotator(complete)(pairs, chunksize=None)}
+        rows = []
+        for item, pair in zip(items, pairs, strict=True):
+            reply = replies.get(_key(pair))  # none was asked for where both outputs are the same: a tie
+            rows.append(
+                {
+                    "id": item["id"],
+                    "preference": _number(preferences.get(_key(pair))),
+                    "judge": reply.model if reply and reply.model else judge.name,
+                    "error": reply.error if reply else None,
+                    "fingerprint": reply.fingerprint if reply else None,
+                    "date": reply.date if reply else None,
+                }
+            )
+        return rows
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+        _import_package()
         from alpaca_eval.metrics import get_winrate
 
         outputs = {sample["id"]: sample["output"] for sample in samples}
@@ -110,68 +119,80 @@ class AlpacaEval:
             details |= {"win_rate": float(rates["win_rate"]), "standard_error": float(rates["standard_error"])}
         if items[0]["df_gamed"] and len(known) == ALL:
             details["length_controlled_win_rate"] = length_controlled(items, outputs, known, Path(items[0]["df_gamed"]))
-        empty = sum(not output for output in outputs.values())
+        missing = sum(bool(row["error"]) for row in judgments)
         return Score(
             benchmark=self.name,
             metric="win rate %",
             value=details.get("win_rate", float("nan")),
             values={row["id"]: 100 * (row["preference"] - 1) for row in known},
             questions=len(items),
-            missing=empty,
-            unparsed=len(judgments) - len(known) - empty,
+            missing=missing,
+            unparsed=len(judgments) - len(known) - missing,
             judge=judgments[0]["judge"] if judgments else None,
             details=details,
         )
 
 
-def _annotator(complete):
-    """The package's annotator with our completions; nothing is cached or written."""
+def _import_package() -> None:
+    """Import alpaca_eval without its warning (pkg_resources) and its change of the root logger's level."""
+    level = logging.getLogger().level
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of pkg_resources, which the package still imports
-        from alpaca_eval.annotators import PairwiseAnnotator
+        warnings.simplefilter("ignore", UserWarning)
+        import alpaca_eval.annotators
+        import alpaca_eval.metrics  # noqa: F401
+    logging.getLogger().setLevel(level)
 
-    logging.getLogger().setLevel(logging.WARNING)  # the package lowers it to INFO when it is imported
+
+def _annotator(complete: Callable):
+    """The package's annotator with our completions; nothing is cached or written.
+
+    It shuffles and swaps pairs and reads the letters. It does not fill the prompt: it would replace "{output_2}" inside
+    an output too. Its "prompts" are the pairs as they are to be shown, its completions our replies.
+    """
+    _import_package()
+    from alpaca_eval.annotators import PairwiseAnnotator
+
     annotator = PairwiseAnnotator(annotators_config=ANNOTATOR, caching_path=None)
     (single,) = annotator.annotators.values()
+    parse = single.fn_completion_parser
+    single.completions_kwargs = {"template": _messages(single.prompt_template)}
     single.fn_completions = complete
-    single.completions_kwargs = {}
+    single._make_prompts = lambda frame: (frame[list(KEYS)].to_dict("records"), frame)
+    single.fn_completion_parser = lambda reply: parse(_as_openai(reply)) if _has_letter(reply) else [None]
     return annotator
 
 
-def _annotate(annotator, asked: list[dict]) -> list[dict]:
-    """Annotations in the order of `asked`; the package may return them in another order."""
-    keys = ("instruction", "output_1", "output_2")
-    annotated = {tuple(row[key] for key in keys): row for row in annotator(asked, chunksize=None)} if asked else {}
-    return [annotated.get(tuple(row[key] for key in keys), {}) for row in asked]
+def _key(pair: Pair) -> tuple:
+    """What a pair is recognized by, in either order of its outputs."""
+    return pair["instruction"], *sorted((pair["output_1"], pair["output_2"]))
 
 
-def _number(preference) -> float | None:
+def _number(preference: float | None) -> float | None:
     """1 to 2, a tie (0 for equal outputs) as 1.5; None where the judge gave none."""
-    if preference is None or preference != preference:
+    if preference is None or isnan(preference):
         return None
     return float(preference) or 1.5
 
 
-def _messages(prompt: str):
-    """The template's chat: one system and one user message; marks of a chat inside outputs stay text."""
-    system, _, user = prompt.partition("<|im_start|>user\n")
-    system = system.partition("<|im_start|>system\n")[2].rpartition("<|im_end|>")[0]
-    return (
-        {"role": "system", "content": system.strip()},
-        {"role": "user", "content": user.rpartition("<|im_end|>")[0].strip()},
-    )
+def _messages(template: str) -> list[Message]:
+    """The system and the user message of the package's template; an output can hold marks of a chat without effect."""
+    turns = [turn.partition("\n") for turn in template.split("<|im_start|>")[1:]]
+    return [{"role": role, "content": rest.partition("<|im_end|>")[0].strip()} for role, _, rest in turns]
 
 
-def _as_openai(reply: JudgeReply) -> dict | str:
-    """A reply as the package's parser wants it; without log-probabilities it is empty and counts as missing."""
-    if not reply.first_token:
-        return ""
+def _has_letter(reply: JudgeReply) -> bool:
+    return not LETTERS.isdisjoint(reply.first_token or ())
+
+
+def _as_openai(reply: JudgeReply) -> dict:
+    """A reply as the package's parser wants it."""
     top = [{"token": token, "logprob": logprob} for token, logprob in reply.first_token.items()]
     return {"text": reply.text, "logprobs": {"content": [{"token": reply.text, "top_logprobs": top}]}}
 
 
 def length_controlled(items: list[dict], outputs: dict[str, str], known: list[dict], df_gamed: Path) -> float:
     """The length-controlled win rate in percent, by the package's logistic model with the given df_gamed file."""
+    _import_package()
     from alpaca_eval.metrics import glm_winrate
 
     by_id = {item["id"]: item for item in items}
@@ -197,7 +218,9 @@ def length_controlled_win_rate(annotations: list[dict], df_gamed: Path, glm_winr
     glm_winrate.hf_hub_download = lambda **_where: str(df_gamed)
     try:
         ordered = sorted(annotations, key=lambda row: row["index"])
-        rates = glm_winrate.get_length_controlled_winrate(ordered, save_weights_dir=None)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn, about the package's parameters
+            rates = glm_winrate.get_length_controlled_winrate(ordered, save_weights_dir=None)
     finally:
         glm_winrate.hf_hub_download = download
     return float(rates["length_controlled_winrate"])

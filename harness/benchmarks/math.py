@@ -43,16 +43,18 @@ class Math:
         import lm_eval
 
         from harness.benchmarks.lm_eval_model import EngineModel
+        from harness.benchmarks.math_answers import Grader
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
-        results = lm_eval.evaluate(
-            EngineModel(policy.engine, self.name, sampling, advance),
-            {self.name: _task(items)},
-            bootstrap_iters=0,
-            log_samples=True,
-            apply_chat_template=True,
-        )
+        with Grader() as grader:
+            results = lm_eval.evaluate(
+                EngineModel(policy.engine, self.name, sampling, advance),
+                {self.name: _task(items, grader)},
+                bootstrap_iters=0,
+                log_samples=True,
+                apply_chat_template=True,
+            )
         by_id = {sample["doc"]["id"]: sample for sample in results["samples"][self.name]}
         return [
             {
@@ -89,14 +91,10 @@ class Math:
         )
 
 
-def _task(items: Sequence[dict]):
+def _task(items: Sequence[dict], grader: "Grader"):
     """The lm-eval task of these problems; nothing is downloaded."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
-
-    from harness.benchmarks.math_answers import Grader
-
-    grader = Grader()
 
     def process(doc: dict, responses: list[str]) -> dict[str, float]:
         return grader.grade(responses[0], doc["answer"])

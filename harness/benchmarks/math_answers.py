@@ -1,17 +1,19 @@
 """Comparing answers of MATH problems: never evaluates text as code, and can not hang.
 
-math-verify's own time limit needs the main thread; here each comparison that strings can not decide runs in a worker
-process that is ended when it takes too long.
+math-verify's own time limit needs the main thread; here each comparison that strings can not decide runs in one worker
+process, which is ended and started anew when a comparison takes too long or brings it down.
 """
 
+import logging
 import re
-from concurrent.futures import ProcessPoolExecutor, TimeoutError
-from concurrent.futures.process import BrokenProcessPool
+import signal
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 
 LIMIT = 5.0  # seconds a comparison
-LONGEST = 2000  # characters at the end of a response in which an answer is looked for
-_NUMBER = re.compile(r"-?\d{1,15}(\.\d+)?")  # two of these need no algebra
+START_LIMIT = 120.0  # seconds until the worker is ready: a busy machine may take long to import sympy
+LONGEST = 2000  # characters at the end of a response in which an answer is looked for, its last box apart
+_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]+)?")  # two of these need no algebra
 
 
 def last_boxed(text: str) -> str | None:
@@ -39,11 +41,33 @@ def _verify(response: str, answer: str) -> bool:
     return verify(gold, parse(response, parsing_timeout=None), timeout_seconds=None)
 
 
-class Grader:
-    """Grades responses; the worker starts with the first comparison that needs it."""
+def _work(connection: Connection) -> None:
+    """The worker: says once that it is ready, then compares (response, answer) until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    logging.disable()  # math-verify warns that its time limit is off
+    _verify("\\boxed{\\frac{1}{2}}", "0.5")  # imports sympy and loads the grammar of LaTeX
+    connection.send(True)
+    while True:
+        try:
+            response, answer = connection.recv()
+        except EOFError:
+            return
+        connection.send(_verify(response, answer))
 
-    def __init__(self) -> None:
-        self._pool: ProcessPoolExecutor | None = None
+
+class Grader:
+    """Grades responses. The worker starts with the first comparison that needs it; leaving the context ends it."""
+
+    def __init__(self, limit: float = LIMIT) -> None:
+        self.limit = limit
+        self._worker = None
+        self._connection: Connection | None = None
+
+    def __enter__(self) -> "Grader":
+        return self
+
+    def __exit__(self, *_error) -> None:
+        self.close()
 
     def grade(self, response: str, answer: str) -> dict[str, float]:
         """{"strict", "math_verify", "extracted"}, each 0 or 1; extracted says whether there was a boxed answer."""
@@ -52,23 +76,47 @@ class Grader:
         if boxed is not None and _NUMBER.fullmatch(boxed) and _NUMBER.fullmatch(answer):
             verified = float(boxed) == float(answer)
         else:
-            verified = strict or (_comparable(response) and self._verified(response, answer))
+            verified = strict or (_comparable(response) and self._verified(_end(response), answer))
         return {"strict": float(strict), "math_verify": float(verified), "extracted": float(boxed is not None)}
 
     def _verified(self, response: str, answer: str) -> bool:
-        if self._pool is None:
-            self._pool = ProcessPoolExecutor(1, get_context("spawn"))
+        if self._worker is None:
+            self._start()
         try:
-            return self._pool.submit(_verify, response[-LONGEST:], answer).result(LIMIT)
-        except (TimeoutError, BrokenProcessPool):
-            self._stop()
-            return False
+            self._connection.send((response, answer))
+            if self._connection.poll(self.limit):
+                return self._connection.recv()
+        except (EOFError, OSError):  # the comparison brought the worker down
+            pass
+        self.close()
+        return False
 
-    def _stop(self) -> None:
-        for process in self._pool._processes.values():
-            process.kill()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = None
+    def _start(self) -> None:
+        context = get_context("spawn")  # a fork of a process with torch's threads can deadlock
+        self._connection, theirs = context.Pipe()
+        self._worker = context.Process(target=_work, args=(theirs,), daemon=True)
+        self._worker.start()
+        theirs.close()
+        if not self._connection.poll(START_LIMIT):
+            self.close()
+            raise TimeoutError(f"the worker that compares answers was not ready after {START_LIMIT:.0f} s")
+        self._connection.recv()
+
+    def close(self) -> None:
+        """End the worker, if there is one; the next comparison starts another."""
+        if self._worker is not None:
+            self._worker.kill()
+            self._worker.join()
+            self._worker.close()
+            self._connection.close()
+            self._worker = self._connection = None
+
+
+def _end(response: str) -> str:
+    """The last LONGEST characters, or more where the last box is farther from the end."""
+    start = max(0, len(response) - LONGEST)
+    box = max(response.rfind("\\boxed"), response.rfind("\\fbox"))
+    return response[min(start, box) if box >= 0 else start :]
 
 
 def _comparable(text: str) -> bool:

@@ -4,7 +4,6 @@ Judge prompts come from the data folder. The score follows FastChat: the mean ov
 without one are counted and shown.
 """
 
-import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +12,9 @@ from statistics import fmean
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
+from harness.errors import UserError
 from harness.judges.base import Judge, JudgeRequest
+from harness.judges.templates import fill
 from harness.judges.verdicts import parse_rating
 
 TEMPERATURES = {  # FastChat's by category; 0.7 for others
@@ -29,7 +30,9 @@ TEMPERATURES = {  # FastChat's by category; 0.7 for others
 OTHER_TEMPERATURE = 0.7
 MAX_NEW_TOKENS = 1024
 WITH_REFERENCE = ("math", "reasoning", "coding")  # categories graded against a reference answer
+JUDGE_PROMPTS = ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn")
 JUDGE_TOKENS = 2048
+TURNS = 2
 UNPARSED = -1  # FastChat's score of a judgment without a verdict
 
 
@@ -40,23 +43,26 @@ class MTBench:
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "mt_bench"
-        questions = files.read_rows(
-            files.find(folder, self.name, "question.jsonl"), question_id=int, category=str, turns=list
-        )
+        question_file = files.find(folder, self.name, "question.jsonl")
+        questions = files.read_rows(question_file, question_id=int, category=str, turns=list)
         reference_file = files.find(folder, self.name, "reference_answer*.jsonl")
         answers = {
-            row["question_id"]: row["choices"][0]["turns"]
+            row["question_id"]: [turn for choice in row["choices"][:1] for turn in choice["turns"]]
             for row in files.read_rows(reference_file, question_id=int, choices=list)
         }
+        prompt_file = files.find(folder, self.name, "judge_prompts.jsonl")
         prompts = {
             row["name"]: {"system": row["system_prompt"], "template": row["prompt_template"]}
-            for row in files.read_rows(
-                files.find(folder, self.name, "judge_prompts.jsonl"), name=str, system_prompt=str, prompt_template=str
-            )
+            for row in files.read_rows(prompt_file, name=str, system_prompt=str, prompt_template=str)
         }
+        if absent := [name for name in JUDGE_PROMPTS if name not in prompts]:
+            raise UserError(f"{prompt_file}: no prompt named {', '.join(absent)}")
         items = []
         for question in questions[: settings.limit]:
             graded_against = answers.get(question["question_id"]) if question["category"] in WITH_REFERENCE else None
+            for file, turns in ((question_file, question["turns"]), (reference_file, graded_against)):
+                if turns is not None and len(turns) != TURNS:
+                    raise UserError(f"{file}: question {question['question_id']} must have two turns")
             kind = "single-math-v1" if graded_against else "single-v1"
             items.append(
                 {
@@ -73,7 +79,7 @@ class MTBench:
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
         chats: dict[str, list[Message]] = {item["id"]: [] for item in items}
         samples = {item["id"]: {"id": item["id"], "turns": [], "finished": [], "tokens": []} for item in items}
-        for turn in range(2):
+        for turn in range(TURNS):
             for item in items:
                 chats[item["id"]].append({"role": "user", "content": item["turns"][turn]})
             for temperature, group in _by_temperature(items, settings).items():
@@ -127,7 +133,8 @@ class MTBench:
         details["categories"] = {name: fmean(scores) for name, scores in sorted(by_category.items())}
         details["judged"] = len(rated)
         details["reference_file"] = items[0]["reference_file"]
-        missing = sum(bool(row["error"]) for row in judgments)
+        failed = sum(bool(row.get("error")) for row in judgments)  # FastChat's own rows have no such field
+        absent = TURNS * len(items) - len({(row["question_id"], row["turn"]) for row in judgments})
         return Score(
             benchmark=self.name,
             metric="score (1-10)",
@@ -135,8 +142,8 @@ class MTBench:
             values={question: fmean(scores) for question, scores in by_question.items()},
             weights={question: float(len(scores)) for question, scores in by_question.items()},
             questions=len(items),
-            missing=missing,
-            unparsed=len(judgments) - len(rated) - missing,
+            missing=failed + absent,
+            unparsed=len(judgments) - len(rated) - failed,
             judge=judgments[0]["judge"][0] if judgments else None,
             details=details,
         )
@@ -167,8 +174,3 @@ def _ask(item: dict, answers: Sequence[str], turn: int) -> tuple[str, tuple[Mess
         {"role": "user", "content": fill(prompt["template"], values)},
     )
     return prompt["name"], messages
-
-
-def fill(template: str, values: dict[str, str]) -> str:
-    """The template with every {name} replaced at once, so that braces inside the values stay as they are."""
-    return re.sub(r"\{(\w+)\}", lambda found: values.get(found.group(1), found.group(0)), template)

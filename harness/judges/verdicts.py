@@ -2,7 +2,7 @@
 
 import re
 
-_RATING = re.compile(r"\[\[(\d+(?:\.\d+)?)\]\]")
+_RATING = re.compile(r"\[\[([0-9]+(?:\.[0-9]+)?)\]\]")
 LOWEST, HIGHEST = 1, 10
 
 

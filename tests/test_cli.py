@@ -1,0 +1,173 @@
+"""The command line as people use it: help, errors, whole runs on the embedded model."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from unittest import mock
+
+import pytest
+
+from harness import cli
+
+
+def harness(*arguments, cwd, code=0):
+    """Runs the command in a folder; what it prints."""
+    out, told, ended = io.StringIO(), io.StringIO(), 0
+    words = ["harness", *map(str, arguments)]
+    with contextlib.chdir(cwd), mock.patch.object(sys, "argv", words):
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(told):
+            try:
+                cli.main()
+            except SystemExit as end:
+                ended = end.code or 0
+    assert ended == code, told.getvalue()
+    return out.getvalue() if code == 0 else told.getvalue()
+
+
+SMALL = ("--budget", "6e10", "--limit", "24", "--name", "small")
+
+
+@pytest.fixture(scope="module")
+def finished(testbed_model_dir, tmp_path_factory):
+    """A small finished run of sso and dpo, its folder's parent and its table."""
+    place = tmp_path_factory.mktemp("cli")
+    table = json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=place))
+    return place, table
+
+
+@pytest.mark.parametrize(
+    "command", [(), ("run",), ("eval",), ("table",), ("estimate",), ("list",), ("testbed", "build"), ("data", "fetch")]
+)
+def test_help_has_examples(command, tmp_path):
+    text = " ".join(harness(*command, "--help", cwd=tmp_path).split())
+    assert "Usage" in text
+    assert f"harness {' '.join(command)}".strip() in text
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, harness.cli\n"
+        "heavy = {'torch', 'transformers', 'trl', 'datasets', 'numpy', 'lm_eval', 'alpaca_eval', 'openai'}\n"
+        "assert not heavy & set(sys.modules), heavy & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_module_is_the_command(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "harness", "table", "nowhere"], cwd=tmp_path, capture_output=True)
+    assert (done.returncode, done.stdout) == (2, b"")
+    assert done.stderr.startswith(b"error: nowhere is no run folder")
+
+
+def test_list_names_all(tmp_path):
+    names = json.loads(harness("list", "--json", cwd=tmp_path))
+    assert set(names["methods"]) >= {"base", "sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft"}
+    assert set(names["benchmarks"]) >= {"mt-bench", "alpaca-eval", "reward-bench", "math"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("run", "--method", "ssoo"), "unknown method 'ssoo': did you mean 'sso'?"),
+        (("run", "--budget", "1e6"), "too small for one update of 16 examples in stage 'generator'"),
+        (("run", "--prompts", "bad.jsonl"), "bad.jsonl:2: not JSON"),
+        (("run", "--data-dir", "nowhere", "--judge-url", "http://127.0.0.1:9", "--judge-model", "m"), "data fetch"),
+        (("run", "--data-dir", "nowhere"), "need a judge: give --judge-model"),
+        (("run", "--model", "nowhere"), "no model at 'nowhere'"),
+        (("run", "--config", "nowhere.yaml"), "no configuration file at nowhere.yaml"),
+        (("table", "nowhere"), "no run folder"),
+        (("data", "fetch", "mtbench"), "did you mean 'mt-bench'?"),
+    ],
+)
+def test_a_mistake_is_one_line_and_loses_nothing(arguments, message, tmp_path, testbed_model_dir):
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "What?"}\n{"prompt": \n')
+    told = harness(*arguments, cwd=tmp_path, code=2)
+    assert told.startswith("error: ") and told.count("\n") == 1
+    assert message in told
+    assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_the_table_has_every_method_within_the_budget(finished):
+    place, table = finished
+    rows = {row["method"]: row for row in table["rows"]}
+    assert list(rows) == ["base", "sso", "dpo"]
+    for name in ("sso", "dpo"):
+        assert 0.95 <= rows[name]["spent"]["share_min"] <= rows[name]["spent"]["share_max"] <= 1
+        assert rows[name]["ranked"]
+    for row in rows.values():
+        assert set(row["cells"]) == {"mt-bench", "alpaca-eval", "reward-bench", "math"}
+        assert row["cells"]["mt-bench"]["questions"] == 24
+
+
+def test_the_ledger_agrees_with_the_plan(finished, tmp_path):
+    place, _ = finished
+    planned = json.loads(harness("estimate", "--method", "sso,dpo", "--budget", "6e10", "--json", cwd=tmp_path))
+    for name in ("sso", "dpo"):
+        ledger = json.loads((place / f"results/runs/small/arms/{name}-seed0/ledger.json").read_text())
+        assert ledger["total"]["flops"] == pytest.approx(planned["methods"][name]["flops"], rel=0.1)
+
+
+def test_the_folder_tells_what_happened(finished):
+    place, _ = finished
+    run = place / "results/runs/small"
+    assert {"experiment.yaml", "versions.json", "table.md", "table.json", "arms", "data"} == {
+        path.name for path in run.iterdir()
+    }
+    arm = run / "arms/sso-seed0"
+    pairs = [json.loads(line) for line in (arm / "preferences/policy.jsonl").read_text().splitlines()]
+    assert {"prompt", "good_principle", "bad_principle", "chosen", "rejected", "sequences"} <= set(pairs[0])
+    assert (arm / "checkpoints/policy/model.safetensors").exists()
+    assert len((arm / "samples/math.jsonl").read_text().splitlines()) == 24
+    assert len((arm / "judgments/mt-bench.jsonl").read_text().splitlines()) == 48
+    assert json.loads((arm / "health/policy.json").read_text())["examples"] == len(pairs)
+
+
+def test_a_second_call_reuses_all(finished):
+    place, table = finished
+    arms = place / "results/runs/small/arms"
+    before = {path: path.stat().st_mtime_ns for path in arms.rglob("*")}
+    again = json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=place))
+    assert again == table
+    assert {path: path.stat().st_mtime_ns for path in arms.rglob("*")} == before
+
+
+def test_the_table_is_computed_from_stored_scores(finished):
+    place, table = finished
+    assert json.loads(harness("table", "results/runs/small", "--json", cwd=place)) == table
+    assert "| dpo" in harness("table", "results/runs/small", cwd=place)
+
+
+def test_another_configuration_does_not_mix_into_a_folder(finished):
+    place, _ = finished
+    told = harness("run", "--method", "sso", *SMALL, "--temperature", "0.5", cwd=place, code=2)
+    assert "holds a run with another temperature" in told
+
+
+def test_a_checkpoint_can_be_scored(finished):
+    place, table = finished
+    checkpoint = "results/runs/small/arms/sso-seed0/checkpoints/policy"
+    scored = json.loads(
+        harness("eval", checkpoint, "--benchmark", "math", "--limit", "24", "--json", cwd=place)
+    )
+    (row,) = scored["rows"]
+    trained = next(row for row in table["rows"] if row["method"] == "sso")
+    assert row["cells"]["math"]["value"] == trained["cells"]["math"]["value"]
+
+
+def test_parallel_arms_give_the_same_scores(finished, tmp_path):
+    _, table = finished
+    parallel = json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--jobs", "2", "--json", cwd=tmp_path))
+
+    def scores(of):
+        return {(row["method"], name): cell["value"] for row in of["rows"] for name, cell in row["cells"].items()}
+
+    assert scores(parallel) == scores(table)
+
+
+def test_suites_are_written_where_asked(tmp_path):
+    harness("testbed", "suites", "here", cwd=tmp_path)
+    assert {"mt_bench", "alpaca_eval", "rewardbench", "math", "settings.json"} == {
+        path.name for path in (tmp_path / "here").iterdir()
+    }

@@ -1,0 +1,65 @@
+"""Plans are made without loading a model, from its tokenizer and the headers of its tensors."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from harness.arm import load_prompts
+from harness.errors import UserError
+from harness.experiment import Experiment
+from harness.methods import Prompt
+from harness.planning import estimate, measure_lengths, model_folder, parameter_count
+
+
+def ask(*texts):
+    return [Prompt(str(index), ({"role": "user", "content": text},)) for index, text in enumerate(texts)]
+
+
+def test_parameters_are_counted_from_the_headers(tiny_model_dir):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
+    assert parameter_count(tiny_model_dir) == sum(weight.numel() for weight in model.parameters())
+
+
+def test_lengths_are_those_of_the_templated_prompts(tiny_model_dir):
+    # the tokenizer has a token a byte; the template adds <|user|>, <|end|> and <|assistant|>
+    experiment = Experiment(model=str(tiny_model_dir), completion_tokens=30)
+    lengths = measure_lengths(experiment, ask("abcd", "abcdef"))
+    assert lengths.prompt == 5 + 3
+    assert lengths.system == len("word " * 40) + 2
+    assert lengths.completion == 30
+
+
+def test_a_model_that_is_not_here(tmp_path):
+    with pytest.raises(UserError, match="no model at"):
+        model_folder("nobody/no-such-model")
+    with pytest.raises(UserError, match="safetensors only"):
+        parameter_count(tmp_path)
+
+
+def test_every_method_is_planned_within_the_cap(testbed_model_dir):
+    names = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft")
+    experiment = Experiment(methods=names, budget="1e12")
+    planned = estimate(experiment, *load_prompts(experiment))
+    assert list(planned["methods"]) == ["base", *names]
+    assert planned["methods"]["base"]["flops"] == 0
+    for name in names:
+        assert 0.98e12 < planned["methods"][name]["flops"] <= 1e12, name
+    sso = planned["methods"]["sso"]["stages"]
+    assert [stage["stage"] for stage in sso] == ["generator", "policy"]
+    assert sso[0]["flops"] == pytest.approx(sso[1]["flops"], rel=0.01)
+
+
+def test_the_command_needs_no_model_in_memory(testbed_model_dir):
+    code = (
+        "import sys; sys.argv = ['harness', 'estimate', '--method', 'sso', '--json']\n"
+        "from harness.cli import main\n"
+        "try: main()\n"
+        "finally: assert 'transformers' not in sys.modules, 'transformers was imported'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["methods"]["sso"]["updates"] > 0

@@ -1,0 +1,317 @@
+"""Prompt files in every format, the errors of malformed ones, and the order in which prompts are drawn."""
+
+import gzip
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import UserError
+from harness.methods import Prompt
+from harness.prompts import Malformed, PromptStream, load_prompts, read_row
+
+
+def user(text: str) -> dict:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: str) -> dict:
+    return {"role": "assistant", "content": text}
+
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+FORMATS = {
+    "prompt": ({"prompt": "Q"}, [user("Q")], None, None),
+    "question": ({"question": "Q", "answer": "ignored"}, [user("Q")], None, None),
+    "problem": ({"problem": "Q"}, [user("Q")], None, None),
+    "instruction": ({"instruction": "Q", "input": " ", "output": "A"}, [user("Q")], None, None),
+    "instruction and input": ({"instruction": "Q", "input": "I"}, [user("Q\n\nI")], None, None),
+    "self-instruct": ({"instruction": "Q", "instances": [{"input": "I", "output": "A"}]}, [user("Q\n\nI")], None, None),
+    "self-instruct without input": ({"instruction": "Q", "instances": [{"input": ""}]}, [user("Q")], None, None),
+    "MT-Bench": ({"question_id": 81, "turns": ["Q", "R"]}, [user("Q")], None, None),
+    "messages": ({"messages": [SYSTEM, user("Q"), assistant("A")]}, [SYSTEM, user("Q")], None, None),
+    "several turns": (
+        {"messages": [user("Q"), assistant("A"), user("R"), assistant("B")]},
+        [user("Q"), assistant("A"), user("R")],
+        None,
+        None,
+    ),
+    "ShareGPT": (
+        {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        [user("Q")],
+        None,
+        None,
+    ),
+    "TRL standard": ({"prompt": "Q", "chosen": "A", "rejected": "B"}, [user("Q")], "A", "B"),
+    "TRL conversational": (
+        {"prompt": [SYSTEM, user("Q")], "chosen": [assistant("A")], "rejected": [assistant("B")]},
+        [SYSTEM, user("Q")],
+        "A",
+        "B",
+    ),
+    "TRL implicit prompt": (
+        {"chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
+        [user("Q")],
+        "A",
+        "B",
+    ),
+    "UltraFeedback": (
+        {"prompt": "Q", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
+        [user("Q")],
+        "A",
+        "B",
+    ),
+    "LLaMA-Factory": (
+        {
+            "conversations": [{"from": "human", "value": "Q"}],
+            "chosen": {"from": "gpt", "value": "A"},
+            "rejected": {"from": "gpt", "value": "B"},
+        },
+        [user("Q")],
+        "A",
+        "B",
+    ),
+    "output over rejected": ({"instruction": "Q", "output": "A", "rejected": "B"}, [user("Q")], "A", "B"),
+    "HH-RLHF": (
+        {
+            "chosen": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B",
+            "rejected": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: C",
+        },
+        [user("Q"), assistant("A"), user("R")],
+        "B",
+        "C",
+    ),
+    "HH-RLHF with a turn inside a reply": (
+        {
+            "chosen": "\n\nHuman: Q\n\nAssistant: A Human: R\n\nAssistant: more",
+            "rejected": "\n\nHuman: Q\n\nAssistant: B",
+        },
+        [user("Q")],
+        "A Human: R\n\nAssistant: more",
+        "B",
+    ),
+    "HH-RLHF with two assistant turns": (
+        {
+            "chosen": "\n\nHuman: Q\n\nAssistant: A\n\nAssistant: B\n\nHuman: R\n\nAssistant: C",
+            "rejected": "\n\nHuman: Q\n\nAssistant: A\n\nAssistant: B\n\nHuman: R\n\nAssistant: D",
+        },
+        [user("Q"), assistant("A\n\nB"), user("R")],
+        "C",
+        "D",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_formats(name, tmp_path):
+    row, messages, chosen, rejected = FORMATS[name]
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    labelled = chosen is not None
+    assert load_prompts(path, labelled).prompts == [Prompt("rows-0", tuple(messages), chosen, rejected)]
+
+
+@pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.json.gz", "rows.jsonl.gz", "rows.v0.1.jsonl"])
+def test_files(name, tmp_path):
+    rows = [{"prompt": "ä"}, {"prompt": "line\u2028separator"}]
+    json_list = ".jsonl" not in name
+    text = json.dumps(rows) if json_list else "\r\n\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows)
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    stem = "rows.v0.1" if "v0" in name else "rows"
+    found = load_prompts(tmp_path / name).prompts
+    assert [(prompt.id, prompt.messages[0]["content"]) for prompt in found] == [
+        (f"{stem}-0", "ä"),
+        (f"{stem}-1", "line\u2028separator"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        ([], "must be an object, not list"),
+        ({}, "has no prompt: expected one of prompt, instruction"),
+        ({"prompt": 5}, '"prompt" must be a text'),
+        ({"instruction": "Q", "input": 5}, '"input" must be a text'),
+        ({"turns": []}, '"turns" must be a list of texts'),
+        ({"turns": [["Q"]]}, '"turns" must be a list of texts'),
+        ({"messages": "Q"}, '"messages" must be a list of messages'),
+        ({"messages": [assistant("A")]}, '"messages" has no user message'),
+        ({"messages": [{"role": "tool", "content": "Q"}]}, '"messages" has a message without a known role'),
+        ({"messages": [{"role": ["user"], "content": "Q"}]}, '"messages" has a message without a known role'),
+        ({"conversations": [{"from": "human"}]}, '"conversations" has a message without a known role and a text'),
+        ({"prompt": "Q", "chosen": 5, "rejected": "B"}, '"chosen" must be a text or messages'),
+        ({"prompt": "Q", "chosen": [], "rejected": "B"}, '"chosen" has a message without'),
+        ({"prompt": "Q", "chosen": "A"}, 'needs both "chosen" and "rejected", or neither'),
+        ({"chosen": "\n\nHuman: Q\n\nAssistant: A"}, '"rejected" must be a text'),
+        (
+            {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: R\n\nAssistant: A"},
+            '"chosen" and "rejected" have no human turn in common',
+        ),
+    ],
+)
+def test_malformed_rows_are_named_with_file_line_and_field(row, field, tmp_path):
+    good = json.dumps({"prompt": "fine"})
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f"{good}\n\n{json.dumps(row)}\n")
+    with pytest.raises(UserError, match=re.escape(f"{path}:3: {field}")):
+        load_prompts(path)
+    path = tmp_path / "rows.json"
+    path.write_text(f"[{good}, {json.dumps(row)}]")
+    with pytest.raises(UserError, match=re.escape(f"{path}: entry 2: {field}")):
+        load_prompts(path)
+
+
+def test_labelled_pairs_need_both_sides(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"prompt": "Q", "chosen": "A", "rejected": "B"}\n{"prompt": "Q"}\n')
+    assert len(load_prompts(path).prompts) == 2
+    with pytest.raises(UserError, match=r'rows\.jsonl:2: has no "chosen" and "rejected"'):
+        load_prompts(path, labelled=True)
+
+
+def test_files_that_can_not_be_read(tmp_path):
+    with pytest.raises(UserError, match="no file at .*absent.jsonl"):
+        load_prompts(tmp_path / "absent.jsonl")
+    broken = {
+        "lines.jsonl": (b'{"prompt": "Q"}\n{"prompt":\n', r"lines\.jsonl:2: not JSON .*mend or remove the line"),
+        "list.json": (b'[\n{"prompt": "Q"},\n]', r"list\.json:\d: not JSON"),
+        "object.json": (b'{"prompt": "Q"}', r"object\.json: must hold a list of rows"),
+        "latin.jsonl": (b'{"prompt": "\xe4"}', r"latin\.jsonl: can not be read"),
+        "plain.jsonl.gz": (b'{"prompt": "Q"}', r"plain\.jsonl\.gz: can not be read"),
+        "cut.jsonl.gz": (gzip.compress(b'{"prompt": "Q"}' * 99)[:-12], r"cut\.jsonl\.gz: can not be read"),
+        "bits.jsonl.gz": (gzip.compress(b"")[:10] + b"\xff" * 20, r"bits\.jsonl\.gz: can not be read"),
+        "empty.jsonl": (b"", r"empty\.jsonl: no usable prompt in it \(0 empty\)"),
+        "blank.jsonl": (b'{"prompt": " "}', r"blank\.jsonl: no usable prompt in it \(1 empty\)"),
+    }
+    for name, (data, message) in broken.items():
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=message):
+            load_prompts(tmp_path / name)
+
+
+def test_duplicate_and_empty_rows_are_counted(tmp_path):
+    rows = [
+        {"prompt": "Q"},
+        {"prompt": " \n"},
+        {"instruction": "Q"},  # the same prompt in another format
+        {"prompt": "R"},
+        {"prompt": "Q", "chosen": "A", "rejected": ""},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    found = load_prompts(path)
+    assert [prompt.id for prompt in found.prompts] == ["rows-0", "rows-1", "rows-2"]
+    assert (found.duplicates, found.empty) == (1, 1)
+    path.write_text("\n".join(map(json.dumps, [*rows[4:], {"prompt": "Q", "chosen": "A", "rejected": "B"}])))
+    found = load_prompts(path, labelled=True)
+    assert (len(found.prompts), found.duplicates, found.empty) == (1, 0, 1)
+
+
+KEYS = ["prompt", "messages", "conversations", "turns", "instruction", "input", "instances", "chosen", "rejected"]
+TEXTS = st.text() | st.sampled_from(["user", "gpt", "\n\nHuman: Q\n\nAssistant: A"])
+LEAVES = st.none() | st.integers() | TEXTS
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.lists(inner, max_size=3)
+    | st.dictionaries(st.sampled_from(["role", "from", "content", "value", "input"]), inner),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from([*KEYS, "output"]), VALUES) | VALUES)
+def test_any_row_is_read_or_malformed(row):
+    try:
+        messages, chosen, rejected = read_row(row)
+    except Malformed:
+        return
+    assert messages[-1]["role"] == "user"
+    assert all(isinstance(message["content"], str) for message in messages)
+    assert (chosen is None) == (rejected is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "usable", "duplicates"),  # their sums are the rows that the files are published with
+    [
+        ("alpaca_en_demo.json.gz", 985, 14),
+        ("arena_hard_v0.1_question.jsonl", 500, 0),
+        ("autoj_scenario_prompts.jsonl.gz", 2383, 0),
+        ("autoj_testdata_pairwise.jsonl.gz", 1182, 210),
+        ("seed_tasks.jsonl", 175, 0),
+    ],
+)
+def test_real_prompts(data_dir, name, usable, duplicates):
+    found = load_prompts(data_dir / "prompts" / name)
+    assert (len(found.prompts), found.duplicates, found.empty) == (usable, duplicates, 0)
+    assert len({prompt.id for prompt in found.prompts}) == usable
+    assert all(prompt.chosen is None for prompt in found.prompts)
+
+
+@pytest.mark.parametrize(
+    ("name", "usable", "duplicates", "empty"),
+    [
+        ("dpo_en_demo.json.gz", 295, 5, 0),
+        ("hh_rlhf_harmless_base_test.jsonl.gz", 2308, 0, 4),  # four of the 2,312 have an empty reply
+        ("instruction-data-with-preference.json.gz", 1100, 0, 0),
+    ],
+)
+def test_real_labelled_pairs(data_dir, name, usable, duplicates, empty):
+    found = load_prompts(data_dir / "prompts" / name, labelled=True)
+    assert (len(found.prompts), found.duplicates, found.empty) == (usable, duplicates, empty)
+    for prompt in found.prompts:
+        roles = [message["role"] for message in prompt.messages if message["role"] != "system"]
+        assert roles == ["user", "assistant"] * (len(roles) // 2) + ["user"]
+        assert prompt.chosen.strip() and prompt.rejected.strip()
+
+
+def test_real_self_instruct_rows_have_their_input(data_dir):
+    found = load_prompts(data_dir / "prompts" / "seed_tasks.jsonl").prompts[1]
+    assert found.messages[0]["content"] == (
+        "What is the relation between the given pairs?\n\nNight : Day :: Right : Left"
+    )
+
+
+# ---- drawing
+
+
+PROMPTS = [Prompt(f"p{number}", (user(str(number)),)) for number in range(7)]
+
+
+def ids(prompts) -> list[str]:
+    return [prompt.id for prompt in prompts]
+
+
+def test_order_is_the_seeds():
+    order = ids(PromptStream(PROMPTS, 3).take(7))
+    assert order == ids(PromptStream(PROMPTS, 3).take(7))
+    assert sorted(order) == ids(PROMPTS)
+    assert len({tuple(ids(PromptStream(PROMPTS, seed).take(7))) for seed in range(5)}) == 5
+
+
+def test_each_pass_has_every_prompt_once_in_its_own_order_and_with_its_own_ids():
+    drawn = PromptStream(PROMPTS, 0).take(21)
+    assert len(set(ids(drawn))) == 21
+    passes = [drawn[start : start + 7] for start in (0, 7, 14)]
+    for number, prompts in enumerate(passes):
+        suffix = f"@{number}" if number else ""
+        assert sorted(ids(prompts)) == [f"p{index}{suffix}" for index in range(7)]
+        assert sorted(prompt.messages[0]["content"] for prompt in prompts) == list("0123456")
+    assert len({tuple(prompt.messages[0]["content"] for prompt in prompts) for prompts in passes}) == 3
+
+
+@pytest.mark.parametrize("sizes", [(21,), (7, 7, 7), (5, 5, 5, 6), (1,) * 21, (0, 20, 1)])
+def test_draws_of_any_size_give_one_stream(sizes):
+    stream = PromptStream(PROMPTS, 1)
+    drawn = [prompt for size in sizes for prompt in stream.take(size)]
+    assert ids(drawn) == ids(PromptStream(PROMPTS, 1).take(21))
+    assert stream.position == 21
+
+
+@pytest.mark.parametrize("position", [0, 3, 7, 10, 20])
+def test_a_stream_goes_on_where_another_stopped(position):
+    whole = PromptStream(PROMPTS, 2).take(25)
+    later = PromptStream(PROMPTS, 2)
+    later.position = position
+    assert later.take(25 - position) == whole[position:]
