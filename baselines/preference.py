@@ -1,5 +1,6 @@
 """Where the pairs of DPO and IPO come from: a file of labelled pairs, or candidates that a judge has ranked."""
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -8,12 +9,14 @@ from harness.errors import UserError
 from harness.judges.base import JudgeRequest
 from harness.judges.verdicts import parse_rating
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.progress import progress
+from harness.prompts import question_text
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective
 
 SOURCES = ("offline", "on-policy")
-KEPT_RANKED = 0.8  # queries whose candidates are not all rated the same, measured on the testbed
+KEPT_RANKED = 0.78  # queries whose candidates are not all rated the same, measured on the testbed
 RATING_PROMPT = (
     "[Instruction]\nRate how well the assistant's answer serves the user, from 1 to 10. Explain briefly, then end with "
     "the rating in this form: [[5]].\n\n[Question]\n{question}\n\n"
@@ -81,25 +84,28 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
         for prompt, row in zip(prompts, candidates, strict=True)
         for index, candidate in enumerate(row)
     ]
-    replies = bench.judge.complete(requests)
+    start = time.perf_counter()
+    with progress(f"{bench.label} {bench.stage}: judge", len(requests)) as advance:
+        replies = bench.judge.complete(requests, advance)
     bench.ledger.charge(
         "judge",
         0,  # not a model of ours: its tokens are booked, its FLOPs unknown
         calls=len(requests),
         prompt_tokens=sum(reply.prompt_tokens for reply in replies),
         generated_tokens=sum(reply.completion_tokens for reply in replies),
+        seconds=time.perf_counter() - start,
     )
     ratings = [parse_rating(reply.text) for reply in replies]
-    for rating in ratings:
+    for reply, rating in zip(replies, ratings, strict=True):
         if rating is None:
-            bench.count("unparsed judgments")
+            bench.count("failed judgments" if reply.error else "unparsed judgments")
     rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
     return best_against_worst(bench, prompts, candidates, rows)
 
 
 def _ask(prompt: Prompt, answer: str) -> tuple[Message, ...]:
     before, after = RATING_PROMPT.split("{answer}")
-    text = before.replace("{question}", prompt.messages[-1]["content"]) + answer + after
+    text = before.replace("{question}", question_text(prompt.messages)) + answer + after
     return ({"role": "user", "content": text},)
 
 

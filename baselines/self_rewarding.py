@@ -8,10 +8,11 @@ from statistics import fmean
 from baselines.preference import best_against_worst, sample_candidates
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.prompts import question_text
 from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
 
-KEPT = 0.85  # queries whose candidates get different ratings, measured on the testbed
+KEPT = 0.97  # queries whose best and worst candidate differ, measured on the testbed
 GENERAL_PROMPT = (
     "Below are a user's question and an answer to it. Give the answer points that add up to at most 5: one if it is "
     "about the question; one more if it deals with a large part of it; one more if it settles the basic matter in a "
@@ -20,7 +21,7 @@ GENERAL_PROMPT = (
     '"Score: " and the number of points.'
 )
 VERDICT_TOKENS = {"short": 5, "additive": 200}  # expected length of a judgment
-PROMPT_TOKENS = {"short": 15, "additive": 130}  # of the judge prompt, beside question and answer
+PROMPT_TOKENS = {"short": 14, "additive": 130}  # of the judge prompt, beside question and answer
 _SCORE = re.compile(r"Score:[\s*]*([0-5])(?!\d|\.\d)")
 
 
@@ -85,7 +86,7 @@ def rate(
     chats, items = [], []
     for prompt, row in zip(prompts, candidates, strict=True):
         for index, candidate in enumerate(row):
-            text = judge_prompt(prompt.messages[-1]["content"], candidate.text, options.judge_prompt)
+            text = judge_prompt(question_text(prompt.messages), candidate.text, options.judge_prompt)
             chats += [[{"role": "user", "content": text}]] * options.judge_samples
             items += [f"{prompt.id}/candidate-{index}/judge-{number}" for number in range(options.judge_samples)]
     sampling = replace(bench.sampling, max_new_tokens=options.judge_max_new_tokens)

@@ -1,16 +1,17 @@
 """Supervised fine-tuning on y+: responses under good principles, learned without them (context distillation)."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.training.examples import Example
+from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import SFTObjective
-from sso.responses import PrincipleOptions, collect_pairs, expect_pairs
+from sso.responses import GOOD, KEPT, PrincipleOptions, expected_tokens, sample_responses
 
 
 class SFT:
-    """Cross entropy on the responses that pbaa calls chosen; the cheap control."""
+    """Cross entropy on x of y+; the cheap control."""
 
     name = "sft"
     summary = "cross entropy on the policy's own responses under good principles"
@@ -21,12 +22,15 @@ class SFT:
 
     def stages(self, options: Options) -> list[Stage]:
         def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            pairs = collect_pairs(bench, prompts, options)
-            return [Example(pair.id, pair.sequences[:1], pair.record) for pair in pairs]
+            sampled = sample_responses(bench, prompts, options, GOOD)
+            return [
+                Example(each.prompt.id, (TokenSequence(each.tokens.plain, each.tokens.good_response),), each.record)
+                for each in sampled
+            ]
 
         def expect(lengths: Lengths) -> QueryCost:
-            pairs = expect_pairs(lengths, options)
-            return replace(pairs, trained=pairs.trained / 2)
+            read, generated = expected_tokens(lengths, options, GOOD)
+            return QueryCost(read, generated, trained=lengths.prompt + lengths.completion, kept=KEPT[1])
 
         return [Stage("policy", 1.0, collect, expect, SFTObjective(), options)]
 

@@ -259,7 +259,7 @@ def load_prompts(experiment: Experiment) -> tuple[list[Prompt], list[Prompt]]:
     labelled = (
         testbed_prompts.preferences()
         if experiment.preferences == TESTBED
-        else prompts.load_prompts(experiment.preferences).prompts
+        else prompts.load_prompts(experiment.preferences, labelled=True).prompts
     )
     return plain, labelled
 

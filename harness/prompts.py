@@ -51,12 +51,14 @@ def load_prompts(path: Path | str, labelled: bool = False) -> PromptFile:
             messages, chosen, rejected = read_row(row)
             if labelled and (chosen is None or rejected is None):
                 raise Malformed('has no "chosen" and "rejected", which labelled pairs need')
+            key = digest([messages, chosen, rejected])
         except Malformed as error:
             raise UserError(f"{where}: {error}") from None
+        except UnicodeEncodeError:
+            raise UserError(f"{where}: holds half a character (a lone surrogate); mend or remove it") from None
         if not messages[-1]["content"].strip() or (labelled and not (chosen.strip() and rejected.strip())):
             empty += 1
             continue
-        key = digest([messages, chosen, rejected])
         if key in prompts:
             duplicates += 1
             continue
@@ -84,7 +86,9 @@ def _rows(path: Path):
         try:
             entries = json.loads(text)
         except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+            raise UserError(
+                f"{path}:{error.lineno}: not JSON ({error.msg}); a file with one row a line is named .jsonl"
+            ) from None
         if not isinstance(entries, list):
             raise UserError(f"{path}: must hold a list of rows")
         yield from ((f"{path}: entry {number}", row) for number, row in enumerate(entries, 1))
@@ -129,6 +133,8 @@ def _messages(row: dict) -> tuple[Message, ...]:
             raise Malformed('"turns" must be a list of texts')
         return ({"role": "user", "content": turns[0]},)
     if "prompt" not in row and isinstance(row.get("chosen"), list):
+        if not isinstance(row["rejected"], list) or row["chosen"][:-1] != row["rejected"][:-1]:
+            raise Malformed('"chosen" and "rejected" are no replies to the same messages')
         return _up_to_user(row["chosen"], "chosen")
     for name in TEXT_FIELDS:
         if name in row:
@@ -170,7 +176,10 @@ def _reply(value: Any, name: str) -> str | None:
     if isinstance(value, list):
         value = value[-1] if value else {}
     if isinstance(value, dict):
-        return _message(value, name)["content"]
+        message = _message(value, name)
+        if message["role"] != "assistant":
+            raise Malformed(f'"{name}" must end with a message of the assistant')
+        return message["content"]
     if value is None or isinstance(value, str):
         return value
     raise Malformed(f'"{name}" must be a text or messages')
@@ -196,6 +205,13 @@ def _dialogues(row: dict) -> tuple[tuple[Message, ...], str, str]:
             messages.append({"role": "assistant", "content": "\n\n".join(answer.strip() for answer in answers)})
     chosen, rejected = (row[name][start + len(ASSISTANT) :].strip() for name in ("chosen", "rejected"))
     return tuple(messages), chosen, rejected
+
+
+def question_text(messages: Sequence[Message]) -> str:
+    """What was asked, for a judge to read: the user's message, or all that was said where there is more than that."""
+    if len(messages) == 1:
+        return messages[0]["content"]
+    return "\n\n".join(f"{message['role'].capitalize()}: {message['content']}" for message in messages)
 
 
 class PromptStream:

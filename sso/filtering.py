@@ -33,6 +33,8 @@ def passing(likelihoods: Sequence[Likelihoods]) -> list[int]:
 
     1. l(y+|x+) > l(y+|x) > l(y+|x-) and l(y-|x-) > l(y-|x) > l(y-|x+); 2. l(y+|x) and l(y-|x) at or above their means;
     3. both gaps above their means. A step that would leave nothing over leaves nothing.
+
+    The means are over the queries given, which in a run are those of one draw from the prompts.
     """
     kept = [
         index

@@ -13,7 +13,9 @@ from harness.training.examples import Example
 from harness.training.losses import PreferenceObjective
 from sso.objective import GeneratorObjective
 from sso.responses import (
-    KEPT_TRIPLES,
+    KEPT,
+    PAIR,
+    TRIPLE,
     PrincipleOptions,
     collect_pairs,
     expect_pairs,
@@ -59,14 +61,16 @@ class SSO:
             negative=options.negative,
         )
 
+        kinds = TRIPLE if options.use_negative and options.negative == "paper" else PAIR
+
         def collect_queries(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            sampled = sample_responses(bench, prompts, options, plain=True)
+            sampled = sample_responses(bench, prompts, options, kinds)
             return [Example(each.prompt.id, steer.select(each.tokens), each.record) for each in sampled]
 
         def expect_queries(lengths: Lengths) -> QueryCost:
-            read, generated = expected_tokens(lengths, options, plain=True)
+            read, generated = expected_tokens(lengths, options, kinds)
             trained = steer.sequences * (lengths.prompt + lengths.system + lengths.completion)
-            return QueryCost(read, generated, trained, KEPT_TRIPLES)
+            return QueryCost(read, generated, trained, KEPT[len(kinds)])
 
         return [
             Stage(

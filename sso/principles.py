@@ -14,6 +14,7 @@ from pathlib import Path
 from harness.engines.base import Message
 from harness.errors import UserError
 from harness.methods import Prompt, Workbench
+from harness.prompts import question_text
 
 CONCISION = "Concision"
 CONCISION_RATE = 0.2  # share of queries that get it on top, as the authors' code does
@@ -145,7 +146,7 @@ def choose_principles(
     if source == "fixed":
         return drawn
     chats = [
-        [{"role": "user", "content": WRITING.replace("{query}", prompt.messages[-1]["content"])}] for prompt in prompts
+        [{"role": "user", "content": WRITING.replace("{query}", question_text(prompt.messages))}] for prompt in prompts
     ]
     written = bench.sample("principles", chats, [f"{prompt.id}/principles" for prompt in prompts])
     chosen = []

@@ -1,6 +1,6 @@
 """Responses under principles: y+ under x+, y- under x-, and yo under x (paper, section 4, step 2)."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 from harness.engines.base import Completion
@@ -13,8 +13,8 @@ from sso.principles import Principle, choose_principles, load_set, with_principl
 
 SOURCES = ("fixed", "self")
 WRITING_TOKENS = 60  # of the request to write principles, beside the query
-KEPT_PAIRS = 0.93  # queries whose y+ and y- can be used, measured on the testbed
-KEPT_TRIPLES = 0.86  # queries whose y+, y- and yo can be used
+GOOD, PAIR, TRIPLE = ("good",), ("good", "bad"), ("good", "bad", "plain")  # y+, y- and yo, by the prompt they answer
+KEPT = {1: 1.0, 2: 0.94, 3: 0.83}  # share of queries whose 1, 2 or 3 responses can be used, measured on the testbed
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PrincipleOptions(TrainingOptions):
 
 @dataclass(frozen=True)
 class Responses:
-    """What was sampled for one prompt. Without yo, `tokens.plain_response` is empty."""
+    """What was sampled for one prompt. In `tokens`, a response that was not asked for is empty."""
 
     prompt: Prompt
     tokens: Query
@@ -48,53 +48,51 @@ class Responses:
 
 
 def sample_responses(
-    bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions, plain: bool
+    bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions, kinds: Sequence[str]
 ) -> list[Responses]:
-    """y+ and y- of the prompts, and yo with `plain`.
+    """The responses of these kinds (GOOD, PAIR or TRIPLE) to each prompt.
 
     A query is dropped, and counted with the reason, when a response is unfinished or empty, or two are equal.
     """
     texts = load_set(options.principle_set)
     principles = choose_principles(bench, prompts, options.principles, texts, options.features)
-    good_chats = [
-        with_principle(prompt.messages, principle.good, texts.do_not_reveal)
+    chats = [
+        {
+            "plain": list(prompt.messages),
+            "good": with_principle(prompt.messages, principle.good, texts.do_not_reveal),
+            "bad": with_principle(prompt.messages, principle.bad, texts.do_not_reveal),
+        }
         for prompt, principle in zip(prompts, principles, strict=True)
     ]
-    bad_chats = [
-        with_principle(prompt.messages, principle.bad, texts.do_not_reveal)
-        for prompt, principle in zip(prompts, principles, strict=True)
-    ]
-    plain_chats = [list(prompt.messages) for prompt in prompts]
-    kinds = {"good": good_chats, "bad": bad_chats} | ({"plain": plain_chats} if plain else {})
     completions = bench.sample(
         "generate",
-        [chat for chats in kinds.values() for chat in chats],
+        [chat[kind] for kind in kinds for chat in chats],
         [f"{prompt.id}/{kind}" for kind in kinds for prompt in prompts],
     )
-    encode = bench.engine.encode_chat
     kept = []
-    for index, (prompt, principle) in enumerate(zip(prompts, principles, strict=True)):
-        sampled = completions[index :: len(prompts)]
-        if reason := drop_reason(sampled):
+    for index, (prompt, principle, chat) in enumerate(zip(prompts, principles, chats, strict=True)):
+        sampled = dict(zip(kinds, completions[index :: len(prompts)], strict=True))
+        if reason := drop_reason(sampled.values()):
             bench.discard(reason)
             continue
-        queries = (encode(chats[index]) for chats in (plain_chats, good_chats, bad_chats))
-        responses = [completion.token_ids for completion in sampled] + ([] if plain else [()])
-        kept.append(Responses(prompt, Query(*queries, *responses), _record(prompt, principle, sampled)))
+        queries = {kind: bench.engine.encode_chat(messages) for kind, messages in chat.items()}
+        responses = {f"{kind}_response": sampled[kind].token_ids if kind in sampled else () for kind in chat}
+        kept.append(Responses(prompt, Query(**queries, **responses), _record(prompt, principle, sampled)))
     return kept
 
 
-def _record(prompt: Prompt, principle: Principle, sampled: Sequence[Completion]) -> dict:
+def _record(prompt: Prompt, principle: Principle, sampled: dict[str, Completion]) -> dict:
+    names = {"good": "chosen", "bad": "rejected", "plain": "plain"}
     return {
         "prompt": list(prompt.messages),
         "features": list(principle.features),
         "good_principle": principle.good,
         "bad_principle": principle.bad,
-        **dict(zip(("chosen", "rejected", "plain"), (completion.text for completion in sampled), strict=False)),
+        **{names[kind]: completion.text for kind, completion in sampled.items()},
     }
 
 
-def drop_reason(responses: Sequence[Completion]) -> str | None:
+def drop_reason(responses: Collection[Completion]) -> str | None:
     """Why a query with these responses is not used, or None."""
     if not all(response.finished for response in responses):
         return "unfinished"
@@ -105,10 +103,10 @@ def drop_reason(responses: Sequence[Completion]) -> str | None:
     return None
 
 
-def expected_tokens(lengths: Lengths, options: PrincipleOptions, plain: bool) -> tuple[float, float]:
+def expected_tokens(lengths: Lengths, options: PrincipleOptions, kinds: Sequence[str]) -> tuple[float, float]:
     """(read, generated) tokens that `sample_responses` is expected to take for one query."""
-    read = 2 * (lengths.prompt + lengths.system) + (lengths.prompt if plain else 0)
-    generated = (3 if plain else 2) * lengths.completion
+    read = sum(lengths.prompt + (0 if kind == "plain" else lengths.system) for kind in kinds)
+    generated = len(kinds) * lengths.completion
     if options.principles == "self":
         read += lengths.prompt + WRITING_TOKENS
         generated += lengths.completion
@@ -126,11 +124,11 @@ def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: Principl
             ),
             each.record,
         )
-        for each in sample_responses(bench, prompts, options, plain=False)
+        for each in sample_responses(bench, prompts, options, PAIR)
     ]
 
 
 def expect_pairs(lengths: Lengths, options: PrincipleOptions) -> QueryCost:
     """The plan of a query of `collect_pairs`."""
-    read, generated = expected_tokens(lengths, options, plain=False)
-    return QueryCost(read, generated, trained=2 * (lengths.prompt + lengths.completion), kept=KEPT_PAIRS)
+    read, generated = expected_tokens(lengths, options, PAIR)
+    return QueryCost(read, generated, trained=2 * (lengths.prompt + lengths.completion), kept=KEPT[2])

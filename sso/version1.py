@@ -8,7 +8,9 @@ from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from sso.filtering import filter_responses
 from sso.objective import WeightedObjective
-from sso.responses import KEPT_TRIPLES, PrincipleOptions, expected_tokens, sample_responses
+from sso.responses import KEPT, PAIR, TRIPLE, PrincipleOptions, expected_tokens, sample_responses
+
+PASSING = 0.06  # share of the usable queries that pass the filter, measured on the testbed
 
 
 class SSOVersion1:
@@ -52,19 +54,23 @@ class SSOVersion1:
             detach_weight=options.detach_weight,
         )
 
+        kinds = TRIPLE if options.auxiliary else PAIR
+
         def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            sampled = sample_responses(bench, prompts, options, plain=True)
+            sampled = sample_responses(bench, prompts, options, kinds)
             if options.filter:
                 sampled = filter_responses(bench, sampled)
             return [Example(each.prompt.id, objective.select(each.tokens), each.record) for each in sampled]
 
         def expect(lengths: Lengths) -> QueryCost:
-            read, generated = expected_tokens(lengths, options, plain=True)
+            read, generated = expected_tokens(lengths, options, kinds)
             alone = lengths.prompt + lengths.completion
             trained = 2 * alone + (objective.sequences - 2) * (alone + lengths.system)
+            kept = KEPT[len(kinds)]
             if options.filter:
-                read += 2 * alone + 4 * (alone + lengths.system)
-            return QueryCost(read, generated, trained, KEPT_TRIPLES * (0.1 if options.filter else 1.0))
+                read += kept * (2 * alone + 4 * (alone + lengths.system))
+                kept *= PASSING
+            return QueryCost(read, generated, trained, kept)
 
         share = 1 / options.iterations
         return [

@@ -1,4 +1,4 @@
-"""AlpacaEval: references, prompts, order, preferences and both win rates, held to the public leaderboard's own files."""
+"""AlpacaEval: references, prompts, order, preferences and both win rates, held to the leaderboard's own files."""
 
 import csv
 import logging

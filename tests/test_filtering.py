@@ -73,6 +73,12 @@ def test_third_step_keeps_only_gaps_above_both_means():
     assert passing(rows) == [3]
 
 
+@pytest.mark.parametrize("wider", [{"good_good": -0.5}, {"bad_bad": -0.5}])
+def test_one_gap_that_equals_its_mean_is_not_enough(wider):
+    assert passing([OBEYS, replace(OBEYS, **wider)]) == []
+    assert passing([OBEYS, replace(OBEYS, good_good=-0.5, bad_bad=-0.5)]) == [1]
+
+
 def test_nothing_passes_of_one_or_none():
     assert passing([]) == []
     assert passing([OBEYS]) == []  # its gaps equal their means, and the third step wants them above

@@ -99,7 +99,9 @@ def test_sequences_are_the_sampled_ids_behind_x_and_its_principles(method, stage
             (encoded[chat], ids(f"{prompt.id} {kind:<5}{END}")) for chat, kind in wanted
         ]
         assert example.record["prompt"] == list(prompt.messages)
-        assert (example.record["chosen"], example.record["rejected"]) == (f"{prompt.id} good ", f"{prompt.id} bad  ")
+        sampled = {name: example.record.get(name) for name in ("chosen", "rejected")}
+        rejected = None if method.name == "sft" else f"{prompt.id} bad  "
+        assert sampled == {"chosen": f"{prompt.id} good ", "rejected": rejected}
     assert len(wanted) == method.stages(options)[stage].objective.sequences
     assert bench.discarded == {}
 
@@ -116,6 +118,23 @@ def test_responses_are_sampled_under_x_and_its_principles_with_a_key_each():
         assert ids(chat) == encoded[name][kind]
         assert (sampling.temperature, sampling.top_p, sampling.max_new_tokens) == (0.7, 0.9, 64)
     assert len({item for _, item, _ in engine.asked}) == 9
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "kinds"),
+    [
+        (SFT(), {}, {"good"}),
+        (PBAA(), {}, {"good", "bad"}),
+        (SSO(), {"use_negative": False}, {"good", "bad"}),
+        (SSO(), {"negative": "alternative"}, {"good", "bad"}),
+        (SSO(), {"use_positive": False}, {"good", "bad", "plain"}),
+        (SSOVersion1(), {"auxiliary": 0.0}, {"good", "bad"}),
+        (SSOVersion1(), {}, {"good", "bad", "plain"}),
+    ],
+)
+def test_no_budget_goes_into_responses_that_the_loss_does_not_read(method, settings, kinds):
+    _, bench = collect(method, method.Options(**settings))
+    assert {item.split("/")[2] for _, item, _ in bench.engine.asked} == kinds
 
 
 def test_a_prompts_own_system_message_stays():
@@ -165,10 +184,11 @@ REPLIES = {
     ("method", "kept", "dropped"),
     [
         (PBAA(), ["p0", "p4", "p5"], {"unfinished": 1, "empty": 1, "equal responses": 1}),
-        (SFT(), ["p0", "p4", "p5"], {"unfinished": 1, "empty": 1, "equal responses": 1}),
+        (SFT(), ["p0", "p2", "p3", "p4", "p5"], {"unfinished": 1}),
         (SSO(), ["p0"], {"unfinished": 2, "empty": 1, "equal responses": 2}),
         (SSOVersion1(), ["p0"], {"unfinished": 2, "empty": 1, "equal responses": 2}),
     ],
+    ids=["pbaa", "sft", "sso", "sso-v1"],
 )
 def test_dropped_queries_are_counted_by_reason_and_charged(method, kept, dropped):
     def script(chat, item):
@@ -178,7 +198,7 @@ def test_dropped_queries_are_counted_by_reason_and_charged(method, kept, dropped
     examples, bench = collect(method, method.Options(), ScriptedEngine(script), prompts(6))
     assert [example.id for example in examples] == kept
     assert bench.discarded == dropped
-    responses = 2 if method.name in ("pbaa", "sft") else 3
+    responses = {"sft": 1, "pbaa": 2, "sso": 3, "sso-v1": 3}[method.name]
     assert bench.ledger.roles["generate"].calls == 6 * responses
 
 
@@ -190,10 +210,10 @@ def test_no_prompts_give_no_examples():
 # ---- the ledger against the plan
 
 
-def means(asked: list[Prompt], options, completion_tokens: int) -> Lengths:
+def means(asked: list[Prompt], options, completion_tokens: int, sides=("good", "bad")) -> Lengths:
     encoded = [chats(prompt, options) for prompt in asked]
     plain = sum(len(each["plain"]) for each in encoded) / len(encoded)
-    system = sum(len(each["good"]) + len(each["bad"]) for each in encoded) / (2 * len(encoded)) - plain
+    system = sum(len(each[side]) for each in encoded for side in sides) / (len(sides) * len(encoded)) - plain
     return Lengths(plain, system, completion_tokens)
 
 
@@ -231,7 +251,8 @@ def test_the_ledger_has_what_was_planned(method, stage, settings, principle_set)
     asked = prompts(8)
     examples, bench = collect(method, options, asked=asked, stage=stage)
     assert len(examples) == 8
-    check_ledger(method, options, examples, bench, means(asked, options, len("p0 good ") + 1), 8, stage)
+    sides = ("good",) if method.name == "sft" else ("good", "bad")
+    check_ledger(method, options, examples, bench, means(asked, options, len("p0 good ") + 1, sides), 8, stage)
 
 
 @pytest.mark.parametrize("side", ["use_positive", "use_negative"])
@@ -268,7 +289,8 @@ def test_the_ledger_has_what_was_planned_when_the_policy_writes_principles(metho
     check_ledger(method, options, examples, bench, lengths, 4)
 
 
-def test_the_filters_forward_passes_are_planned():
+def test_the_filters_forward_passes_are_planned(monkeypatch):
+    monkeypatch.setitem(sso.responses.KEPT, 3, 1.0)  # here every query gets as far as the filter
     options = SSOVersion1.Options(filter=True)
     asked = prompts(8)
     examples, bench = collect(SSOVersion1(), options, asked=asked)
@@ -484,6 +506,31 @@ def test_the_ledger_of_ranked_pairs():
     bench.ledger.roles.pop("judge")  # not a model of ours
     plain = len(engine.encode_chat(prompts()[0].messages))
     check_ledger(IPO(), options, examples, bench, Lengths(plain, 0, 9), 3)
+
+
+def test_an_answer_of_the_judge_that_never_came_is_missing():
+    class Failing(ScriptedJudge):
+        def complete(self, requests, advance=None):
+            first, *rest = super().complete(requests)
+            return [JudgeReply(first.id, "", error="timeout"), *rest]
+
+    engine = candidates({"p0": [f"answer 1{END}", f"answer 4{END}", f"answer 9{END}"]})
+    options = DPO.Options(data="on-policy", candidates=3)
+    (example,), bench = collect(DPO(), options, engine, prompts(1), judge=Failing())
+    assert example.record["ratings"] == [None, 4, 9]
+    assert bench.events == {"failed judgments": 1}
+
+
+def test_judges_read_the_whole_conversation():
+    talk = ({"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes?"}, *prompts(1)[0].messages)
+    whole = f"User: Hi\n\nAssistant: Yes?\n\nUser: {ASK} (0)"
+    judge = ScriptedJudge()
+    engine = candidates({"p0": [f"answer 1{END}", f"answer 2{END}"]})
+    collect(DPO(), DPO.Options(data="on-policy", candidates=2), engine, [Prompt("p0", talk)], judge=judge)
+    assert all(f"[Question]\n{whole}\n\n" in request.messages[-1]["content"] for request in judge.asked)
+    engine = judged({"p0": [scores(1), scores(5)]})
+    collect(SelfRewarding(), SelfRewarding.Options(candidates=2, judge_samples=1), engine, [Prompt("p0", talk)])
+    assert f"Question: {whole} Answer: 1X" in engine.asked[-1][0]
 
 
 def test_ranked_pairs_need_a_judge():

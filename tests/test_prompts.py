@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.methods import Prompt
-from harness.prompts import Malformed, PromptStream, load_prompts, read_row
+from harness.prompts import Malformed, PromptStream, load_prompts, question_text, read_row
 
 
 def user(text: str) -> dict:
@@ -145,6 +145,16 @@ def test_files(name, tmp_path):
         ({"prompt": "Q", "chosen": 5, "rejected": "B"}, '"chosen" must be a text or messages'),
         ({"prompt": "Q", "chosen": [], "rejected": "B"}, '"chosen" has a message without'),
         ({"prompt": "Q", "chosen": "A"}, 'needs both "chosen" and "rejected", or neither'),
+        ({"prompt": "Q", "chosen": [user("A")], "rejected": "B"}, '"chosen" must end with a message of the assistant'),
+        (
+            {"chosen": [user("Q"), assistant("A")], "rejected": [user("R"), assistant("B")]},
+            '"chosen" and "rejected" are no replies to the same messages',
+        ),
+        (
+            {"chosen": [user("Q"), assistant("A")], "rejected": "B"},
+            '"chosen" and "rejected" are no replies to the same messages',
+        ),
+        ({"prompt": "half \ud83d"}, "holds half a character"),
         ({"chosen": "\n\nHuman: Q\n\nAssistant: A"}, '"rejected" must be a text'),
         (
             {"chosen": "\n\nHuman: Q\n\nAssistant: A", "rejected": "\n\nHuman: R\n\nAssistant: A"},
@@ -271,6 +281,12 @@ def test_real_self_instruct_rows_have_their_input(data_dir):
     assert found.messages[0]["content"] == (
         "What is the relation between the given pairs?\n\nNight : Day :: Right : Left"
     )
+
+
+def test_question_text():
+    assert question_text([user("User: Q?")]) == "User: Q?"
+    assert question_text([SYSTEM, user("Q?")]) == "System: Be brief.\n\nUser: Q?"
+    assert question_text([user("Q"), assistant("A"), user("R")]) == "User: Q\n\nAssistant: A\n\nUser: R"
 
 
 # ---- drawing

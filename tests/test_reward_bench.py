@@ -46,7 +46,11 @@ def test_sections_are_the_official_ones(data_dir):
     assert facts["EXAMPLE_COUNTS"] == COUNTS
     assert facts["SUBSET_MAPPING"] == {name: list(subsets) for name, subsets in SECTIONS.items()}
     assert load_sections(data_dir / "rewardbench") == SECTIONS
-    assert COUNTS["math-prm"] == 984 == sum(COUNTS[f"hep-{name}"] for name in ("cpp", "go", "java", "js", "python", "rust"))
+    assert (
+        COUNTS["math-prm"]
+        == 984
+        == sum(COUNTS[f"hep-{name}"] for name in ("cpp", "go", "java", "js", "python", "rust"))
+    )
     assert sum(COUNTS.values()) - 984 + facts["true_math_prm_count"] == facts["true_total"] == 2985
 
 

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ def _read(path: Path) -> str:
     try:
         with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
             return file.read()
-    except (OSError, EOFError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can not be read ({error}); fetch it again") from None
 
 
@@ -64,9 +65,8 @@ def read_rows(path: Path, **fields: type) -> list[dict]:
         if not isinstance(row, dict):
             raise UserError(f"{where}: must be an object")
         for name, kind in fields.items():
-            if not isinstance(row.get(name), kind):
-                wanted = getattr(kind, "__name__", str(kind))
-                raise UserError(f"{where}: field {name!r} must be a {wanted}, not {row.get(name)!r:.60}")
+            if type(row.get(name)) is not kind:  # isinstance would take True for a number
+                raise UserError(f"{where}: field {name!r} must be of type {kind.__name__}, not {row.get(name)!r:.60}")
     if not rows:
         raise UserError(f"{path}: holds no rows")
     return [row for _, row in rows]

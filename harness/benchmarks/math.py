@@ -11,6 +11,7 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
 from harness.judges.base import Judge
 
@@ -24,7 +25,7 @@ class Math:
     needs_judge = False
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        file = files.find(data_dir / "math", self.name, "math500.jsonl", "test.jsonl")
+        file = files.find(data_dir / "math", self.name, "math500.jsonl")
         instruction = files.suite_settings(data_dir).get("math_instruction", INSTRUCTION)
         return [
             {
@@ -43,7 +44,6 @@ class Math:
         import lm_eval
 
         from harness.benchmarks.lm_eval_model import EngineModel
-        from harness.benchmarks.math_answers import Grader
 
         logging.getLogger("lm_eval").setLevel(logging.ERROR)
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
@@ -91,7 +91,7 @@ class Math:
         )
 
 
-def _task(items: Sequence[dict], grader: "Grader"):
+def _task(items: Sequence[dict], grader: Grader):
     """The lm-eval task of these problems; nothing is downloaded."""
     from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask

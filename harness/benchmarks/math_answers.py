@@ -10,6 +10,8 @@ import signal
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 
+from harness.errors import UserError
+
 LIMIT = 5.0  # seconds a comparison
 START_LIMIT = 120.0  # seconds until the worker is ready: a busy machine may take long to import sympy
 LONGEST = 2000  # characters at the end of a response in which an answer is looked for, its last box apart
@@ -37,7 +39,7 @@ def strictly_equal(response: str, answer: str) -> bool:
 def _verify(response: str, answer: str) -> bool:
     from math_verify import parse, verify
 
-    gold = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)
+    gold = parse(f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
     return verify(gold, parse(response, parsing_timeout=None), timeout_seconds=None)
 
 
@@ -97,10 +99,16 @@ class Grader:
         self._worker = context.Process(target=_work, args=(theirs,), daemon=True)
         self._worker.start()
         theirs.close()
-        if not self._connection.poll(START_LIMIT):
+        try:
+            ready = self._connection.poll(START_LIMIT) and self._connection.recv()
+        except EOFError:
+            ready = False
+        if not ready:
             self.close()
-            raise TimeoutError(f"the worker that compares answers was not ready after {START_LIMIT:.0f} s")
-        self._connection.recv()
+            raise UserError(
+                "the process that compares answers did not start: a script that calls harness must do so below "
+                "if __name__ == '__main__'"
+            )
 
     def close(self) -> None:
         """End the worker, if there is one; the next comparison starts another."""

@@ -11,8 +11,10 @@ from openai import (
     APITimeoutError,
     AsyncOpenAI,
     AuthenticationError,
+    NotFoundError,
     PermissionDeniedError,
 )
+from openai.types.chat import ChatCompletion
 
 from harness.engines.base import Advance
 from harness.errors import UserError
@@ -21,6 +23,7 @@ from harness.judges.base import JudgeReply, JudgeRequest
 KEY_VARIABLE = "OPENAI_API_KEY"
 CONCURRENT = 8
 TIMEOUT = 120.0  # seconds a request
+LONGEST_ERROR = 500  # characters of an error that are stored
 RETRIES = 6  # of the client, with exponential backoff that honours Retry-After
 
 
@@ -57,8 +60,11 @@ class OpenAIJudge:
                     advance(1)
                 return reply
 
-            async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(ask(request)) for request in requests]
+            try:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [group.create_task(ask(request)) for request in requests]
+            except ExceptionGroup as errors:  # the first ends all; the caller is to see it, not the group
+                raise errors.exceptions[0] from None
             return [task.result() for task in tasks]
 
     async def _ask(self, client: AsyncOpenAI, request: JudgeRequest) -> JudgeReply:
@@ -72,29 +78,42 @@ class OpenAIJudge:
                 **wanted,
             )
         except APITimeoutError as error:
-            return JudgeReply(request.id, "", model=self.name, error=f"{type(error).__name__}: {error}")
+            return self._failed(request, error)
         except APIConnectionError:
             raise JudgeUnreachable(f"the judge at {client.base_url} can not be reached: is it running?") from None
         except (AuthenticationError, PermissionDeniedError) as error:
             raise JudgeUnreachable(
                 f"the judge at {client.base_url} refuses the key in {KEY_VARIABLE} (status {error.status_code})"
             ) from None
-        except APIError as error:
-            return JudgeReply(request.id, "", model=self.name, error=f"{type(error).__name__}: {error}")
-        if not answer.choices:
-            return JudgeReply(request.id, "", model=self.name, error="the reply has no choices")
+        except NotFoundError:
+            raise JudgeUnreachable(
+                f"the judge at {client.base_url} has no model {self.name!r}, or the URL is wrong (status 404)"
+            ) from None
+        except (APIError, ValueError) as error:  # ValueError: a body that is not JSON
+            return self._failed(request, error)
+        if not isinstance(answer, ChatCompletion):
+            raise JudgeUnreachable(f"what is at {client.base_url} is no OpenAI-compatible endpoint: does /v1 lack?")
+        if not answer.choices or not answer.choices[0].message:
+            return self._failed(request, "the reply has no message")
         choice = answer.choices[0]
         first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
         return JudgeReply(
             request.id,
             choice.message.content or "",
-            first_token={each.token: each.logprob for each in first.top_logprobs} if first else None,
-            model=answer.model,
+            first_token={each.token: each.logprob for each in first.top_logprobs or ()} if first else None,
+            model=answer.model or self.name,
             fingerprint=answer.system_fingerprint,
             date=datetime.now(UTC).isoformat(timespec="seconds"),
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
             completion_tokens=answer.usage.completion_tokens if answer.usage else 0,
         )
+
+    def _failed(self, request: JudgeRequest, error: Exception | str) -> JudgeReply:
+        """A reply without an answer. What the server says of the error is stored, but not a key that it repeats."""
+        reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
+        if self._key:
+            reason = reason.replace(self._key, "(key)")
+        return JudgeReply(request.id, "", model=self.name, error=reason[:LONGEST_ERROR])
 
 
 class JudgeUnreachable(UserError):

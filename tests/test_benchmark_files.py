@@ -1,0 +1,110 @@
+"""Benchmark files: found, read and refused with the place of what is wrong."""
+
+import gzip
+import json
+import re
+
+import pytest
+
+from harness import registry
+from harness.benchmarks.base import Settings
+from harness.benchmarks.files import find, read_json, read_rows, suite_settings, with_suite_settings
+from harness.errors import UserError
+
+ROW = {"prompt": "What?", "level": 3}
+LINE = json.dumps(ROW)
+
+
+def message(function, *arguments, **fields) -> str:
+    with pytest.raises(UserError) as error:
+        function(*arguments, **fields)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name", ["mt-bench", "alpaca-eval", "reward-bench", "math"])
+@pytest.mark.parametrize("made", [False, True])
+def test_no_folder(tmp_path, name, made):
+    """The command that fetches the files, with this data folder."""
+    if made:
+        for folder in ("mt_bench", "alpaca_eval", "rewardbench", "math"):
+            (tmp_path / folder).mkdir()
+    said = message(registry.load("benchmark", name).load, tmp_path, Settings())
+    assert said.endswith(f"harness data fetch {name} --data-dir {tmp_path}")
+
+
+def test_find_takes_the_first_name_and_gzipped_files(tmp_path):
+    (tmp_path / "b.jsonl.gz").touch()
+    assert find(tmp_path, "x", "a.jsonl", "b*.jsonl").name == "b.jsonl.gz"
+    (tmp_path / "a.jsonl").touch()
+    assert find(tmp_path, "x", "a.jsonl", "b*.jsonl").name == "a.jsonl"
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.jsonl.gz", "rows.json", "rows.json.gz"])
+def test_all_forms(tmp_path, name):
+    rows = [ROW, {"prompt": "line\u2028separator \u00e9 \x85", "level": 1}]
+    separate = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
+    text = json.dumps(rows) if ".jsonl" not in name else separate
+    data = text.encode()
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    assert read_rows(tmp_path / name, prompt=str, level=int) == rows
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("r.jsonl", f"{LINE}\n{LINE}\n{LINE[:-1]}\n", "r.jsonl:3: not JSON"),
+        ("r.jsonl", f"{LINE}\n\n[1]\n", "r.jsonl:3: must be an object"),
+        ("r.jsonl", f'{LINE}\n{{"prompt": 7, "level": 1}}', "r.jsonl:2: field 'prompt' must be of type str, not 7"),
+        ("r.jsonl", '{"prompt": "a", "level": "3"}', "r.jsonl:1: field 'level' must be of type int, not '3'"),
+        ("r.jsonl", '{"prompt": "a", "level": true}', "r.jsonl:1: field 'level' must be of type int, not True"),
+        ("r.jsonl", '{"prompt": "a"}', "r.jsonl:1: field 'level' must be of type int, not None"),
+        ("r.jsonl", "\n \n", "r.jsonl: holds no rows"),
+        ("r.json", "[]", "r.json: holds no rows"),
+        ("r.json", '{"a": 1}', "r.json: must hold a list"),
+        ("r.json", f"[\n{LINE},\n{LINE}\n{LINE}]", "r.json:4: not JSON"),
+        ("r.json", f'[{LINE}, {{"prompt": null}}]', "r.json: entry 2: field 'prompt' must be of type str, not None"),
+    ],
+)
+def test_faulty_rows(tmp_path, name, text, said):
+    (tmp_path / name).write_text(text)
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    assert said in message(read_rows, tmp_path / name, prompt=str, level=int)
+    zipped = said.replace(name, f"{name}.gz", 1)
+    assert zipped in message(read_rows, tmp_path / f"{name}.gz", prompt=str, level=int)
+
+
+def test_long_values_are_cut(tmp_path):
+    (tmp_path / "r.jsonl").write_text(json.dumps({"prompt": ["x" * 10_000]}))
+    assert len(message(read_rows, tmp_path / "r.jsonl", prompt=str)) < len(str(tmp_path)) + 150
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("r.jsonl.gz", b"no gzip"),
+        ("r.jsonl.gz", gzip.compress(LINE.encode() * 100)[:-12]),
+        ("r.jsonl.gz", gzip.compress(LINE.encode() * 100)[:10] + b"\xff" * 20),
+        ("r.jsonl", b'{"prompt": "\xff"}'),
+    ],
+)
+def test_unreadable_bytes(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    assert re.search(rf"{name}: can not be read .* fetch it again", message(read_rows, tmp_path / name))
+
+
+def test_settings_of_a_suite(tmp_path):
+    assert suite_settings(tmp_path) == {}
+    assert with_suite_settings(tmp_path, Settings(seed=4)) == Settings(seed=4)
+    (tmp_path / "settings.json").write_text('{"name": "small", "temperature": 1.0, "max_new_tokens": 64}')
+    assert with_suite_settings(tmp_path, Settings()) == Settings(temperature=1.0, max_new_tokens=64)
+    given = Settings(temperature=0.0, max_new_tokens=8, limit=2)
+    assert with_suite_settings(tmp_path, given) == given  # what is given wins, 0 included
+    (tmp_path / "settings.json").write_text('{"name": ')
+    assert "settings.json:1: not JSON" in message(suite_settings, tmp_path)
+
+
+def test_read_json(tmp_path):
+    (tmp_path / "a.json").write_text('{"a": [1, 2]}')
+    assert read_json(tmp_path / "a.json") == {"a": [1, 2]}
+    assert "can not be read" in message(read_json, tmp_path / "absent.json")
