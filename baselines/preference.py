@@ -16,7 +16,7 @@ from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective
 
 SOURCES = ("offline", "on-policy")
-KEPT_RANKED = 0.78  # queries whose candidates are not all rated the same, measured on the testbed
+KEPT_RANKED = 0.89  # queries whose candidates are not all rated the same, measured on the testbed
 RATING_PROMPT = (
     "[Instruction]\nRate how well the assistant's answer serves the user, from 1 to 10. Explain briefly, then end with "
     "the rating in this form: [[5]].\n\n[Question]\n{question}\n\n"

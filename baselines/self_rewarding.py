@@ -12,7 +12,7 @@ from harness.prompts import question_text
 from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
 
-KEPT = 0.97  # queries whose best and worst candidate differ, measured on the testbed
+KEPT = 0.95  # queries whose best and worst candidate differ, measured on the testbed
 GENERAL_PROMPT = (
     "Below are a user's question and an answer to it. Give the answer points that add up to at most 5: one if it is "
     "about the question; one more if it deals with a large part of it; one more if it settles the basic matter in a "

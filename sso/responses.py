@@ -14,7 +14,7 @@ from sso.principles import Principle, choose_principles, load_set, with_principl
 SOURCES = ("fixed", "self")
 WRITING_TOKENS = 60  # of the request to write principles, beside the query
 GOOD, PAIR, TRIPLE = ("good",), ("good", "bad"), ("good", "bad", "plain")  # y+, y- and yo, by the prompt they answer
-KEPT = {1: 1.0, 2: 0.94, 3: 0.83}  # share of queries whose 1, 2 or 3 responses can be used, measured on the testbed
+KEPT = {1: 1.0, 2: 0.95, 3: 0.8}  # share of queries whose 1, 2 or 3 responses can be used, measured on the testbed
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from sso.filtering import filter_responses
 from sso.objective import WeightedObjective
 from sso.responses import KEPT, PAIR, TRIPLE, PrincipleOptions, expected_tokens, sample_responses
 
-PASSING = 0.06  # share of the usable queries that pass the filter, measured on the testbed
+PASSING = 0.07  # share of the usable queries that pass the filter, measured on the testbed
 
 
 class SSOVersion1:

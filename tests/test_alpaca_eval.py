@@ -235,7 +235,28 @@ def test_equal_and_repeated_and_empty_outputs():
 def test_only_equal_outputs():
     judge = RuleJudge(longer)
     rows = AlpacaEval().judge(items("a"), samples("a"), judge, None)
-    assert judge.asked == [] and rows[0]["preference"] == 1.5 and rows[0]["judge"] == "rule"
+    assert judge.asked == [] and rows[0]["preference"] == 1.5 and rows[0]["judge"] is None
+
+
+def test_the_reference_against_itself(references):
+    """Half of all, unasked; the length-controlled rate divides by a spread of lengths that is not there."""
+    outputs = [{"id": item["id"], "output": item["reference"]} for item in references]
+    rows = AlpacaEval().judge(references, outputs, RuleJudge(longer), None)
+    score = AlpacaEval().score(references, outputs, rows)
+    assert score.value == 50 and score.details["standard_error"] == 0
+    assert "length_controlled_win_rate" not in score.details
+
+
+def test_a_tie_or_a_failed_request_does_not_change_the_judge():
+    rows = AlpacaEval().judge(items("a", "bb", "c"), samples("a", "b", "d"), RuleJudge(longer), None)
+    assert AlpacaEval().score(items("a", "bb", "c"), samples("a", "b", "d"), rows).judge == "rule-1"
+    rows[1] |= {"preference": None, "error": "APITimeoutError", "judge": "rule"}
+    assert AlpacaEval().score(items("a", "bb", "c"), samples("a", "b", "d"), rows).judge == "rule-1"
+
+
+def test_the_package_shows_no_bar(capfd):
+    AlpacaEval().judge(items("a"), samples("b"), RuleJudge(longer), None)
+    assert "Annotation" not in capfd.readouterr().err
 
 
 def test_the_package_leaves_the_logger_as_it_was():

@@ -89,7 +89,7 @@ def principle_keys(record: dict) -> list[str]:
 
 
 def test_responses_obey_their_principles(collected):
-    """The judge's mean quality of y+, yo and y- was 52, 23 and 18 of 100 when this was written, standard error 3."""
+    """The judge's mean quality of y+, yo and y- was 70, 32 and 17 of 100 when this was written, standard error 3."""
     _, _, examples, bench = collected("sso", {}, 0)
     quality = {
         kind: mean([bench.judge.quality(each.record["prompt"][-1]["content"], each.record[kind]) for each in examples])
@@ -112,7 +112,7 @@ def test_plans_hold(name, settings, number, collected, engine):
         system = typical_system(examples, engine)
     plain = mean([len(engine.encode_chat(prompt.messages)) for prompt in asked])
     cost = stage.expect(Lengths(plain, system, completion))
-    assert len(examples) / len(asked) == pytest.approx(cost.kept, abs=0.1)  # deviation 0.03 at 0.83
+    assert len(examples) / len(asked) == pytest.approx(cost.kept, abs=0.1)  # deviation 0.03 at 0.8
     total = bench.ledger.total
     assert total.prompt_tokens / len(asked) == pytest.approx(cost.read, rel=0.05)
     assert total.generated_tokens / len(asked) == pytest.approx(cost.generated, rel=0.05)

@@ -100,6 +100,7 @@ def test_recorded_scores(questions, recorded, model):
     # The Llama-3 file has 170 rows for 160 turns, of which four are "$ERROR$"
     assert score.unparsed == (4 if model.endswith("Normal") else 0)
     assert score.details["judged"] == (166 if model.endswith("Normal") else 160)
+    assert score.details["duplicates"] == (10 if model.endswith("Normal") else 0)
 
 
 def items(number=2):
@@ -124,6 +125,15 @@ def test_missing_and_unparsed_are_counted():
     assert score.values == {"1": 4, "2": 10} and score.weights == {"1": 1, "2": 1}
     assert score.details["turn_1"] == 4 and score.details["turn_2"] == 10
     assert score.judge == "scripted-1"
+
+
+def test_a_failed_request_does_not_change_the_judge():
+    """Its reply has no model of the endpoint, and scores of different judges share no table."""
+    rows = MTBench().judge(items(), samples(), Scripted(*["[[6]]"] * 4), None)
+    rows[0] |= {"score": -1, "error": "APITimeoutError", "judge": ["scripted", "one"]}
+    assert MTBench().score(items(), samples(), rows).judge == "scripted-1"
+    rows[1] |= {"judge": ["scripted-2", "two"]}
+    assert MTBench().score(items(), samples(), rows).judge == "scripted-1 and scripted-2"
 
 
 def test_turns_without_a_row_are_missing():
@@ -173,6 +183,9 @@ def test_small_folder(tmp_path):
         ({"questions": [{"question_id": 7, "category": "stem", "turns": ["only one"]}]}, "question 7 must have two"),
         ({"questions": [{"question_id": "7", "category": "stem", "turns": []}]}, "jsonl:1: field 'question_id'"),
         ({"references": [{"question_id": 1, "choices": []}]}, "question 1 must have two"),
+        ({"references": [{"question_id": 1, "choices": [{}]}]}, "question 1 must have two"),
+        ({"references": [{"question_id": 1, "choices": ["A", "B"]}]}, "question 1 must have two"),
+        ({"questions": [{"question_id": 7, "category": "stem", "turns": ["a?", 2]}]}, "question 7 must have two"),
         ({"references": [{"question_id": 1, "choices": [{"turns": ["A"]}]}]}, "question 1 must have two"),
         ({"prompts": [{"name": "single-v1", "system_prompt": "", "prompt_template": ""}]}, "no prompt named"),
     ],

@@ -189,6 +189,34 @@ def test_a_refusal_is_the_users_error(status, message):
     assert url in str(error.value) and KEY not in str(error.value)
 
 
+def refuse(status):
+    return lambda: (status, {}, {"error": {"message": "not this one"}})
+
+
+def hang_up():
+    raise ConnectionAbortedError
+
+
+@pytest.mark.parametrize(
+    ("fail", "error"),
+    [
+        (hang_up, "APIConnectionError"),
+        (refuse(403), "PermissionDeniedError"),
+        (refuse(404), "NotFoundError"),
+        (lambda: (200, {"Content-Type": "text/html"}, b"<html>busy</html>"), "the reply is no chat completion"),
+    ],
+)
+def test_once_answered_a_refused_request_fails_alone(fail, error, monkeypatch):
+    """A judge may filter one text or drop one connection: that loses no other judgment."""
+    monkeypatch.setattr(ThreadingHTTPServer, "handle_error", lambda *_: None)
+    with endpoint(
+        lambda body, number: fail() if body["messages"][0]["content"] == "text 3" else (200, {}, completion())
+    ) as (url, _):
+        replies = OpenAIJudge("judge", url, concurrent=1, retries=0).complete(requests(6))
+    assert [bool(reply.error) for reply in replies] == [False, False, False, True, False, False]
+    assert replies[3].error.startswith(error)
+
+
 def test_no_server_is_the_users_error():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -6,16 +6,19 @@ package alpaca-eval; only the completions come from our judge.
 
 import logging
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from math import isnan
 from pathlib import Path
 from statistics import fmean
+from types import SimpleNamespace
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest
 from harness.judges.templates import fill
+from harness.judges.verdicts import names_of_judges
 
 MAX_NEW_TOKENS = 2048
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
@@ -91,7 +94,9 @@ class AlpacaEval:
                 "time_per_example": [0.0] * len(answers),
             }
 
-        preferences = {_key(row): row["preference"] for row in _annotator(complete)(pairs, chunksize=None)}
+        annotate = _annotator(complete)
+        with _without_bar():
+            preferences = {_key(row): row["preference"] for row in annotate(pairs, chunksize=None)}
         rows = []
         for item, pair in zip(items, pairs, strict=True):
             reply = replies.get(_key(pair))  # none was asked for where both outputs are the same: a tie
@@ -99,7 +104,7 @@ class AlpacaEval:
                 {
                     "id": item["id"],
                     "preference": _number(preferences.get(_key(pair))),
-                    "judge": reply.model if reply and reply.model else judge.name,
+                    "judge": (reply.model or judge.name) if reply else None,
                     "error": reply.error if reply else None,
                     "fingerprint": reply.fingerprint if reply else None,
                     "date": reply.date if reply else None,
@@ -117,9 +122,11 @@ class AlpacaEval:
         if known:
             rates = get_winrate([{"preference": row["preference"]} for row in known])
             details |= {"win_rate": float(rates["win_rate"]), "standard_error": float(rates["standard_error"])}
-        if items[0]["df_gamed"] and len(known) == ALL:
+        deltas = {len(item["reference"]) - len(outputs[item["id"]]) for item in items}
+        if items[0]["df_gamed"] and len(known) == ALL and len(deltas) > 1:  # the model divides by their spread
             details["length_controlled_win_rate"] = length_controlled(items, outputs, known, Path(items[0]["df_gamed"]))
-        missing = sum(bool(row["error"]) for row in judgments)
+        replied = [row for row in judgments if not row["error"]]
+        missing = len(judgments) - len(replied)
         return Score(
             benchmark=self.name,
             metric="win rate %",
@@ -128,7 +135,7 @@ class AlpacaEval:
             questions=len(items),
             missing=missing,
             unparsed=len(judgments) - len(known) - missing,
-            judge=judgments[0]["judge"] if judgments else None,
+            judge=names_of_judges(row["judge"] for row in replied or judgments),
             details=details,
         )
 
@@ -141,6 +148,19 @@ def _import_package() -> None:
         import alpaca_eval.annotators
         import alpaca_eval.metrics  # noqa: F401
     logging.getLogger().setLevel(level)
+
+
+@contextmanager
+def _without_bar() -> Iterator[None]:
+    """Inside, the package shows no bar of its own: all pairs are one chunk, and progress is ours to show."""
+    from alpaca_eval import utils
+
+    bar = utils.tqdm
+    utils.tqdm = SimpleNamespace(tqdm=lambda chunks, **_options: chunks)
+    try:
+        yield
+    finally:
+        utils.tqdm = bar
 
 
 def _annotator(complete: Callable):

@@ -72,10 +72,27 @@ def read_rows(path: Path, **fields: type) -> list[dict]:
     return [row for _, row in rows]
 
 
+SUITE_SETTINGS: dict[str, tuple[type, ...]] = {
+    "temperature": (float, int),
+    "max_new_tokens": (int,),
+    "math_instruction": (str,),
+}
+
+
 def suite_settings(folder: Path) -> dict:
-    """What settings.json of a data folder says; a folder of real files has none."""
+    """What settings.json of a data folder says; a folder of real files has none.
+
+    Raises:
+        UserError: when it is no object, or one of SUITE_SETTINGS has another type.
+    """
     path = folder / "settings.json"
-    return read_json(path) if path.exists() else {}
+    suite = read_json(path) if path.exists() else {}
+    if not isinstance(suite, dict):
+        raise UserError(f"{path}: must be an object")
+    for name, kinds in SUITE_SETTINGS.items():
+        if name in suite and type(suite[name]) not in kinds:
+            raise UserError(f"{path}: {name!r} must be of type {kinds[0].__name__}, not {suite[name]!r:.60}")
+    return suite
 
 
 def with_suite_settings(folder: Path, settings: Settings) -> Settings:

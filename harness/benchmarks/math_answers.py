@@ -15,17 +15,25 @@ from harness.errors import UserError
 LIMIT = 5.0  # seconds a comparison
 START_LIMIT = 120.0  # seconds until the worker is ready: a busy machine may take long to import sympy
 LONGEST = 2000  # characters at the end of a response in which an answer is looked for, its last box apart
+_BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?[0-9]+(?:\.[0-9]+)?))")  # TeX boxes a number without braces too
+_BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped one closes nothing
 _NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]+)?")  # two of these need no algebra
 
 
 def last_boxed(text: str) -> str | None:
-    """Content of the last \\boxed{} (or \\fbox{}) with balanced braces, or None."""
-    from lm_eval.tasks.minerva_math.utils import last_boxed_only_string, remove_boxed
-
-    boxed = last_boxed_only_string(text)
-    if boxed is None or not boxed.endswith("}"):
+    """Content of the last \\boxed{} (or \\fbox{}), or None when there is none or its braces do not close."""
+    boxes = list(_BOX.finditer(text))
+    if not boxes:
         return None
-    return remove_boxed(boxed) if boxed.startswith("\\boxed{") else boxed.removeprefix("\\fbox{")[:-1]
+    box = boxes[-1]
+    if box.group(1):
+        return box.group(1)
+    depth = 1
+    for brace in _BRACE.finditer(text, box.end()):
+        depth += {"{": 1, "}": -1}.get(brace.group(), 0)
+        if depth == 0:
+            return text[box.end() : brace.start()]
+    return None
 
 
 def strictly_equal(response: str, answer: str) -> bool:

@@ -15,7 +15,7 @@ from harness.engines.base import Advance, Message, Sampling
 from harness.errors import UserError
 from harness.judges.base import Judge, JudgeRequest
 from harness.judges.templates import fill
-from harness.judges.verdicts import parse_rating
+from harness.judges.verdicts import names_of_judges, parse_rating
 
 TEMPERATURES = {  # FastChat's by category; 0.7 for others
     "writing": 0.7,
@@ -47,7 +47,7 @@ class MTBench:
         questions = files.read_rows(question_file, question_id=int, category=str, turns=list)
         reference_file = files.find(folder, self.name, "reference_answer*.jsonl")
         answers = {
-            row["question_id"]: [turn for choice in row["choices"][:1] for turn in choice["turns"]]
+            row["question_id"]: _reference(row)
             for row in files.read_rows(reference_file, question_id=int, choices=list)
         }
         prompt_file = files.find(folder, self.name, "judge_prompts.jsonl")
@@ -61,8 +61,8 @@ class MTBench:
         for question in questions[: settings.limit]:
             graded_against = answers.get(question["question_id"]) if question["category"] in WITH_REFERENCE else None
             for file, turns in ((question_file, question["turns"]), (reference_file, graded_against)):
-                if turns is not None and len(turns) != TURNS:
-                    raise UserError(f"{file}: question {question['question_id']} must have two turns")
+                if turns is not None and (len(turns) != TURNS or not all(isinstance(turn, str) for turn in turns)):
+                    raise UserError(f"{file}: question {question['question_id']} must have two turns, both texts")
             kind = "single-math-v1" if graded_against else "single-v1"
             items.append(
                 {
@@ -132,9 +132,12 @@ class MTBench:
         details = {f"turn_{turn}": _mean(row["score"] for row in rated if row["turn"] == turn) for turn in (1, 2)}
         details["categories"] = {name: fmean(scores) for name, scores in sorted(by_category.items())}
         details["judged"] = len(rated)
+        asked = len({(row["question_id"], row["turn"]) for row in judgments})
+        details["duplicates"] = len(judgments) - asked  # of runs that appended; FastChat counts them all, so do we
         details["reference_file"] = items[0]["reference_file"]
-        failed = sum(bool(row.get("error")) for row in judgments)  # FastChat's own rows have no such field
-        absent = TURNS * len(items) - len({(row["question_id"], row["turn"]) for row in judgments})
+        replied = [row for row in judgments if not row.get("error")]  # FastChat's own rows have no such field
+        failed = len(judgments) - len(replied)
+        absent = TURNS * len(items) - asked
         return Score(
             benchmark=self.name,
             metric="score (1-10)",
@@ -144,9 +147,17 @@ class MTBench:
             questions=len(items),
             missing=failed + absent,
             unparsed=len(judgments) - len(rated) - failed,
-            judge=judgments[0]["judge"][0] if judgments else None,
+            judge=names_of_judges(row["judge"][0] for row in replied or judgments),
             details=details,
         )
+
+
+def _reference(row: dict) -> list:
+    """Both turns of a reference answer, or [] where the row has none."""
+    match row["choices"]:
+        case [{"turns": [*turns]}, *_]:
+            return turns
+    return []
 
 
 def _mean(values) -> float:

@@ -40,6 +40,7 @@ class OpenAIJudge:
         self.name = model
         self.base_url = base_url
         self.concurrent, self.retries = concurrent, retries
+        self._reached = False  # a request was answered: what fails from then on fails alone
         self._key = os.environ.get(KEY_VARIABLE)
         if not self._key and base_url is None:
             raise UserError(f"the judge {model!r} needs a key in {KEY_VARIABLE}, or another endpoint (--judge-url)")
@@ -77,24 +78,17 @@ class OpenAIJudge:
                 max_tokens=request.max_tokens,
                 **wanted,
             )
-        except APITimeoutError as error:
-            return self._failed(request, error)
-        except APIConnectionError:
-            raise JudgeUnreachable(f"the judge at {client.base_url} can not be reached: is it running?") from None
-        except (AuthenticationError, PermissionDeniedError) as error:
-            raise JudgeUnreachable(
-                f"the judge at {client.base_url} refuses the key in {KEY_VARIABLE} (status {error.status_code})"
-            ) from None
-        except NotFoundError:
-            raise JudgeUnreachable(
-                f"the judge at {client.base_url} has no model {self.name!r}, or the URL is wrong (status 404)"
-            ) from None
         except (APIError, ValueError) as error:  # ValueError: a body that is not JSON
+            if not self._reached and (reason := self._unusable(error)):
+                raise JudgeUnreachable(f"the judge at {client.base_url} {reason}") from None
             return self._failed(request, error)
         if not isinstance(answer, ChatCompletion):
+            if self._reached:
+                return self._failed(request, "the reply is no chat completion")
             raise JudgeUnreachable(f"what is at {client.base_url} is no OpenAI-compatible endpoint: does /v1 lack?")
         if not answer.choices or not answer.choices[0].message:
             return self._failed(request, "the reply has no message")
+        self._reached = True
         choice = answer.choices[0]
         first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
         return JudgeReply(
@@ -107,6 +101,19 @@ class OpenAIJudge:
             prompt_tokens=answer.usage.prompt_tokens if answer.usage else 0,
             completion_tokens=answer.usage.completion_tokens if answer.usage else 0,
         )
+
+    def _unusable(self, error: Exception) -> str | None:
+        """Why no request can succeed, where the error of the first one says so."""
+        match error:
+            case APITimeoutError():  # a connection error to the client; the judge is there, but slow
+                return None
+            case APIConnectionError():
+                return "can not be reached: is it running?"
+            case AuthenticationError() | PermissionDeniedError():
+                return f"refuses the key in {KEY_VARIABLE} (status {error.status_code})"
+            case NotFoundError():
+                return f"has no model {self.name!r}, or the URL is wrong (status 404)"
+        return None
 
     def _failed(self, request: JudgeRequest, error: Exception | str) -> JudgeReply:
         """A reply without an answer. What the server says of the error is stored, but not a key that it repeats."""
