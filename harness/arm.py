@@ -3,12 +3,15 @@
 Every step writes its files and then its mark; a step whose inputs have not changed is not done again.
 """
 
+import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 import harness
-from harness import registry, store
+from harness import prompts, registry, store
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.budget import Ledger
@@ -31,8 +34,8 @@ class Inputs:
     """What the arms of an experiment share."""
 
     base: Engine
-    prompts: list[Prompt]
-    labelled: list[Prompt]
+    prompts: Sequence[Prompt]
+    labelled: Sequence[Prompt]
     data_dir: Path
     judge: Judge | None
 
@@ -112,6 +115,7 @@ class Arm:
                 "version": harness.__version__,
                 "method": self.name,
                 "options": asdict(self.options),
+                "option_files": _file_digests(self.options),
                 "budget": self.experiment.budget,
                 "sampling": sampling,
                 "seed": self.seed,
@@ -215,12 +219,19 @@ class Arm:
         return Score(**store.read_json(self.folder / "scores" / f"{name}.json"))
 
 
+def _file_digests(options: object) -> dict[str, str]:
+    """Content of the files that options name, such as a set of principles."""
+    named = {name: Path(value) for name, value in asdict(options).items() if isinstance(value, str)}
+    return {name: store.file_digest(path) for name, path in named.items() if path.is_file()}
+
+
 def check_inputs(experiment: Experiment) -> None:
     """Reads prompts and benchmark files and plans the budget, so that mistakes show before anything is spent.
 
     Raises:
         UserError: for a file, a judge or a budget that the run could not use.
     """
+    _check_training_data(experiment)
     estimate(experiment, *load_prompts(experiment))
     judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
     if judged and load_judge(experiment) is None:
@@ -228,6 +239,17 @@ def check_inputs(experiment: Experiment) -> None:
     if experiment.data_dir != TESTBED:
         for name in experiment.benchmarks:
             registry.load("benchmark", name).load(Path(experiment.data_dir), Settings())
+
+
+def _check_training_data(experiment: Experiment) -> None:
+    """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
+    if experiment.data_dir == TESTBED:
+        return
+    for method in experiment.arms():
+        for stage in registry.load("method", method).stages(experiment.method_options(method)):
+            option = "preferences" if stage.labelled else "prompts"
+            if getattr(experiment, option) == TESTBED:
+                raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
 
 
 def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
@@ -247,21 +269,27 @@ def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
     return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment))
 
 
-def load_prompts(experiment: Experiment) -> tuple[list[Prompt], list[Prompt]]:
+def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """Training prompts and labelled pairs of an experiment."""
-    from harness import prompts
-
     if TESTBED in (experiment.prompts, experiment.preferences):
-        from harness.testbed import prompts as testbed_prompts
-    plain = (
-        testbed_prompts.prompts() if experiment.prompts == TESTBED else prompts.load_prompts(experiment.prompts).prompts
-    )
+        from harness.testbed import prompts as testbed
+    plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts)
     labelled = (
-        testbed_prompts.preferences()
+        testbed.preferences()
         if experiment.preferences == TESTBED
-        else prompts.load_prompts(experiment.preferences, labelled=True).prompts
+        else _read_prompts(experiment.preferences, labelled=True)
     )
     return plain, labelled
+
+
+@cache
+def _read_prompts(path: str, labelled: bool = False) -> Sequence[Prompt]:
+    """The prompts of a file; rows that were left out are told."""
+    found = prompts.load_prompts(path, labelled)
+    if found.duplicates or found.empty:
+        left_out = f"{found.duplicates} duplicate and {found.empty} empty rows left out"
+        print(f"{path}: {len(found.prompts)} prompts, {left_out}", file=sys.stderr)
+    return found.prompts
 
 
 def data_dir(experiment: Experiment, root: store.Folder) -> Path:

@@ -104,6 +104,20 @@ def test_settings_of_a_suite(tmp_path):
     assert "settings.json:1: not JSON" in message(suite_settings, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[]", "must be an object"),
+        ('{"temperature": "hot"}', "'temperature' must be of type float, not 'hot'"),
+        ('{"max_new_tokens": true}', "'max_new_tokens' must be of type int, not True"),
+        ('{"math_instruction": null}', "'math_instruction' must be of type str, not None"),
+    ],
+)
+def test_faulty_settings_of_a_suite(tmp_path, text, said):
+    (tmp_path / "settings.json").write_text(text)
+    assert message(suite_settings, tmp_path) == f"{tmp_path / 'settings.json'}: {said}"
+
+
 def test_read_json(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [1, 2]}')
     assert read_json(tmp_path / "a.json") == {"a": [1, 2]}

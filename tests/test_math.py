@@ -240,6 +240,6 @@ def test_score():
         for n, (strict, verified, found) in enumerate([(1, 1, 1), (0, 1, 1), (0, 0, 1), (0, 0, 0)])
     ]
     score = Math().score(items, samples, [])
-    assert score.value == 50 and score.details["strict"] == 25 and score.unparsed == 1
+    assert score.value == 25 and score.details["math_verify"] == 50 and score.unparsed == 1
     assert score.values == {"0": 100, "1": 100, "2": 0, "3": 0}
     assert score.details["level"] == {1: 50, 2: 50}

@@ -133,18 +133,18 @@ def test_the_shipped_model_is_small_and_of_this_recipe(testbed_model_dir):
 
 
 def test_the_shipped_model_does_what_its_file_says(testbed_model_dir):
-    """Measured anew on other questions; the tolerance is about 4 standard errors of a difference."""
+    """Measured anew on other questions; a tolerance is 3 to 4 standard errors of a difference."""
     stated = json.loads((testbed_model_dir / "testbed.json").read_text())
     anew = measure_model(testbed_model_dir, questions=150, seed=7)
-    for name, (low, high) in {
-        "steering_gap": (20, 70),
-        "rubric_sampled": (30, 75),
-        "exact_match_sampled": (20, 60),
-        "exact_match_greedy": (35, 85),
-        "judge_pair_accuracy": (60, 85),
+    for name, (low, high, tolerance) in {
+        "steering_gap": (20, 70, 20),
+        "rubric_sampled": (30, 75, 15),
+        "exact_match_sampled": (20, 60, 18),
+        "exact_match_greedy": (35, 85, 18),
+        "judge_pair_accuracy": (60, 85, 13),
     }.items():
         assert low < stated["measured"][name] < high, name
-        assert anew["measured"][name] == pytest.approx(stated["measured"][name], abs=20), name
+        assert anew["measured"][name] == pytest.approx(stated["measured"][name], abs=tolerance), name
     assert stated["measured"]["finished"] > 98
     for name, tokens in stated["lengths"].items():
         assert anew["lengths"][name] == pytest.approx(tokens, rel=0.15), name

@@ -71,7 +71,7 @@ class Math:
         return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
-        values = {sample["id"]: 100 * sample["math_verify"] for sample in samples}
+        values = {sample["id"]: 100 * sample["strict"] for sample in samples}
         groups: dict[str, dict] = {"level": defaultdict(list), "subject": defaultdict(list)}
         for item in items:
             for name, group in groups.items():
@@ -84,8 +84,8 @@ class Math:
             questions=len(items),
             unparsed=sum(not sample["extracted"] for sample in samples),
             details={
-                "strict": 100 * fmean(sample["strict"] for sample in samples),
-                "math_verify": fmean(values.values()),
+                "strict": fmean(values.values()),
+                "math_verify": 100 * fmean(sample["math_verify"] for sample in samples),
                 **{name: {key: fmean(group[key]) for key in sorted(group)} for name, group in groups.items()},
             },
         )

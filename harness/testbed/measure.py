@@ -10,6 +10,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.testbed.corpus import draw_defects, draw_features, system_message
 from harness.testbed.items import Item, draw_item
 from harness.testbed.judging import pair_prompt, rate_prompt
+from harness.testbed.principles import DO_NOT_REVEAL, PRINCIPLES
 from harness.testbed.responses import boxed, quality, render
 
 QUESTIONS = 600
@@ -36,7 +37,7 @@ def measure_model(folder: Path, questions: int = QUESTIONS, seed: int = SEED) ->
     return {
         "lengths": {
             "prompt": prompt,
-            "system": fmean(len(engine.encode_chat(chat)) for chat in chats["good"] + chats["bad"]) - prompt,
+            "system": fmean(len(engine.encode_chat(chat)) for chat in _steered(items, random.Random(seed))) - prompt,
             "completion": fmean(len(completion.token_ids) for completion in completions),
         },
         "measured": {
@@ -56,6 +57,15 @@ def measure_model(folder: Path, questions: int = QUESTIONS, seed: int = SEED) ->
             for name, each in sampled.items()
         },
     }
+
+
+def _steered(items: Sequence[Item], draw: random.Random) -> list[list[Message]]:
+    """Queries as the methods put them by default: two principles, and the request not to mention them."""
+    chats = []
+    for item in items:
+        texts = [draw.choice(draw.choice(PRINCIPLES[name])) for name in draw.sample(sorted(PRINCIPLES), 2)]
+        chats.append(_ask(item.question, " ".join(texts) + DO_NOT_REVEAL))
+    return chats
 
 
 def _ask(question: str, system: str | None = None) -> list[Message]:
