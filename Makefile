@@ -10,7 +10,7 @@ SHELL := bash
 .PHONY: demo test clean
 
 demo: $(VENV)/.installed
-	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo
+	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo --jobs 2
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

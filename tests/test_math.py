@@ -241,5 +241,5 @@ def test_score():
     ]
     score = Math().score(items, samples, [])
     assert score.value == 25 and score.details["math_verify"] == 50 and score.unparsed == 1
-    assert score.values == {"0": 100, "1": 100, "2": 0, "3": 0}
-    assert score.details["level"] == {1: 50, 2: 50}
+    assert score.values == {"0": 100, "1": 0, "2": 0, "3": 0}
+    assert score.details["level"] == {1: 50, 2: 0}

@@ -59,7 +59,7 @@ class Objective(Protocol):
 class TrainingOptions:
     """Settings of one training stage, with the names and defaults of the testbed; presets hold those of the papers."""
 
-    learning_rate: float = 1.5e-4
+    learning_rate: float = 1e-4
     batch_size: int = 16
     micro_batch_size: int = 16  # examples in one forward pass; batch_size / micro_batch_size passes are accumulated
     warmup_ratio: float = 0.1
