@@ -3,49 +3,24 @@
 Every step writes its files and then its mark; a step whose inputs have not changed is not done again.
 """
 
-import sys
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import asdict
 from pathlib import Path
 
 import harness
-from harness import prompts, registry, store
-from harness.benchmarks.base import Policy, Score, Settings
+from harness import registry, store
+from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.budget import Ledger
 from harness.engines.base import Engine, Sampling
-from harness.errors import UserError
-from harness.experiment import TESTBED, Experiment
+from harness.experiment import Experiment
 from harness.health import stage_health
-from harness.judges.base import Judge
-from harness.methods import Method, Prompt, Stage, Workbench
-from harness.planning import estimate, measure_lengths, model_folder
+from harness.inputs import Inputs
+from harness.methods import Method, Stage, Workbench
+from harness.planning import measure_lengths
 from harness.progress import progress
 from harness.prompts import PromptStream
 from harness.stages import allowances, collect_stage, plan_stage
-
-SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
-
-
-@dataclass
-class Inputs:
-    """What the arms of an experiment share."""
-
-    base: Engine
-    prompts: Sequence[Prompt]
-    labelled: Sequence[Prompt]
-    data_dir: Path
-    judge: Judge | None
-
-    @property
-    def key(self) -> dict:
-        return {
-            "weights": self.base.weights_hash,
-            "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
-            "labelled": store.digest([asdict(prompt) for prompt in self.labelled]),
-        }
 
 
 class Arm:
@@ -186,8 +161,8 @@ class Arm:
         health = stage_health(examples, reference, bench, result.history)
         store.write_json(self.folder / "health" / f"{stage.name}.json", health)
 
-    def score(self, name: str, policy: Policy, inputs: Inputs) -> Score:
-        """The score of one benchmark: samples, judgments and the score are left in the folder."""
+    def score(self, name: str, policy: Policy, inputs: Inputs) -> None:
+        """Leaves samples, judgments and the score of one benchmark in the folder."""
         benchmark = registry.load("benchmark", name)
         chosen = Settings(self.seed, max_new_tokens=self.experiment.answer_tokens, limit=self.experiment.limit)
         settings = with_suite_settings(inputs.data_dir, chosen)
@@ -196,11 +171,12 @@ class Arm:
         key = store.digest(
             [harness.__version__, name, items, asdict(settings), policy.engine.weights_hash, reference, policy.beta]
         )
+        answers = benchmark.turns * len(items)
         samples_file = self.folder / "samples" / f"{name}.jsonl"
         judgments_file = self.folder / "judgments" / f"{name}.jsonl"
         if not self.folder.finished(f"samples-{name}", key):
             self.worked = True
-            with progress(f"{self.label} {name}: answer", None) as advance:
+            with progress(f"{self.label} {name}: answer", answers) as advance:
                 store.write_jsonl(samples_file, benchmark.answer(policy, items, settings, advance))
             self.folder.finish(f"samples-{name}", key)
         key = store.digest([key, inputs.judge.name if benchmark.needs_judge else None])
@@ -209,107 +185,16 @@ class Arm:
             samples = store.read_jsonl(samples_file)
             judgments = []
             if benchmark.needs_judge:
-                with progress(f"{self.label} {name}: judge", None) as advance:
+                with progress(f"{self.label} {name}: judge", answers) as advance:
                     judgments = benchmark.judge(items, samples, inputs.judge, advance)
                 store.write_jsonl(judgments_file, judgments)
             store.write_json(
                 self.folder / "scores" / f"{name}.json", asdict(benchmark.score(items, samples, judgments))
             )
             self.folder.finish(f"score-{name}", key)
-        return Score(**store.read_json(self.folder / "scores" / f"{name}.json"))
 
 
 def _file_digests(options: object) -> dict[str, str]:
     """Content of the files that options name, such as a set of principles."""
     named = {name: Path(value) for name, value in asdict(options).items() if isinstance(value, str)}
     return {name: store.file_digest(path) for name, path in named.items() if path.is_file()}
-
-
-def check_inputs(experiment: Experiment) -> None:
-    """Reads prompts and benchmark files and plans the budget, so that mistakes show before anything is spent.
-
-    Raises:
-        UserError: for a file, a judge or a budget that the run could not use.
-    """
-    _check_training_data(experiment)
-    estimate(experiment, *load_prompts(experiment))
-    judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
-    if judged and load_judge(experiment) is None:
-        raise UserError(f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url)")
-    if experiment.data_dir != TESTBED:
-        for name in experiment.benchmarks:
-            registry.load("benchmark", name).load(Path(experiment.data_dir), Settings())
-
-
-def _check_training_data(experiment: Experiment) -> None:
-    """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
-    if experiment.data_dir == TESTBED:
-        return
-    for method in experiment.arms():
-        for stage in registry.load("method", method).stages(experiment.method_options(method)):
-            option = "preferences" if stage.labelled else "prompts"
-            if getattr(experiment, option) == TESTBED:
-                raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
-
-
-def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
-    """Model, prompts, benchmark files and judge of an experiment."""
-    import torch
-
-    from harness.engines.transformers import TransformersEngine
-
-    base = TransformersEngine.load(
-        str(model_folder(experiment.model)),
-        device=experiment.device,
-        batch_size=experiment.batch_size,
-        trust_remote_code=experiment.trust_remote_code,
-    )
-    if base.parameters < SMALL:
-        torch.set_num_threads(1)
-    return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment))
-
-
-def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-    """Training prompts and labelled pairs of an experiment."""
-    if TESTBED in (experiment.prompts, experiment.preferences):
-        from harness.testbed import prompts as testbed
-    plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts)
-    labelled = (
-        testbed.preferences()
-        if experiment.preferences == TESTBED
-        else _read_prompts(experiment.preferences, labelled=True)
-    )
-    return plain, labelled
-
-
-@cache
-def _read_prompts(path: str, labelled: bool = False) -> Sequence[Prompt]:
-    """The prompts of a file; rows that were left out are told."""
-    found = prompts.load_prompts(path, labelled)
-    if found.duplicates or found.empty:
-        left_out = f"{found.duplicates} duplicate and {found.empty} empty rows left out"
-        print(f"{path}: {len(found.prompts)} prompts, {left_out}", file=sys.stderr)
-    return found.prompts
-
-
-def data_dir(experiment: Experiment, root: store.Folder) -> Path:
-    if experiment.data_dir != TESTBED:
-        return Path(experiment.data_dir)
-    from harness.testbed.suites import write_suites
-
-    folder = root / "data"
-    write_suites(folder)
-    return folder
-
-
-def load_judge(experiment: Experiment) -> Judge | None:
-    """The judge, or None when no benchmark and no method needs one that is given."""
-    if experiment.judge_model:
-        from harness.judges.openai import OpenAIJudge
-
-        return OpenAIJudge(experiment.judge_model, base_url=experiment.judge_url)
-    if experiment.data_dir == TESTBED:
-        from harness.testbed.judge import TestbedJudge
-
-        return TestbedJudge()
-    return None

@@ -201,7 +201,7 @@ def estimate(
     """Print what a run will do and cost, before it runs."""
     given = {key: value for key, value in locals().items() if key in _FIELDS}
     experiment = _experiment(config, settings, given)
-    from harness.arm import load_prompts
+    from harness.inputs import load_prompts
     from harness.planning import estimate as plan
 
     planned = plan(experiment, *load_prompts(experiment))

@@ -10,12 +10,13 @@ from pathlib import Path
 import yaml
 
 from harness import registry, store
-from harness.arm import Arm, check_inputs, load_inputs
+from harness.arm import Arm
 from harness.benchmarks.base import Score
 from harness.comparison import ResultRow, Table
 from harness.comparison import build as build_table
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment, build, load
+from harness.inputs import check_inputs, load_inputs
 from harness.progress import PLAIN_VARIABLE
 from harness.tables import to_json, to_markdown
 

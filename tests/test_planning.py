@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from harness.arm import load_prompts
 from harness.errors import UserError
 from harness.experiment import Experiment
+from harness.inputs import load_prompts
 from harness.methods import Prompt
 from harness.planning import estimate, measure_lengths, model_folder, parameter_count
 

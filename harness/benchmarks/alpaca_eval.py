@@ -34,6 +34,7 @@ class AlpacaEval:
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
     needs_judge = True
+    turns = 1
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "alpaca_eval"

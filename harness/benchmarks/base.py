@@ -59,6 +59,7 @@ class Benchmark(Protocol):
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"
     needs_judge: bool
+    turns: int  # how often `advance` counts an item, in answering and in judging
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         """The questions, each with an "id" (a string).

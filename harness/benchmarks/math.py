@@ -23,6 +23,7 @@ class Math:
     name = "math"
     title = "MATH"
     needs_judge = False
+    turns = 1
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         file = files.find(data_dir / "math", self.name, "math500.jsonl")

@@ -40,6 +40,7 @@ class MTBench:
     name = "mt-bench"
     title = "MT-Bench"
     needs_judge = True
+    turns = 2
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "mt_bench"

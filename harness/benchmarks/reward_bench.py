@@ -49,6 +49,7 @@ class RewardBench:
     name = "reward-bench"
     title = "RewardBench"
     needs_judge = False
+    turns = 2
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "rewardbench"
@@ -74,7 +75,7 @@ class RewardBench:
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
         own = _logprobs(policy.engine, items, advance)
-        reference = _logprobs(policy.reference, items, advance) if policy.reference else None
+        reference = _logprobs(policy.reference, items, None) if policy.reference else None
         rows = []
         for index, item in enumerate(items):
             row = {"id": item["id"], "beta": policy.beta}

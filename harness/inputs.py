@@ -1,0 +1,125 @@
+"""What the arms of an experiment share: model, prompts, benchmark files and judge, read and checked."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+
+from harness import prompts, registry, store
+from harness.benchmarks.base import Settings
+from harness.engines.base import Engine
+from harness.errors import UserError
+from harness.experiment import TESTBED, Experiment
+from harness.judges.base import Judge
+from harness.methods import Prompt
+from harness.planning import estimate, model_folder
+
+SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
+
+
+@dataclass
+class Inputs:
+    """What the arms of an experiment share."""
+
+    base: Engine
+    prompts: Sequence[Prompt]
+    labelled: Sequence[Prompt]
+    data_dir: Path
+    judge: Judge | None
+
+    @property
+    def key(self) -> dict:
+        return {
+            "weights": self.base.weights_hash,
+            "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
+            "labelled": store.digest([asdict(prompt) for prompt in self.labelled]),
+        }
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """Reads prompts and benchmark files and plans the budget, so that mistakes show before anything is spent.
+
+    Raises:
+        UserError: for a file, a judge or a budget that the run could not use.
+    """
+    estimate(experiment, *load_prompts(experiment))
+    judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
+    if judged and load_judge(experiment) is None:
+        raise UserError(f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url)")
+    if experiment.data_dir != TESTBED:
+        for name in experiment.benchmarks:
+            registry.load("benchmark", name).load(Path(experiment.data_dir), Settings())
+        _check_training_data(experiment)
+
+
+def _check_training_data(experiment: Experiment) -> None:
+    """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
+    for method in experiment.arms():
+        for stage in registry.load("method", method).stages(experiment.method_options(method)):
+            option = "preferences" if stage.labelled else "prompts"
+            if getattr(experiment, option) == TESTBED:
+                raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
+
+
+def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
+    """Model, prompts, benchmark files and judge of an experiment."""
+    import torch
+
+    from harness.engines.transformers import TransformersEngine
+
+    base = TransformersEngine.load(
+        str(model_folder(experiment.model)),
+        device=experiment.device,
+        batch_size=experiment.batch_size,
+        trust_remote_code=experiment.trust_remote_code,
+    )
+    if base.parameters < SMALL:
+        torch.set_num_threads(1)
+    return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment))
+
+
+def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    """Training prompts and labelled pairs of an experiment."""
+    if TESTBED in (experiment.prompts, experiment.preferences):
+        from harness.testbed import prompts as testbed
+    plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts)
+    labelled = (
+        testbed.preferences()
+        if experiment.preferences == TESTBED
+        else _read_prompts(experiment.preferences, labelled=True)
+    )
+    return plain, labelled
+
+
+@cache
+def _read_prompts(path: str, labelled: bool = False) -> Sequence[Prompt]:
+    """The prompts of a file; rows that were left out are told."""
+    found = prompts.load_prompts(path, labelled)
+    if found.duplicates or found.empty:
+        left_out = f"{found.duplicates} duplicate and {found.empty} empty rows left out"
+        print(f"{path}: {len(found.prompts)} prompts, {left_out}", file=sys.stderr)
+    return found.prompts
+
+
+def data_dir(experiment: Experiment, root: store.Folder) -> Path:
+    if experiment.data_dir != TESTBED:
+        return Path(experiment.data_dir)
+    from harness.testbed.suites import write_suites
+
+    folder = root / "data"
+    write_suites(folder)
+    return folder
+
+
+def load_judge(experiment: Experiment) -> Judge | None:
+    """The judge, or None when no benchmark and no method needs one that is given."""
+    if experiment.judge_model:
+        from harness.judges.openai import OpenAIJudge
+
+        return OpenAIJudge(experiment.judge_model, base_url=experiment.judge_url)
+    if experiment.data_dir == TESTBED:
+        from harness.testbed.judge import TestbedJudge
+
+        return TestbedJudge()
+    return None
