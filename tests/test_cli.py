@@ -26,7 +26,7 @@ def harness(*arguments, cwd, code=0):
     return out.getvalue() if code == 0 else told.getvalue()
 
 
-SMALL = ("--budget", "6e10", "--limit", "24", "--name", "small")
+SMALL = ("--budget", "1.2e11", "--limit", "24", "--name", "small")
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,7 @@ def test_the_table_has_every_method_within_the_budget(finished):
 
 def test_the_ledger_agrees_with_the_plan(finished, tmp_path):
     place, _ = finished
-    planned = json.loads(harness("estimate", "--method", "sso,dpo", "--budget", "6e10", "--json", cwd=tmp_path))
+    planned = json.loads(harness("estimate", "--method", "sso,dpo", "--budget", "1.2e11", "--json", cwd=tmp_path))
     for name in ("sso", "dpo"):
         ledger = json.loads((place / f"results/runs/small/arms/{name}-seed0/ledger.json").read_text())
         assert ledger["total"]["flops"] == pytest.approx(planned["methods"][name]["flops"], rel=0.1)
