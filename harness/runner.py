@@ -43,7 +43,6 @@ def run(experiment: Experiment, results: Path, jobs: int = 1) -> Table:
 
 
 def _run_parallel(experiment: Experiment, root: store.Folder, arms: list[tuple[str, int]], jobs: int) -> None:
-    os.environ[PLAIN_VARIABLE] = "1"
     context = get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(arms)), context, _start_worker, (experiment, root.path)) as pool:
         waiting = [pool.submit(_run_arm, method, seed) for method, seed in arms]
@@ -60,6 +59,7 @@ _worker: tuple = ()
 
 def _start_worker(experiment: Experiment, path: Path) -> None:
     global _worker
+    os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other
     root = store.Folder(path)
     _worker = (experiment, root, load_inputs(experiment, root))
 
