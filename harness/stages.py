@@ -93,7 +93,7 @@ def collect_stage(
     if budget.kind == "flops":
         examples = _within_allowance(stage, bench, draw, plan, allowance)
     elif budget.kind == "prompts":
-        examples = stage.collect(bench, draw(plan.queries))
+        examples = _collect(stage, bench, draw(plan.queries))
     else:
         examples = _enough(stage, bench, draw, plan)
     if not examples:
@@ -105,6 +105,15 @@ def collect_stage(
     return examples
 
 
+def _collect(stage: Stage, bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+    """Examples of these prompts; those that the model could not read whole are left out and counted."""
+    examples = stage.collect(bench, prompts)
+    fitting = [each for each in examples if max(map(len, each.sequences)) <= bench.engine.context_length]
+    for _ in range(len(examples) - len(fitting)):
+        bench.discard("longer than the context")
+    return fitting
+
+
 def _within_allowance(
     stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan, allowance: float
 ) -> list[Example]:
@@ -112,7 +121,7 @@ def _within_allowance(
     examples: list[Example] = []
     queries, size, left = 0, max(1, int(FIRST_DRAW * plan.queries)), inf
     while size > 0 and left > CLOSE * allowance:
-        examples += stage.collect(bench, draw(size))
+        examples += _collect(stage, bench, draw(size))
         queries += size
         used = bench.ledger.flops - start + training_flops(stage, examples, parameters)
         left = allowance - used
@@ -130,7 +139,7 @@ def _enough(stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]],
     while len(examples) < wanted:
         kept = len(examples) / queries if examples else plan.examples / plan.queries
         size = ceil((wanted - len(examples)) / kept)
-        examples += stage.collect(bench, draw(size))
+        examples += _collect(stage, bench, draw(size))
         queries += size
         if queries > 20 * plan.queries:
             break

@@ -26,6 +26,7 @@ class Engine:
     """Completions of random length."""
 
     parameters = PARAMETERS
+    context_length = 10_000
 
     def __init__(self, mean=20):
         self.mean = mean
@@ -115,6 +116,15 @@ def test_prompts_and_updates_are_met_exactly():
     budget = Budget.parse("updates=7")
     plan = plan_stage(make_stage(), budget, LENGTHS, PARAMETERS)
     assert len(collect_stage(make_stage(), make_bench(), prompts, plan, budget, float("inf"))) == 7 * 16
+
+
+def test_examples_longer_than_the_context_are_left_out_and_counted():
+    bench, budget = make_bench(), Budget.parse("prompts=100")
+    bench.engine.context_length = 30  # 10 of the prompt and 1 to 39 of the completion
+    plan = plan_stage(make_stage(), budget, LENGTHS, PARAMETERS)
+    examples = collect_stage(make_stage(), bench, prompts, plan, budget, float("inf"))
+    assert max(example.tokens for example in examples) <= 30
+    assert 0 < bench.discarded["longer than the context"] == 80 - len(examples)
 
 
 def test_a_stage_that_makes_nothing_says_why():

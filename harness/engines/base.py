@@ -55,6 +55,7 @@ class Engine(Protocol):
     name: str  # path or hub id
     weights_hash: str  # of the weights: part of every cache key
     parameters: int  # N of the FLOPs accounting
+    context_length: int  # tokens of a prompt and its completion
 
     def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
         """Token ids of a conversation by the model's chat template, applied once."""
