@@ -8,9 +8,7 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from harness.comparison import SIGNIFICANT, Cell, ResultRow, Spent, Table, build, number_range
-
-__all__ = ["ResultRow", "Table", "build", "to_json", "to_markdown"]
+from harness.comparison import SIGNIFICANT, Cell, Spent, Table, number_range
 
 NONE = "–"
 

@@ -5,9 +5,10 @@ import pytest
 
 from harness.benchmarks.base import Score
 from harness.budget import Ledger
+from harness.comparison import ResultRow, build
 from harness.errors import UserError
 from harness.statistics import bootstrap_interval, grid
-from harness.tables import ResultRow, build, to_json, to_markdown
+from harness.tables import to_json, to_markdown
 
 PARAMETERS = 1_000_000
 
