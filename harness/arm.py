@@ -9,7 +9,7 @@ from pathlib import Path
 
 import harness
 from harness import registry, store
-from harness.benchmarks.base import Policy, Settings
+from harness.benchmarks.base import Judging, Policy, Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.budget import Ledger
 from harness.engines.base import Engine, Sampling
@@ -164,8 +164,15 @@ class Arm:
     def score(self, name: str, policy: Policy, inputs: Inputs) -> None:
         """Leaves samples, judgments and the score of one benchmark in the folder."""
         benchmark = registry.load("benchmark", name)
-        chosen = Settings(self.seed, max_new_tokens=self.experiment.answer_tokens, limit=self.experiment.limit)
+        experiment = self.experiment
+        chosen = Settings(
+            self.seed,
+            max_new_tokens=experiment.answer_tokens,
+            limit=experiment.limit,
+            options=experiment.benchmark_options(name),
+        )
         settings = with_suite_settings(inputs.data_dir, chosen)
+        judging = Judging(experiment.rejudge, experiment.both_orders)
         items = benchmark.load(inputs.data_dir, settings)
         reference = policy.reference.weights_hash if policy.reference else None
         key = store.digest(
@@ -179,14 +186,14 @@ class Arm:
             with progress(f"{self.label} {name}: answer", answers) as advance:
                 store.write_jsonl(samples_file, benchmark.answer(policy, items, settings, advance))
             self.folder.finish(f"samples-{name}", key)
-        key = store.digest([key, inputs.judge.name if benchmark.needs_judge else None])
+        key = store.digest([key, inputs.judge.name, asdict(judging)] if benchmark.needs_judge else [key])
         if not self.folder.finished(f"score-{name}", key):
             self.worked = True
             samples = store.read_jsonl(samples_file)
             judgments = []
             if benchmark.needs_judge:
                 with progress(f"{self.label} {name}: judge", answers) as advance:
-                    judgments = benchmark.judge(items, samples, inputs.judge, advance)
+                    judgments = benchmark.judge(items, samples, inputs.judge, judging, advance)
                 store.write_jsonl(judgments_file, judgments)
             store.write_json(
                 self.folder / "scores" / f"{name}.json", asdict(benchmark.score(items, samples, judgments))

@@ -63,6 +63,8 @@ CompletionTokens = Annotated[int | None, _option("completion_tokens")]
 BatchSize = Annotated[int | None, _option("batch_size")]
 Device = Annotated[str | None, _option("device")]
 TrustRemoteCode = Annotated[bool | None, _option("trust_remote_code", "--trust-remote-code")]
+Rejudge = Annotated[bool | None, _option("rejudge", "--rejudge")]
+BothOrders = Annotated[bool | None, _option("both_orders", "--both-orders")]
 Settings = Annotated[list[str] | None, _option("options", "--set")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]
@@ -122,6 +124,8 @@ def run(
     batch_size: BatchSize = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = None,
+    rejudge: Rejudge = None,
+    both_orders: BothOrders = None,
     settings: Settings = None,
     results: Results = RESULTS,
     jobs: Jobs = 1,
@@ -159,13 +163,16 @@ def eval(
     batch_size: BatchSize = None,
     device: Device = None,
     trust_remote_code: TrustRemoteCode = None,
+    rejudge: Rejudge = None,
+    both_orders: BothOrders = None,
+    settings: Settings = None,
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
     """Score a model or checkpoint without training it."""
     given = {key: value for key, value in locals().items() if key in _FIELDS and value is not None}
     given.setdefault("name", "eval-" + "-".join(Path(model).resolve().parts[-3:] if "/" in model else [model]))
-    experiment = experiments.build(Experiment, given | {"methods": ["base"]}, "option")
+    experiment = _experiment(None, settings, given | {"methods": ["base"]})
     from harness.runner import run as run_experiment
 
     _print_table(run_experiment(experiment, results), as_json)

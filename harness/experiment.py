@@ -48,7 +48,11 @@ class Experiment:
     batch_size: int = option(128, "Sequences in one forward pass of generation.")
     device: str = option("auto", "Where the model runs: auto, cpu, cuda.")
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
-    options: dict[str, dict[str, Any]] = option({}, "Settings of a method: METHOD.NAME=VALUE, repeatable.")
+    rejudge: bool = option(False, "Ask the judge once more where a judgment has no verdict.")
+    both_orders: bool = option(False, "Judge every pair in both orders and take the mean.")
+    options: dict[str, dict[str, Any]] = option(
+        {}, "Setting of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2, repeatable."
+    )
 
     def __post_init__(self) -> None:
         safe_name(self.name)
@@ -65,10 +69,14 @@ class Experiment:
             for name in chosen:
                 if name not in registry.names(kind):
                     registry.load(kind, name)
-        for method in self.options:
-            if method not in self.arms():
-                raise UserError(f"options for {method!r}, which is not among the methods {', '.join(self.arms())}")
-            self.method_options(method)
+        for name in self.options:
+            if name in self.arms():
+                self.method_options(name)
+            elif name in self.benchmarks:
+                self.benchmark_options(name)
+            else:
+                chosen = ", ".join((*self.arms(), *self.benchmarks))
+                raise UserError(f"options for {name!r}, which is not among the methods and benchmarks {chosen}")
 
     def arms(self) -> tuple[str, ...]:
         """The methods, base first."""
@@ -77,6 +85,11 @@ class Experiment:
     def method_options(self, method: str) -> Any:
         """The options of a method, its defaults with this experiment's changes."""
         return build(registry.load("method", method).Options, self.options.get(method, {}), f"option of {method}")
+
+    def benchmark_options(self, benchmark: str) -> Any:
+        """The options of a benchmark, its defaults with this experiment's changes."""
+        kind = registry.load("benchmark", benchmark).Options
+        return build(kind, self.options.get(benchmark, {}), f"option of {benchmark}")
 
     @property
     def cap(self) -> Budget:
@@ -152,6 +165,6 @@ def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
         target, equals, value = setting.partition("=")
         method, dot, name = target.partition(".")
         if not (equals and dot and name):
-            raise UserError(f"setting {setting!r} is not understood: write METHOD.NAME=VALUE, such as dpo.beta=0.2")
+            raise UserError(f"setting {setting!r} is not understood: write NAME.OPTION=VALUE, such as dpo.beta=0.2")
         options.setdefault(method, {})[name] = yaml.safe_load(value)
     return options

@@ -49,7 +49,9 @@ def check_inputs(experiment: Experiment) -> None:
         raise UserError(f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url)")
     if experiment.data_dir != TESTBED:
         for name in experiment.benchmarks:
-            registry.load("benchmark", name).load(Path(experiment.data_dir), Settings())
+            registry.load("benchmark", name).load(
+                Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name))
+            )
         _check_training_data(experiment)
 
 

@@ -74,7 +74,7 @@ def _claim(root: store.Folder, experiment: Experiment) -> None:
     file = root / "experiment.yaml"
     if file.exists():
         before = build(Experiment, load(file), "option")
-        free = {"methods", "benchmarks", "seeds", "options", "batch_size"}
+        free = {"methods", "benchmarks", "seeds", "options", "batch_size", "rejudge", "both_orders"}
         changed = [name for name, value in before.as_dict().items() if experiment.as_dict()[name] != value]
         if fixed := [name for name in changed if name not in free]:
             raise UserError(

@@ -9,7 +9,7 @@ from math import isnan
 import pytest
 
 from harness.benchmarks.alpaca_eval import ALL, AlpacaEval
-from harness.benchmarks.base import Settings
+from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.files import read_rows
 from harness.judges.base import JudgeReply
 
@@ -130,7 +130,7 @@ def test_recorded_log_probabilities_give_the_recorded_preferences(data_dir, refe
 
     outputs = [{"id": item["id"], "output": rows[item["instruction"]]["output_2"]} for item in references]
     judge = RuleJudge(play)
-    judgments = AlpacaEval().judge(references, outputs, judge, None)
+    judgments = AlpacaEval().judge(references, outputs, judge, Judging(), None)
     asked = [rows[shown(request)[0]] for request in judge.asked]
     with_letters = sum(isinstance(row["raw_completion"], dict) for row in asked)
     compared = 0
@@ -159,16 +159,16 @@ def test_a_pair_is_shown_in_a_seeded_balanced_order():
     """Longer outputs win wherever they stand, and the policy's stands first in about half of the prompts."""
     questions, answers = items(*["reference"] * 200), samples(*["a longer answer"] * 200)
     judge, again = RuleJudge(longer), RuleJudge(longer)
-    rows = AlpacaEval().judge(questions, answers, judge, None)
+    rows = AlpacaEval().judge(questions, answers, judge, Judging(), None)
     assert rows[0]["judge"] == "rule-1"
     assert [row["preference"] for row in rows] == pytest.approx([1.9] * 200, abs=1e-4)
     first = sum(shown(request)[1] == "a longer answer" for request in judge.asked)
     assert 70 <= first <= 130  # 100 +- 4 standard deviations of a fair coin
-    AlpacaEval().judge(questions, answers, again, None)
+    AlpacaEval().judge(questions, answers, again, Judging(), None)
     assert [request.messages for request in again.asked] == [request.messages for request in judge.asked]
     score = AlpacaEval().score(questions, answers, rows)
     assert score.value == pytest.approx(90, abs=0.01) and len(score.values) == 200
-    assert all(request.max_tokens == 1 and request.top_logprobs == 5 for request in judge.asked)
+    assert all(request.max_tokens == 1 and request.alternatives == ("m", "M") for request in judge.asked)
 
 
 def test_texts_in_a_prompt_stay_text():
@@ -178,7 +178,7 @@ def test_texts_in_a_prompt_stay_text():
     questions = items(*[f"reference {index} {{output_1}}" for index in range(len(outputs))])
     questions[0]["instruction"] = "What is {output_2}? " + marks
     judge = RuleJudge(longer)
-    rows = AlpacaEval().judge(questions, samples(*outputs), judge, None)
+    rows = AlpacaEval().judge(questions, samples(*outputs), judge, Judging(), None)
     assert all(row["preference"] is not None for row in rows)
     prompts = {shown(request)[0]: request for request in judge.asked}
     for question, output in zip(questions, outputs, strict=True):
@@ -193,7 +193,7 @@ def test_judges_without_log_probabilities_count_as_unparsed(caplog):
     replies = {"question 0": None, "question 1": {}, "question 2": {"The": -0.1, "A": -2.0}}
     judge = RuleJudge(lambda instruction, first, second: replies[instruction])
     with caplog.at_level(logging.WARNING):
-        rows = AlpacaEval().judge(items("a", "b", "c"), samples("A", "B", "C"), judge, None)
+        rows = AlpacaEval().judge(items("a", "b", "c"), samples("A", "B", "C"), judge, Judging(), None)
     assert [row["preference"] for row in rows] == [None] * 3
     score = AlpacaEval().score(items("a", "b", "c"), samples("A", "B", "C"), rows)
     assert (score.unparsed, score.missing, score.values) == (3, 0, {})
@@ -206,7 +206,7 @@ def test_failed_requests_count_as_missing():
         return TimeoutError("no answer") if instruction == "question 1" else longer(instruction, first, second)
 
     questions, answers = items("aa", "bb", "cc"), samples("A", "B", "CCC")
-    rows = AlpacaEval().judge(questions, answers, RuleJudge(rule), None)
+    rows = AlpacaEval().judge(questions, answers, RuleJudge(rule), Judging(), None)
     assert [row["error"] for row in rows] == [None, "no answer", None]
     score = AlpacaEval().score(questions, answers, rows)
     assert (score.missing, score.unparsed) == (1, 0)
@@ -215,7 +215,7 @@ def test_failed_requests_count_as_missing():
 
 def test_one_letter_is_enough():
     judge = RuleJudge(lambda instruction, first, second: {"m" if first == "mine" else "M": -0.5, "The": -1.0})
-    rows = AlpacaEval().judge(items("r", "r"), samples("mine", "mine"), judge, None)
+    rows = AlpacaEval().judge(items("r", "r"), samples("mine", "mine"), judge, Judging(), None)
     assert [row["preference"] for row in rows] == [2, 2]
 
 
@@ -224,7 +224,8 @@ def test_equal_and_repeated_and_empty_outputs():
     questions = items("same", "reference", "reference", "reference")
     questions[2]["instruction"] = questions[1]["instruction"]
     judge = RuleJudge(longer)
-    rows = AlpacaEval().judge(questions, samples("same", "a longer output", "a longer output", ""), judge, None)
+    answers = samples("same", "a longer output", "a longer output", "")
+    rows = AlpacaEval().judge(questions, answers, judge, Judging(), None)
     assert [row["preference"] for row in rows] == pytest.approx([1.5, 1.9, 1.9, 1.1], abs=1e-4)
     assert len(judge.asked) == 2
     score = AlpacaEval().score(questions, samples("same", "x", "x", ""), rows)
@@ -234,32 +235,32 @@ def test_equal_and_repeated_and_empty_outputs():
 
 def test_only_equal_outputs():
     judge = RuleJudge(longer)
-    rows = AlpacaEval().judge(items("a"), samples("a"), judge, None)
+    rows = AlpacaEval().judge(items("a"), samples("a"), judge, Judging(), None)
     assert judge.asked == [] and rows[0]["preference"] == 1.5 and rows[0]["judge"] is None
 
 
 def test_the_reference_against_itself(references):
     """Half of all, unasked; the length-controlled rate divides by a spread of lengths that is not there."""
     outputs = [{"id": item["id"], "output": item["reference"]} for item in references]
-    rows = AlpacaEval().judge(references, outputs, RuleJudge(longer), None)
+    rows = AlpacaEval().judge(references, outputs, RuleJudge(longer), Judging(), None)
     score = AlpacaEval().score(references, outputs, rows)
     assert score.value == 50 and score.details["standard_error"] == 0
     assert "length_controlled_win_rate" not in score.details
 
 
 def test_a_tie_or_a_failed_request_does_not_change_the_judge():
-    rows = AlpacaEval().judge(items("a", "bb", "c"), samples("a", "b", "d"), RuleJudge(longer), None)
+    rows = AlpacaEval().judge(items("a", "bb", "c"), samples("a", "b", "d"), RuleJudge(longer), Judging(), None)
     assert AlpacaEval().score(items("a", "bb", "c"), samples("a", "b", "d"), rows).judge == "rule-1"
     rows[1] |= {"preference": None, "error": "APITimeoutError", "judge": "rule"}
     assert AlpacaEval().score(items("a", "bb", "c"), samples("a", "b", "d"), rows).judge == "rule-1"
 
 
 def test_the_package_shows_no_bar(capfd):
-    AlpacaEval().judge(items("a"), samples("b"), RuleJudge(longer), None)
+    AlpacaEval().judge(items("a"), samples("b"), RuleJudge(longer), Judging(), None)
     assert "Annotation" not in capfd.readouterr().err
 
 
 def test_the_package_leaves_the_logger_as_it_was():
     level = logging.getLogger().level
-    AlpacaEval().judge(items("a"), samples("b"), RuleJudge(longer), None)
+    AlpacaEval().judge(items("a"), samples("b"), RuleJudge(longer), Judging(), None)
     assert logging.getLogger().level == level

@@ -55,7 +55,7 @@ def test_settings_of_the_command_line():
         "sso": {"use_negative": False},
     }
     for wrong in ("dpo.beta", "beta=1", "dpo.=1"):
-        with pytest.raises(UserError, match="METHOD.NAME=VALUE"):
+        with pytest.raises(UserError, match="NAME.OPTION=VALUE"):
             parse_options([wrong])
 
 

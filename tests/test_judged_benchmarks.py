@@ -7,7 +7,7 @@ import pytest
 from loopback_judge import MODEL, serve
 
 from harness.benchmarks.alpaca_eval import AlpacaEval
-from harness.benchmarks.base import Policy, Settings
+from harness.benchmarks.base import Judging, Policy, Settings
 from harness.benchmarks.mt_bench import TEMPERATURES, MTBench
 from harness.engines.base import Sampling
 from harness.judges.openai import OpenAIJudge
@@ -57,7 +57,7 @@ def test_mt_bench(data_dir, policy, judge):
             )
             assert sample["turns"][turn] == alone.text
             chat.append({"role": "assistant", "content": alone.text})
-    judgments = stored(bench.judge(items, samples, judge, None))
+    judgments = stored(bench.judge(items, samples, judge, Judging(), None))
     assert [(row["question_id"], row["turn"]) for row in judgments] == [(q, t) for q in (81, 82, 83) for t in (1, 2)]
     assert all(row["judge"][0] == MODEL and row["fingerprint"] == "rule-1" and row["date"] for row in judgments)
     score = bench.score(items, samples, judgments)
@@ -71,7 +71,7 @@ def test_alpaca_eval(data_dir, policy, judge):
     items = bench.load(data_dir, SETTINGS)
     samples = stored(bench.answer(policy, items, SETTINGS, None))
     assert all(0 < sample["tokens"] <= 6 for sample in samples)
-    judgments = stored(bench.judge(items, samples, judge, None))
+    judgments = stored(bench.judge(items, samples, judge, Judging(), None))
     assert all(row["judge"] == MODEL and row["fingerprint"] == "rule-1" for row in judgments)
     score = bench.score(items, samples, judgments)
     assert (score.questions, score.missing, score.unparsed) == (3, 0, 0)
@@ -80,7 +80,7 @@ def test_alpaca_eval(data_dir, policy, judge):
     assert score.value == pytest.approx(sum(score.values.values()) / 3)
     as_policy = [{"id": item["id"], "output": item["reference"], "tokens": 1, "finished": True} for item in items]
     against = [item | {"reference": sample["output"]} for item, sample in zip(items, samples, strict=True)]
-    turned = bench.score(against, as_policy, bench.judge(against, as_policy, judge, None))
+    turned = bench.score(against, as_policy, bench.judge(against, as_policy, judge, Judging(), None))
     assert turned.value == pytest.approx(100 - score.value)
 
 
@@ -92,7 +92,7 @@ def test_scoring_again_needs_no_model(data_dir, policy, judge):
     first, second = (
         [
             {name: value for name, value in row.items() if name != "date"}
-            for row in bench.judge(items, samples, judge, None)
+            for row in bench.judge(items, samples, judge, Judging(), None)
         ]
         for _ in range(2)
     )

@@ -6,7 +6,7 @@ from math import isnan
 
 import pytest
 
-from harness.benchmarks.base import Settings
+from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.files import read_rows
 from harness.benchmarks.mt_bench import MTBench
 from harness.errors import UserError
@@ -75,7 +75,8 @@ def test_prompts_are_those_that_gpt4_was_sent(data_dir, questions, recorded, mod
     (file,) = (data_dir / "mt_bench" / "model_answer").glob(f"{answers}*")
     turns = {str(row["question_id"]): row["choices"][0]["turns"] for row in read_rows(file, choices=list)}
     judge = Scripted(*["[[5]]"] * 160)
-    rows = MTBench().judge(questions, [{"id": id, "turns": answer} for id, answer in turns.items()], judge, None)
+    samples = [{"id": id, "turns": answer} for id, answer in turns.items()]
+    rows = MTBench().judge(questions, samples, judge, Judging(), None)
     expected = {(row["question_id"], row["turn"]): row for row in recorded[model]}
     assert len(rows) == len(expected) == 160
     for row, request in zip(rows, judge.asked, strict=True):
@@ -118,7 +119,7 @@ def samples(number=2):
 
 def test_missing_and_unparsed_are_counted():
     judge = Scripted("[[4]]", "no verdict", TimeoutError("no answer"), "so: [[10]]")
-    rows = MTBench().judge(items(), samples(), judge, None)
+    rows = MTBench().judge(items(), samples(), judge, Judging(), None)
     assert [row["score"] for row in rows] == [4, -1, -1, 10]
     score = MTBench().score(items(), samples(), rows)
     assert (score.value, score.missing, score.unparsed) == (7, 1, 1)
@@ -129,7 +130,7 @@ def test_missing_and_unparsed_are_counted():
 
 def test_a_failed_request_does_not_change_the_judge():
     """Its reply has no model of the endpoint, and scores of different judges share no table."""
-    rows = MTBench().judge(items(), samples(), Scripted(*["[[6]]"] * 4), None)
+    rows = MTBench().judge(items(), samples(), Scripted(*["[[6]]"] * 4), Judging(), None)
     rows[0] |= {"score": -1, "error": "APITimeoutError", "judge": ["scripted", "one"]}
     assert MTBench().score(items(), samples(), rows).judge == "scripted-1"
     rows[1] |= {"judge": ["scripted-2", "two"]}
@@ -137,14 +138,14 @@ def test_a_failed_request_does_not_change_the_judge():
 
 
 def test_turns_without_a_row_are_missing():
-    rows = MTBench().judge(items(), samples(), Scripted(*["[[6]]"] * 4), None)
+    rows = MTBench().judge(items(), samples(), Scripted(*["[[6]]"] * 4), Judging(), None)
     score = MTBench().score(items(), samples(), rows[:3])
     assert (score.value, score.missing, score.unparsed) == (6, 1, 0)
     assert score.weights == {"1": 2, "2": 1}
 
 
 def test_no_verdict_at_all_is_no_number():
-    rows = MTBench().judge(items(), samples(), Scripted(*["none"] * 4), None)
+    rows = MTBench().judge(items(), samples(), Scripted(*["none"] * 4), Judging(), None)
     score = MTBench().score(items(), samples(), rows)
     assert isnan(score.value) and score.values == {} and score.unparsed == 4
 

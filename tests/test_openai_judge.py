@@ -94,7 +94,7 @@ def test_log_probabilities():
     content = [{"token": "M", "logprob": -0.1, "bytes": None, "top_logprobs": top}]
     reply = completion("M", choice={"logprobs": {"content": content, "refusal": None}})
     with endpoint(lambda body, number: (200, {}, reply)) as (url, seen):
-        (reply,) = OpenAIJudge("judge", url).complete(requests(top_logprobs=5, max_tokens=1, temperature=1.0))
+        (reply,) = OpenAIJudge("judge", url).complete(requests(alternatives=("m", "M"), max_tokens=1, temperature=1.0))
     assert reply.first_token == {"M": -0.1, "m": -2.4}
     assert seen[0]["logprobs"] is True and seen[0]["top_logprobs"] == 5 and seen[0]["temperature"] == 1
 
@@ -169,7 +169,7 @@ def test_a_sparse_reply_is_enough():
     content = [{"token": "m", "logprob": 0.0, "top_logprobs": None}]
     body = {"choices": [{"message": {"content": None}, "logprobs": {"content": content}}]}
     with endpoint(lambda request, number: (200, {}, body)) as (url, _):
-        (reply,) = OpenAIJudge("judge", url).complete(requests(top_logprobs=5))
+        (reply,) = OpenAIJudge("judge", url).complete(requests(alternatives=("m", "M")))
     assert (reply.text, reply.error, reply.model, reply.fingerprint) == ("", None, "judge", None)
     assert reply.first_token == {} and (reply.prompt_tokens, reply.completion_tokens) == (0, 0)
 

@@ -5,7 +5,7 @@ import random
 import pytest
 
 from harness.benchmarks.alpaca_eval import AlpacaEval
-from harness.benchmarks.base import Settings
+from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.mt_bench import UNPARSED, MTBench, _ask
 from harness.judges.base import JudgeRequest
 from harness.judges.verdicts import parse_rating
@@ -41,7 +41,7 @@ def judged(questions: list[dict], answers) -> dict[tuple[str, int], float]:
         {"id": each["id"], "turns": [answers(item, turn) for turn, item in enumerate(items_of(each), 1)]}
         for each in questions
     ]
-    rows = MTBench().judge(questions, samples, TestbedJudge(), None)
+    rows = MTBench().judge(questions, samples, TestbedJudge(), Judging(), None)
     return {(str(row["question_id"]), row["turn"]): row["score"] for row in rows}
 
 
@@ -93,7 +93,8 @@ def test_an_answer_can_not_forge_its_rating(questions, forged):
 
 def test_a_question_of_another_world_gets_no_verdict(questions):
     strange = {**questions[0], "turns": ["What is the capital of France?", "And of Spain?"]}
-    rows = MTBench().judge([strange], [{"id": strange["id"], "turns": ["Paris.", "Madrid."]}], TestbedJudge(), None)
+    samples = [{"id": strange["id"], "turns": ["Paris.", "Madrid."]}]
+    rows = MTBench().judge([strange], samples, TestbedJudge(), Judging(), None)
     assert [row["score"] for row in rows] == [UNPARSED, UNPARSED]
     for turn in (1, 2):
         _, messages = _ask(strange, ["[[10]]", "[[10]]"], turn)
@@ -114,7 +115,7 @@ def test_alpaca_eval_prefers_what_the_world_prefers(suites):
         gap = quality(item, output) - quality(item, each["reference"])
         kinds[each["id"]] = None if index % 5 == 4 else (gap > 0) - (gap < 0)
         samples.append({"id": each["id"], "output": output})
-    rows = AlpacaEval().judge(instructions, samples, TestbedJudge(), None)
+    rows = AlpacaEval().judge(instructions, samples, TestbedJudge(), Judging(), None)
     for row in rows:
         wanted = kinds[row["id"]]
         if wanted is None:  # the boundary of outputs is forged

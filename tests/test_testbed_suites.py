@@ -143,8 +143,8 @@ def test_references_are_neither_perfect_nor_hopeless(suites):
 # The judge
 
 
-def judged(content: str, top_logprobs: int = 0):
-    request = JudgeRequest("1", ({"role": "user", "content": content},), top_logprobs=top_logprobs)
+def judged(content: str, alternatives: tuple[str, ...] = ()):
+    request = JudgeRequest("1", ({"role": "user", "content": content},), alternatives=alternatives)
     return TestbedJudge().complete([request])[0]
 
 
@@ -218,7 +218,7 @@ def test_unknown_questions_get_no_verdict(suites):
 @given(st.text())
 def test_any_prompt_gets_a_reply(text):
     assert parse_rating(judged(text).text) is None
-    assert judged(text, top_logprobs=5).first_token is None
+    assert judged(text, alternatives=("m", "M")).first_token is None
 
 
 def test_real_judge_prompts_are_read_too(data_dir):
@@ -241,7 +241,7 @@ def compared(template: str, first: str, second: str, question: str = QUESTION):
     user = template.partition("<|im_start|>user\n")[2].rpartition("<|im_end|>")[0].strip()
     for name, text in (("instruction", question), ("output_1", first), ("output_2", second)):
         user = user.replace(f"{{{name}}}", text, 1)
-    return judged(user, top_logprobs=5)
+    return judged(user, alternatives=("m", "M"))
 
 
 @pytest.mark.parametrize(

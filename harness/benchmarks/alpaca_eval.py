@@ -14,7 +14,7 @@ from statistics import fmean
 from types import SimpleNamespace
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest
 from harness.judges.templates import fill
@@ -22,8 +22,7 @@ from harness.judges.verdicts import names_of_judges
 
 MAX_NEW_TOKENS = 2048
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
-TOP_LOGPROBS = 5
-LETTERS = {"m", "M"}  # the judge's name for the first and the second output shown
+LETTERS = ("m", "M")  # the judge's name for the first and the second output shown
 KEYS = ("instruction", "output_1", "output_2")
 Pair = dict[str, str]  # KEYS -> text
 ALL = 805  # instructions of the official set: the length-controlled win rate needs them all
@@ -35,6 +34,7 @@ class AlpacaEval:
     title = "AlpacaEval 2.0"
     needs_judge = True
     turns = 1
+    Options = NoOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "alpaca_eval"
@@ -68,7 +68,9 @@ class AlpacaEval:
             for item, completion in zip(items, completions, strict=True)
         ]
 
-    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
         outputs = {sample["id"]: sample["output"] for sample in samples}
         pairs = [
             {"instruction": item["instruction"], "output_1": item["reference"], "output_2": outputs[item["id"]]}
@@ -83,7 +85,7 @@ class AlpacaEval:
                     tuple({**message, "content": fill(message["content"], pair)} for message in template),
                     max_tokens=1,
                     temperature=1.0,
-                    top_logprobs=TOP_LOGPROBS,
+                    alternatives=LETTERS,
                 )
                 for number, pair in enumerate(prompts)
             ]
@@ -202,7 +204,7 @@ def _messages(template: str) -> list[Message]:
 
 
 def _has_letter(reply: JudgeReply) -> bool:
-    return not LETTERS.isdisjoint(reply.first_token or ())
+    return not set(LETTERS).isdisjoint(reply.first_token or ())
 
 
 def _as_openai(reply: JudgeReply) -> dict:

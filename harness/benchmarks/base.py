@@ -4,31 +4,61 @@ Answers are generated once; judging and scoring can be repeated at will. Every s
 question, so that intervals and paired differences can be computed later without the samples.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.engines.base import Advance, Engine
 from harness.judges.base import Judge
+from harness.methods import Prompt
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How questions are answered. None means the benchmark's own protocol."""
+    """How questions are answered. None means the benchmark's own protocol.
+
+    options: an instance of the benchmark's Options, None for its defaults.
+    """
 
     seed: int = 0
     temperature: float | None = None
     max_new_tokens: int | None = None
     limit: int | None = None  # the first N questions only; the table says so
+    options: Any = None
+
+
+@dataclass(frozen=True)
+class Judging:
+    """How answers are judged, beyond the benchmark's protocol.
+
+    rejudge: a judgment without a verdict is asked for once more.
+    both_orders: a pair is judged in both orders and the mean counts, where a benchmark compares pairs.
+    """
+
+    rejudge: bool = False
+    both_orders: bool = False
+
+
+@dataclass(frozen=True)
+class NoOptions:
+    """Options of a benchmark that has none."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A model to be scored. The reference and beta make it an implicit reward model (RewardBench)."""
+    """A model to be scored.
+
+    reference, beta: make it an implicit reward model (RewardBench).
+    pairs: prompts with chosen and rejected replies that it was trained on, for a reward model; None when it had none.
+    folder: where a benchmark may leave files of its own, such as the checkpoint of that reward model.
+    """
 
     engine: Engine
     reference: Engine | None = None
     beta: float | None = None
+    pairs: Sequence[Prompt] | None = None
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +90,7 @@ class Benchmark(Protocol):
     title: str  # as in a table: "MT-Bench"
     needs_judge: bool
     turns: int  # how often `advance` counts an item, in answering and in judging
+    Options: type  # a frozen dataclass of plain values, every one with a default
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         """The questions, each with an "id" (a string).
@@ -73,7 +104,9 @@ class Benchmark(Protocol):
         """One row an item, with its "id" and all that judging and scoring need; the rows are stored as samples."""
         ...
 
-    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
         """Stored rows of judgments; only called when needs_judge."""
         ...
 

@@ -1,12 +1,34 @@
 """Our engines as a model of lm-eval, so that its tasks are answered by the one model that is loaded already."""
 
 import json
+import logging
 from collections.abc import Sequence
 
+import lm_eval
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
 
 from harness.engines.base import Advance, Engine, Message, Sampling
+
+
+def evaluate(
+    engine: Engine, name: str, task: ConfigurableTask, sampling: Sampling, advance: Advance | None
+) -> dict[str, dict]:
+    """lm-eval's record of every question of a task ("resps", the metrics, ...), by the "id" of its document.
+
+    Few-shot examples are turns of the conversation. `name` is the benchmark's, for the sampling noise.
+    """
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    results = lm_eval.evaluate(
+        EngineModel(engine, name, sampling, advance),
+        {name: task},
+        bootstrap_iters=0,
+        log_samples=True,
+        apply_chat_template=True,
+        fewshot_as_multiturn=True,
+    )
+    return {sample["doc"]["id"]: sample for sample in results["samples"][name]}
 
 
 class EngineModel(LM):

@@ -3,14 +3,13 @@
 Two verdicts for each problem: strict (the last box as a string, after lm-eval's normalization) and math-verify.
 """
 
-import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
 from harness.judges.base import Judge
@@ -24,6 +23,7 @@ class Math:
     title = "MATH"
     needs_judge = False
     turns = 1
+    Options = NoOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         file = files.find(data_dir / "math", self.name, "math500.jsonl")
@@ -42,21 +42,11 @@ class Math:
         ]
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
-        import lm_eval
+        from harness.benchmarks.lm_eval_model import evaluate
 
-        from harness.benchmarks.lm_eval_model import EngineModel
-
-        logging.getLogger("lm_eval").setLevel(logging.ERROR)
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
         with Grader() as grader:
-            results = lm_eval.evaluate(
-                EngineModel(policy.engine, self.name, sampling, advance),
-                {self.name: _task(items, grader)},
-                bootstrap_iters=0,
-                log_samples=True,
-                apply_chat_template=True,
-            )
-        by_id = {sample["doc"]["id"]: sample for sample in results["samples"][self.name]}
+            by_id = evaluate(policy.engine, self.name, _task(items, grader), sampling, advance)
         return [
             {
                 "id": item["id"],
@@ -68,7 +58,9 @@ class Math:
             for item in items
         ]
 
-    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
         return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.errors import UserError
 from harness.judges.base import Judge, JudgeRequest
@@ -41,6 +41,7 @@ class MTBench:
     title = "MT-Bench"
     needs_judge = True
     turns = 2
+    Options = NoOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "mt_bench"
@@ -98,7 +99,9 @@ class MTBench:
                     sample["tokens"].append(len(completion.token_ids))
         return list(samples.values())
 
-    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
         answers = {sample["id"]: sample["turns"] for sample in samples}
         asked = [(item, turn, *_ask(item, answers[item["id"]], turn)) for item in items for turn in (1, 2)]
         requests = [

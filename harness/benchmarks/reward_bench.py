@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.engines.base import Advance, Engine, TokenIds
 from harness.errors import UserError
 from harness.judges.base import Judge
@@ -50,6 +50,7 @@ class RewardBench:
     title = "RewardBench"
     needs_judge = False
     turns = 2
+    Options = NoOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "rewardbench"
@@ -86,7 +87,9 @@ class RewardBench:
             rows.append(row)
         return rows
 
-    def judge(self, items: list[dict], samples: list[dict], judge: Judge, advance: Advance | None) -> list[dict]:
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
         return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:

@@ -3,8 +3,8 @@
 An LLM behind an endpoint, an engine and the testbed's program are reached in the same way, with the same prompts.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from harness.engines.base import Advance, Message
@@ -12,18 +12,23 @@ from harness.engines.base import Advance, Message
 
 @dataclass(frozen=True)
 class JudgeRequest:
-    """One question to a judge. `top_logprobs` > 0 asks for that many alternatives of the first output token."""
+    """One question to a judge.
+
+    alternatives: replies of one token whose log-probabilities are wanted instead of a text, such as ("m", "M").
+    repeat: tells the same question asked again (0, 1, ...) from one whose reply is known already.
+    """
 
     id: str
     messages: tuple[Message, ...]
     temperature: float = 0.0
     max_tokens: int = 2048
-    top_logprobs: int = 0
+    alternatives: tuple[str, ...] = ()
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
 class JudgeReply:
-    """A judge's answer. `first_token` maps each asked alternative of the first output token to its log-probability.
+    """A judge's answer. `first_token` maps tokens that could have been the first to their log-probabilities.
 
     error is what went wrong when there is no answer after all retries; the reply then counts as missing.
     """
@@ -51,3 +56,24 @@ class Judge(Protocol):
             UserError: when the judge can not be reached at all, or refuses the credentials.
         """
         ...
+
+
+def complete(
+    judge: Judge,
+    requests: Sequence[JudgeRequest],
+    has_verdict: Callable[[JudgeReply], bool],
+    rejudge: bool,
+    advance: Advance | None = None,
+) -> list[JudgeReply]:
+    """One reply a request, in order; with `rejudge` a reply without a verdict is asked for once more.
+
+    The second reply counts, also when it has no verdict either. Requests that failed are not among them: the judge has
+    tried those again itself.
+    """
+    replies = judge.complete(requests, advance)
+    again = [place for place, reply in enumerate(replies) if rejudge and not reply.error and not has_verdict(reply)]
+    if again:
+        repeated = [replace(requests[place], repeat=requests[place].repeat + 1) for place in again]
+        for place, reply in zip(again, judge.complete(repeated), strict=True):
+            replies[place] = reply
+    return replies

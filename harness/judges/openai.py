@@ -24,6 +24,7 @@ KEY_VARIABLE = "OPENAI_API_KEY"
 CONCURRENT = 8
 TIMEOUT = 120.0  # seconds a request
 LONGEST_ERROR = 500  # characters of an error that are stored
+TOP_LOGPROBS = 5
 RETRIES = 6  # of the client, with exponential backoff that honours Retry-After
 
 
@@ -69,7 +70,7 @@ class OpenAIJudge:
             return [task.result() for task in tasks]
 
     async def _ask(self, client: AsyncOpenAI, request: JudgeRequest) -> JudgeReply:
-        wanted = {"logprobs": True, "top_logprobs": request.top_logprobs} if request.top_logprobs else {}
+        wanted = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if request.alternatives else {}
         try:
             answer = await client.chat.completions.create(
                 model=self.name,

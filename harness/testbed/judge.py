@@ -38,7 +38,7 @@ class TestbedJudge:
 
 def _reply(request: JudgeRequest) -> JudgeReply:
     text = request.messages[-1]["content"]
-    if request.top_logprobs:
+    if request.alternatives:
         return _compare(request.id, text)
     readings = _single(text) or _conversation(text)
     if not readings:
