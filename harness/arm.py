@@ -4,6 +4,7 @@ Every step writes its files and then its mark; a step whose inputs have not chan
 """
 
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from harness.engines.base import Engine, Sampling
 from harness.experiment import Experiment
 from harness.health import stage_health
 from harness.inputs import Inputs
-from harness.methods import Method, Stage, Workbench
+from harness.methods import Method, Prompt, Stage, Workbench
 from harness.planning import measure_lengths
 from harness.progress import progress
 from harness.prompts import PromptStream
@@ -80,8 +81,29 @@ class Arm:
         if not stages:
             if not (self.folder / "ledger.json").exists():
                 store.write_json(self.folder / "ledger.json", ledger.as_dict())
-            return Policy(inputs.base)
-        return Policy(engines["current"], reference=inputs.base, beta=getattr(self.options, "beta", 1.0))
+            return Policy(inputs.base, folder=self.folder.path)
+        return Policy(
+            engines["current"],
+            reference=inputs.base,
+            beta=getattr(self.options, "beta", 1.0),
+            pairs=self._pairs(stages),
+            folder=self.folder.path,
+        )
+
+    def _pairs(self, stages: Sequence[Stage]) -> list[Prompt] | None:
+        """The pairs that the policy was trained on: those of its last stage, and of the stages that it went on from."""
+        first = max(index for index, stage in enumerate(stages) if index == 0 or stage.start == "base")
+        rows = [
+            row
+            for stage in stages[first:]
+            for row in store.read_jsonl(self.folder / "preferences" / f"{stage.name}.jsonl")
+        ]
+        pairs = [
+            Prompt(row["id"], tuple(row["prompt"]), row["chosen"], row["rejected"])
+            for row in rows
+            if {"chosen", "rejected"} <= row.keys()
+        ]
+        return pairs or None
 
     def _training_key(self, inputs: Inputs) -> str:
         sampling = (self.experiment.max_new_tokens, self.experiment.temperature, self.experiment.top_p)

@@ -12,6 +12,7 @@ from typing import Any
 
 from harness.benchmarks.base import Score
 from harness.errors import UserError, unknown_name
+from harness.reported import Reported
 from harness.statistics import Difference, Grid, bootstrap_interval, grid, holm, mean, paired_difference
 
 SIGNIFICANT = 0.05
@@ -32,12 +33,13 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark of the table; judge is None where none is needed."""
+    """A benchmark of the table; judge is None where none is needed. setting: few-shot examples and chat, if it says."""
 
     name: str
     title: str
     metric: str
     judge: str | None
+    setting: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,11 @@ class Row:
 
 @dataclass(frozen=True)
 class Table:
-    """All rows, the baseline first. comparisons: how many p-values Holm's correction counts."""
+    """All rows, the baseline first.
+
+    comparisons: how many p-values Holm's correction counts.
+    reported: published rows to stand below; they take part in no comparison.
+    """
 
     title: str
     baseline: str
@@ -101,6 +107,7 @@ class Table:
     rows: tuple[Row, ...]
     comparisons: int
     notes: tuple[str, ...]
+    reported: tuple[Reported, ...] = ()
 
 
 def build(
@@ -165,7 +172,9 @@ def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping
             raise UserError(f"{name}: scores of different {what}s never share a table ({listed}): score all with one")
     title = titles.get(name, name)
     first = scores[0][1]
-    return Column(name, f"testbed {title}" if testbed else title, first.metric, first.judge)
+    shots, chat = first.details.get("num_fewshot"), first.details.get("chat")
+    setting = None if shots is None else f"{shots}-shot{' chat' if chat else ''}"
+    return Column(name, f"testbed {title}" if testbed else title, first.metric, first.judge, setting)
 
 
 def _grid(row: ResultRow, benchmark: str) -> Grid:
@@ -287,6 +296,8 @@ def _count(column: Column, rows: Sequence[Row]) -> str:
     """What was asked and judged of a benchmark, and what is missing."""
     asked = [row.cells[column.name].asked for row in rows if row.cells[column.name].asked] or [0]
     parts = [f"{number_range(asked, '{}')} questions", f"judge {column.judge}" if column.judge else "no judge"]
+    if column.setting:
+        parts.insert(1, column.setting)
     for what in ("missing", "unparsed"):
         counts = {row.method: getattr(row.cells[column.name], what) for row in rows}
         listed = ", ".join(f"{method} {count}" for method, count in counts.items() if count)
@@ -303,7 +314,19 @@ def _remarks(rows: Sequence[ResultRow]) -> list[str]:
         for score in scores.values()
         if "note" in score.details
     }
-    return list(said)
+    return list(said) + _length_controlled(rows)
+
+
+def _length_controlled(rows: Sequence[ResultRow]) -> list[str]:
+    """AlpacaEval's length-controlled win rates, where scores have them: mean over seeds."""
+    name = "length_controlled_win_rate"
+    found = {}
+    for row in rows:
+        for benchmark, scores in row.scores.items():
+            rates = [score.details[name] for score in scores.values() if score.details.get(name) is not None]
+            if rates:
+                found.setdefault(benchmark, []).append(f"{row.method} {sum(rates) / len(rates):.1f}")
+    return [f"{benchmark}, length-controlled win rate %: {', '.join(rates)}." for benchmark, rates in found.items()]
 
 
 def number_range(values: Sequence[float], form: str) -> str:

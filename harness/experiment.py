@@ -39,6 +39,15 @@ class Experiment:
     data_dir: str = option(TESTBED, "Benchmark files: 'testbed' (its own suites) or a folder.")
     judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed judges itself.")
     judge_url: str | None = option(None, "Base URL of the judge's endpoint; the key comes from OPENAI_API_KEY.")
+    judge_engine: str | None = option(None, "A local model as the judge: 'testbed', a folder or a hub id.")
+    judge_max_calls: int | None = option(None, "Hard cap on calls to the judge, for all of the run folder.")
+    judge_max_cost: float | None = option(None, "Hard cap on what the judge costs in USD, for all of the run folder.")
+    judge_price: str | None = option(None, "USD per million tokens of prompts and replies: IN,OUT.")
+    judge_concurrency: int = option(8, "Requests to the judge at the same time.")
+    judge_rate: float | None = option(None, "Most requests to the judge a minute.")
+    judge_log: str | None = option(
+        None, "Folder of the judge's requests and replies, none asked twice; runs may share it. Else in the run folder."
+    )
     limit: int | None = option(None, "Only the first N questions of each benchmark.")
     answer_tokens: int | None = option(None, "Longest answer to a benchmark question; else its own protocol.")
     max_new_tokens: int = option(64, "Longest completion when training data are sampled, in tokens.")
@@ -57,12 +66,17 @@ class Experiment:
     def __post_init__(self) -> None:
         safe_name(self.name)
         Budget.parse(self.budget)
-        for name in ("seeds", "max_new_tokens", "batch_size"):
+        for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("limit", "answer_tokens", "completion_tokens"):
+        for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        for name in ("judge_max_cost", "judge_rate"):
+            if getattr(self, name) is not None and not getattr(self, name) > 0:
+                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.judge_model and self.judge_engine:
+            raise UserError("one judge: give --judge-model or --judge-engine, not both")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("temperature must be at least 0 and top_p within (0, 1]")
         for kind, chosen in (("method", self.methods), ("benchmark", self.benchmarks)):

@@ -11,6 +11,10 @@ from typing import Any
 from harness.comparison import SIGNIFICANT, Cell, Spent, Table, number_range
 
 NONE = "–"
+REPORTED = (
+    "Rows marked reported are published numbers, of other models, judges and budgets: not measured here, not ranked, "
+    "in no comparison."
+)
 
 
 def to_json(table: Table) -> dict:
@@ -31,12 +35,24 @@ def to_markdown(table: Table) -> str:
         scores.append([name, row.supervision, *(_score(*each) for each in cells), *_spending(row.spent)])
         if row.method != table.baseline:
             differences.append([name, *(_difference(*each) for each in cells)])
+    for published in table.reported:
+        cells = [_published(published.scores, column.name) for column in table.benchmarks]
+        name = f"{published.method} ({published.model}, reported)"
+        scores.append([name, f"{published.base_loss}; {published.source}", *cells, *[NONE] * len(spending)])
     parts = [_lines(scores)]
     if len(differences) > 1:
         parts.append("Paired differences on the same questions, with p / p after Holm's correction:")
         parts.append(_lines(differences))
-    parts.append("\n".join(f"- {_escape(note)}" for note in table.notes))
+    notes = [*table.notes, *[REPORTED] * bool(table.reported)]
+    parts.append("\n".join(f"- {_escape(note)}" for note in notes))
     return "\n\n".join([f"## {_escape(table.title)}"] * bool(table.title) + parts) + "\n"
+
+
+def _published(scores: dict[str, float], benchmark: str) -> str:
+    parts = [f"{scores[benchmark]}"] if benchmark in scores else []
+    if f"{benchmark}-lc" in scores:
+        parts.append(f"LC {scores[f'{benchmark}-lc']}")
+    return ", ".join(parts) or NONE
 
 
 def _score(cell: Cell, digits: int) -> str:

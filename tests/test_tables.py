@@ -247,8 +247,8 @@ def test_percentages_have_one_decimal():
 def test_json_has_the_promised_names():
     base, sso = row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})
     data = json.loads(json.dumps(to_json(build([base, sso], title="demo")), allow_nan=False))
-    assert set(data) == {"title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes"}
-    assert data["benchmarks"] == [{"name": "a", "title": "a", "metric": "score (1-10)", "judge": None}]
+    assert set(data) == {"title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes", "reported"}
+    assert data["benchmarks"] == [{"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None}]
     assert set(data["rows"][1]) == {"method", "supervision", "seeds", "cells", "spent", "ranked", "reason"}
     assert set(data["rows"][1]["spent"]) == {
         *("cap_flops", "share_min", "share_max", "flops", "trained_tokens", "generated_tokens", "updates"),

@@ -1,0 +1,1 @@
+"""Groups of commands; `harness.cli` puts them together."""

@@ -1,0 +1,61 @@
+"""`harness data`: the files of the real benchmarks."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness.commands.output import Json, print_json, print_rows
+
+app = typer.Typer(no_args_is_help=True, help="The files of the real benchmarks: list, fetch, verify.")
+
+DataDir = Annotated[Path, typer.Option(help="Folder for the files.")]
+DATA = Path("data")
+
+
+@app.command("list", epilog="Example:\n\n  harness data list")
+def list_files(as_json: Json = False) -> None:
+    """List the files of the benchmarks, with their source and licence."""
+    from harness.data import table
+
+    rows = {name: [dataclasses.asdict(file) for file in entries] for name, entries in table().items()}
+    if as_json:
+        print_json(rows)
+        return
+    for name, entries in rows.items():
+        print(name)
+        for entry in entries:
+            print(f"  {entry['path']}  {entry['licence']}  {entry['url']}")
+
+
+@app.command(epilog="Examples:\n\n  harness data fetch mt-bench\n\n  harness data fetch math --data-dir benchmarks")
+def fetch(
+    name: Annotated[str, typer.Argument(help="A benchmark, such as mt-bench.")],
+    data_dir: DataDir = DATA,
+) -> None:
+    """Fetch a benchmark's files from where they are published (uses the network)."""
+    from harness.data import fetch as fetch_files
+
+    for path in fetch_files(name, data_dir):
+        print(path)
+
+
+@app.command(epilog="Examples:\n\n  harness data verify\n\n  harness data verify mt-bench --data-dir benchmarks --json")
+def verify(
+    name: Annotated[str | None, typer.Argument(help="A benchmark; without one all are looked at.")] = None,
+    data_dir: DataDir = DATA,
+    as_json: Json = False,
+) -> None:
+    """Compare the files with their pinned sha256; exit code 1 where one has changed, or a named benchmark lacks one."""
+    from harness.data import verify as verify_files
+
+    results = verify_files(name, data_dir)
+    if as_json:
+        print_json(results)
+    else:
+        columns = ("benchmark", "path", "status")
+        print_rows(columns, ([result[column] for column in columns] for result in results))
+    bad = {"changed", "missing"} if name else {"changed"}
+    if any(result["status"] in bad for result in results):
+        raise typer.Exit(1)

@@ -1,0 +1,74 @@
+"""Command-line options from the fields of an Experiment: one type, one default and one help text for each."""
+
+import dataclasses
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness import experiment as experiments
+from harness.experiment import Experiment
+
+FLAGS = {  # where a flag is not simply --NAME
+    "methods": ("--method", "--methods", "-m"),
+    "benchmarks": ("--benchmark", "--benchmarks", "-b"),
+    "options": ("--set",),
+}
+_FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
+
+Config = Annotated[Path | None, typer.Option(help="YAML file with any of these options; the command line wins.")]
+
+
+def takes(*names: str) -> Callable[[Callable], Callable]:
+    """The command also takes these options of an Experiment, and gets those that were given as its first argument.
+
+    Without names it takes all of them.
+    """
+
+    def decorate(command: Callable) -> Callable:
+        fields = names or tuple(_FIELDS)
+
+        @functools.wraps(command)
+        def called(**values: Any) -> None:
+            given = {name: values.pop(name) for name in fields}
+            command({name: value for name, value in given.items() if value is not None}, **values)
+
+        own = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(command).parameters.values()][1:]
+        parameters = [*own[:1], *map(_parameter, fields), *own[1:]]
+        called.__signature__ = inspect.Signature(parameters)
+        called.__annotations__ = {each.name: each.annotation for each in parameters}
+        return called
+
+    return decorate
+
+
+def _parameter(name: str) -> inspect.Parameter:
+    field = _FIELDS[name]
+    shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    text = field.metadata["help"]
+    if shown not in (None, dataclasses.MISSING, False):
+        text += f" [dim]\\[default: {shown}][/dim]"
+    flags = FLAGS.get(name, (f"--{name.replace('_', '-')}",))  # named, so that a switch has no --no- form
+    kind = {"options": list[str], "methods": str, "benchmarks": str}.get(name, field.type)
+    return inspect.Parameter(
+        name,
+        inspect.Parameter.KEYWORD_ONLY,
+        default=None,
+        annotation=Annotated[kind | None, typer.Option(*flags, help=text, show_default=False)],
+    )
+
+
+def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
+    """The experiment of a configuration file and the options given on the command line, which win."""
+    values = experiments.load(config) if config else {}
+    values |= {name: value for name, value in given.items() if name != "options"}
+    settings: Sequence[str] = given.get("options", ())
+    if settings:
+        options = {name: dict(changes) for name, changes in (values.get("options") or {}).items()}
+        for name, changes in experiments.parse_options(settings).items():
+            options.setdefault(name, {}).update(changes)
+        values["options"] = options
+    return experiments.build(Experiment, values, "option")

@@ -1,0 +1,53 @@
+"""What commands print: JSON for machines, short tables for people. Names and texts of files are data, never markup."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
+
+import typer
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
+
+
+def print_json(value: Any) -> None:
+    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
+    """A table; numbers to the right, None as a dash."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    rows = [list(row) for row in rows]
+    table = Table(title=title)
+    for place, column in enumerate(columns):
+        numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
+        table.add_column(column, justify="right" if numeric else "left")
+    for row in rows:
+        table.add_row(*(Text(shown(value)) for value in row))
+    Console().print(table)
+
+
+def print_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
+    """Name and value, a line each; mappings below their name."""
+    width = max((len(name) for name, value in facts.items() if not isinstance(value, Mapping)), default=0)
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            print(" " * indent + f"{name}:")
+            print_facts(value, indent + 2)
+        else:
+            print(" " * indent + f"{name:{width}}  {shown(value)}")
+
+
+def shown(value: Any) -> str:
+    """A value as people read it: at most four decimals, a list as an interval."""
+    if value is None:
+        return "–"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4f}".rstrip("0").rstrip(".")
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return "[" + ", ".join(map(shown, value)) + "]"
+    return "".join(mark if mark.isprintable() else " " for mark in str(value))
