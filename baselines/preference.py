@@ -49,7 +49,7 @@ def preference_stage(options: PreferenceOptions, objective: PreferenceObjective)
 
     def expect(lengths: Lengths) -> QueryCost:
         read, generated = options.candidates * lengths.prompt, options.candidates * lengths.completion
-        return QueryCost(read, generated, 2 * (lengths.prompt + lengths.completion), KEPT_RANKED)
+        return QueryCost(read, generated, lengths.prompt + 2 * lengths.completion, KEPT_RANKED)
 
     return Stage("policy", 1.0, collect, expect, objective, options)
 
@@ -59,7 +59,7 @@ def supervision(options: PreferenceOptions) -> str:
 
 
 def _expect_labelled(lengths: Lengths) -> QueryCost:
-    return QueryCost(0, 0, 2 * (lengths.prompt + lengths.completion), 1.0)
+    return QueryCost(0, 0, lengths.prompt + 2 * lengths.completion, 1.0)
 
 
 def _labelled(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:

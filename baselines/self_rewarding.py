@@ -64,7 +64,7 @@ class SelfRewarding:
             return QueryCost(
                 read=options.candidates * lengths.prompt + judgments * (answer + PROMPT_TOKENS[options.judge_prompt]),
                 generated=options.candidates * lengths.completion + judgments * VERDICT_TOKENS[options.judge_prompt],
-                trained=2 * answer,
+                trained=lengths.prompt + 2 * lengths.completion,
                 kept=KEPT,
             )
 

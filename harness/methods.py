@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
-from harness.engines.base import Completion, Engine, LogProb, Message, Sampling, TokenIds
+from harness.engines.base import Completion, Engine, LogProb, Message, Sampling, TokenIds, shared_tokens
 from harness.judges.base import Judge
 from harness.progress import progress
 from harness.training.examples import Example, Objective, TrainingOptions
@@ -95,7 +95,7 @@ class Workbench:
         start = time.perf_counter()
         with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
             scored = self.engine.logprobs(prompts, completions, advance)
-        tokens = sum(map(len, prompts)) + sum(map(len, completions))
+        tokens = shared_tokens(zip(prompts, completions, strict=True))
         seconds = time.perf_counter() - start
         self.ledger.charge(role, self.engine.parameters, calls=len(prompts), prompt_tokens=tokens, seconds=seconds)
         return scored

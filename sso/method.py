@@ -69,7 +69,8 @@ class SSO:
 
         def expect_queries(lengths: Lengths) -> QueryCost:
             read, generated = expected_tokens(lengths, options, kinds)
-            trained = steer.sequences * (lengths.prompt + lengths.system + lengths.completion)
+            prompts = steer.sequences / 2  # each is read once for its two responses
+            trained = prompts * (lengths.prompt + lengths.system) + steer.sequences * lengths.completion
             return QueryCost(read, generated, trained, KEPT[len(kinds)])
 
         return [

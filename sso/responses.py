@@ -131,4 +131,4 @@ def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: Principl
 def expect_pairs(lengths: Lengths, options: PrincipleOptions) -> QueryCost:
     """The plan of a query of `collect_pairs`."""
     read, generated = expected_tokens(lengths, options, PAIR)
-    return QueryCost(read, generated, trained=2 * (lengths.prompt + lengths.completion), kept=KEPT[2])
+    return QueryCost(read, generated, trained=lengths.prompt + 2 * lengths.completion, kept=KEPT[2])

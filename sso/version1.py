@@ -64,11 +64,11 @@ class SSOVersion1:
 
         def expect(lengths: Lengths) -> QueryCost:
             read, generated = expected_tokens(lengths, options, kinds)
-            alone = lengths.prompt + lengths.completion
-            trained = 2 * alone + (objective.sequences - 2) * (alone + lengths.system)
+            pairs = objective.sequences / 2  # a prompt is read once for its two responses
+            trained = pairs * lengths.prompt + (pairs - 1) * lengths.system + objective.sequences * lengths.completion
             kept = KEPT[len(kinds)]
             if options.filter:
-                read += kept * (2 * alone + 4 * (alone + lengths.system))
+                read += kept * (3 * lengths.prompt + 2 * lengths.system + 6 * lengths.completion)
                 kept *= PASSING
             return QueryCost(read, generated, trained, kept)
 

@@ -121,9 +121,9 @@ def test_responses_are_scored_under_the_three_prompts():
     bench = bench_of(engine)
     assert filter_responses(bench, sampled) == sampled[1:]
     assert bench.discarded == {"filtered": 1}
-    # 2 queries; x, x+ and x- have 3, 4 and 4 tokens and are read twice, the responses have 4 and 5 and are read 3 times
+    # 2 queries; x, x+ and x- have 3, 4 and 4 tokens, the responses 4 and 5 and are read 3 times
     spent = bench.ledger.roles["filter"]
-    assert (spent.calls, spent.prompt_tokens, spent.generated_tokens) == (12, 2 * (2 * 11 + 3 * 9), 0)
+    assert (spent.calls, spent.prompt_tokens, spent.generated_tokens) == (12, 2 * (11 + 3 * 9), 0)
     assert spent.flops == 2 * engine.parameters * spent.prompt_tokens
 
 

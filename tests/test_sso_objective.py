@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.engines.logprobs import pad_batch, sequence_logprobs
+from harness.engines.logprobs import attend_packed, how_to_read, sequence_logprobs
+from harness.engines.packing import pack
 from harness.errors import UserError
 from sso import GeneratorObjective, Query, WeightedObjective, pair_weight
 
@@ -172,12 +173,14 @@ def evaluate(objective, examples, models):
     names = ("prompt", "positive_prompt", "negative_prompt", "positive", "negative", "raw")
     queries = [Query(*(tuple(example[name]) for name in names)) for example in examples]
     pairs = [(each.prompt_ids, each.completion_ids) for query in queries for each in objective.select(query)]
-    batch = pad_batch(pairs, pad_token_id=0)
+    batch = pack(pairs)
     shape = (len(queries), objective.sequences)
-    sums, lengths = sequence_logprobs(policy, batch.input_ids, batch.predicts)
-    with torch.no_grad():
-        reference_sums, _ = sequence_logprobs(reference, batch.input_ids, batch.predicts)
-    return objective(sums.view(shape), reference_sums.view(shape), lengths.view(shape))
+    reading = how_to_read(policy)
+    with attend_packed(policy, reading), attend_packed(reference, reading):
+        sums = sequence_logprobs(policy, batch, reading)
+        with torch.no_grad():
+            reference_sums = sequence_logprobs(reference, batch, reading)
+    return objective(sums.view(shape), reference_sums.view(shape), batch.lengths.view(shape))
 
 
 def test_recorded_losses_and_gradients(cases, models):

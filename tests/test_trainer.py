@@ -16,7 +16,7 @@ from trl import DPOConfig, DPOTrainer
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.training.dataset import PreferenceCollator, build_dataset, update_order
+from harness.training.dataset import build_dataset, collate, update_order
 from harness.training.examples import Example, Sequence, TrainingOptions
 from harness.training.losses import PreferenceObjective, SFTObjective
 from harness.training.trainer import DIVERGED_FILE, TrainingDiverged, reference_logprobs, switch_off_dropout, train
@@ -155,13 +155,11 @@ def test_every_example_is_used_once(engine, examples, tmp_path):
     assert result.updates == len(result.history) == 3
     assert counts == [4, 4, 3]
 
-    order = update_order([max(map(len, each.sequences)) for each in examples], 4, seed=0)
-    batches = [[examples[index] for index in order[start : start + 4]] for start in (0, 4, 8)]
-    padded = sum(2 * len(batch) * max(len(s) for each in batch for s in each.sequences) for batch in batches)
-    tokens = sum(len(s) for each in examples for s in each.sequences)
+    replies = sum(len(sequence.completion_ids) for each in examples for sequence in each.sequences)
+    tokens = sum(len(each.sequences[0].prompt_ids) for each in examples) + replies  # a prompt is read once for a pair
     spent = ledger.roles["train"]
     assert spent.trained_tokens == tokens
-    assert spent.padding_tokens == padded - tokens
+    assert spent.padding_tokens == 0
     assert spent.updates == 3
     assert spent.flops == 6 * engine.parameters * tokens
     assert spent.seconds > 0
@@ -278,7 +276,13 @@ def test_divergence_stops_and_saves_the_batch(engine, examples, tmp_path, broken
     saved = json.loads((tmp_path / DIVERGED_FILE).read_text())
     order = update_order([max(map(len, each.sequences)) for each in examples], 4, seed=0)
     assert saved["ids"] == [f"example-{index}" for index in order[4:8]]
-    assert len(saved["input_ids"]) == 8
+    chosen = [examples[index] for index in order[4:8]]
+    assert saved["input_ids"][0] == [
+        token
+        for each in chosen
+        for part in (each.sequences[0].prompt_ids, *(sequence.completion_ids for sequence in each.sequences))
+        for token in part
+    ]
     assert not (tmp_path / "model.safetensors").exists()
 
 
@@ -344,12 +348,16 @@ def test_order_keeps_padding_small():
     assert padding(update_order(lengths, 16, seed=0)) < 0.2 * padding(shuffled)
 
 
-def test_batches_are_padded_on_the_right():
+def test_a_batch_reads_a_prompt_once():
     examples = [
         Example("a", (Sequence((1, 2), (3, 4)), Sequence((1, 2), (5,)))),
         Example("b", (Sequence((6,), (7,)), Sequence((6,), (8, 9, 10)))),
     ]
-    batch = PreferenceCollator(pad_token_id=0)(list(build_dataset(examples, None, [1, 0])))
+    batch = collate(list(build_dataset(examples, None, [1, 0])))
+    packed = batch["packed"]
     assert batch["ids"] == ["b", "a"]
-    assert batch["input_ids"].tolist() == [[6, 7, 0, 0], [6, 8, 9, 10], [1, 2, 3, 4], [1, 2, 5, 0]]
-    assert batch["predicts"].int().tolist() == [[1, 0, 0, 0], [1, 1, 1, 0], [0, 1, 1, 0], [0, 1, 0, 0]]
+    assert packed.input_ids.tolist() == [[6, 7, 8, 9, 10, 1, 2, 3, 4, 5]]
+    assert packed.position_ids.tolist() == [[0, 1, 1, 2, 3, 0, 1, 2, 3, 2]]
+    assert packed.targets.tolist() == [7, 8, 9, 10, 3, 4, 5]
+    assert packed.reads.tolist() == [0, 0, 2, 3, 6, 7, 6]
+    assert packed.lengths.tolist() == [1, 3, 2, 1]

@@ -4,7 +4,7 @@ An engine knows nothing about benchmarks or methods. Text is turned into token i
 tokenized again: there is no second BOS and no boundary that moves.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -47,6 +47,14 @@ class LogProb:
     @property
     def mean(self) -> float:
         return self.total / self.tokens
+
+
+def shared_tokens(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> int:
+    """Tokens of a forward pass over (prompt, completion) sequences in which equal prompts are read once."""
+    prompts: dict[TokenIds, set[TokenIds]] = {}
+    for prompt, completion in pairs:
+        prompts.setdefault(prompt, set()).add(completion)
+    return sum(len(prompt) + sum(map(len, completions)) for prompt, completions in prompts.items())
 
 
 class Engine(Protocol):

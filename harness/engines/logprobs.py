@@ -1,81 +1,116 @@
 """Log-probabilities of completions: the one implementation that scoring and training share."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
+from transformers import PreTrainedModel
 
-from harness.engines.base import TokenIds
+from harness.engines.packing import ATTENTION, PackedBatch, pack
+from harness.engines.token_logprobs import token_logprobs
+
+PACKED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
-class PaddedBatch:
-    """Sequences padded on the right.
+class Reading:
+    """How log-probabilities are read from a model.
 
-    input_ids: (n, T) prompt and completion, then padding.
-    predicts: (n, T) True where the next token is a completion token.
-    tokens: number of tokens that are not padding.
+    packs: its layers mix positions by attention alone, so that sequences can be packed. (Convolutions and recurrent
+        states would run on from one row into the next; such a model reads each sequence by itself.)
+    plain_head: its logits are the output of a linear LM head and nothing else, no scaling and no cap, so that they can
+        be computed chunk by chunk.
     """
 
-    input_ids: torch.Tensor
-    predicts: torch.Tensor
-    tokens: int
-
-    @property
-    def padding(self) -> int:
-        return self.input_ids.numel() - self.tokens
+    packs: bool
+    plain_head: bool
 
 
-def pad_batch(pairs: Sequence[tuple[TokenIds, TokenIds]], pad_token_id: int) -> PaddedBatch:
-    """A batch of (prompt, completion) pairs, none of them empty."""
-    longest = max(len(prompt) + len(completion) for prompt, completion in pairs)
-    rows = [[*prompt, *completion] for prompt, completion in pairs]
-    input_ids = torch.tensor([row + [pad_token_id] * (longest - len(row)) for row in rows])
-    starts = torch.tensor([len(prompt) - 1 for prompt, _ in pairs])[:, None]
-    ends = torch.tensor([len(row) - 1 for row in rows])[:, None]
-    if (starts < 0).any() or (starts >= ends).any():
-        raise ValueError("a sequence needs at least one prompt token and one completion token")
-    position = torch.arange(longest)
-    return PaddedBatch(input_ids, (starts <= position) & (position < ends), sum(map(len, rows)))
-
-
-def sequence_logprobs(
-    model: torch.nn.Module, input_ids: torch.Tensor, predicts: torch.Tensor
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Log-probabilities of completions, with gradients unless these are switched off outside.
-
-    Args:
-        model: a causal language model of transformers, or its wrapper for distributed training.
-        input_ids, predicts: as in `PaddedBatch`, on the model's device.
-
-    Returns:
-        (n,) sums over the completion tokens in nats, float32, and (n,) numbers of completion tokens.
-    """
-    # Padding stands on the right, where a causal model never looks: leaving the attention mask out changes nothing and
-    # lets the fast causal kernels work.
-    with _head_reads_only(model, predicts):
-        logits = model(input_ids=input_ids, use_cache=False).logits
-    targets = input_ids.roll(-1, dims=1)[predicts]
-    logprobs = -F.cross_entropy(logits.float(), targets, reduction="none")
-    sums = logprobs.new_zeros(predicts.shape).masked_scatter(predicts, logprobs).sum(dim=1)
-    return sums, predicts.sum(dim=1)
+@torch.no_grad()
+def how_to_read(model: PreTrainedModel) -> Reading:
+    """Looks at the model's layers, and compares its logits with the output of its head."""
+    head = model.get_output_embeddings()
+    outputs = []
+    handle = head.register_forward_hook(lambda _head, _inputs, output: outputs.append(output))
+    try:
+        logits = model(input_ids=torch.arange(1, 4, device=model.device)[None], use_cache=False).logits
+    finally:
+        handle.remove()
+    layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
+    return Reading(
+        packs=bool(model._supports_attention_backend and not model._is_stateful and PACKED_LAYERS.issuperset(layers)),
+        plain_head=type(head) is torch.nn.Linear and torch.equal(outputs[0], logits),
+    )
 
 
 @contextmanager
-def _head_reads_only(model: torch.nn.Module, positions: torch.Tensor) -> Iterator[None]:
-    """Inside, the LM head gets the hidden states at `positions` only, and the model's logits are (positions, V).
+def attend_packed(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
+    """Inside, the model's attention is that of packed batches."""
+    before = model.config._attn_implementation
+    if reading.packs:
+        model.set_attn_implementation(ATTENTION)
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
 
-    Logits of prompts and padding would be most of the memory. The model's own forward pass still does the rest, so
-    soft-capping and scaling of logits are respected, and wrappers for distributed training see an ordinary call.
+
+def sequence_logprobs(model: torch.nn.Module, batch: PackedBatch, reading: Reading) -> torch.Tensor:
+    """(S,) sums of the log-probabilities of the completions of a batch, in nats.
+
+    Gradients flow unless they are switched off outside.
+
+    Args:
+        model: a causal language model of transformers that attends to packed batches (`attend_packed`), or its wrapper
+            for distributed training.
+        batch: on the model's device.
+        reading: of the model.
     """
-    rows = positions.flatten().nonzero().squeeze(1)
+    if not reading.packs:
+        alone = [pack([pair]).to(batch.input_ids.device) for pair in batch.pairs]
+        return torch.cat([_sums(model, each, reading.plain_head) for each in alone])
+    return _sums(model, batch, reading.plain_head, packed=batch)
+
+
+def _sums(model: torch.nn.Module, batch: PackedBatch, plain_head: bool, **to_layers: PackedBatch) -> torch.Tensor:
+    head = getattr(model, "module", model).get_output_embeddings()
+    with _head_scores(head, batch) if plain_head else _head_reads(head, batch):
+        output = model(
+            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **to_layers
+        ).logits
+    if not plain_head:
+        logits = output if output.dtype == torch.float64 else output.float()
+        output = -F.cross_entropy(logits, batch.targets, reduction="none")
+    sums = output.new_zeros(len(batch.lengths))
+    return sums.index_add(0, batch.owners, output[batch.entries])
+
+
+@contextmanager
+def _head_scores(head: torch.nn.Linear, batch: PackedBatch) -> Iterator[None]:
+    """Inside, the model's "logits" are the (n,) log-probabilities of the targets.
+
+    It stays the model's own forward pass, which wrappers for distributed training must see; the logits are never there.
+    """
+
+    def score(hidden: torch.Tensor) -> torch.Tensor:
+        return token_logprobs(hidden[0].index_select(0, batch.reads), head.weight, head.bias, batch.targets)
+
+    head.forward = score
+    try:
+        yield
+    finally:
+        del head.forward
+
+
+@contextmanager
+def _head_reads(head: torch.nn.Module, batch: PackedBatch) -> Iterator[None]:
+    """Inside, the LM head gets the hidden states that are read only, and the logits are (n, V)."""
 
     def select(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0].flatten(0, 1).index_select(0, rows), *inputs[1:])
+        return (inputs[0][0].index_select(0, batch.reads), *inputs[1:])
 
-    head = getattr(model, "module", model).get_output_embeddings()
     handle = head.register_forward_pre_hook(select)
     try:
         yield

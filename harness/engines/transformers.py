@@ -1,9 +1,8 @@
 """Completions and log-probabilities from a model of transformers, in this process."""
 
 import gc
-import hashlib
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -11,15 +10,14 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
+from harness.engines import loading
 from harness.engines.base import Advance, Completion, LogProb, Message, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
-from harness.engines.logprobs import pad_batch, sequence_logprobs
+from harness.engines.logprobs import Reading, attend_packed, how_to_read, sequence_logprobs
+from harness.engines.packing import pack, rows_of
 from harness.engines.sampling import item_keys
 from harness.errors import UserError
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-SCORING_TOKENS = 8192  # padded tokens in one forward pass of `logprobs`, whatever the batch size
 
 
 class TransformersEngine:
@@ -39,12 +37,13 @@ class TransformersEngine:
         self.name = name
         self.batch_size = batch_size
         self.device = model.device
-        self.parameters = sum(parameter.numel() for parameter in model.parameters())
-        self.stop_tokens = _stop_tokens(model, tokenizer)
+        self.parameters = loading.parameter_count(model)
+        configured = model.generation_config.eos_token_id if model.generation_config else None
+        self.stop_tokens = loading.stop_tokens(configured, tokenizer)
         self.chat = ChatTemplate(tokenizer, self.stop_tokens, name)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.chat.stop_token)
-        self.context_length = _context_length(model, tokenizer)
+        self.context_length = loading.context_length(model, tokenizer)
 
     @classmethod
     def load(
@@ -66,35 +65,22 @@ class TransformersEngine:
         """
         disable_progress_bar()
         name = str(path)
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        if dtype == "auto":
-            dtype = "float32" if device == "cpu" else "bfloat16"
-        if dtype not in DTYPES:
-            raise UserError(f"dtype {dtype!r} is not known: give auto, {', '.join(DTYPES)}")
-        try:
+        device = loading.choose_device(device)
+        torch_dtype = loading.choose_dtype(dtype, device)
+        with loading.load_errors(name):
             model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=DTYPES[dtype], use_safetensors=True, trust_remote_code=trust_remote_code
+                name, dtype=torch_dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             ).to(device)
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        except (OSError, ValueError) as error:
-            reason = str(error).strip().partition("\n")[0]
-            raise UserError(
-                f"model {name!r} can not be loaded ({reason}): give a folder with config.json, safetensors weights and "
-                "a tokenizer, or the id of such a model on the hub"
-            ) from error
         return cls(model, tokenizer, name, batch_size)
 
     @cached_property
+    def reading(self) -> Reading:
+        return how_to_read(self.model)
+
+    @cached_property
     def weights_hash(self) -> str:
-        """SHA-256 over the names, types, shapes and values of all tensors, however the files are split."""
-        digest = hashlib.sha256()
-        tensors = self.model.state_dict()
-        for name in sorted(tensors):
-            tensor = tensors[name].cpu().contiguous()
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()
+        return loading.weights_hash(self.model)
 
     def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
         return self.chat.encode(messages, add_generation_prompt)
@@ -145,39 +131,29 @@ class TransformersEngine:
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[LogProb]:
-        """Log-probability of each completion given its prompt, in order.
+        """Log-probability of each completion given its prompt, in order; a prompt is read once for its completions.
 
         Raises:
             UserError: when a prompt and its completion are longer than the context.
         """
         pairs = list(zip(prompts, completions, strict=True))
+        loading.check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self)
+        rows = rows_of(pairs)
         results: list[LogProb | None] = [None] * len(pairs)
-        for batch in self._scoring_batches([len(prompt) + len(completion) for prompt, completion in pairs]):
-            padded = pad_batch([pairs[index] for index in batch], self.tokenizer.pad_token_id)
-            totals, tokens = sequence_logprobs(
-                self.model, padded.input_ids.to(self.device), padded.predicts.to(self.device)
-            )
-            for index, total, count in zip(batch, totals.tolist(), tokens.tolist(), strict=True):
-                results[index] = LogProb(total, count)
-            if advance:
-                advance(len(batch))
+        reading = self.reading
+        with attend_packed(self.model, reading):
+            for batch in loading.scoring_batches(list(map(len, rows)), self.batch_size):
+                chosen = [rows[index] for index in batch]
+                packed = pack([(row.prompt, completion) for row in chosen for completion in row.completions])
+                totals = sequence_logprobs(self.model, packed.to(self.device), reading)
+                scored = zip(totals.tolist(), packed.lengths.tolist(), strict=True)
+                for places in (each for row in chosen for each in row.sequences):
+                    logprob = LogProb(*next(scored))
+                    for place in places:
+                        results[place] = logprob
+                    if advance:
+                        advance(len(places))
         return results
-
-    def _scoring_batches(self, lengths: Sequence[int]) -> Iterator[list[int]]:
-        """Indices in batches of similar length, each within the batch size and the number of padded tokens."""
-        if lengths and max(lengths) > self.context_length:
-            raise UserError(
-                f"a prompt and completion of {max(lengths)} tokens do not fit the context of {self.name} "
-                f"({self.context_length} tokens): shorten them or take a model with a longer context"
-            )
-        batch: list[int] = []
-        for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-            if batch and (len(batch) == self.batch_size or (len(batch) + 1) * lengths[batch[0]] > SCORING_TOKENS):
-                yield batch
-                batch = []
-            batch.append(index)
-        if batch:
-            yield batch
 
     def release(self) -> None:
         """Free the model's memory; the engine can not be used afterwards."""
@@ -185,15 +161,3 @@ class TransformersEngine:
         gc.collect()
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
-
-
-def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The end-of-sequence tokens of the generation config and of the tokenizer."""
-    configured = model.generation_config.eos_token_id if model.generation_config else None
-    stops = configured if isinstance(configured, list) else [configured]
-    return tuple(sorted({token for token in (*stops, tokenizer.eos_token_id) if token is not None}))
-
-
-def _context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that fit the model; where its config does not say, the tokenizer's own limit (huge when unknown)."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length

@@ -1,17 +1,18 @@
-"""Examples as batches: their order, the rows of the trainer's dataset, and padding."""
+"""Examples as batches: their order, the rows of the trainer's dataset, and packing."""
 
 import random
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from harness.engines.base import LogProb
-from harness.engines.logprobs import pad_batch
 from harness.errors import UserError
 from harness.training.examples import Example
 
 if TYPE_CHECKING:
     import torch
     from datasets import Dataset
+
+    from harness.engines.packing import PackedBatch
 
 WINDOW = 8  # updates whose examples are sorted by length together: more saves padding, and mixes the examples less
 
@@ -51,22 +52,18 @@ def build_dataset(
     return Dataset.from_dict(columns)
 
 
-class PreferenceCollator:
-    """Rows of `build_dataset` to tensors: `input_ids` and `predicts` of the B * k sequences (see `PaddedBatch`), those
-    of an example one after another, `reference` (B, k), and the rows' `ids`."""
+def collate(rows: Sequence[dict[str, Any]]) -> "dict[str, PackedBatch | torch.Tensor | list[str]]":
+    """Rows of `build_dataset` as one batch: `packed` with the B * k sequences, those of an example one after another,
+    `reference` (B, k), and the rows' `ids`."""
+    import torch
 
-    def __init__(self, pad_token_id: int):
-        self.pad_token_id = pad_token_id
+    from harness.engines.packing import pack
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> "dict[str, torch.Tensor | list[str]]":
-        import torch
-
-        pairs = [pair for row in rows for pair in zip(row["prompt_ids"], row["completion_ids"], strict=True)]
-        padded = pad_batch(pairs, self.pad_token_id)
-        batch = {"ids": [row["id"] for row in rows], "input_ids": padded.input_ids, "predicts": padded.predicts}
-        if "reference" in rows[0]:
-            batch["reference"] = torch.tensor([row["reference"] for row in rows])
-        return batch
+    pairs = [pair for row in rows for pair in zip(row["prompt_ids"], row["completion_ids"], strict=True)]
+    batch = {"ids": [row["id"] for row in rows], "packed": pack(pairs)}
+    if "reference" in rows[0]:
+        batch["reference"] = torch.tensor([row["reference"] for row in rows])
+    return batch
 
 
 def check_examples(examples: Sequence[Example], sequences: int, context_length: int) -> None:

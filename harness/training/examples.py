@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
-from harness.engines.base import TokenIds
+from harness.engines.base import TokenIds, shared_tokens
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,8 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        return sum(len(sequence) for sequence in self.sequences)
+        """What one pass over the example reads: prompts that its sequences share count once."""
+        return shared_tokens((each.prompt_ids, each.completion_ids) for each in self.sequences)
 
 
 class Objective(Protocol):

@@ -23,10 +23,10 @@ from trl import DPOConfig, DPOTrainer
 
 from harness.budget import Ledger
 from harness.engines.base import Advance, LogProb
-from harness.engines.logprobs import sequence_logprobs
+from harness.engines.logprobs import Reading, attend_packed, sequence_logprobs
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError, unknown_name
-from harness.training.dataset import PreferenceCollator, build_dataset, check_examples, update_order
+from harness.training.dataset import build_dataset, check_examples, collate, update_order
 from harness.training.examples import Example, Objective, TrainingOptions
 
 DIVERGED_FILE = "diverged_batch.json"
@@ -58,22 +58,25 @@ class PreferenceTrainer(DPOTrainer):
         train_dataset: Dataset,
         tokenizer: PreTrainedTokenizerBase,
         args: DPOConfig,
+        reading: Reading,
         advance: Advance | None = None,
     ):
         """
         Args:
+            model: trained inside `attend_packed`.
             train_dataset: rows of `build_dataset`.
+            reading: of the model.
         """
         self.objective = objective
+        self.reading = reading
         self.advance = advance
-        self.padded_tokens = 0  # in all batches, padding included
         self._batch: dict[str, Any] = {}
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
             processing_class=tokenizer,
-            data_collator=PreferenceCollator(tokenizer.pad_token_id),
+            data_collator=collate,
         )
         self.remove_callback(PrinterCallback)
 
@@ -85,10 +88,9 @@ class PreferenceTrainer(DPOTrainer):
         num_items_in_batch: int | None = None,
     ) -> torch.Tensor:
         self._batch = inputs
-        self.padded_tokens += inputs["input_ids"].numel()
-        sums, lengths = sequence_logprobs(model, inputs["input_ids"], inputs["predicts"])
-        shape = (-1, self.objective.sequences)
-        losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), lengths.view(shape))
+        packed, shape = inputs["packed"], (-1, self.objective.sequences)
+        sums = sequence_logprobs(model, packed, self.reading)
+        losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), packed.lengths.view(shape))
         if not torch.isfinite(losses).all():
             raise self._diverged("loss", losses.tolist())
         for name, values in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
@@ -104,8 +106,15 @@ class PreferenceTrainer(DPOTrainer):
 
     def _diverged(self, what: str, value: Any) -> TrainingDiverged:
         path = Path(self.args.output_dir) / DIVERGED_FILE
-        tensors = {name: each.tolist() for name, each in self._batch.items() if isinstance(each, torch.Tensor)}
-        row = {"update": self.state.global_step, what: repr(value), "ids": self._batch["ids"], **tensors}
+        packed, reference = self._batch["packed"], self._batch.get("reference")
+        row = {
+            "update": self.state.global_step,
+            what: repr(value),
+            "ids": self._batch["ids"],
+            "input_ids": packed.input_ids.tolist(),
+            "position_ids": packed.position_ids.tolist(),
+            "reference": None if reference is None else reference.tolist(),
+        }
         path.write_text(json.dumps(row), encoding="utf-8")
         return TrainingDiverged(
             f"the {what} is not finite at update {self.state.global_step} (batch saved in {path}): "
@@ -146,7 +155,7 @@ def reference_logprobs(
         "reference",
         engine.parameters,
         calls=len(sequences),
-        prompt_tokens=sum(map(len, sequences)),
+        prompt_tokens=sum(example.tokens for example in examples),
         seconds=time.perf_counter() - start,
     )
     return [tuple(next(scores) for _ in example.sequences) for example in examples]
@@ -180,6 +189,7 @@ def train(
     if objective.needs_reference and reference is None:
         raise ValueError("the objective needs log-probabilities of the reference")
     order = update_order([max(map(len, each.sequences)) for each in examples], options.batch_size, seed)
+    reading = engine.reading
     on_gpu = engine.device.type != "cpu"
     # Small updates vanish in bfloat16, so the weights are trained in float32 (under autocast on a GPU).
     model = copy.deepcopy(engine.model).float()
@@ -190,18 +200,18 @@ def train(
         build_dataset(examples, reference if objective.needs_reference else None, order),
         engine.tokenizer,
         _arguments(options, output_dir, seed, on_gpu),
+        reading,
         advance,
     )
-    trainer.train()
+    with attend_packed(model, reading):
+        trainer.train()
     disable_progress_bar()
     model.to(engine.model.dtype).save_pretrained(output_dir)
     engine.tokenizer.save_pretrained(output_dir)
-    tokens = sum(example.tokens for example in examples)
     ledger.charge(
         "train",
         engine.parameters,
-        trained_tokens=tokens,
-        padding_tokens=trainer.padded_tokens - tokens,
+        trained_tokens=sum(example.tokens for example in examples),
         updates=trainer.state.global_step,
         seconds=time.perf_counter() - start,
     )

@@ -1,0 +1,175 @@
+"""Rewards from a sequence classifier with one output: the usual form of a reward model."""
+
+import gc
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging
+
+from harness.engines import loading
+from harness.engines.base import Advance, Message, TokenIds
+from harness.engines.chat import PROBE, ChatTemplate
+from harness.errors import UserError
+
+
+class RewardModel:
+    """A sequence classifier with one output and its tokenizer. It reads a chat to the end of its last reply."""
+
+    def __init__(
+        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int = 128
+    ) -> None:
+        """
+        Raises:
+            UserError: when the model has not one output, or no chat template.
+        """
+        if model.config.num_labels != 1:
+            raise UserError(f"{name} has {model.config.num_labels} outputs: a reward model has one (num_labels 1)")
+        self.model = model.eval()
+        self.tokenizer = tokenizer
+        self.name = name
+        self.batch_size = batch_size
+        self.device = model.device
+        self.parameters = loading.parameter_count(model)
+        self.context_length = loading.context_length(model, tokenizer)
+        config = model.config.get_text_config()
+        stops = loading.stop_tokens(getattr(config, "eos_token_id", None), tokenizer)
+        self.chat = ChatTemplate(tokenizer, stops, name)
+        self._turn_end = turn_end(self.chat)
+        if config.pad_token_id is None or config.pad_token_id < 0:
+            config.pad_token_id = spare_token(tokenizer, self._turn_end[-1])
+        config.use_cache = False
+        _score_in_float32(model)
+
+    @classmethod
+    def load(
+        cls, path: str | Path, device: str = "auto", batch_size: int = 128, trust_remote_code: bool = False
+    ) -> "RewardModel":
+        """The reward model of a folder or hub id: float32 on the CPU, bfloat16 on a GPU.
+
+        Args:
+            device: "auto" takes the GPU when there is one.
+
+        Raises:
+            UserError: when there is no such model, when it has no trained score head (a language model has none), or
+                when it can not be used (see __init__).
+        """
+        name = str(path)
+        device = loading.choose_device(device)
+        with loading.load_errors(name):
+            model, missing = load_classifier(
+                name, dtype=loading.choose_dtype("auto", device), trust_remote_code=trust_remote_code
+            )
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+        if missing:
+            raise UserError(
+                f"{name} holds no weights for {', '.join(missing)}, so its rewards would be random: "
+                "give a trained reward model (a sequence classifier with one output)"
+            )
+        return cls(model.to(device), tokenizer, name, batch_size)
+
+    @cached_property
+    def weights_hash(self) -> str:
+        return loading.weights_hash(self.model)
+
+    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
+        return self.chat.encode(messages, add_generation_prompt)
+
+    def encode_completion(self, text: str) -> TokenIds:
+        """Token ids of a reply with all that the chat template writes after it, as reward models are trained."""
+        return encode_reply(self.tokenizer, text, self._turn_end)
+
+    @torch.inference_mode()
+    def rewards(
+        self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
+    ) -> list[float]:
+        """Reward of each completion given its prompt, in order.
+
+        Raises:
+            UserError: when a prompt and its completion are longer than the context.
+        """
+        rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
+        rewards = [0.0] * len(rows)
+        padding = self.model.config.get_text_config().pad_token_id
+        loading.check_lengths(list(map(len, rows)), self)
+        for batch in loading.scoring_batches(list(map(len, rows)), self.batch_size):
+            longest = max(len(rows[index]) for index in batch)
+            input_ids = torch.tensor([rows[index] + [padding] * (longest - len(rows[index])) for index in batch])
+            lengths = torch.tensor([len(rows[index]) for index in batch])
+            mask = (torch.arange(longest) < lengths[:, None]).long()
+            logits = self.model(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device)).logits
+            for index, reward in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
+                rewards[index] = reward
+            if advance:
+                advance(len(batch))
+        return rewards
+
+    def release(self) -> None:
+        """Free the model's memory; the reward model can not be used afterwards."""
+        self.model = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+
+def is_classifier(folder: Path) -> bool:
+    """Whether a model folder holds a sequence classifier, by the architecture in its config.json."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False  # loading it says what is wrong
+    architectures = config.get("architectures") if isinstance(config, dict) else None
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures or ())
+
+
+def load_classifier(name: str, **options) -> tuple[PreTrainedModel, list[str]]:
+    """A sequence classifier from safetensors, and the names of the weights that the checkpoint lacks: they are random.
+
+    Args:
+        options: further arguments of `from_pretrained`.
+    """
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # the report of missing weights: the caller decides whether that is a mistake
+    try:
+        model, info = AutoModelForSequenceClassification.from_pretrained(
+            name, use_safetensors=True, output_loading_info=True, **options
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    return model, sorted(info["missing_keys"])
+
+
+def turn_end(chat: ChatTemplate) -> TokenIds:
+    """What the chat template writes after a reply, such as the stop token and a new line; at least the stop token.
+
+    A classifier reads its reward at the last token, so a new line more or less is another reward.
+    """
+    text = chat.tokenizer.apply_chat_template(list(PROBE), tokenize=False)
+    written = chat.tokenizer(text.rpartition(PROBE[-1]["content"])[2], add_special_tokens=False)["input_ids"]
+    return tuple(written) if chat.stop_token in written else (chat.stop_token,)
+
+
+def encode_reply(tokenizer: PreTrainedTokenizerBase, text: str, end: TokenIds) -> TokenIds:
+    return (*tokenizer(text, add_special_tokens=False)["input_ids"], *end)
+
+
+def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:
+    """A token to pad with that is not the last of a sequence.
+
+    Classifiers find the end of a sequence as its last token that is no padding: padding with the stop token, as is
+    usual for tokenizers without a token of their own for it, would move the reward to the token before.
+    """
+    candidates = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, 0, 1)
+    return next(token for token in candidates if token is not None and token != last)
+
+
+def _score_in_float32(model: PreTrainedModel) -> None:
+    """In bfloat16, rewards around 10 would stand 1/16 apart, and close ones would tie."""
+    head = getattr(model, "score", None)
+    if isinstance(head, torch.nn.Linear) and head.weight.dtype != torch.float32:
+        head.float()
+        head.register_forward_pre_hook(lambda _head, inputs: (inputs[0].float(), *inputs[1:]))

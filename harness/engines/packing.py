@@ -1,0 +1,227 @@
+"""Packing: completions of one prompt share it, and a batch of rows is one sequence without padding.
+
+A row is a prompt followed by its completions, each of which sees the prompt and itself but not the others and counts
+its positions on from the prompt. All rows of a batch lie one after another in a single sequence, so that every layer
+works on real tokens alone. Only attention needs rows of equal length: there, rows of similar length are laid beside
+each other, with a mask, and taken apart again.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from harness.engines.base import TokenIds
+
+ATTENTION = "harness_packed"  # the name under which transformers finds `packed_attention`
+GROUP_TOKENS = 2048  # rows laid beside each other for attention hold at most this many positions, or are one row
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt, its distinct completions, and for each of them the sequences (indices) that it is."""
+
+    prompt: TokenIds
+    completions: tuple[TokenIds, ...]
+    sequences: tuple[tuple[int, ...], ...]
+
+    def __len__(self) -> int:
+        return len(self.prompt) + sum(map(len, self.completions))
+
+
+@dataclass(frozen=True)
+class Group:
+    """n rows beside each other, L the longest.
+
+    places: (n, L) where each position lies in the packed sequence; any place beyond a row's end.
+    mask: (n, 1, L, L) True where the position of the third dimension sees that of the fourth.
+    positions: (n, L) position of each token in its own sequence.
+    """
+
+    places: torch.Tensor
+    mask: torch.Tensor
+    positions: torch.Tensor
+
+
+@dataclass(frozen=True)
+class PackedBatch:
+    """S sequences in rows that share prompts; T tokens in all.
+
+    pairs: the sequences, (prompt, completion).
+    input_ids, position_ids: (1, T).
+    groups: the rows, for attention. origin: (T,) the place of each token of the packed sequence in the laid out groups.
+    reads, targets: (n,) the places whose next token is a completion token, and that token.
+    owners: (m,) and entries: (m,) sequence m' has the targets `entries` where owners == m'.
+    lengths: (S,) completion tokens that have a probability: all of them, but the first where the prompt is empty.
+    """
+
+    pairs: tuple[tuple[TokenIds, TokenIds], ...]
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    groups: tuple[Group, ...]
+    origin: torch.Tensor
+    reads: torch.Tensor
+    targets: torch.Tensor
+    owners: torch.Tensor
+    entries: torch.Tensor
+    lengths: torch.Tensor
+
+    @property
+    def tokens(self) -> int:
+        return self.input_ids.numel()
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
+        def move(value):
+            if isinstance(value, torch.Tensor):
+                return value.to(device, non_blocking=non_blocking)
+            if isinstance(value, Group):
+                return Group(move(value.places), move(value.mask), move(value.positions))
+            return tuple(map(move, value))
+
+        return replace(self, **{name: move(value) for name, value in vars(self).items() if name != "pairs"})
+
+
+def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
+    """Sequences (prompt, completion) as rows: one for each distinct prompt, in the order of their first sequences."""
+    prompts: dict[TokenIds, dict[TokenIds, list[int]]] = {}
+    for index, (prompt, completion) in enumerate(pairs):
+        prompt, completion = tuple(prompt), tuple(completion)
+        if len(completion) < (1 if prompt else 2):
+            raise ValueError("a sequence needs at least one completion token with a token before it")
+        prompts.setdefault(prompt, {}).setdefault(completion, []).append(index)
+    return [
+        Row(prompt, tuple(completions), tuple(map(tuple, completions.values())))
+        for prompt, completions in prompts.items()
+    ]
+
+
+def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
+    """A batch of (prompt, completion) sequences, none without a completion token that has a token before it."""
+    rows = rows_of(pairs)
+    ids: list[int] = []
+    positions: list[int] = []
+    reads: list[int] = []
+    targets: list[int] = []
+    owners: list[int] = []
+    entries: list[int] = []
+    lengths = [0] * len(pairs)
+    starts = []
+    for row in rows:
+        start, end = len(ids), len(ids) + len(row.prompt)
+        starts.append(start)
+        ids += row.prompt
+        positions += range(len(row.prompt))
+        for completion, sequences in zip(row.completions, row.sequences, strict=True):
+            first, scored = len(ids), completion if row.prompt else completion[1:]
+            before = [end - 1] if row.prompt else []
+            reads += before + list(range(first, first + len(completion) - 1))
+            for sequence in sequences:
+                owners += [sequence] * len(scored)
+                entries += range(len(targets), len(targets) + len(scored))
+                lengths[sequence] = len(scored)
+            targets += scored
+            ids += completion
+            positions += range(len(row.prompt), len(row.prompt) + len(completion))
+    groups, origin = _groups(rows, starts, torch.tensor(positions))
+    return PackedBatch(
+        tuple(pairs),
+        torch.tensor([ids]),
+        torch.tensor([positions]),
+        groups,
+        origin,
+        *map(torch.tensor, (reads, targets, owners, entries, lengths)),
+    )
+
+
+def _groups(
+    rows: Sequence[Row], starts: Sequence[int], positions: torch.Tensor
+) -> tuple[tuple[Group, ...], torch.Tensor]:
+    """Rows of similar length together, and for each token of the packed sequence its place among theirs."""
+    origin = torch.empty(sum(map(len, rows)), dtype=torch.long)
+    groups, laid = [], 0
+    by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
+    while by_length:
+        longest = len(rows[by_length[0]])
+        number = max(1, GROUP_TOKENS // longest)
+        chosen, by_length = by_length[:number], by_length[number:]
+        places = torch.stack(
+            [starts[index] + torch.arange(longest).clamp(max=len(rows[index]) - 1) for index in chosen]
+        )
+        groups.append(Group(places, torch.stack([_mask(rows[index], longest) for index in chosen]), positions[places]))
+        for index in chosen:
+            origin[starts[index] : starts[index] + len(rows[index])] = torch.arange(laid, laid + len(rows[index]))
+            laid += longest
+    return tuple(groups), origin
+
+
+def _mask(row: Row, size: int) -> torch.Tensor:
+    """(1, size, size) what each position of a row sees: itself, what is before it in its completion, and the prompt."""
+    mask = torch.ones(size, size, dtype=torch.bool).tril()
+    start = end = len(row.prompt)
+    for completion in row.completions:
+        end += len(completion)
+        mask[end:, start:end] = False
+        start = end
+    mask.fill_diagonal_(True)  # a position without anything to see would be NaN
+    return mask[None]
+
+
+def packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    packed: PackedBatch,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_other,
+) -> tuple[torch.Tensor, None]:
+    """Attention of a packed sequence, in the form of transformers' attention functions.
+
+    Args:
+        query, key, value: (1, H, T, D), with fewer heads in key and value where these are shared by groups of queries.
+        packed: the batch, which the model hands on to its layers.
+
+    Returns:
+        (1, T, H, D).
+    """
+    results = []
+    for group in packed.groups:
+        n, longest = group.places.shape
+        q, k, v = (_lay_out(each, group.places) for each in (query, key, value))
+        mask = group.mask
+        if sliding_window is not None and longest > sliding_window:
+            distance = group.positions[:, None, :, None] - group.positions[:, None, None, :]
+            mask = mask & (distance < sliding_window)
+        grouped = k.shape[1] != q.shape[1]
+        if softcap is None:
+            out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling, enable_gqa=grouped)
+        else:
+            out = _capped_attention(q, k, v, mask, scaling, softcap)
+        results.append(out.transpose(1, 2).reshape(n * longest, *out.shape[1::2]))
+    return torch.cat(results).index_select(0, packed.origin)[None], None
+
+
+def _lay_out(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    """(1, H, T, D) to (n, H, L, D)."""
+    laid = states[0].transpose(0, 1).index_select(0, places.flatten())
+    return laid.view(*places.shape, *laid.shape[1:]).transpose(1, 2)
+
+
+def _capped_attention(q, k, v, mask, scaling, softcap) -> torch.Tensor:
+    """Attention whose scores are capped by softcap * tanh(score / softcap), as Gemma 2 has it."""
+    repeated = q.shape[1] // k.shape[1]
+    k, v = (each.repeat_interleave(repeated, dim=1) for each in (k, v))
+    scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
+    scores = (scores / softcap).tanh() * softcap
+    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32)
+    return weights.to(q.dtype) @ v
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, packed_attention)
