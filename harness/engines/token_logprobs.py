@@ -16,6 +16,9 @@ def token_logprobs(
     Returns:
         (n,) in nats, float32 (float64 where hidden is).
     """
+    if torch.is_autocast_enabled(hidden.device.type):  # the way back is outside autocast: both are to see one type
+        dtype = torch.get_autocast_dtype(hidden.device.type)
+        hidden, weight, bias = (None if each is None else each.to(dtype) for each in (hidden, weight, bias))
     return _TokenLogProbs.apply(hidden, weight, bias, targets)
 
 
