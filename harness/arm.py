@@ -183,6 +183,10 @@ class Arm:
         health = stage_health(examples, reference, bench, result.history)
         store.write_json(self.folder / "health" / f"{stage.name}.json", health)
 
+    def left_out(self, benchmark: str) -> bool:
+        """Whether a benchmark that needs pairs was left out, because this method has none."""
+        return (self.folder / "steps" / f"score-{benchmark}.json").exists()
+
     def score(self, name: str, policy: Policy, inputs: Inputs) -> None:
         """Leaves samples, judgments and the score of one benchmark in the folder."""
         benchmark = registry.load("benchmark", name)
@@ -195,10 +199,21 @@ class Arm:
         )
         settings = with_suite_settings(inputs.data_dir, chosen)
         judging = Judging(experiment.rejudge, experiment.both_orders)
+        if benchmark.needs_pairs and not benchmark.has_pairs(policy, settings):
+            self.folder.finish(f"score-{name}", "there are no pairs")
+            return
         items = benchmark.load(inputs.data_dir, settings)
         reference = policy.reference.weights_hash if policy.reference else None
         key = store.digest(
-            [harness.__version__, name, items, asdict(settings), policy.engine.weights_hash, reference, policy.beta]
+            {
+                "version": harness.__version__,
+                "benchmark": name,
+                "items": items,
+                "settings": asdict(settings),
+                "option_files": _file_digests(settings.options),
+                "weights": [policy.engine.weights_hash, reference, policy.beta],
+                "pairs": [asdict(pair) for pair in policy.pairs or ()] if benchmark.needs_pairs else None,
+            }
         )
         answers = benchmark.turns * len(items)
         samples_file = self.folder / "samples" / f"{name}.jsonl"

@@ -43,6 +43,7 @@ def check_inputs(experiment: Experiment) -> None:
     Raises:
         UserError: for a file, a judge or a budget that the run could not use.
     """
+    _check_model(experiment)
     estimate(experiment, *load_prompts(experiment))
     judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
     if judged and load_judge(experiment) is None:
@@ -53,6 +54,18 @@ def check_inputs(experiment: Experiment) -> None:
                 Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name))
             )
         _check_training_data(experiment)
+
+
+def _check_model(experiment: Experiment) -> None:
+    from harness.engines.classifier import is_classifier
+
+    if is_classifier(model_folder(experiment.model)) and (
+        experiment.arms() != ("base",) or set(experiment.benchmarks) != {"reward-bench"}
+    ):
+        raise UserError(
+            f"{experiment.model} is a sequence classifier, which writes no text: score it with "
+            f"harness eval {experiment.model} --benchmark reward-bench"
+        )
 
 
 def _check_training_data(experiment: Experiment) -> None:
@@ -68,10 +81,13 @@ def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
     """Model, prompts, benchmark files and judge of an experiment."""
     import torch
 
+    from harness.engines.classifier import RewardModel, is_classifier
     from harness.engines.transformers import TransformersEngine
 
-    base = TransformersEngine.load(
-        str(model_folder(experiment.model)),
+    folder = model_folder(experiment.model)
+    kind = RewardModel if is_classifier(folder) else TransformersEngine
+    base = kind.load(
+        str(folder),
         device=experiment.device,
         batch_size=experiment.batch_size,
         trust_remote_code=experiment.trust_remote_code,

@@ -123,6 +123,8 @@ def _row(experiment: Experiment, name: str, root: store.Folder) -> ResultRow:
         for benchmark in experiment.benchmarks:
             file = arm.folder / "scores" / f"{benchmark}.json"
             if not file.exists():
+                if registry.load("benchmark", benchmark).needs_pairs and arm.left_out(benchmark):
+                    continue
                 raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
             scores.setdefault(benchmark, {})[seed] = Score(**store.read_json(file))
         ledgers[seed] = store.read_json(arm.folder / "ledger.json")

@@ -33,6 +33,7 @@ class AlpacaEval:
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
     needs_judge = True
+    needs_pairs = False
     turns = 1
     Options = NoOptions
 

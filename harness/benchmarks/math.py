@@ -22,6 +22,7 @@ class Math:
     name = "math"
     title = "MATH"
     needs_judge = False
+    needs_pairs = False
     turns = 1
     Options = NoOptions
 

@@ -40,6 +40,7 @@ class MTBench:
     name = "mt-bench"
     title = "MT-Bench"
     needs_judge = True
+    needs_pairs = False
     turns = 2
     Options = NoOptions
 

@@ -49,6 +49,7 @@ class RewardBench:
     name = "reward-bench"
     title = "RewardBench"
     needs_judge = False
+    needs_pairs = False
     turns = 2
     Options = NoOptions
 

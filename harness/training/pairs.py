@@ -1,0 +1,69 @@
+"""What a reward model is trained on: pairs of chats as token ids, and the settings of its training."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from harness.methods import Prompt
+
+if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
+
+
+@dataclass(frozen=True)
+class RewardOptions:
+    """Settings of the training, with the defaults of the testbed."""
+
+    learning_rate: float = 1e-3
+    epochs: int = 1
+    batch_size: int = 16
+    micro_batch_size: int = 16  # pairs in one forward pass; batch_size / micro_batch_size passes are accumulated
+    warmup_ratio: float = 0.1
+    max_grad_norm: float = 1.0
+    max_length: int = 4096  # pairs with more tokens in the chosen or the rejected chat are left out
+
+
+@dataclass(frozen=True)
+class TokenizedPairs:
+    """Chosen and rejected chats, pair by pair, and how many pairs were left out."""
+
+    chosen: list[list[int]]
+    rejected: list[list[int]]
+    too_long: int
+    identical: int
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of the longer chat of each pair."""
+        return [max(len(chosen), len(rejected)) for chosen, rejected in zip(self.chosen, self.rejected, strict=True)]
+
+    @property
+    def tokens(self) -> int:
+        return sum(map(len, self.chosen)) + sum(map(len, self.rejected))
+
+
+def tokenize_pairs(engine: "TransformersEngine", pairs: Sequence[Prompt], max_length: int) -> TokenizedPairs:
+    """The pairs that can be trained on, in order: neither longer than max_length or the context, nor with equal replies
+    (which teach nothing)."""
+    from harness.engines.classifier import encode_reply, turn_end
+
+    end = turn_end(engine.chat)
+    limit = min(max_length, engine.context_length)
+    chosen, rejected = [], []
+    too_long = identical = 0
+    for pair in pairs:
+        prompt = engine.encode_chat(pair.messages)
+        better, worse = (
+            [*prompt, *encode_reply(engine.tokenizer, text, end)] for text in (pair.chosen, pair.rejected)
+        )
+        if better == worse:
+            identical += 1
+        elif max(len(better), len(worse)) > limit:
+            too_long += 1
+        else:
+            chosen.append(better)
+            rejected.append(worse)
+    return TokenizedPairs(chosen, rejected, too_long, identical)
