@@ -46,7 +46,7 @@ def test_all_forms(tmp_path, name):
     separate = "\n".join(json.dumps(row, ensure_ascii=False) for row in rows) + "\n\n"
     text = json.dumps(rows) if ".jsonl" not in name else separate
     data = text.encode()
-    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith(".gz") else data)
+    (tmp_path / name).write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
     assert read_rows(tmp_path / name, prompt=str, level=int) == rows
 
 
@@ -68,7 +68,7 @@ def test_all_forms(tmp_path, name):
 )
 def test_faulty_rows(tmp_path, name, text, said):
     (tmp_path / name).write_text(text)
-    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / f"{name}.gz").write_bytes(gzip.compress(text.encode(), mtime=0))
     assert said in message(read_rows, tmp_path / name, prompt=str, level=int)
     zipped = said.replace(name, f"{name}.gz", 1)
     assert zipped in message(read_rows, tmp_path / f"{name}.gz", prompt=str, level=int)
@@ -83,8 +83,8 @@ def test_long_values_are_cut(tmp_path):
     ("name", "data"),
     [
         ("r.jsonl.gz", b"no gzip"),
-        ("r.jsonl.gz", gzip.compress(LINE.encode() * 100)[:-12]),
-        ("r.jsonl.gz", gzip.compress(LINE.encode() * 100)[:10] + b"\xff" * 20),
+        ("r.jsonl.gz", gzip.compress(LINE.encode() * 100, mtime=0)[:-12]),
+        ("r.jsonl.gz", gzip.compress(LINE.encode() * 100, mtime=0)[:10] + b"\xff" * 20),
         ("r.jsonl", b'{"prompt": "\xff"}'),
     ],
 )

@@ -98,7 +98,7 @@ def test_pairs_beyond_the_context_are_missing(engine, items, tmp_path):
     counts = []
     policy, settings = Policy(engine, pairs=PAIRS, folder=tmp_path), Settings(options=Options(batch_size=4))
     rows = RewardModelBench().answer(policy, [*items, long], settings, counts.append)
-    assert (rows[-1]["chosen_reward"], rows[-1]["rejected_reward"]) == (None, None)
+    assert rows[-1]["too_long"] and "chosen_reward" not in rows[-1]
     assert sum(counts) == RewardModelBench.turns * 13
     score = RewardModelBench().score([*items, long], rows, [])
     assert (score.questions, score.missing, len(score.values)) == (13, 1, 12)

@@ -48,6 +48,11 @@ def read_rows(path: Path, **fields: type) -> list[dict]:
     Raises:
         UserError: naming file, line (entry of a list) and field.
     """
+    return [row for _, row in read_located_rows(path, **fields)]
+
+
+def read_located_rows(path: Path, **fields: type) -> list[tuple[str, dict]]:
+    """As `read_rows`, each row with the place where it stands ("FILE:LINE"), for messages about it."""
     if path.name.removesuffix(".gz").endswith(".json"):
         entries = read_json(path)
         if not isinstance(entries, list):
@@ -69,7 +74,7 @@ def read_rows(path: Path, **fields: type) -> list[dict]:
                 raise UserError(f"{where}: field {name!r} must be of type {kind.__name__}, not {row.get(name)!r:.60}")
     if not rows:
         raise UserError(f"{path}: holds no rows")
-    return [row for _, row in rows]
+    return rows
 
 
 SUITE_SETTINGS: dict[str, tuple[type, ...]] = {

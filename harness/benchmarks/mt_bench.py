@@ -11,9 +11,10 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
 from harness.engines.base import Advance, Message, Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge, JudgeRequest
+from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
 from harness.judges.templates import fill
 from harness.judges.verdicts import names_of_judges, parse_rating
 
@@ -33,7 +34,6 @@ WITH_REFERENCE = ("math", "reasoning", "coding")  # categories graded against a 
 JUDGE_PROMPTS = ("single-v1", "single-v1-multi-turn", "single-math-v1", "single-math-v1-multi-turn")
 JUDGE_TOKENS = 2048
 TURNS = 2
-UNPARSED = -1  # FastChat's score of a judgment without a verdict
 
 
 class MTBench:
@@ -109,7 +109,8 @@ class MTBench:
             JudgeRequest(f"{item['id']}/{turn}", messages, max_tokens=JUDGE_TOKENS) for item, turn, _, messages in asked
         ]
         rows = []
-        for (item, turn, prompt, messages), reply in zip(asked, judge.complete(requests, advance), strict=True):
+        replies = complete(judge, requests, _has_verdict, judging.rejudge, advance)
+        for (item, turn, prompt, messages), reply in zip(asked, replies, strict=True):
             rating = parse_rating(reply.text)
             rows.append(
                 {
@@ -127,34 +128,32 @@ class MTBench:
         return rows
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
-        categories = {item["id"]: item["category"] for item in items}
-        rated = [row for row in judgments if row["score"] != UNPARSED]
         by_question = defaultdict(list)
-        by_category = defaultdict(list)
-        for row in rated:
-            by_question[str(row["question_id"])].append(row["score"])
-            by_category[categories[str(row["question_id"])]].append(row["score"])
-        details = {f"turn_{turn}": _mean(row["score"] for row in rated if row["turn"] == turn) for turn in (1, 2)}
-        details["categories"] = {name: fmean(scores) for name, scores in sorted(by_category.items())}
-        details["judged"] = len(rated)
-        asked = len({(row["question_id"], row["turn"]) for row in judgments})
-        details["duplicates"] = len(judgments) - asked  # of runs that appended; FastChat counts them all, so do we
+        for row in judgments:
+            if row["score"] != UNPARSED:
+                by_question[str(row["question_id"])].append(row["score"])
+        details = summary(judgments, {int(item["id"]): item["category"] for item in items})
+        value, unparsed = details.pop("score"), details.pop("unparsed")
         details["reference_file"] = items[0]["reference_file"]
         replied = [row for row in judgments if not row.get("error")]  # FastChat's own rows have no such field
         failed = len(judgments) - len(replied)
-        absent = TURNS * len(items) - asked
+        absent = TURNS * len(items) - (len(judgments) - details["duplicates"])
         return Score(
             benchmark=self.name,
             metric="score (1-10)",
-            value=_mean(row["score"] for row in rated),
+            value=float("nan") if value is None else value,
             values={question: fmean(scores) for question, scores in by_question.items()},
             weights={question: float(len(scores)) for question, scores in by_question.items()},
             questions=len(items),
             missing=failed + absent,
-            unparsed=len(judgments) - len(rated) - failed,
+            unparsed=unparsed - failed,
             judge=names_of_judges(row["judge"][0] for row in replied or judgments),
             details=details,
         )
+
+
+def _has_verdict(reply: JudgeReply) -> bool:
+    return parse_rating(reply.text) is not None
 
 
 def _reference(row: dict) -> list:
@@ -163,11 +162,6 @@ def _reference(row: dict) -> list:
         case [{"turns": [*turns]}, *_]:
             return turns
     return []
-
-
-def _mean(values) -> float:
-    values = list(values)
-    return fmean(values) if values else float("nan")
 
 
 def _by_temperature(items: Sequence[dict], settings: Settings) -> dict[float, list[dict]]:

@@ -7,14 +7,12 @@ differ. What its training spends is recorded with the score, apart from the budg
 import random
 import sys
 import tempfile
-from collections import defaultdict
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from statistics import fmean
-from typing import TYPE_CHECKING
 
 from harness.benchmarks.base import Judging, Policy, Score, Settings
-from harness.benchmarks.reward_bench import RewardBench, section_scores
+from harness.benchmarks.reward_bench import RewardBench, pair_score
+from harness.benchmarks.reward_bench_modes import classifier_rows
 from harness.engines.base import Advance
 from harness.errors import UserError
 from harness.judges.base import Judge
@@ -22,11 +20,7 @@ from harness.methods import Prompt
 from harness.prompts import PromptFile, load_prompts
 from harness.training.pairs import RewardOptions
 
-if TYPE_CHECKING:
-    from harness.engines.classifier import RewardModel
-
 FOLDER = "reward-model"  # below the policy's folder
-SIDES = ("chosen", "rejected")
 
 
 @dataclass(frozen=True)
@@ -82,7 +76,7 @@ class RewardModelBench:
             "updates": result.spent.updates,
             "flops": result.spent.flops,
         }
-        rows = reward_rows(model, items, advance)
+        rows = classifier_rows(model, items, advance)
         model.release()
         return [{**row, "training": training} for row in rows]
 
@@ -92,62 +86,15 @@ class RewardModelBench:
         return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
-        wins = {
-            row["id"]: float(row["chosen_reward"] > row["rejected_reward"])
-            for row in samples
-            if row["chosen_reward"] is not None
-        }
-        scored = [item for item in items if item["id"] in wins]
-        if not scored:
+        scored = pair_score(self.name, items, samples)
+        if not scored.values:
             raise UserError(f"{self.name}: no pair has a reward; each is longer than the context of the reward model")
-        by_subset = defaultdict(list)
-        for item in scored:
-            by_subset[item["subset"]].append(wins[item["id"]])
-        accuracies = {subset: 100 * fmean(values) for subset, values in by_subset.items()}
-        counts = {item["subset"]: item["count"] for item in scored}
-        section_of = {item["subset"]: item["section"] for item in scored}
-        totals = defaultdict(float)
-        for subset, count in counts.items():
-            totals[section_of[subset]] += count
-        sections = section_scores(accuracies, counts, section_of)
-        return Score(
-            benchmark=self.name,
-            metric="accuracy %",
-            value=fmean(sections.values()),
-            values={identifier: 100 * win for identifier, win in wins.items()},
-            weights={
-                item["id"]: item["count"] / len(by_subset[item["subset"]]) / totals[item["section"]] for item in scored
-            },
-            questions=len(items),
-            missing=len(items) - len(scored),
-            details={
-                "reward": "reward model",
-                "ties": sum(row["chosen_reward"] == row["rejected_reward"] for row in samples if row["id"] in wins),
-                "sections": sections,
-                "subsets": accuracies,
-                "sections_absent": [name for name in items[0]["sections"] if name not in sections],
-                "training": samples[0]["training"],
-            },
-        )
-
-
-def reward_rows(model: "RewardModel", items: list[dict], advance: Advance | None) -> list[dict]:
-    """Rewards of the chosen and rejected replies; None for both where one is longer than the model's context."""
-    prompts = [model.encode_chat([{"role": "user", "content": item["prompt"]}]) for item in items]
-    replies = {side: [model.encode_completion(item[side]) for item in items] for side in SIDES}
-    fits = [
-        index
-        for index, prompt in enumerate(prompts)
-        if len(prompt) + max(len(replies[side][index]) for side in SIDES) <= model.context_length
-    ]
-    if advance and len(fits) < len(items):
-        advance(len(SIDES) * (len(items) - len(fits)))
-    rows = [{"id": item["id"], **{f"{side}_reward": None for side in SIDES}} for item in items]
-    for side in SIDES:
-        rewards = model.rewards([prompts[index] for index in fits], [replies[side][index] for index in fits], advance)
-        for index, reward in zip(fits, rewards, strict=True):
-            rows[index][f"{side}_reward"] = reward
-    return rows
+        known = [row for row in samples if not row.get("too_long")]
+        details = {
+            "ties": sum(row["chosen_reward"] == row["rejected_reward"] for row in known),
+            "training": samples[0]["training"],
+        }
+        return replace(scored, details=scored.details | details)
 
 
 def own_pairs(policy: Policy, options: Options, seed: int) -> list[Prompt]:

@@ -125,6 +125,17 @@ def _judge_prompts() -> Iterator[dict]:
             "category": "math" if "math" in name else "general",
             "output_format": "[[rating]]",
         }
+    yield {
+        "name": "pair-v2",
+        "type": "pairwise",
+        "system_prompt": "Which of two answers to the question is better? End with [[A]], [[B]], or [[C]] for a tie.",
+        "prompt_template": "[User Question]\n{question}\n\n[The Start of Assistant A's Answer]\n{answer_a}\n"
+        "[The End of Assistant A's Answer]\n\n[The Start of Assistant B's Answer]\n{answer_b}\n"
+        "[The End of Assistant B's Answer]",
+        "description": "Prompt for the testbed",
+        "category": "general",
+        "output_format": "[[A]]",
+    }
 
 
 def _instructions(draw: random.Random) -> Iterator[dict]:

@@ -1,0 +1,158 @@
+"""The three ways in which a model says which of two responses it prefers: one row of results a pair.
+
+A row has "id" and "mode", and either the rewards (or log-probabilities) of both responses or the model's verdict. A
+pair that does not fit the model's context has "too_long" and nothing else: it is missing, and counted.
+"""
+
+import random
+from collections.abc import Mapping, Sequence
+
+from harness.benchmarks.base import Policy, Settings
+from harness.engines.base import Advance, Engine, LogProb, Message, Sampling
+from harness.judges.templates import fill
+from harness.judges.verdicts import parse_choice
+
+SIDES = ("chosen", "rejected")
+IMPLICIT, CLASSIFIER, GENERATIVE = "implicit", "classifier", "generative"
+VERDICT_TOKENS = 1024
+
+
+def too_long(item: Mapping, mode: str) -> dict:
+    return {"id": item["id"], "mode": mode, "too_long": True}
+
+
+def implicit_rows(policy: Policy, items: Sequence[dict], advance: Advance | None) -> list[dict]:
+    """Log-probabilities of both responses under the policy and, where there is one, its reference."""
+    fits = _fitting(policy.engine, items, advance)
+    own = _logprobs(policy.engine, fits, advance)
+    reference = _logprobs(policy.reference, fits, None) if policy.reference else None
+    rows = {}
+    for item in fits:
+        row = {"id": item["id"], "mode": IMPLICIT, "beta": policy.beta}
+        for side in SIDES:
+            scored = own[item["id"], side]
+            row[f"{side}_logprob"], row[f"{side}_tokens"] = scored.total, scored.tokens
+            row[f"{side}_reference_logprob"] = reference[item["id"], side].total if reference else None
+        rows[item["id"]] = row
+    return [rows.get(item["id"]) or too_long(item, IMPLICIT) for item in items]
+
+
+def _fitting(engine: Engine, items: Sequence[dict], advance: Advance | None) -> list[dict]:
+    fits = [
+        item
+        for item in items
+        if len(engine.encode_chat([{"role": "user", "content": item["prompt"]}]))
+        + max(len(engine.encode_completion(item[side])) for side in SIDES)
+        <= engine.context_length
+    ]
+    if advance:
+        advance(len(SIDES) * (len(items) - len(fits)))
+    return fits
+
+
+def _logprobs(engine: Engine, items: Sequence[dict], advance: Advance | None) -> dict[tuple[str, str], LogProb]:
+    """(id, side) -> log-probability; both responses in one call, so that they share their prompt."""
+    places = [(item, side) for item in items for side in SIDES]
+    prompts = {item["id"]: engine.encode_chat([{"role": "user", "content": item["prompt"]}]) for item in items}
+    scored = engine.logprobs(
+        [prompts[item["id"]] for item, _ in places],
+        [engine.encode_completion(item[side]) for item, side in places],
+        advance,
+    )
+    return {(item["id"], side): each for (item, side), each in zip(places, scored, strict=True)}
+
+
+def classifier_rows(model, items: Sequence[dict], advance: Advance | None) -> list[dict]:
+    """Rewards of both responses by a sequence classifier (`harness.engines.classifier.RewardModel`)."""
+    fits = _fitting(model, items, advance)
+    prompts = [model.encode_chat([{"role": "user", "content": item["prompt"]}]) for item in fits]
+    rewards = {
+        side: dict(
+            zip(
+                (item["id"] for item in fits),
+                model.rewards(prompts, [model.encode_completion(item[side]) for item in fits], advance),
+                strict=True,
+            )
+        )
+        for side in SIDES
+    }
+    return [
+        {"id": item["id"], "mode": CLASSIFIER, **{f"{side}_reward": rewards[side][item["id"]] for side in SIDES}}
+        if item["id"] in rewards["chosen"]
+        else too_long(item, CLASSIFIER)
+        for item in items
+    ]
+
+
+def generative_rows(
+    engine: Engine,
+    items: Sequence[dict],
+    settings: Settings,
+    both_orders: bool,
+    advance: Advance | None,
+) -> list[dict]:
+    """The model's own verdicts on the pairs, asked with FastChat's prompt for pairs.
+
+    The order of a pair is seeded, and half of the pairs have the chosen response first; with both_orders each pair is
+    asked in both. "choices" holds what each asking chose: "chosen", "rejected", "tie", or None for no verdict.
+    """
+    sampling = Sampling(settings.max_new_tokens or VERDICT_TOKENS, settings.temperature or 0.0, seed=settings.seed)
+    first = chosen_first([item["id"] for item in items], settings.seed)
+    asked = [(item, order) for item in items for order in ((True, False) if both_orders else (first[item["id"]],))]
+    prompts = [engine.encode_chat(_question(item, order)) for item, order in asked]
+    fits = [place for place, prompt in enumerate(prompts) if len(prompt) + VERDICT_TOKENS // 8 <= engine.context_length]
+    completions = engine.generate(
+        [prompts[place] for place in fits],
+        [f"reward-bench/{asked[place][0]['id']}/{'chosen' if asked[place][1] else 'rejected'}-first" for place in fits],
+        sampling,
+        advance,
+    )
+    rows = {item["id"]: {"id": item["id"], "mode": GENERATIVE, "choices": [], "texts": []} for item in items}
+    for place, completion in zip(fits, completions, strict=True):
+        item, order = asked[place]
+        choice = parse_choice(completion.text)
+        sides = {"A": SIDES[not order], "B": SIDES[order], "tie": "tie", None: None}
+        rows[item["id"]]["choices"].append(sides[choice])
+        rows[item["id"]]["texts"].append(completion.text)
+    return [rows[item["id"]] if rows[item["id"]]["texts"] else too_long(item, GENERATIVE) for item in items]
+
+
+def chosen_first(identifiers: Sequence[str], seed: int) -> dict[str, bool]:
+    """Which pairs show the chosen response first: exactly half of them (one more of an odd number, or one less)."""
+    shuffled = sorted(identifiers)
+    random.Random(f"reward-bench/{seed}").shuffle(shuffled)
+    return {identifier: place % 2 == 0 for place, identifier in enumerate(shuffled)}
+
+
+def _question(item: Mapping, order: bool) -> list[Message]:
+    first, second = (item[side] for side in (SIDES if order else SIDES[::-1]))
+    values = {"question": item["prompt"], "answer_a": first, "answer_b": second}
+    prompt = item["judge_prompt"]
+    return [
+        {"role": "system", "content": prompt["system"]},
+        {"role": "user", "content": fill(prompt["template"], values)},
+    ]
+
+
+def outcome(row: Mapping) -> float | None:
+    """1 where the chosen response is preferred, 0 where it is not, None where nothing is known.
+
+    A tie of rewards is 0, as in the official code, and one of verdicts 0.5. Both orders of a pair are averaged.
+    """
+    if row.get("too_long"):
+        return None
+    if row["mode"] == GENERATIVE:
+        values = [{"chosen": 1.0, "rejected": 0.0, "tie": 0.5}[choice] for choice in row["choices"] if choice]
+        return sum(values) / len(values) if values else None
+    return float(reward(row, "chosen") > reward(row, "rejected"))
+
+
+def reward(row: Mapping, side: str) -> float:
+    """Reward of a response: the classifier's, or beta * (log pi - log pi_ref), or without a reference the mean
+    log-probability of a token."""
+    if row["mode"] == CLASSIFIER:
+        return row[f"{side}_reward"]
+    reference = row[f"{side}_reference_logprob"]
+    if reference is None:
+        return row[f"{side}_logprob"] / row[f"{side}_tokens"]
+    return row["beta"] * (row[f"{side}_logprob"] - reference)
