@@ -9,9 +9,10 @@ import pytest
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
-from harness.benchmarks.math import INSTRUCTION, Math
+from harness.benchmarks.math import INSTRUCTION, Math, Options, _minerva_grade, score_responses
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed, strictly_equal
 from harness.engines.base import Sampling
+from harness.errors import UserError
 
 
 @pytest.fixture(scope="module")
@@ -233,13 +234,104 @@ def test_through_lm_eval(tmp_path, tiny_model_dir):
     assert multiprocessing.active_children() == before
 
 
+def test_minerva_through_lm_eval(tmp_path, tiny_model_dir, monkeypatch):
+    """Four examples of lm-eval's own as turns of the conversation; the final answer is read as its task reads it."""
+    from harness.engines.transformers import TransformersEngine
+
+    row = {"problem": "What is $1+1$?", "answer": "2", "subject": "Algebra", "level": 1, "unique_id": "p"}
+    (tmp_path / "math").mkdir()
+    (tmp_path / "math" / "math500.jsonl").write_text(json.dumps(row) + "\n")
+    engine = TransformersEngine.load(str(tiny_model_dir))
+    engine.context_length = 10_000  # the four examples are longer than the tiny model's own
+    chats = []
+    encode = engine.chat.encode
+    monkeypatch.setattr(engine.chat, "encode", lambda chat, *rest: chats.append(chat) or encode(chat[-1:], *rest))
+    settings = Settings(max_new_tokens=4, options=Options(protocol="minerva"))
+    items = Math().load(tmp_path, settings)
+    samples = Math().answer(Policy(engine), items, settings, None)
+    assert [message["role"] for message in chats[0]] == ["user", "assistant"] * 4 + ["user"]
+    assert chats[0][0]["content"].startswith("Problem:\nFind the domain of the expression")
+    assert chats[0][-1]["content"] == "Problem:\nWhat is $1+1$?\n\nSolution:"
+    score = Math().score(items, samples, [])
+    assert (score.value, score.unparsed, score.details["num_fewshot"]) == (0, 1, 4)
+    assert score.details["protocol"] == "minerva"
+
+
+@pytest.mark.parametrize(
+    ("response", "answer", "minerva", "extracted"),
+    [
+        (r"Final Answer: The final answer is $\frac{1}{2}$. I hope it is correct.", r"\frac{1}{2}", 1, 1),
+        (r"Final Answer: The final answer is $0.5$. I hope it is correct.", r"\frac{1}{2}", 1, 1),
+        (r"Final Answer: The final answer is $0.6$. I hope it is correct.", r"\frac{1}{2}", 0, 1),
+        (r"It is \boxed{\frac{1}{2}}.", r"\frac{1}{2}", 0, 0),
+    ],
+)
+def test_minerva_verdicts(grader, response, answer, minerva, extracted):
+    grade = _minerva_grade(grader, response, answer)
+    assert (grade["minerva"], grade["extracted"]) == (minerva, extracted)
+
+
 def test_score():
     items = [{"id": str(n), "level": 1 + n % 2, "subject": "Algebra"} for n in range(4)]
     samples = [
-        {"id": str(n), "strict": strict, "math_verify": verified, "extracted": found}
+        {"id": str(n), "strict": strict, "math_verify": verified, "extracted": found, "settings": {"protocol": "boxed"}}
         for n, (strict, verified, found) in enumerate([(1, 1, 1), (0, 1, 1), (0, 0, 1), (0, 0, 0)])
     ]
     score = Math().score(items, samples, [])
     assert score.value == 25 and score.details["math_verify"] == 50 and score.unparsed == 1
     assert score.values == {"0": 100, "1": 0, "2": 0, "3": 0}
     assert score.details["level"] == {1: 50, 2: 0}
+
+
+# Responses that exist already
+
+
+def write(tmp_path, *rows):
+    path = tmp_path / "responses.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_score_responses(tmp_path):
+    rows = [
+        {"response": r"\boxed{4}", "answer": "4", "id": "a"},
+        {"response": r"\boxed{0.50}", "answer": r"\frac{1}{2}"},
+        {"response": r"\boxed{5}", "answer": 4},
+        {"response": "no idea", "answer": r"We get $\boxed{7}$."},
+        {"response": r"\boxed{7}", "answer": r"We get $\boxed{7}$."},
+    ]
+    found = score_responses(write(tmp_path, *rows), items=True)
+    assert {name: found[name] for name in ("strict", "math_verify", "n", "unextracted")} == {
+        "strict": 40,
+        "math_verify": 60,
+        "n": 5,
+        "unextracted": 1,
+    }
+    assert found["items"][0] == {"row": 1, "id": "a", "strict": True, "math_verify": True, "extracted": True}
+    assert [item["math_verify"] for item in found["items"]] == [True, True, False, False, True]
+    assert "items" not in score_responses(write(tmp_path, *rows))
+
+
+def test_grading_works_off_the_main_thread_and_cuts_what_hangs(tmp_path, monkeypatch):
+    """Every comparison has its own time limit, wherever it is asked from, and the rows keep their order."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    monkeypatch.setattr("harness.benchmarks.math_answers.Grader.__init__.__defaults__", (1.0,))
+    rows = [{"response": r"\boxed{9^{9^{9^{9}}}}", "answer": "(1+x)^{999999}"}]
+    rows += [{"response": rf"\boxed{{\frac{{{number}}}{{2}}}}", "answer": f"{number / 2}"} for number in range(5)]
+    with ThreadPoolExecutor(1) as pool:
+        found = pool.submit(score_responses, write(tmp_path, *rows), items=True).result()
+    assert [item["math_verify"] for item in found["items"]] == [False] + [True] * 5
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"response": "x"}, ":1: field 'answer' must be a text or a number"),
+        ({"answer": "x"}, ":1: field 'response'"),
+        ({"response": None, "answer": "x"}, ":1: field 'response'"),
+    ],
+)
+def test_faulty_responses(tmp_path, row, said):
+    with pytest.raises(UserError, match=said):
+        score_responses(write(tmp_path, row))

@@ -3,32 +3,59 @@
 import json
 import logging
 from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
 
 import lm_eval
+from datasets import Dataset
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
 
 from harness.engines.base import Advance, Engine, Message, Sampling
+
+
+def stock_config(*path: str) -> dict:
+    """The configuration of one of lm-eval's own tasks, from its file below lm_eval/tasks."""
+    return load_yaml(Path(lm_eval.__file__).parent.joinpath("tasks", *path))
+
+
+def local_task(config: dict, **splits: Sequence[dict]) -> ConfigurableTask:
+    """A task whose documents are given, by split; nothing is downloaded."""
+    data = {name: Dataset.from_list(list(rows)) for name, rows in splits.items()}
+    return ConfigurableTask(config=config | {"custom_dataset": lambda **_settings: data})
+
+
+def named_settings(task: str, num_fewshot: int) -> dict:
+    """How the questions were asked, for the details of a score."""
+    return {"task": task, "num_fewshot": num_fewshot, "chat": True, "lm_eval": version("lm-eval")}
 
 
 def evaluate(
     engine: Engine, name: str, task: ConfigurableTask, sampling: Sampling, advance: Advance | None
 ) -> dict[str, dict]:
-    """lm-eval's record of every question of a task ("resps", the metrics, ...), by the "id" of its document.
+    """`evaluate_all` of one task."""
+    return evaluate_all(engine, name, {name: task}, sampling, advance)
+
+
+def evaluate_all(
+    engine: Engine, name: str, tasks: dict[str, ConfigurableTask], sampling: Sampling, advance: Advance | None
+) -> dict[str, dict]:
+    """lm-eval's record of every question of the tasks ("resps", the metrics, ...), by the "id" of its document.
 
     Few-shot examples are turns of the conversation. `name` is the benchmark's, for the sampling noise.
     """
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     results = lm_eval.evaluate(
         EngineModel(engine, name, sampling, advance),
-        {name: task},
+        tasks,
         bootstrap_iters=0,
         log_samples=True,
         apply_chat_template=True,
         fewshot_as_multiturn=True,
     )
-    return {sample["doc"]["id"]: sample for sample in results["samples"][name]}
+    return {sample["doc"]["id"]: sample for samples in results["samples"].values() for sample in samples}
 
 
 class EngineModel(LM):

@@ -1,21 +1,44 @@
-"""MATH (Hendrycks et al. 2021) through lm-eval, answered by our engine: zero-shot chat, answers in \\boxed{}.
+"""MATH (Hendrycks et al. 2021) through lm-eval, answered by our engine.
 
-Two verdicts for each problem: strict (the last box as a string, after lm-eval's normalization) and math-verify.
+Two protocols: zero-shot chat with answers in \\boxed{}, or Minerva's four examples (Lewkowycz et al. 2022, as lm-eval
+has them), whose answers end in "Final Answer: The final answer is ...". Verdicts of each problem: strict (the last box
+as a string, after lm-eval's normalization), math-verify, and with Minerva's examples its own reading of the answer.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from harness.benchmarks import files
-from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks import files, graded_responses
+from harness.benchmarks.base import Judging, Policy, Score, Settings
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
+from harness.errors import UserError, unknown_name
 from harness.judges.base import Judge
 
 MAX_NEW_TOKENS = 1024
+BOXED, MINERVA = "boxed", "minerva"
+PROTOCOLS = {BOXED: 0, MINERVA: 4}  # -> number of examples
+NO_FINAL_ANSWER = "[invalidanswer]"  # what lm-eval's Minerva task reads where there is none
 INSTRUCTION = "\n\nReason step by step, and put your final answer within \\boxed{}."
+
+
+@dataclass(frozen=True)
+class Options:
+    """protocol: "boxed" (zero-shot chat) or "minerva" (four examples)."""
+
+    protocol: str = BOXED
+
+    def __post_init__(self) -> None:
+        if self.protocol not in PROTOCOLS:
+            raise unknown_name("protocol", self.protocol, PROTOCOLS)
+
+
+def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None) -> dict:
+    """`graded_responses.score_responses` of MATH: an answer may also be a whole solution with a box."""
+    return graded_responses.score_responses(path, Grader.grade, items, advance)
 
 
 class Math:
@@ -24,39 +47,40 @@ class Math:
     needs_judge = False
     needs_pairs = False
     turns = 1
-    Options = NoOptions
+    Options = Options
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+        options = settings.options or Options()
         file = files.find(data_dir / "math", self.name, "math500.jsonl")
         instruction = files.suite_settings(data_dir).get("math_instruction", INSTRUCTION)
-        return [
-            {
+        items: dict[str, dict] = {}
+        rows = files.read_located_rows(file, problem=str, answer=str, unique_id=str, subject=str, level=int)
+        for where, row in rows[: settings.limit]:
+            if row["unique_id"] in items:
+                raise UserError(f"{where}: unique_id {row['unique_id']!r:.60} was there before")
+            items[row["unique_id"]] = {
                 "id": row["unique_id"],
-                "prompt": row["problem"] + instruction,
+                "protocol": options.protocol,
+                "prompt": row["problem"] + (instruction if options.protocol == BOXED else ""),
                 "answer": row["answer"],
                 "subject": row["subject"],
                 "level": row["level"],
             }
-            for row in files.read_rows(file, problem=str, answer=str, unique_id=str, subject=str, level=int)[
-                : settings.limit
-            ]
-        ]
+        return list(items.values())
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
-        from harness.benchmarks.lm_eval_model import evaluate
+        from harness.benchmarks.lm_eval_model import evaluate, named_settings
 
+        protocol = items[0]["protocol"]
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
-        with Grader() as grader:
-            by_id = evaluate(policy.engine, self.name, _task(items, grader), sampling, advance)
+        records = evaluate(policy.engine, self.name, _task(items, protocol), sampling, advance)
+        responses = [records[item["id"]]["resps"][0][0] for item in items]
+        grade = _minerva_grade if protocol == MINERVA else Grader.grade
+        grades = graded_responses.grade_all(grade, responses, [item["answer"] for item in items])
+        asked = {"protocol": protocol} | named_settings(self.name, PROTOCOLS[protocol])
         return [
-            {
-                "id": item["id"],
-                "response": by_id[item["id"]]["resps"][0][0],
-                "strict": by_id[item["id"]]["strict"],
-                "math_verify": by_id[item["id"]]["math_verify"],
-                "extracted": by_id[item["id"]]["extracted"],
-            }
-            for item in items
+            {"id": item["id"], "response": response, **graded, "settings": asked}
+            for item, response, graded in zip(items, responses, grades, strict=True)
         ]
 
     def judge(
@@ -65,7 +89,9 @@ class Math:
         return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
-        values = {sample["id"]: 100 * sample["strict"] for sample in samples}
+        asked = samples[0]["settings"]
+        verdict = "minerva" if asked["protocol"] == MINERVA else "strict"
+        values = {sample["id"]: 100 * sample[verdict] for sample in samples}
         groups: dict[str, dict] = {"level": defaultdict(list), "subject": defaultdict(list)}
         for item in items:
             for name, group in groups.items():
@@ -78,34 +104,35 @@ class Math:
             questions=len(items),
             unparsed=sum(not sample["extracted"] for sample in samples),
             details={
-                "strict": fmean(values.values()),
+                "strict": 100 * fmean(sample["strict"] for sample in samples),
                 "math_verify": 100 * fmean(sample["math_verify"] for sample in samples),
+                **asked,
                 **{name: {key: fmean(group[key]) for key in sorted(group)} for name, group in groups.items()},
             },
         )
 
 
-def _task(items: Sequence[dict], grader: Grader):
-    """The lm-eval task of these problems; nothing is downloaded."""
-    from datasets import Dataset
-    from lm_eval.api.task import ConfigurableTask
+def _task(items: Sequence[dict], protocol: str):
+    """The lm-eval task of these problems."""
+    from harness.benchmarks.lm_eval_model import local_task, stock_config
 
-    def process(doc: dict, responses: list[str]) -> dict[str, float]:
-        return grader.grade(responses[0], doc["answer"])
+    documents = [{"id": item["id"], "problem": item["prompt"], "solution": item["answer"]} for item in items]
+    if protocol == MINERVA:
+        config = stock_config("minerva_math", "minerva_math_algebra.yaml")
+        config |= {"process_docs": None, "training_split": None}
+    else:
+        config = {"test_split": "test", "output_type": "generate_until", "num_fewshot": 0}
+        config |= {"doc_to_text": "{{problem}}", "generation_kwargs": {"until": []}}
+    ungraded = {"process_results": lambda *_: {}, "metric_list": [], "doc_to_target": "{{solution}}"}
+    return local_task({"task": "math"} | config | ungraded, test=documents)
 
-    metrics = ("strict", "math_verify", "extracted")
-    return ConfigurableTask(
-        config={
-            "task": "math",
-            "custom_dataset": lambda **_settings: {"test": Dataset.from_list(list(items))},
-            "test_split": "test",
-            "output_type": "generate_until",
-            "doc_to_text": "{{prompt}}",
-            "doc_to_target": "{{answer}}",
-            "process_results": process,
-            "generation_kwargs": {"until": []},
-            "metric_list": [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in metrics],
-            "num_fewshot": 0,
-            "metadata": {"version": 1},
-        }
-    )
+
+def _minerva_grade(grader: Grader, response: str, answer: str) -> dict:
+    """The grade of the boxed protocol, and whether the answer after "The final answer is" is the right one."""
+    from lm_eval.tasks.minerva_math.utils import get_unnormalized_answer, normalize_final_answer
+
+    final = get_unnormalized_answer(response)
+    known = final != NO_FINAL_ANSWER
+    same = known and normalize_final_answer(final) == normalize_final_answer(answer)
+    right = same or (known and grader.verify(f"${final}$", answer))
+    return grader.grade(response, answer) | {"minerva": float(right), "extracted": float(known)}

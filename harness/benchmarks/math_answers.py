@@ -14,6 +14,7 @@ from harness.errors import UserError
 
 LIMIT = 5.0  # seconds a comparison
 START_LIMIT = 120.0  # seconds until the worker is ready: a busy machine may take long to import sympy
+DELIMITERS = ("$", "\\(", "\\[", "\\boxed")  # an answer with one of them says itself what is mathematics
 LONGEST = 2000  # characters at the end of a response in which an answer is looked for, its last box apart
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?[0-9]+(?:\.[0-9]+)?))")  # TeX boxes a number without braces too
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped one closes nothing
@@ -36,6 +37,12 @@ def last_boxed(text: str) -> str | None:
     return None
 
 
+def bare_answer(answer: str) -> str:
+    """The answer of a gold text: what its last box holds where it is a whole solution, else the text itself."""
+    boxed = last_boxed(answer)
+    return answer if boxed is None else boxed
+
+
 def strictly_equal(response: str, answer: str) -> bool:
     """Whether the last box of a response is the answer, both normalized as strings."""
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
@@ -47,7 +54,8 @@ def strictly_equal(response: str, answer: str) -> bool:
 def _verify(response: str, answer: str) -> bool:
     from math_verify import parse, verify
 
-    gold = parse(f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
+    delimited = any(mark in answer for mark in DELIMITERS)
+    gold = parse(answer if delimited else f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
     return verify(gold, parse(response, parsing_timeout=None), timeout_seconds=None)
 
 
@@ -82,12 +90,17 @@ class Grader:
     def grade(self, response: str, answer: str) -> dict[str, float]:
         """{"strict", "math_verify", "extracted"}, each 0 or 1; extracted says whether there was a boxed answer."""
         boxed = last_boxed(response)
+        answer = bare_answer(answer)
         strict = strictly_equal(response, answer)
         if boxed is not None and _NUMBER.fullmatch(boxed) and _NUMBER.fullmatch(answer):
             verified = float(boxed) == float(answer)
         else:
-            verified = strict or (_comparable(response) and self._verified(_end(response), answer))
+            verified = strict or self.verify(response, answer)
         return {"strict": float(strict), "math_verify": float(verified), "extracted": float(boxed is not None)}
+
+    def verify(self, response: str, answer: str) -> bool:
+        """math-verify's verdict alone."""
+        return _comparable(response) and self._verified(_end(response), answer)
 
     def _verified(self, response: str, answer: str) -> bool:
         if self._worker is None:

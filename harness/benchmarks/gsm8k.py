@@ -1,0 +1,115 @@
+"""GSM8K (Cobbe et al. 2021) as lm-eval's task, answered by our engine: few-shot chat, graded as numbers."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from harness.benchmarks import files, graded_responses
+from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.gsm8k_answers import final_number, gold_number
+from harness.benchmarks.math_answers import Grader
+from harness.engines.base import Advance, Sampling
+from harness.errors import UserError
+from harness.judges.base import Judge
+
+MAX_NEW_TOKENS = 512
+FEWSHOT = 5  # as lm-eval's task has it
+
+
+@dataclass(frozen=True)
+class Options:
+    """num_fewshot: examples from the training set, as turns of the conversation."""
+
+    num_fewshot: int = FEWSHOT
+
+    def __post_init__(self) -> None:
+        if self.num_fewshot < 0:
+            raise UserError(f"num_fewshot must be at least 0, not {self.num_fewshot}")
+
+
+def grade(grader: Grader, response: str, answer: str) -> dict:
+    """strict: `final_number` is the gold number. math_verify: its verdict on the text. extracted: the number read."""
+    gold, number = gold_number(answer), final_number(response)
+    verified = grader.verify(response, str(gold))
+    return {
+        "strict": float(number is not None and number == gold),
+        "math_verify": float(verified),
+        "extracted": None if number is None else str(number),
+    }
+
+
+def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None) -> dict:
+    """`graded_responses.score_responses` of GSM8K: an answer is a number or a solution that ends in "#### n"."""
+    return graded_responses.score_responses(path, grade, items, advance, lambda answer: gold_number(answer) is not None)
+
+
+class GSM8K:
+    name = "gsm8k"
+    title = "GSM8K"
+    needs_judge = False
+    needs_pairs = False
+    turns = 1
+    Options = Options
+
+    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+        options = settings.options or Options()
+        folder = data_dir / "gsm8k"
+        file = files.find(folder, self.name, "test.jsonl")
+        rows = files.read_located_rows(file, question=str, answer=str)
+        for where, row in rows:
+            if gold_number(row["answer"]) is None:
+                raise UserError(f'{where}: the answer must be a number, or end in "#### n"')
+        shots = []
+        if options.num_fewshot:
+            shots = files.read_rows(files.find(folder, self.name, "train.jsonl"), question=str, answer=str)
+        examples = [{"question": row["question"], "answer": row["answer"]} for row in shots[: options.num_fewshot]]
+        return [
+            {"id": str(number), "question": row["question"], "answer": row["answer"], "examples": examples}
+            for number, (_, row) in enumerate(rows[: settings.limit])
+        ]
+
+    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+        from harness.benchmarks.lm_eval_model import evaluate, local_task, named_settings, stock_config
+
+        examples = items[0]["examples"]
+        changes = {
+            "num_fewshot": len(examples),
+            "fewshot_config": {"sampler": "first_n"},
+            "generation_kwargs": {"until": ["Question:"]},
+        }
+        fields = ("id", "question", "answer")
+        task = local_task(
+            stock_config("gsm8k", "gsm8k.yaml") | changes,
+            test=[{name: item[name] for name in fields} for item in items],
+            train=[{"id": "", **example} for example in examples] or [dict.fromkeys(fields, "")],
+        )
+        sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
+        records = evaluate(policy.engine, self.name, task, sampling, advance)
+        responses = [records[item["id"]]["resps"][0][0] for item in items]
+        grades = graded_responses.grade_all(grade, responses, [item["answer"] for item in items])
+        asked = named_settings(self.name, len(examples))
+        return [
+            {"id": item["id"], "response": response, **graded, "settings": asked}
+            for item, response, graded in zip(items, responses, grades, strict=True)
+        ]
+
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
+        return []
+
+    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+        values = {sample["id"]: 100 * sample["strict"] for sample in samples}
+        return Score(
+            benchmark=self.name,
+            metric="exact match %",
+            value=fmean(values.values()),
+            values=values,
+            questions=len(items),
+            unparsed=sum(sample["extracted"] is None for sample in samples),
+            details={
+                "strict": fmean(values.values()),
+                "math_verify": 100 * fmean(sample["math_verify"] for sample in samples),
+                **samples[0]["settings"],
+            },
+        )

@@ -1,0 +1,137 @@
+"""MMLU (Hendrycks et al. 2021) as lm-eval's tasks, answered by our engine: the most likely of four letters."""
+
+import csv
+import io
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from harness.benchmarks import files
+from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.engines.base import Advance, Sampling
+from harness.errors import UserError
+from harness.judges.base import Judge
+
+FEWSHOT = 5
+LETTERS = ("A", "B", "C", "D")
+FIELDS = 6  # of a row: question, four choices, letter
+
+
+@dataclass(frozen=True)
+class Options:
+    """num_fewshot: examples of the same subject (the split dev, which has five), as turns of the conversation."""
+
+    num_fewshot: int = FEWSHOT
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.num_fewshot <= FEWSHOT:
+            raise UserError(f"num_fewshot must be from 0 to {FEWSHOT}, not {self.num_fewshot}")
+
+
+class MMLU:
+    name = "mmlu"
+    title = "MMLU"
+    needs_judge = False
+    needs_pairs = False
+    turns = len(LETTERS)
+    Options = Options
+
+    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+        options = settings.options or Options()
+        path = files.find(data_dir / "mmlu", self.name, "mmlu.zip")
+        items = []
+        for subject, splits in sorted(read_archive(path).items()):
+            examples = splits.get("dev", [])[: options.num_fewshot]
+            if len(examples) < options.num_fewshot:
+                raise UserError(f"{path}: subject {subject} has no {options.num_fewshot} examples in its split dev")
+            items += [
+                {"id": f"{subject}/{number}", "subject": subject, **row, "examples": examples}
+                for number, row in enumerate(splits.get("test", []))
+            ]
+        return items[: settings.limit]
+
+    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+        from harness.benchmarks.lm_eval_model import evaluate_all, local_task, named_settings, stock_config
+
+        by_subject = defaultdict(list)
+        for item in items:
+            by_subject[item["subject"]].append(item)
+        fields = ("id", "question", "choices", "answer")
+        tasks = {}
+        for subject, asked in by_subject.items():
+            examples = asked[0]["examples"]
+            config = stock_config("mmlu", "default", f"mmlu_{subject}.yaml")
+            tasks[config["task"]] = local_task(
+                config | {"num_fewshot": len(examples)},
+                test=[{name: item[name] for name in fields} for item in asked],
+                dev=[{"id": "", **example} for example in examples] or [{name: asked[0][name] for name in fields}],
+            )
+        records = evaluate_all(policy.engine, self.name, tasks, Sampling(1), advance)
+        used = named_settings(self.name, len(items[0]["examples"]))
+        rows = []
+        for item in items:
+            logprobs = [response[0][0] for response in records[item["id"]]["resps"]]
+            best = max(range(len(LETTERS)), key=logprobs.__getitem__)
+            rows.append({"id": item["id"], "choice": LETTERS[best], "logprobs": logprobs, "settings": used})
+        return rows
+
+    def judge(
+        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+    ) -> list[dict]:
+        return []
+
+    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+        right = {item["id"]: LETTERS[item["answer"]] for item in items}
+        values = {sample["id"]: 100.0 * (sample["choice"] == right[sample["id"]]) for sample in samples}
+        return Score(
+            benchmark=self.name,
+            metric="accuracy %",
+            value=fmean(values.values()),
+            values=values,
+            questions=len(items),
+            details=by_subject(values, {item["id"]: item["subject"] for item in items}) | samples[0]["settings"],
+        )
+
+
+def by_subject(values: Mapping[str, float], subject_of: Mapping[str, str]) -> dict:
+    """Micro (over questions) and macro (over subjects) means, and the mean of every subject."""
+    grouped = defaultdict(list)
+    for identifier, value in values.items():
+        grouped[subject_of[identifier]].append(value)
+    subjects = {name: fmean(own) for name, own in sorted(grouped.items())}
+    return {"micro": fmean(values.values()), "macro": fmean(subjects.values()), "subjects": subjects}
+
+
+def read_archive(path: Path) -> dict[str, dict[str, list[dict]]]:
+    """Subject -> split -> questions of the published archive: members .../SPLIT/SUBJECT_SPLIT.csv without a header.
+
+    Raises:
+        UserError: when it is no such archive; a malformed row is named by member and row.
+    """
+    subjects: dict[str, dict[str, list[dict]]] = defaultdict(dict)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in archive.namelist():
+                folder, _, name = member.rpartition("/")
+                split = folder.rpartition("/")[2]
+                if split in ("dev", "test") and name.endswith(f"_{split}.csv"):
+                    text = archive.read(member).decode("utf-8")
+                    subject = name.removesuffix(f"_{split}.csv")
+                    subjects[subject][split] = _questions(f"{path}:{member}", csv.reader(io.StringIO(text, newline="")))
+    except (zipfile.BadZipFile, UnicodeDecodeError, OSError, csv.Error) as error:
+        raise UserError(f"{path}: can not be read ({error}); fetch it again") from None
+    if not any("test" in splits for splits in subjects.values()):
+        raise UserError(f"{path}: holds no test/SUBJECT_test.csv")
+    return dict(subjects)
+
+
+def _questions(where: str, rows: Sequence[Sequence[str]]) -> list[dict]:
+    questions = []
+    for number, row in enumerate(rows, 1):
+        if len(row) != FIELDS or row[-1] not in LETTERS:
+            raise UserError(f"{where}: row {number} must be a question, four choices and a letter from A to D")
+        questions.append({"question": row[0], "choices": list(row[1:5]), "answer": LETTERS.index(row[5])})
+    return questions
