@@ -1,12 +1,15 @@
 """Benchmark files, fetched from where they are published, each pinned by its sha256."""
 
+import gzip
 import hashlib
+import http.client
 import os
-import tempfile
+import sys
+import time
+import urllib.error
 import urllib.request
-from collections.abc import Iterable
+import zlib
 from dataclasses import dataclass
-from http.client import HTTPException
 from pathlib import Path
 
 from harness.errors import UserError, unknown_name
@@ -16,6 +19,8 @@ TABLE = Path(__file__).with_name("data_files.yaml")
 REWARD_BENCH = "reward-bench"  # published as a data set of the hub, not as a file
 BLOCK = 1 << 16
 TIMEOUT = 60.0  # seconds without an answer
+ATTEMPTS = 4
+WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 
 
 @dataclass(frozen=True)
@@ -28,22 +33,36 @@ class DataFile:
     licence: str
 
 
-def table() -> dict[str, list[DataFile]]:
-    """Benchmark -> its files."""
-    import yaml
+def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
+    """Benchmark -> its files.
 
-    entries = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
-    return {name: [DataFile(**row) for row in rows] for name, rows in entries.items()}
+    Raises:
+        UserError: when the file is absent or has another form.
+    """
+    from harness.experiment import build, load
+
+    files = {}
+    for name, rows in load(path).items():
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{path}: {name} must be a list of files")
+        for row in rows:
+            if absent := [field for field in DataFile.__annotations__ if field not in row]:
+                raise UserError(f"{path}: a file of {name} lacks {', '.join(absent)}")
+            where = Path(str(row["path"]))
+            if where.is_absolute() or ".." in where.parts:
+                raise UserError(f"{path}: {row['path']!r} leads out of the data folder")
+        files[name] = [build(DataFile, row, f"{path}: field of {name}") for row in rows]
+    return files
 
 
-def fetch(name: str, data_dir: Path) -> list[Path]:
+def fetch(name: str, data_dir: Path, table_file: Path = TABLE) -> list[Path]:
     """Fetch what is missing of a benchmark's files; those that are there with the right content stay.
 
     Raises:
         UserError: for an unknown benchmark, a file that can not be had, or one with another content.
     """
-    files = table()
-    if name == REWARD_BENCH:
+    files = table(table_file)
+    if name == REWARD_BENCH and name not in files:
         return [_fetch_reward_bench(data_dir / "rewardbench")]
     if name not in files:
         raise unknown_name("benchmark", name, [*files, REWARD_BENCH])
@@ -51,36 +70,96 @@ def fetch(name: str, data_dir: Path) -> list[Path]:
 
 
 def fetch_file(file: DataFile, data_dir: Path) -> Path:
-    """Fetch one file: written whole or not at all, and only with the pinned sha256."""
+    """Fetch one file: it appears whole and with the pinned sha256, or not at all.
+
+    What a cut connection left is kept in a .part file, and the next attempt, or the next call, goes on from there.
+    """
     target = data_dir / file.path
-    if target.exists() and hashlib.sha256(target.read_bytes()).hexdigest() == file.sha256:
+    if status(file, data_dir) == "ok":
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as out, urllib.request.urlopen(file.url, timeout=TIMEOUT) as answer:
-            blocks = iter(lambda: answer.read(BLOCK), b"")
-            found = _copy(blocks, out, file.path, int(answer.headers.get("content-length", 0)))
-        if found != file.sha256:
-            raise UserError(f"{file.url}: has sha256 {found}, not the pinned {file.sha256}; nothing was written")
-        os.replace(temporary, target)
-    except (OSError, HTTPException) as error:
-        raise UserError(f"{file.url}: can not be fetched ({error}); nothing was written, try again") from None
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    print(f"{file.path}: licence {file.licence}", file=sys.stderr)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _download(file, part)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code < 500 or attempt == ATTEMPTS:
+                raise UserError(f"{file.url}: can not be fetched ({error}); nothing was written") from None
+        except (OSError, http.client.HTTPException) as error:
+            if attempt == ATTEMPTS:
+                kept = f"; {part.stat().st_size} bytes are kept, the same command goes on" if part.exists() else ""
+                raise UserError(f"{file.url}: can not be fetched ({error}){kept}") from None
+        time.sleep(WAIT * 2 ** (attempt - 1))
+    if (found := _sha256(part)) != file.sha256:
+        part.unlink()
+        raise UserError(f"{file.url}: has sha256 {found}, not the pinned {file.sha256}; nothing was written")
+    os.replace(part, target)
     return target
 
 
-def _copy(blocks: Iterable[bytes], out, label: str, size: int) -> str:
-    digest = hashlib.sha256()
-    with progress(f"fetch {label} (bytes)", size or None) as advance:
-        for block in blocks:
-            out.write(block)
-            digest.update(block)
-            advance(len(block))
-        out.flush()
-        os.fsync(out.fileno())
-    return digest.hexdigest()
+def _download(file: DataFile, part: Path) -> None:
+    """Completes the part file, from its end where the server can do that."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is left to send: the hash decides
+            return
+        raise
+    with answer:
+        resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        size = int(answer.headers.get("Content-Length", 0))
+        done, label = 0, f"fetch {file.path} (bytes)"
+        with open(part, "ab" if resumed else "wb") as out, progress(label, size or None) as advance:
+            while block := answer.read(BLOCK):
+                out.write(block)
+                done += len(block)
+                advance(len(block))
+            out.flush()
+            os.fsync(out.fileno())
+        if size and done < size:
+            raise http.client.IncompleteRead(b"", size - done)
+
+
+def status(file: DataFile, data_dir: Path) -> str:
+    """ "ok", "missing" or "changed"; a gzipped copy of the right bytes is as good."""
+    path = data_dir / file.path
+    packed = path.with_name(f"{path.name}.gz")
+    if path.exists():
+        return "ok" if _sha256(path) == file.sha256 else "changed"
+    if not packed.exists():
+        return "missing"
+    try:
+        return "ok" if _sha256(packed, gzip.open) == file.sha256 else "changed"
+    except (OSError, EOFError, zlib.error):
+        return "changed"
+
+
+def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[dict[str, str]]:
+    """Benchmark, path, status and licence of each pinned file, of one benchmark or of all.
+
+    Raises:
+        UserError: for an unknown benchmark, or one whose files are not pinned.
+    """
+    files = table(table_file)
+    if name is not None and name not in files:
+        if name == REWARD_BENCH:
+            raise UserError(f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare")
+        raise unknown_name("benchmark", name, files)
+    return [
+        {"benchmark": benchmark, "path": file.path, "status": status(file, data_dir), "licence": file.licence}
+        for benchmark, entries in files.items()
+        for file in entries
+        if name in (None, benchmark)
+    ]
+
+
+def _sha256(path: Path, opener=open) -> str:
+    with opener(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch_reward_bench(folder: Path) -> Path:

@@ -7,19 +7,21 @@ from typing import Annotated
 import typer
 
 from harness.commands.output import Json, print_json, print_rows
+from harness.data import TABLE
 
 app = typer.Typer(no_args_is_help=True, help="The files of the real benchmarks: list, fetch, verify.")
 
 DataDir = Annotated[Path, typer.Option(help="Folder for the files.")]
+Table = Annotated[Path, typer.Option("--table", help="Another table of pinned files, such as that of a mirror.")]
 DATA = Path("data")
 
 
 @app.command("list", epilog="Example:\n\n  harness data list")
-def list_files(as_json: Json = False) -> None:
+def list_files(table: Table = TABLE, as_json: Json = False) -> None:
     """List the files of the benchmarks, with their source and licence."""
-    from harness.data import table
+    from harness.data import table as read
 
-    rows = {name: [dataclasses.asdict(file) for file in entries] for name, entries in table().items()}
+    rows = {name: [dataclasses.asdict(file) for file in entries] for name, entries in read(table).items()}
     if as_json:
         print_json(rows)
         return
@@ -33,11 +35,12 @@ def list_files(as_json: Json = False) -> None:
 def fetch(
     name: Annotated[str, typer.Argument(help="A benchmark, such as mt-bench.")],
     data_dir: DataDir = DATA,
+    table: Table = TABLE,
 ) -> None:
     """Fetch a benchmark's files from where they are published (uses the network)."""
     from harness.data import fetch as fetch_files
 
-    for path in fetch_files(name, data_dir):
+    for path in fetch_files(name, data_dir, table):
         print(path)
 
 
@@ -45,16 +48,17 @@ def fetch(
 def verify(
     name: Annotated[str | None, typer.Argument(help="A benchmark; without one all are looked at.")] = None,
     data_dir: DataDir = DATA,
+    table: Table = TABLE,
     as_json: Json = False,
 ) -> None:
     """Compare the files with their pinned sha256; exit code 1 where one has changed, or a named benchmark lacks one."""
     from harness.data import verify as verify_files
 
-    results = verify_files(name, data_dir)
+    results = verify_files(name, data_dir, table)
     if as_json:
         print_json(results)
     else:
-        columns = ("benchmark", "path", "status")
+        columns = ("benchmark", "path", "status", "licence")
         print_rows(columns, ([result[column] for column in columns] for result in results))
     bad = {"changed", "missing"} if name else {"changed"}
     if any(result["status"] in bad for result in results):
