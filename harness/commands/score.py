@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.commands.data import DATA
 from harness.commands.output import Json, print_facts, print_json, print_rows
 from harness.progress import progress
 
@@ -111,7 +112,9 @@ def ifeval(
     responses: Responses,
     data_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder with ifeval/input_data.jsonl, for rows without instruction ids."),
+        typer.Option(
+            help="Folder with ifeval/input_data.jsonl, for rows without instruction ids; else data, where that is one."
+        ),
     ] = None,
     items: Items = False,
     as_json: Json = False,
@@ -120,7 +123,7 @@ def ifeval(
     from harness.benchmarks.ifeval import score_responses
 
     def score(path: Path, **options: Any) -> dict:
-        return score_responses(path, data_dir=data_dir, **options)
+        return score_responses(path, data_dir=data_dir or (DATA if DATA.is_dir() else None), **options)
 
     _print_graded(score, responses, items, as_json)
 
