@@ -8,7 +8,8 @@ from math import isnan
 
 import pytest
 
-from harness.benchmarks.alpaca_eval import ALL, AlpacaEval
+from harness.benchmarks.alpaca_eval import AlpacaEval
+from harness.benchmarks.alpaca_win_rates import ALL
 from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.files import read_rows
 from harness.judges.base import JudgeReply
@@ -67,8 +68,13 @@ def samples(*outputs):
 
 
 @pytest.fixture(scope="module")
-def references(data_dir):
-    return AlpacaEval().load(data_dir, Settings())
+def bench():
+    return AlpacaEval()
+
+
+@pytest.fixture(scope="module")
+def references(bench, data_dir):
+    return bench.load(data_dir, Settings())
 
 
 @pytest.fixture(scope="module")
@@ -98,11 +104,11 @@ def test_real_references(references):
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_win_rates_equal_the_leaderboard(data_dir, references, leaderboard, model):
+def test_win_rates_equal_the_leaderboard(data_dir, bench, references, leaderboard, model):
     """Raw to 1e-6; length-controlled within the 0.2 points that the rebuilt df_gamed file allows (see its README)."""
     samples, judgments = as_stored(recorded(data_dir, model), references)
     random.Random(0).shuffle(judgments)  # difficulty is joined by the instruction's number, not by a row's position
-    score = AlpacaEval().score(references, samples, judgments)
+    score = bench.score(references, samples, judgments)
     known = leaderboard[model]
     assert score.value == pytest.approx(float(known["win_rate"]), abs=1e-6)
     assert score.details["standard_error"] == pytest.approx(float(known["standard_error"]), abs=1e-6)
@@ -142,12 +148,12 @@ def test_recorded_log_probabilities_give_the_recorded_preferences(data_dir, refe
     assert compared > 780
 
 
-def test_incomplete_judgments_have_no_length_controlled_rate(data_dir, references):
+def test_incomplete_judgments_keep_their_difficulties(data_dir, bench, references):
     samples, judgments = as_stored(recorded(data_dir, "vicuna-7b-v1.5"), references)
     judgments[0] |= {"preference": None}
     judgments[1] |= {"preference": None, "error": "APITimeoutError: no answer"}
-    score = AlpacaEval().score(references, samples, judgments)
-    assert "length_controlled_win_rate" not in score.details
+    score = bench.score(references, samples, judgments)
+    assert score.details["length_controlled_win_rate"] == pytest.approx(7.62, abs=0.2)  # of all 805
     assert (score.missing, score.unparsed, len(score.values)) == (1, 1, 803)
 
 
@@ -239,13 +245,14 @@ def test_only_equal_outputs():
     assert judge.asked == [] and rows[0]["preference"] == 1.5 and rows[0]["judge"] is None
 
 
-def test_the_reference_against_itself(references):
+def test_the_reference_against_itself(bench, references):
     """Half of all, unasked; the length-controlled rate divides by a spread of lengths that is not there."""
     outputs = [{"id": item["id"], "output": item["reference"]} for item in references]
     rows = AlpacaEval().judge(references, outputs, RuleJudge(longer), Judging(), None)
-    score = AlpacaEval().score(references, outputs, rows)
+    score = bench.score(references, outputs, rows)
     assert score.value == 50 and score.details["standard_error"] == 0
-    assert "length_controlled_win_rate" not in score.details
+    assert score.details["length_controlled_win_rate"] is None
+    assert "divides by their spread" in score.details["length_controlled_reason"]
 
 
 def test_a_tie_or_a_failed_request_does_not_change_the_judge():

@@ -4,8 +4,6 @@ The prompt template, the seeded order of a pair, the reading of log-probabilitie
 package alpaca-eval; only the completions come from our judge.
 """
 
-import logging
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from math import isnan
@@ -13,10 +11,13 @@ from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
+from harness import store
 from harness.benchmarks import files
+from harness.benchmarks.alpaca_annotations import summary
+from harness.benchmarks.alpaca_win_rates import Comparison, find_gamed, import_package, official_index
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
-from harness.judges.base import Judge, JudgeReply, JudgeRequest
+from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
 from harness.judges.templates import fill
 from harness.judges.verdicts import names_of_judges
 
@@ -25,7 +26,6 @@ ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 LETTERS = ("m", "M")  # the judge's name for the first and the second output shown
 KEYS = ("instruction", "output_1", "output_2")
 Pair = dict[str, str]  # KEYS -> text
-ALL = 805  # instructions of the official set: the length-controlled win rate needs them all
 REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json")
 
 
@@ -37,17 +37,22 @@ class AlpacaEval:
     turns = 1
     Options = NoOptions
 
+    def __init__(self) -> None:
+        self.df_gamed: Path | None = None  # of the data folder that was loaded
+
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         folder = data_dir / "alpaca_eval"
         references = files.read_rows(files.find(folder, self.name, *REFERENCES), instruction=str, output=str)
-        gamed = sorted(folder.glob("df_gamed*.csv"))
+        self.df_gamed = find_gamed(folder)
+        gamed = store.file_digest(self.df_gamed) if self.df_gamed else None
         return [
             {
                 "id": str(index),
                 "instruction": row["instruction"],
                 "reference": row["output"],
                 "generator": row.get("generator", "reference"),
-                "df_gamed": str(gamed[0]) if gamed and len(references) == ALL else None,
+                "official_index": official_index(row["instruction"]),
+                "df_gamed": gamed,
             }
             for index, row in enumerate(references[: settings.limit])
         ]
@@ -73,62 +78,44 @@ class AlpacaEval:
         self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
     ) -> list[dict]:
         outputs = {sample["id"]: sample["output"] for sample in samples}
-        pairs = [
-            {"instruction": item["instruction"], "output_1": item["reference"], "output_2": outputs[item["id"]]}
-            for item in items
+        pairs = [(item["instruction"], item["reference"], outputs[item["id"]]) for item in items]
+        orders = [
+            _ask(judge, [dict(zip(KEYS, pair, strict=True)) for pair in pairs], judging.rejudge, advance),
         ]
-        replies: dict[tuple, JudgeReply] = {}
-
-        def complete(prompts: Sequence[Pair], template: Sequence[Message]) -> dict[str, list]:
-            requests = [
-                JudgeRequest(
-                    str(number),
-                    tuple({**message, "content": fill(message["content"], pair)} for message in template),
-                    max_tokens=1,
-                    temperature=1.0,
-                    alternatives=LETTERS,
-                )
-                for number, pair in enumerate(prompts)
-            ]
-            answers = judge.complete(requests, advance)
-            replies.update(zip(map(_key, prompts), answers, strict=True))
-            return {
-                "completions_all": answers,
-                "price_per_example": [0.0] * len(answers),
-                "time_per_example": [0.0] * len(answers),
-            }
-
-        annotate = _annotator(complete)
-        with _without_bar():
-            preferences = {_key(row): row["preference"] for row in annotate(pairs, chunksize=None)}
+        if judging.both_orders:  # the package's order is a function of the instruction: exchanged outputs reverse it
+            turned = [dict(zip(KEYS, (pair[0], pair[2], pair[1]), strict=True)) for pair in pairs]
+            orders.append([_turned(row) for row in _ask(judge, turned, judging.rejudge, None)])
         rows = []
-        for item, pair in zip(items, pairs, strict=True):
-            reply = replies.get(_key(pair))  # none was asked for where both outputs are the same: a tie
+        for item, askings in zip(items, zip(*orders, strict=True), strict=True):
+            preferences = [row["preference"] for row in askings if row["preference"] is not None]
+            replied = next((row for row in askings if not row["error"]), askings[0])
             rows.append(
                 {
                     "id": item["id"],
-                    "preference": _number(preferences.get(_key(pair))),
-                    "judge": (reply.model or judge.name) if reply else None,
-                    "error": reply.error if reply else None,
-                    "fingerprint": reply.fingerprint if reply else None,
-                    "date": reply.date if reply else None,
+                    "preference": fmean(preferences) if preferences else None,
+                    **{name: replied[name] for name in ("judge", "error", "fingerprint", "date")},
+                    "askings": [{name: row[name] for name in ("preference", "text", "first_token")} for row in askings],
                 }
             )
         return rows
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
-        _import_package()
-        from alpaca_eval.metrics import get_winrate
-
+        by_id = {item["id"]: item for item in items}
         outputs = {sample["id"]: sample["output"] for sample in samples}
         known = [row for row in judgments if row["preference"] is not None]
         details = {"average_length": fmean(len(output) for output in outputs.values())}
         if known:
-            rates = get_winrate([{"preference": row["preference"]} for row in known])
-            details |= {"win_rate": float(rates["win_rate"]), "standard_error": float(rates["standard_error"])}
-        deltas = {len(item["reference"]) - len(outputs[item["id"]]) for item in items}
-        if items[0]["df_gamed"] and len(known) == ALL and len(deltas) > 1:  # the model divides by their spread
-            details["length_controlled_win_rate"] = length_controlled(items, outputs, known, Path(items[0]["df_gamed"]))
+            comparisons = [
+                Comparison(
+                    by_id[row["id"]].get("official_index"),
+                    row["preference"],
+                    by_id[row["id"]]["reference"],
+                    outputs[row["id"]],
+                )
+                for row in judgments
+            ]
+            details = summary(comparisons, self.df_gamed)
+            del details["missing"], details["unparsed"]  # of the official set; the score's own are of this run
         replied = [row for row in judgments if not row["error"]]
         missing = len(judgments) - len(replied)
         return Score(
@@ -144,14 +131,63 @@ class AlpacaEval:
         )
 
 
-def _import_package() -> None:
-    """Import alpaca_eval without its warning (pkg_resources) and its change of the root logger's level."""
-    level = logging.getLogger().level
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)
-        import alpaca_eval.annotators
-        import alpaca_eval.metrics  # noqa: F401
-    logging.getLogger().setLevel(level)
+def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | None) -> list[dict]:
+    """A row for each pair: the preference (None without a verdict) and what the judge replied."""
+    replies: dict[tuple, JudgeReply] = {}
+
+    def ask(prompts: Sequence[Pair], template: Sequence[Message]) -> list[JudgeReply]:
+        requests = [
+            JudgeRequest(
+                str(number),
+                tuple({**message, "content": fill(message["content"], pair)} for message in template),
+                max_tokens=1,
+                temperature=1.0,
+                alternatives=LETTERS,
+            )
+            for number, pair in enumerate(prompts)
+        ]
+        answers = complete(judge, requests, _has_letter, rejudge, advance)
+        replies.update(zip(map(_key, prompts), answers, strict=True))
+        return answers
+
+    rows = []
+    for pair, preference in zip(pairs, annotate(pairs, ask), strict=True):
+        reply = replies.get(_key(pair))  # none was asked for where both outputs are the same: a tie
+        rows.append(
+            {
+                "preference": preference,
+                "judge": (reply.model or judge.name) if reply else None,
+                "error": reply.error if reply else None,
+                "fingerprint": reply.fingerprint if reply else None,
+                "date": reply.date if reply else None,
+                "text": reply.text if reply else None,
+                "first_token": reply.first_token if reply else None,
+            }
+        )
+    return rows
+
+
+def _turned(row: dict) -> dict:
+    """A row of a pair whose outputs were exchanged, as one of the pair itself."""
+    return row | {"preference": None if row["preference"] is None else 3 - row["preference"]}
+
+
+def annotate(
+    pairs: Sequence[Pair], complete: Callable[[Sequence[Pair], Sequence[Message]], list[JudgeReply]]
+) -> list[float | None]:
+    """Preferences by the package's annotator: its order of each pair and its reading of the letters, our completions.
+
+    Args:
+        complete: gets the pairs as they are to be shown, and the template of the messages.
+
+    Returns:
+        1 (the first output wins) to 2 of each pair, 1.5 where both outputs are the same, None without a letter.
+    """
+    annotator = _annotator(complete)
+    with _without_bar():
+        annotated = annotator([dict(pair) for pair in pairs], chunksize=None)
+    preferences = {_key(row): row["preference"] for row in annotated}
+    return [_number(preferences.get(_key(pair))) for pair in pairs]
 
 
 @contextmanager
@@ -173,14 +209,19 @@ def _annotator(complete: Callable):
     It shuffles and swaps pairs and reads the letters. It does not fill the prompt: it would replace "{output_2}" inside
     an output too. Its "prompts" are the pairs as they are to be shown, its completions our replies.
     """
-    _import_package()
+    import_package()
     from alpaca_eval.annotators import PairwiseAnnotator
+
+    def completions(prompts: Sequence[Pair], template: Sequence[Message]) -> dict[str, list]:
+        answers = complete(prompts, template)
+        free = [0.0] * len(answers)
+        return {"completions_all": answers, "price_per_example": free, "time_per_example": free}
 
     annotator = PairwiseAnnotator(annotators_config=ANNOTATOR, caching_path=None)
     (single,) = annotator.annotators.values()
     parse = single.fn_completion_parser
     single.completions_kwargs = {"template": _messages(single.prompt_template)}
-    single.fn_completions = complete
+    single.fn_completions = completions
     single._make_prompts = lambda frame: (frame[list(KEYS)].to_dict("records"), frame)
     single.fn_completion_parser = lambda reply: parse(_as_openai(reply)) if _has_letter(reply) else [None]
     return annotator
@@ -213,38 +254,3 @@ def _as_openai(reply: JudgeReply) -> dict:
     top = [{"token": token, "logprob": logprob} for token, logprob in reply.first_token.items()]
     return {"text": reply.text, "logprobs": {"content": [{"token": reply.text, "top_logprobs": top}]}}
 
-
-def length_controlled(items: list[dict], outputs: dict[str, str], known: list[dict], df_gamed: Path) -> float:
-    """The length-controlled win rate in percent, by the package's logistic model with the given df_gamed file."""
-    _import_package()
-    from alpaca_eval.metrics import glm_winrate
-
-    by_id = {item["id"]: item for item in items}
-    annotations = [
-        {
-            "preference": row["preference"],
-            "instruction": by_id[row["id"]]["instruction"],
-            "output_1": by_id[row["id"]]["reference"],
-            "output_2": outputs[row["id"]],
-            "generator_1": by_id[row["id"]]["generator"],
-            "generator_2": "policy",
-            "annotator": ANNOTATOR,
-            "index": int(row["id"]),
-        }
-        for row in known
-    ]
-    return length_controlled_win_rate(annotations, df_gamed, glm_winrate)
-
-
-def length_controlled_win_rate(annotations: list[dict], df_gamed: Path, glm_winrate) -> float:
-    """From annotations in the package's format, sorted by index; nothing is downloaded or written."""
-    download = glm_winrate.hf_hub_download
-    glm_winrate.hf_hub_download = lambda **_where: str(df_gamed)
-    try:
-        ordered = sorted(annotations, key=lambda row: row["index"])
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn, about the package's parameters
-            rates = glm_winrate.get_length_controlled_winrate(ordered, save_weights_dir=None)
-    finally:
-        glm_winrate.hf_hub_download = download
-    return float(rates["length_controlled_winrate"])
