@@ -11,6 +11,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.judges.base import JudgeRequest
+from harness.judges.limits import Limits
 from harness.judges.openai import KEY_VARIABLE, LONGEST_ERROR, OpenAIJudge
 
 KEY = "sk-secret-of-the-test"
@@ -102,7 +103,7 @@ def test_log_probabilities():
 def test_many_replies_stay_in_order_and_are_counted():
     counted = []
     with endpoint(lambda body, number: (200, {}, completion(body["messages"][0]["content"]))) as (url, seen):
-        replies = OpenAIJudge("judge", url, concurrent=3).complete(requests(20), counted.append)
+        replies = OpenAIJudge("judge", url, limits=Limits(3)).complete(requests(20), counted.append)
     assert [reply.text for reply in replies] == [f"text {index}" for index in range(20)]
     assert sum(counted) == 20 == len(seen)
 
@@ -122,7 +123,7 @@ def test_never_more_at_once_than_asked_for():
         return 200, {}, completion()
 
     with endpoint(answer) as (url, _):
-        replies = OpenAIJudge("judge", url, concurrent=2, retries=0).complete(requests(8))
+        replies = OpenAIJudge("judge", url, limits=Limits(2), retries=0).complete(requests(8))
     assert most == 2 and not any(reply.error for reply in replies)
 
 
@@ -212,7 +213,7 @@ def test_once_answered_a_refused_request_fails_alone(fail, error, monkeypatch):
     with endpoint(
         lambda body, number: fail() if body["messages"][0]["content"] == "text 3" else (200, {}, completion())
     ) as (url, _):
-        replies = OpenAIJudge("judge", url, concurrent=1, retries=0).complete(requests(6))
+        replies = OpenAIJudge("judge", url, limits=Limits(1), retries=0).complete(requests(6))
     assert [bool(reply.error) for reply in replies] == [False, False, False, True, False, False]
     assert replies[3].error.startswith(error)
 
@@ -240,7 +241,7 @@ def test_the_key_is_in_no_reply():
         return (200, {}, completion()) if number == 1 else (400, {}, {"error": {"message": f"bad {KEY} " + "x" * 9999}})
 
     with endpoint(answer) as (url, seen):
-        judge = OpenAIJudge("judge", url, concurrent=1, retries=0)
+        judge = OpenAIJudge("judge", url, limits=Limits(1), retries=0)
         replies = judge.complete(requests(2))
     assert all(KEY in request["authorization"] for request in seen)
     assert KEY not in json.dumps([asdict(reply) for reply in replies])

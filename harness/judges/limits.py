@@ -1,0 +1,60 @@
+"""What a judge may do: requests at a time and a minute, calls and USD in all, and what a token costs."""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.judges.base import JudgeRequest
+
+PRICES = Path(__file__).with_name("prices.yaml")
+MILLION = 1_000_000
+MARGIN = 16  # tokens that a message may add beside its text, at most one a byte
+
+
+@dataclass(frozen=True)
+class Price:
+    """USD per million tokens."""
+
+    prompt: float
+    completion: float
+
+    def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
+        return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
+
+    def most(self, request: JudgeRequest) -> float:
+        """The most that a request can cost: a token has at least one byte."""
+        size = sum(len(message["content"].encode()) + MARGIN for message in request.messages)
+        return self.cost(size, request.max_tokens)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """concurrent requests; requests a minute; HTTP attempts and USD of the whole log (None: no limit)."""
+
+    concurrent: int = 8
+    per_minute: float | None = None
+    max_calls: int | None = None
+    max_cost: float | None = None
+
+
+@cache
+def known_prices() -> dict[str, Price]:
+    import yaml
+
+    return {name: Price(*pair) for name, pair in yaml.safe_load(PRICES.read_text(encoding="utf-8")).items()}
+
+
+def parse_price(text: str) -> Price:
+    """From "10,30".
+
+    Raises:
+        UserError: for anything else.
+    """
+    try:
+        prompt, completion = (float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(f"price {text!r} is not understood: write IN,OUT (USD per million tokens): 10,30") from None
+    if not (0 <= prompt < float("inf") and 0 <= completion < float("inf")):
+        raise UserError(f"price {text!r} must not be below 0")
+    return Price(prompt, completion)
