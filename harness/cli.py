@@ -73,8 +73,9 @@ def run(
     "--judge-model my-judge"
 )
 @takes(
-    *("name", "benchmarks", "seeds", "data_dir", "judge_model", "judge_url", "limit", "answer_tokens", "batch_size"),
-    *("device", "trust_remote_code", "rejudge", "both_orders", "options"),
+    *("name", "benchmarks", "seeds", "data_dir", "judge_model", "judge_url", "judge_engine", "judge_max_calls"),
+    *("judge_max_cost", "judge_price", "judge_concurrency", "judge_rate", "judge_log", "limit", "answer_tokens"),
+    *("batch_size", "device", "trust_remote_code", "rejudge", "both_orders", "options"),
 )
 def eval(
     given: dict,

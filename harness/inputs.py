@@ -12,6 +12,8 @@ from harness.engines.base import Engine
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.judges.base import Judge
+from harness.judges.limits import Limits, parse_price
+from harness.judges.log import JudgeLog
 from harness.methods import Prompt
 from harness.planning import estimate, model_folder
 
@@ -46,8 +48,12 @@ def check_inputs(experiment: Experiment) -> None:
     _check_model(experiment)
     estimate(experiment, *load_prompts(experiment))
     judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
-    if judged and load_judge(experiment) is None:
-        raise UserError(f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url)")
+    if experiment.judge_engine:
+        model_folder(experiment.judge_engine)
+    elif load_judge(experiment) is None and judged:
+        raise UserError(
+            f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url) or --judge-engine"
+        )
     if experiment.data_dir != TESTBED:
         for name in experiment.benchmarks:
             registry.load("benchmark", name).load(
@@ -94,7 +100,7 @@ def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
     )
     if base.parameters < SMALL:
         torch.set_num_threads(1)
-    return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment))
+    return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment, root))
 
 
 def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
@@ -130,12 +136,29 @@ def data_dir(experiment: Experiment, root: store.Folder) -> Path:
     return folder
 
 
-def load_judge(experiment: Experiment) -> Judge | None:
-    """The judge, or None when no benchmark and no method needs one that is given."""
+def load_judge(experiment: Experiment, root: store.Folder | None = None) -> Judge | None:
+    """The judge, or None when no benchmark and no method needs one that is given.
+
+    Args:
+        root: the run folder, where the judge's log is unless the experiment names another place; None keeps no log.
+    """
+    place = experiment.judge_log or (root / "judge" if root else None)
+    log = JudgeLog(Path(place)) if place else None
+    if experiment.judge_engine:
+        from harness.engines.transformers import TransformersEngine
+        from harness.judges.engine import EngineJudge
+
+        folder = str(model_folder(experiment.judge_engine))
+        engine = TransformersEngine.load(folder, device=experiment.device, batch_size=experiment.batch_size)
+        return EngineJudge(engine, log)
     if experiment.judge_model:
         from harness.judges.openai import OpenAIJudge
 
-        return OpenAIJudge(experiment.judge_model, base_url=experiment.judge_url)
+        limits = Limits(
+            experiment.judge_concurrency, experiment.judge_rate, experiment.judge_max_calls, experiment.judge_max_cost
+        )
+        price = parse_price(experiment.judge_price) if experiment.judge_price else None
+        return OpenAIJudge(experiment.judge_model, base_url=experiment.judge_url, log=log, limits=limits, price=price)
     if experiment.data_dir == TESTBED:
         from harness.testbed.judge import TestbedJudge
 

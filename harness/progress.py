@@ -17,10 +17,24 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
     """Shows the work of `label` while the block runs; the block calls what it gets with the items just finished."""
     if sys.stderr.isatty() and PLAIN_VARIABLE not in os.environ:
         with _bar() as bar:
-            task = bar.add_task(label, total=total)
-            yield lambda count: bar.advance(task, count)
+            yield _Bar(bar, bar.add_task(label, total=total), label)
     else:
-        yield from _plain(label, total)
+        plain = _Plain(label, total)
+        yield plain
+        plain.end()
+
+
+class _Bar:
+    """Called with the items just finished; `note` is shown behind the label."""
+
+    def __init__(self, bar, task, label: str) -> None:
+        self._bar, self._task, self._label = bar, task, label
+
+    def __call__(self, count: int) -> None:
+        self._bar.advance(self._task, count)
+
+    def note(self, text: str) -> None:
+        self._bar.update(self._task, description=f"{self._label} ({text})")
 
 
 def _bar():
@@ -49,19 +63,30 @@ def _bar():
     )
 
 
-def _plain(label: str, total: int | None) -> Iterator[Advance]:
-    start = last = time.monotonic()
-    done = 0
+class _Plain:
+    """The same in lines, one every PLAIN_INTERVAL seconds and one at the end."""
 
-    def advance(count: int) -> None:
-        nonlocal done, last
-        done += count
+    def __init__(self, label: str, total: int | None) -> None:
+        self._label, self._total, self._note = label, total, ""
+        self._start = self._last = time.monotonic()
+        self._done = 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
         now = time.monotonic()
-        if now - last >= PLAIN_INTERVAL:
-            last = now
-            rate = done / (now - start)
-            left = f", {(total - done) / rate:.0f} s left" if total and rate else ""
-            print(f"{label}: {done}/{total or '?'} ({rate:.1f}/s{left})", file=sys.stderr, flush=True)
+        if now - self._last >= PLAIN_INTERVAL:
+            self._last = now
+            rate = self._done / (now - self._start)
+            left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
+            print(
+                f"{self._label}: {self._done}/{self._total or '?'} ({rate:.1f}/s{left}{self._note})",
+                file=sys.stderr,
+                flush=True,
+            )
 
-    yield advance
-    print(f"{label}: {done} in {time.monotonic() - start:.1f} s", file=sys.stderr, flush=True)
+    def note(self, text: str) -> None:
+        self._note = f", {text}"
+
+    def end(self) -> None:
+        took = time.monotonic() - self._start
+        print(f"{self._label}: {self._done} in {took:.1f} s{self._note}", file=sys.stderr, flush=True)
