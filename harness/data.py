@@ -20,6 +20,7 @@ REWARD_BENCH = "reward-bench"  # published as a data set of the hub, not as a fi
 BLOCK = 1 << 16
 TIMEOUT = 60.0  # seconds without an answer
 ATTEMPTS = 4
+PASSING = (408, 429)  # besides 5xx: answers of a server that is busy
 WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 
 
@@ -75,8 +76,9 @@ def fetch_file(file: DataFile, data_dir: Path) -> Path:
     What a cut connection left is kept in a .part file, and the next attempt, or the next call, goes on from there.
     """
     target = data_dir / file.path
-    if status(file, data_dir) == "ok":
-        return target
+    there, found = _content(file, data_dir)
+    if found == file.sha256:
+        return there
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f".{target.name}.part")
     print(f"{file.path}: licence {file.licence}", file=sys.stderr)
@@ -85,7 +87,7 @@ def fetch_file(file: DataFile, data_dir: Path) -> Path:
             _download(file, part)
             break
         except urllib.error.HTTPError as error:
-            if error.code < 500 or attempt == ATTEMPTS:
+            if error.code not in PASSING and error.code < 500 or attempt == ATTEMPTS:
                 raise UserError(f"{file.url}: can not be fetched ({error}); nothing was written") from None
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:
@@ -124,22 +126,28 @@ def _download(file: DataFile, part: Path) -> None:
             raise http.client.IncompleteRead(b"", size - done)
 
 
-def status(file: DataFile, data_dir: Path) -> str:
-    """ "ok", "missing" or "changed"; a gzipped copy of the right bytes is as good."""
+def status(file: DataFile, data_dir: Path) -> tuple[str, str | None]:
+    """Whether a file is "ok", "missing" or "changed", and its sha256; a gzipped copy of the right bytes is as good."""
+    path, found = _content(file, data_dir)
+    if found == file.sha256:
+        return "ok", found
+    return "changed" if path.exists() else "missing", found
+
+
+def _content(file: DataFile, data_dir: Path) -> tuple[Path, str | None]:
+    """Where a file is, plain or else gzipped, and the sha256 of its plain bytes; None where they can not be had."""
     path = data_dir / file.path
     packed = path.with_name(f"{path.name}.gz")
-    if path.exists():
-        return "ok" if _sha256(path) == file.sha256 else "changed"
-    if not packed.exists():
-        return "missing"
+    if path.exists() or not packed.exists():
+        return path, _sha256(path) if path.exists() else None
     try:
-        return "ok" if _sha256(packed, gzip.open) == file.sha256 else "changed"
+        return packed, _sha256(packed, gzip.open)
     except (OSError, EOFError, zlib.error):
-        return "changed"
+        return packed, None
 
 
-def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[dict[str, str]]:
-    """Benchmark, path, status and licence of each pinned file, of one benchmark or of all.
+def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[dict[str, str | None]]:
+    """Benchmark, path, status, licence and found sha256 of each pinned file, of one benchmark or of all.
 
     Raises:
         UserError: for an unknown benchmark, or one whose files are not pinned.
@@ -149,12 +157,13 @@ def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[d
         if name == REWARD_BENCH:
             raise UserError(f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare")
         raise unknown_name("benchmark", name, files)
-    return [
-        {"benchmark": benchmark, "path": file.path, "status": status(file, data_dir), "licence": file.licence}
-        for benchmark, entries in files.items()
-        for file in entries
-        if name in (None, benchmark)
-    ]
+    rows = []
+    for benchmark, entries in files.items():
+        for file in entries if name in (None, benchmark) else ():
+            verdict, found = status(file, data_dir)
+            row = {"benchmark": benchmark, "path": file.path, "status": verdict}
+            rows.append(row | {"licence": file.licence, "sha256": found})
+    return rows
 
 
 def _sha256(path: Path, opener=open) -> str:

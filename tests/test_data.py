@@ -86,6 +86,7 @@ CUT, WHOLE = (200, 1000, True), (200, len(CONTENT), True)
         ([CUT, WHOLE], [None, "bytes=1000-"]),
         ([CUT, (200, 5000, True), WHOLE], [None, "bytes=1000-", "bytes=5000-"]),
         ([CUT, (200, len(CONTENT), False)], [None, "bytes=1000-"]),  # a server that starts anew
+        ([(429, 0, True), WHOLE], [None, None]),  # too many requests
         ([(503, 0, True), CUT, (500, 0, True), WHOLE], [None, None, "bytes=1000-", "bytes=1000-"]),
     ],
 )
@@ -138,7 +139,8 @@ def test_verify(server, tmp_path):
     assert status() == "changed"
     target.unlink()
     target.with_name("question.jsonl.gz").write_bytes(gzip.compress(CONTENT))
-    assert status() == "ok" and fetch("mt-bench", data, pinned) == [target]
+    assert status() == "ok" and fetch("mt-bench", data, pinned) == [target.with_name("question.jsonl.gz")]
+    assert verify(None, data, pinned)[0]["sha256"] == hashlib.sha256(CONTENT).hexdigest()
     target.with_name("question.jsonl.gz").write_bytes(gzip.compress(CONTENT)[:-20])
     assert status() == "changed"
 
@@ -170,7 +172,7 @@ def test_unknown_benchmark(tmp_path):
 def test_pinned_hashes_are_those_of_the_real_files(data_dir):
     checked = 0
     for file in (file for files in table().values() for file in files):
-        found = status(file, data_dir)
+        found, _ = status(file, data_dir)
         assert found in ("ok", "missing"), file.path
         checked += found == "ok"
     assert checked >= 8

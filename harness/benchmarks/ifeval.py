@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
@@ -130,7 +131,7 @@ def _row(where: str, row: dict) -> dict:
     for name, value, kinds in (
         ("prompt", prompt, (str,)),
         ("response", response, (str,)),
-        ("key", key, (str, int)),
+        ("key", key if prompt is None else None, (str, int)),
         ("instruction_id_list", ids, (list,)),
         ("kwargs", arguments, (list,)),
     ):
@@ -146,7 +147,13 @@ def _row(where: str, row: dict) -> dict:
         arguments = [{} if each is None else each for each in arguments]
         if ids is None or len(arguments) != len(ids) or not all(type(each) is dict for each in arguments):
             raise UserError(f"{where}: field 'kwargs' must hold one object for each of instruction_id_list")
+        arguments = [{name: _whole(value) for name, value in each.items()} for each in arguments]
     return {"prompt": prompt, "key": key, "response": response, "instruction_id_list": ids, "kwargs": arguments}
+
+
+def _whole(value: Any) -> Any:
+    """3 for 3.0, which tools write where some rows have no number."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _look_up(located: Sequence[tuple[str, dict]], data_dir: Path | None) -> None:

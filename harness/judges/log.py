@@ -12,10 +12,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from harness import store
 from harness.judges.base import JudgeReply
 
-LINES, SPENT, LOCK = "requests.jsonl", "spent.json", "lock"
+LINES, SPENT = "requests.jsonl", "spent.json"
 
 
 @dataclass
@@ -49,7 +48,7 @@ class JudgeLog:
         line = json.dumps(row | {"reply": asdict(reply) if reply else None}, ensure_ascii=False).encode() + b"\n"
         if self._places is None:
             self._places = self._read()
-        with self._locked():
+        with self._spending():
             handle = os.open(self.folder / LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             try:
                 start = os.lseek(handle, 0, os.SEEK_END)
@@ -67,33 +66,41 @@ class JudgeLog:
         return len(self._places or ())
 
     def spent(self) -> Spent:
-        path = self.folder / SPENT
-        return Spent(**store.read_json(path)) if path.exists() else Spent()
+        if not (self.folder / SPENT).exists():
+            return Spent()
+        with self._spending() as spent:
+            return spent
 
     def reserve(self, usd: float, max_calls: int | None, max_usd: float | None) -> bool:
         """Count one call that may cost so much; False, and nothing counted, where a cap forbids it."""
-        with self._locked():
-            spent = self.spent()
+        with self._spending() as spent:
             if max_calls is not None and spent.calls >= max_calls:
                 return False
             if max_usd is not None and spent.usd + usd > max_usd:
                 return False
-            store.write_json(self.folder / SPENT, asdict(Spent(spent.calls + 1, spent.usd + usd)))
+            spent.calls += 1
+            spent.usd += usd
             return True
 
     def settle(self, reserved: float, usd: float) -> None:
         """Put what a call has cost in place of what was reserved for it."""
-        if reserved != usd:
-            with self._locked():
-                spent = self.spent()
-                store.write_json(self.folder / SPENT, asdict(Spent(spent.calls, max(0.0, spent.usd - reserved + usd))))
+        with self._spending() as spent:
+            spent.usd = max(0.0, spent.usd + usd - reserved)
 
     @contextmanager
-    def _locked(self) -> Iterator[None]:
+    def _spending(self) -> Iterator[Spent]:
+        """Inside, this process alone uses the folder; what it changes of the spending is kept."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / LOCK, "w") as file:
+        with open(self.folder / SPENT, "a+") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            yield
+            file.seek(0)
+            text = file.read()
+            spent = Spent(**json.loads(text)) if text else Spent()
+            yield spent
+            after = json.dumps(asdict(spent))
+            if after != text:
+                file.truncate(0)
+                file.write(after)
 
     def _read(self) -> dict[str, tuple[int, int]]:
         """The places of replies. A last line without its end is given one, so that the next line stands alone."""
@@ -101,7 +108,7 @@ class JudgeLog:
         if not path.exists():
             return {}
         places, start = {}, 0
-        with self._locked(), open(path, "rb+") as file:
+        with self._spending(), open(path, "rb+") as file:
             for line in file:
                 try:
                     row = json.loads(line)

@@ -166,7 +166,7 @@ class OpenAIJudge:
         return outcome.reply
 
     def _wait(self, state: RetryCallState) -> float:
-        own = wait_exponential_jitter(self.first_wait, LONGEST_WAIT, jitter=self.first_wait)(state)
+        own = wait_exponential_jitter(multiplier=self.first_wait, max=LONGEST_WAIT, jitter=self.first_wait)(state)
         return max(own, min(state.outcome.result().retry_after, PATIENCE))
 
     def _enough(self, state: RetryCallState) -> bool:
