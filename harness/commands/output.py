@@ -1,10 +1,13 @@
 """What commands print: JSON for machines, short tables for people. Names and texts of files are data, never markup."""
 
 import json
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+
+PLAIN_WIDTH = 200  # characters a line where no terminal says how wide it is
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 
@@ -23,10 +26,10 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     table = Table(title=title)
     for place, column in enumerate(columns):
         numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left")
+        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
-    Console().print(table)
+    Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
 
 
 def print_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
