@@ -37,6 +37,8 @@ def to_markdown(table: Table) -> str:
             differences.append([name, *(_difference(*each) for each in cells)])
     for published in table.reported:
         cells = [_published(published.scores, column.name) for column in table.benchmarks]
+        if set(cells) == {NONE}:
+            continue
         name = f"{published.method} ({published.model}, reported)"
         scores.append([name, f"{published.base_loss}; {published.source}", *cells, *[NONE] * len(spending)])
     parts = [_lines(scores)]
