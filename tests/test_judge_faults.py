@@ -116,7 +116,7 @@ def has_verdict(reply):
 
 
 def test_two_thousand_requests_of_which_a_third_fails(tmp_path):
-    """The scores of a healthy server (it rates text n with 1 + n % 10), every attempt in the log, and none asked again once it has its reply.
+    """The scores of a healthy server (it rates text n with 1 + n % 10), and none asked again once it has its reply.
 
     A judgment without a verdict is no failure of the server: it is asked for once more, and then shown as unparsed.
     """

@@ -55,7 +55,7 @@ def test_responses(scored, output, tmp_path, name):
     rows = [{"response": r"so \boxed{4}", "answer": "4"}, {"response": "nothing", "answer": "4"}]
     file = write(tmp_path / "responses.jsonl", *rows)
     found = scored(name, "--responses", file)
-    assert found == {"strict": 50, "math_verify": 50, "n": 2, "unextracted": 1}
+    assert {"strict": 50, "math_verify": 50, "n": 2, "unextracted": 1}.items() <= found.items()
     items = scored(name, "--responses", file, "--items")["items"]
     assert [item["strict"] for item in items] == [True, False]
     assert "math_verify" in output("score", name, "--responses", file, "--items")

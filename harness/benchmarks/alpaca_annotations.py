@@ -3,69 +3,85 @@
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.alpaca_win_rates import (
     ALL,
+    KEYS,
+    RESAMPLES,
     Comparison,
     length_controlled,
     official_index,
-    read_preference,
     win_rates,
 )
 from harness.errors import UserError
 from harness.judges.base import JudgeReply
 
 SAME = ("generator_2", "annotator", "generator_1")  # what all rows of a file share
+CLOSE = 1e-3  # stored log-probabilities are rounded
 
 
-def score_annotations(path: Path, *, df_gamed: Path | None = None, from_logprobs: bool = False, seed: int = 0) -> dict:
+def score_annotations(
+    path: Path,
+    *,
+    df_gamed: Path | None = None,
+    from_logprobs: bool = False,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> dict:
     """Win rates of the model whose annotations a file holds (a JSON list or JSONL, plain or .gz).
 
     Args:
         df_gamed: the package's df_gamed.csv, for the length-controlled win rate.
-        from_logprobs: read each preference in the stored completion's log-probabilities again; a row without them has
-            none.
-        seed: of the bootstrap.
+        from_logprobs: read each preference in the stored completion's log-probabilities again, in the order of the pair
+            that the package's seed gives; a row without them has none.
+        seed, resamples: of the bootstrap.
 
     Returns:
-        `summary`, and model, reference, annotator, duplicates (rows whose instruction came before: the first counts),
-        without_logprobs (with from_logprobs).
+        `summary`, and model, reference, annotator, duplicates (further rows of an instruction: the first with a
+        preference counts); with from_logprobs also without_logprobs (rows) and differing (rows whose recorded
+        preference is another one).
 
     Raises:
         UserError: for a malformed row, several models, references or annotators in one file, or a file without any
             preference.
     """
-    located = files.read_located_rows(path, instruction=str, output_1=str, output_2=str)
+    located = files.read_located_rows(path, **dict.fromkeys(KEYS, str))
     shared = {name: _the_same(path, name, [row for _, row in located]) for name in SAME}
-    rows, seen = [], set()
-    for where, row in located:
-        if row["instruction"] not in seen:
-            seen.add(row["instruction"])
-            rows.append((where, row))
-    result = {
+    if from_logprobs:
+        readings = [_first_token(row.get("raw_completion")) for _, row in located]
+    else:
+        readings = [_recorded(where, row) for where, row in located]
+    chosen: dict[str, tuple[dict, Any]] = {}
+    for (where, row), reading in zip(located, readings, strict=True):
+        _check_texts(where, row)
+        if chosen.setdefault(row["instruction"], (row, reading))[1] is None:
+            chosen[row["instruction"]] = row, reading
+    rows, readings = zip(*chosen.values(), strict=True)
+    preferences = _recomputed(rows, readings) if from_logprobs else readings
+    comparisons = [
+        Comparison(official_index(row["instruction"]), preference, row["output_1"], row["output_2"])
+        for row, preference in zip(rows, preferences, strict=True)
+    ]
+    if not any(each.preference is not None for each in comparisons):
+        raise UserError(f"{path}: no row has a preference")
+    result = summary(comparisons, df_gamed, seed, resamples) | {
         "model": shared["generator_2"],
         "reference": shared["generator_1"],
         "annotator": shared["annotator"],
         "duplicates": len(located) - len(rows),
     }
     if from_logprobs:
-        preferences, result["without_logprobs"] = _recomputed([row for _, row in rows])
-    else:
-        for where, row in rows:
-            if "preference" not in row:
-                raise UserError(f"{where}: has no field 'preference' (or use --from-logprobs)")
-        preferences = [read_preference(where, row["preference"]) for where, row in rows]
-    comparisons = [
-        Comparison(official_index(row["instruction"]), preference, row["output_1"], row["output_2"])
-        for (_, row), preference in zip(rows, preferences, strict=True)
-    ]
-    if not any(each.preference is not None for each in comparisons):
-        raise UserError(f"{path}: no row has a preference")
-    return summary(comparisons, df_gamed, seed) | result
+        unread = zip(readings, preferences, strict=True)
+        result["without_logprobs"] = sum(letters is None and preference is None for letters, preference in unread)
+        result["differing"] = sum(map(_differs, rows, preferences))
+    return result
 
 
-def summary(comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int = 0) -> dict:
+def summary(
+    comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
+) -> dict:
     """The numbers of one model, for files and live runs alike.
 
     Returns:
@@ -75,8 +91,8 @@ def summary(comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int 
         805 instructions: those without a preference), unparsed (rows without a preference).
     """
     known = [each.preference for each in comparisons if each.preference is not None]
-    raw = win_rates(known, seed)
-    controlled = length_controlled(comparisons, df_gamed, seed)
+    raw = win_rates(known, seed, resamples)
+    controlled = length_controlled(comparisons, df_gamed, seed, resamples)
     answered = {each.index for each in comparisons if each.preference is not None} - {None}
     return {
         "win_rate": raw["win_rate"],
@@ -100,18 +116,51 @@ def _the_same(path: Path, name: str, rows: Sequence[dict]) -> str | None:
     return values[0] if values else None
 
 
-def _recomputed(rows: Sequence[dict]) -> tuple[list[float | None], int]:
-    """Preferences from the stored completions, with the package's order of each pair, and how many rows have none."""
-    from harness.benchmarks.alpaca_eval import KEYS, annotate
+def _check_texts(where: str, row: dict) -> None:
+    for name in KEYS:
+        try:
+            row[name].encode()
+        except UnicodeEncodeError:  # JSON can hold half of a surrogate pair; the package's tables can not
+            raise UserError(f"{where}: field {name!r} is no Unicode text") from None
 
-    first = {row["instruction"]: _first_token(row.get("raw_completion")) for row in rows}
 
-    def replies(pairs: Sequence[dict], _template) -> list[JudgeReply]:
-        return [JudgeReply("", "", first_token=first[pair["instruction"]]) for pair in pairs]
+def _recorded(where: str, row: dict) -> float | None:
+    if "preference" not in row:
+        raise UserError(f"{where}: has no field 'preference' (or use --from-logprobs)")
+    return read_preference(where, row["preference"])
 
-    preferences = annotate([{name: row[name] for name in KEYS} for row in rows], replies)
-    unread = zip(first.values(), preferences, strict=True)
-    return preferences, sum(letters is None and preference is None for letters, preference in unread)
+
+def read_preference(where: str, value: object) -> float | None:
+    """A stored preference: 1 to 2, 0 for a tie, or null.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if value is None or value != value:
+        return None
+    if type(value) in (int, float) and (value == 0 or 1 <= value <= 2):
+        return float(value) or 1.5
+    raise UserError(f"{where}: preference must be from 1 to 2, 0 for a tie, or null, not {value!r:.60}")
+
+
+def _differs(row: dict, preference: float | None) -> bool:
+    """Whether a row records another preference than the one found."""
+    recorded = row.get("preference")
+    if preference is None or type(recorded) not in (int, float) or recorded != recorded:
+        return False
+    return abs((recorded or 1.5) - preference) > CLOSE
+
+
+def _recomputed(rows: Sequence[dict], letters: Sequence[dict[str, float] | None]) -> list[float | None]:
+    """Preferences from stored log-probabilities, with the package's order of each pair and its reading."""
+    from harness.benchmarks.alpaca_eval import annotate  # it imports this module
+
+    first = {row["instruction"]: each for row, each in zip(rows, letters, strict=True)}
+
+    def replies(prompts: Sequence[dict], _template) -> list[JudgeReply]:
+        return [JudgeReply("", "", first_token=first[prompt["instruction"]]) for prompt in prompts]
+
+    return annotate([{name: row[name] for name in KEYS} for row in rows], replies)
 
 
 def _first_token(completion: object) -> dict[str, float] | None:

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 from harness import store
 from harness.benchmarks import files
 from harness.benchmarks.alpaca_annotations import summary
-from harness.benchmarks.alpaca_win_rates import Comparison, find_gamed, import_package, official_index
+from harness.benchmarks.alpaca_win_rates import KEYS, Comparison, find_gamed, import_package, official_index
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
@@ -24,8 +24,9 @@ from harness.judges.verdicts import names_of_judges
 MAX_NEW_TOKENS = 2048
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 LETTERS = ("m", "M")  # the judge's name for the first and the second output shown
-KEYS = ("instruction", "output_1", "output_2")
+SWITCHED = "is_switched_outputs"  # the package's column: output_1 is shown second
 Pair = dict[str, str]  # KEYS -> text
+ASKING = ("preference", "policy_first", "text", "first_token")  # what is stored of each time a pair was shown
 REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json")
 
 
@@ -94,7 +95,7 @@ class AlpacaEval:
                     "id": item["id"],
                     "preference": fmean(preferences) if preferences else None,
                     **{name: replied[name] for name in ("judge", "error", "fingerprint", "date")},
-                    "askings": [{name: row[name] for name in ("preference", "text", "first_token")} for row in askings],
+                    "askings": [{name: row[name] for name in ASKING} for row in askings],
                 }
             )
         return rows
@@ -116,6 +117,8 @@ class AlpacaEval:
             ]
             details = summary(comparisons, self.df_gamed)
             del details["missing"], details["unparsed"]  # of the official set; the score's own are of this run
+            if any(len(row.get("askings", ())) == 2 for row in known):
+                details["one_order_only"] = sum(map(_in_one_order, known))
         replied = [row for row in judgments if not row["error"]]
         missing = len(judgments) - len(replied)
         return Score(
@@ -133,7 +136,7 @@ class AlpacaEval:
 
 def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | None) -> list[dict]:
     """A row for each pair: the preference (None without a verdict) and what the judge replied."""
-    replies: dict[tuple, JudgeReply] = {}
+    replies: dict[tuple, tuple[JudgeReply, bool]] = {}  # of a pair: what was replied, and whether it was turned
 
     def ask(prompts: Sequence[Pair], template: Sequence[Message]) -> list[JudgeReply]:
         requests = [
@@ -147,15 +150,19 @@ def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | 
             for number, pair in enumerate(prompts)
         ]
         answers = complete(judge, requests, _has_letter, rejudge, advance)
-        replies.update(zip(map(_key, prompts), answers, strict=True))
+        for prompt, answer in zip(prompts, answers, strict=True):
+            first, second = ("output_2", "output_1") if prompt[SWITCHED] else ("output_1", "output_2")
+            replies[prompt["instruction"], prompt[first], prompt[second]] = answer, bool(prompt[SWITCHED])
         return answers
 
     rows = []
     for pair, preference in zip(pairs, annotate(pairs, ask), strict=True):
-        reply = replies.get(_key(pair))  # none was asked for where both outputs are the same: a tie
+        # none was asked for where both outputs are the same: a tie
+        reply, switched = replies.get(_key(pair), (None, None))
         rows.append(
             {
                 "preference": preference,
+                "policy_first": switched,
                 "judge": (reply.model or judge.name) if reply else None,
                 "error": reply.error if reply else None,
                 "fingerprint": reply.fingerprint if reply else None,
@@ -169,7 +176,16 @@ def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | 
 
 def _turned(row: dict) -> dict:
     """A row of a pair whose outputs were exchanged, as one of the pair itself."""
-    return row | {"preference": None if row["preference"] is None else 3 - row["preference"]}
+    preference, first = row["preference"], row["policy_first"]
+    return row | {
+        "preference": None if preference is None else 3 - preference,
+        "policy_first": None if first is None else not first,
+    }
+
+
+def _in_one_order(row: dict) -> bool:
+    """Whether a pair was shown in both orders, and only one has a verdict."""
+    return [asking["preference"] is None for asking in row.get("askings", ())] in ([True, False], [False, True])
 
 
 def annotate(
@@ -178,7 +194,7 @@ def annotate(
     """Preferences by the package's annotator: its order of each pair and its reading of the letters, our completions.
 
     Args:
-        complete: gets the pairs as they are to be shown, and the template of the messages.
+        complete: gets the pairs as they are to be shown, each with SWITCHED, and the template of the messages.
 
     Returns:
         1 (the first output wins) to 2 of each pair, 1.5 where both outputs are the same, None without a letter.
@@ -222,14 +238,14 @@ def _annotator(complete: Callable):
     parse = single.fn_completion_parser
     single.completions_kwargs = {"template": _messages(single.prompt_template)}
     single.fn_completions = completions
-    single._make_prompts = lambda frame: (frame[list(KEYS)].to_dict("records"), frame)
+    single._make_prompts = lambda frame: (frame[[*KEYS, SWITCHED]].to_dict("records"), frame)
     single.fn_completion_parser = lambda reply: parse(_as_openai(reply)) if _has_letter(reply) else [None]
     return annotator
 
 
 def _key(pair: Pair) -> tuple:
-    """What a pair is recognized by, in either order of its outputs."""
-    return pair["instruction"], *sorted((pair["output_1"], pair["output_2"]))
+    """What a pair is recognized by."""
+    return tuple(pair[name] for name in KEYS)
 
 
 def _number(preference: float | None) -> float | None:
@@ -253,4 +269,3 @@ def _as_openai(reply: JudgeReply) -> dict:
     """A reply as the package's parser wants it."""
     top = [{"token": token, "logprob": logprob} for token, logprob in reply.first_token.items()]
     return {"text": reply.text, "logprobs": {"content": [{"token": reply.text, "top_logprobs": top}]}}
-

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 ALL = 805  # instructions of the official set
 INSTRUCTIONS = Path(__file__).with_name("alpaca_instructions.txt")  # of each: the first 12 digits of its sha256
+KEYS = ("instruction", "output_1", "output_2")  # the texts of an annotation
 MODEL = "length_controlled_v1"  # the package's name of the model
 RESAMPLES = 500
-NEWTON_STEPS = 25
+NEWTON_STEPS = 50
+SWEEPS = 100
 GAMED_COLUMNS = ("index", "std_delta_len", "instruction_difficulty", "not_gamed_baseline", "preference")
 
 
@@ -49,6 +51,15 @@ class LengthControlled:
     reason: str | None = None
 
 
+@dataclass(frozen=True)
+class Problem:
+    """A weighted logistic regression: features (n, d), targets (n,) within [0, 1], weights (n,)."""
+
+    features: "np.ndarray"
+    targets: "np.ndarray"
+    weights: "np.ndarray"
+
+
 def import_package() -> None:
     """Import alpaca_eval without its warning (pkg_resources) and its change of the root logger's level."""
     level = logging.getLogger().level
@@ -61,7 +72,7 @@ def import_package() -> None:
 
 def official_index(instruction: str) -> int | None:
     """The place of an instruction in the official order, which the difficulties of df_gamed.csv are joined by."""
-    return _official_order().get(hashlib.sha256(instruction.encode()).hexdigest()[:12])
+    return _official_order().get(hashlib.sha256(instruction.encode(errors="surrogatepass")).hexdigest()[:12])
 
 
 @cache
@@ -69,7 +80,7 @@ def _official_order() -> dict[str, int]:
     return {digest: index for index, digest in enumerate(INSTRUCTIONS.read_text(encoding="ascii").split())}
 
 
-def win_rates(preferences: Sequence[float], seed: int = 0) -> dict:
+def win_rates(preferences: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> dict:
     """{"win_rate", "standard_error", "win_rate_interval"} in percent, the first two as the package computes them."""
     import_package()
     import numpy as np
@@ -77,7 +88,7 @@ def win_rates(preferences: Sequence[float], seed: int = 0) -> dict:
 
     rates = get_winrate([{"preference": preference} for preference in preferences])
     values = 100 * (np.where(np.asarray(preferences) == 0, 1.5, preferences) - 1)
-    draws = np.random.default_rng(seed).integers(len(values), size=(RESAMPLES, len(values)))
+    draws = np.random.default_rng(seed).integers(len(values), size=(resamples, len(values)))
     error = float(rates["standard_error"])
     return {
         "win_rate": float(rates["win_rate"]),
@@ -86,10 +97,14 @@ def win_rates(preferences: Sequence[float], seed: int = 0) -> dict:
     }
 
 
-def length_controlled(comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int = 0) -> LengthControlled:
+def length_controlled(
+    comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
+) -> LengthControlled:
     """The length-controlled win rate of one model.
 
-    Every comparison gets the difficulty of its own instruction, in whatever order and number they come.
+    Every comparison gets the difficulty of its own instruction, in whatever order and number they come; the rate is the
+    mean over the comparisons there are. One without a preference has no part in the fit, but one in that mean, as in
+    the package.
 
     Args:
         df_gamed: the package's file with difficulties and two gamed models.
@@ -101,6 +116,8 @@ def length_controlled(comparisons: Sequence[Comparison], df_gamed: Path | None, 
         return LengthControlled(reason="no df_gamed.csv")
     if unknown := sum(each.index is None for each in comparisons):
         return LengthControlled(reason=f"{unknown} instructions are not among the official {ALL}")
+    import numpy as np
+
     ordered = sorted(comparisons, key=lambda each: each.index)
     if sum(each.preference is not None for each in ordered) < 2:
         return LengthControlled(reason="fewer than two preferences")
@@ -108,11 +125,15 @@ def length_controlled(comparisons: Sequence[Comparison], df_gamed: Path | None, 
         return LengthControlled(reason="all length differences are the same: the model divides by their spread")
     train, test, weights = _design(ordered, df_gamed)
     known = train["preference"].notna()
-    train, weights = train[known], weights[known]
-    fitted = _fit(train, weights)
+    fitted = _fit(train[known], weights[known])
     value = 100 * float(fitted.predict_proba(test)[:, 1].mean())
-    own = int(sum(each.preference is not None for each in ordered))
-    return LengthControlled(value, _bootstrap(train, test, weights, fitted, own, seed))
+    differences = np.array([len(each.reference) - len(each.output) for each in ordered], float)
+    weights = np.where(known, weights, 0)
+    problem = Problem(train.drop(columns="preference").to_numpy(), train["preference"].fillna(0.5).to_numpy(), weights)
+    length = [name.startswith("np.tanh") for name in train].index(True)
+    rates = _bootstrap(problem, test.to_numpy(), differences, length, fitted, seed, resamples)
+    low, high = _interval(rates)
+    return LengthControlled(value, (min(low, value), max(high, value)))  # all won: liblinear stops short of 100
 
 
 def _design(ordered: Sequence[Comparison], df_gamed: Path):
@@ -171,59 +192,88 @@ def _fit(train, weights):
         sklearn.set_config(enable_metadata_routing=routing)
 
 
-def _bootstrap(train, test, weights, fitted, own: int, seed: int) -> tuple[float, float]:
-    """95 % interval over resamples of the model's own instructions (the last `own` rows of train).
-
-    Each resample is fitted at the strength of regularization that cross-validation chose for the whole, by Newton's
-    method from the whole's coefficients; the signs of the L1 penalty, which is weak, are those of the whole.
-    """
-    import numpy as np
-
-    features = train.drop(columns="preference").to_numpy(float)
-    targets, weights = train["preference"].to_numpy(float), np.asarray(weights, float)
-    whole, strength = fitted.coef_[0], float(fitted.C_[0])
-    test = test.to_numpy(float)
-    length = [name.startswith("np.tanh") for name in train.columns[:-1]].index(True)
-    mine = slice(len(train) - own, len(train))
-    spreads = np.arctanh(np.clip(features[mine, length], -1 + 1e-12, 1 - 1e-12))  # in units of the whole's spread
-    random = np.random.default_rng(seed)
-    rates = []
-    for _ in range(RESAMPLES):
-        counts = np.bincount(random.integers(own, size=own), minlength=own).astype(float)
-        spread = np.sqrt(np.cov(spreads, aweights=counts, ddof=0) * own / (own - 1))
-        drawn = features.copy()
-        drawn[mine, length] = np.tanh(spreads / spread) if spread else 0.0
-        drawn_weights = weights.copy()
-        drawn_weights[mine] *= counts
-        coefficients = _newton(drawn, targets, drawn_weights, whole, strength)
-        chances = 1 / (1 + np.exp(-test @ coefficients))
-        rates.append(100 * np.average(chances, weights=counts if len(test) == own else None))
-    return _interval(np.array(rates))
-
-
-def _newton(
-    features: "np.ndarray", targets: "np.ndarray", weights: "np.ndarray", start: "np.ndarray", strength: float
+def _bootstrap(
+    whole: Problem, test: "np.ndarray", differences: "np.ndarray", length: int, fitted, seed: int, resamples: int
 ) -> "np.ndarray":
-    """Coefficients that minimize strength * sum of weighted log losses + |coefficients|_1, near `start`.
+    """Length-controlled win rates of resamples of the model's own comparisons (the last rows of the problem).
+
+    The gamed models stay as they are. As in the fit of the whole, a length difference is divided by its spread, here
+    that of the resample. The regularization is as strong as cross-validation chose it for the whole.
 
     Args:
-        features: (n, d). targets: (n,) within [0, 1]. weights: (n,). start: (d,); where it is 0, 0 stays.
+        test: (own, d), the rows to predict. differences: (own,), in characters. length: the column of these.
+
+    Returns:
+        (resamples,), in percent.
     """
     import numpy as np
 
-    free = start != 0
-    x, signs, beta = features[:, free], np.sign(start[free]), start[free].copy()
-    for _ in range(NEWTON_STEPS if free.any() else 0):
-        chances = 1 / (1 + np.exp(-x @ beta))
-        gradient = strength * x.T @ (weights * (chances - targets)) + signs
-        curvature = strength * (x * (weights * chances * (1 - chances))[:, None]).T @ x
-        step = np.linalg.solve(curvature, gradient)
-        beta -= step
-        if np.abs(step).max() < 1e-9:
+    own = len(differences)
+    random = np.random.default_rng(seed)
+    features, weights = whole.features.copy(), whole.weights.copy()
+    rates = []
+    for _ in range(resamples):
+        counts = np.bincount(random.integers(own, size=own), minlength=own)
+        spread = np.std(np.repeat(differences, counts), ddof=1)
+        features[-own:, length] = np.tanh(differences / spread) if spread else 0.0
+        weights[-own:] = whole.weights[-own:] * counts
+        drawn = Problem(features, whole.targets, weights)
+        coefficients = refit(drawn, float(fitted.C_[0]), start=fitted.coef_[0])
+        rates.append(100 * np.average(_logistic(test @ coefficients), weights=counts))
+    return np.array(rates)
+
+
+def refit(problem: Problem, strength: float, start: "np.ndarray") -> "np.ndarray":
+    """Coefficients (d,) that minimize strength * sum of weighted log losses + sum of |coefficients|.
+
+    That is liblinear's problem with an L1 penalty (Fan et al. 2008, eq. 4), solved by Newton steps whose quadratic
+    models, with the penalty, are minimized by coordinate descent (Friedman et al. 2010, section 3).
+    """
+    import numpy as np
+
+    x, targets, weights = problem.features, problem.targets, problem.weights * strength
+
+    def loss(beta: "np.ndarray") -> float:
+        scores = x @ beta
+        return float(weights @ (np.logaddexp(0, scores) - targets * scores) + np.abs(beta).sum())
+
+    beta, now = start.astype(float), loss(start)
+    for _ in range(NEWTON_STEPS):
+        chances = _logistic(x @ beta)
+        gradient = (weights * (chances - targets)) @ x
+        bends = weights * np.maximum(chances * (1 - chances), 1e-6)  # certain rows: no step into the far
+        step = _descend((x * bends[:, None]).T @ x, gradient, beta) - beta
+        while (then := loss(beta + step)) > now + 1e-12 * abs(now) and np.abs(step).max() > 1e-9:
+            step /= 2
+        if then < now:
+            beta, now = beta + step, then
+        if np.abs(step).max() < 1e-6:
             break
-    found = np.zeros_like(start)
-    found[free] = beta
-    return found
+    return beta
+
+
+def _descend(curvature: "np.ndarray", gradient: "np.ndarray", at: "np.ndarray") -> "np.ndarray":
+    """Where gradient . (b - at) + (b - at)' curvature (b - at) / 2 + sum of |b| is least."""
+    bend, places = curvature.tolist(), range(len(at))
+    old, found, slope = at.tolist(), at.tolist(), gradient.tolist()
+    for _ in range(SWEEPS):
+        moved = 0.0
+        for place in places:
+            if not bend[place][place]:
+                continue
+            pull = slope[place] + sum(bend[place][k] * (found[k] - old[k]) for k in places)
+            target = bend[place][place] * found[place] - pull
+            new = max(abs(target) - 1, 0) / bend[place][place] * (1 if target > 0 else -1)
+            moved, found[place] = max(moved, abs(new - found[place])), new
+        if moved < 1e-8:
+            break
+    return at + [new - before for new, before in zip(found, old, strict=True)]
+
+
+def _logistic(scores: "np.ndarray") -> "np.ndarray":
+    import numpy as np
+
+    return (1 + np.tanh(scores / 2)) / 2  # overflows nowhere
 
 
 def _interval(values: "np.ndarray") -> tuple[float, float]:
@@ -237,20 +287,3 @@ def find_gamed(folder: Path) -> Path | None:
     """The df_gamed file of a data folder."""
     found = sorted(folder.glob("df_gamed*.csv"))
     return found[0] if found else None
-
-
-def read_preference(where: str, value: object) -> float | None:
-    """A stored preference: 1 to 2, 0 for a tie, or null.
-
-    Raises:
-        UserError: for anything else.
-    """
-    if value is None:
-        return None
-    if type(value) in (int, float) and (value == 0 or 1 <= value <= 2):
-        return float(value) or 1.5
-    if isinstance(value, float) and value != value:
-        return None
-    raise UserError(f"{where}: preference must be from 1 to 2, 0 for a tie, or null, not {value!r:.60}")
-
-

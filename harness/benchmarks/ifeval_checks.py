@@ -11,7 +11,8 @@ Google and M-IFEval):
   seeds, or with the mark itself, the file that differs most does so in 2 or 3 of its verdicts.
 - change_case:english_capital, change_case:english_lowercase and language:response_language: langdetect draws at random
   too, and wavers on lists of names, on single words and on text in two languages.
-- length_constraints:number_sentences: only where the untrained model splits at an abbreviation.
+- length_constraints:number_sentences: one, and only with the untrained model, which takes the "o." of "in o. Let's" for
+  an initial and does not split there (GPT-4, prompt 1174, loosely).
 """
 
 import logging
