@@ -5,6 +5,7 @@ import json
 from decimal import Decimal
 
 import pytest
+from scripted_engine import STOP, ScriptedEngine
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
@@ -78,6 +79,11 @@ def test_gold_answers(data_dir):
         ("```output\n16.0\n```\n16 people think that horse #12 will win.", "16"),
         ("step 1\nstep 2: 7 apples", "7"),
         ("A: 26", "26"),
+        ("The answer is 5 + 3 = 8, as 5 and 3 make 8.", "8"),
+        (r"\boxed{x = 1{,}200}", "1200"),
+        ("#### 4\n\n#### 5", "5"),
+        ("The answer is:\n\n18", "18"),
+        ("it is \N{MINUS SIGN}3 degrees", "-3"),
         (".5 of it", "0.5"),
         ("The answer is unknown", None),
         ("", None),
@@ -92,6 +98,42 @@ def test_long_texts_take_no_time():
     assert final_number("9" * 200_000 + "x") is not None
     assert final_number("#### " * 50_000) is None
     assert final_number("1," * 200_000) is not None
+
+
+@pytest.mark.parametrize(
+    ("answer", "number"),
+    [
+        ("so 1 + 1 = 2.\n#### 1,234", "1234"),
+        ("#### -$3", "-3"),
+        ("1,234", "1234"),
+        ("$18.00", "18"),
+        (18.5, "18.5"),
+        (-2, "-2"),
+        (r"It is \boxed{1,200}.", "1200"),
+        ("A: 7", "7"),
+    ],
+)
+def test_gold_number(answer, number):
+    assert gold_number(answer) == Decimal(number)
+
+
+@pytest.mark.parametrize(
+    ("response", "strict_match", "flexible_extract"),
+    [  # by the two regular expressions of lm-eval's task, whose matches are compared as strings
+        ("so 2 + 2 = 4.\n#### 1,234", True, True),
+        ("#### 1234.", True, True),
+        ("#### 1234\n#### 5", True, False),  # the first mark, the last number
+        ("The answer is 1234", False, True),
+        ("The answer is $1,234.", False, True),
+        ("The answer is 1234.00", False, False),
+        (r"\boxed{1234} in 2 days", False, False),
+        ("unknown", False, False),
+    ],
+)
+def test_official_filters(tmp_path, response, strict_match, flexible_extract):
+    for answer in ("1,234", "#### 1,234", 1234.0):
+        found = score_responses(write(tmp_path, [{"response": response, "answer": answer}]))
+        assert (found["strict_match"], found["flexible_extract"]) == (100 * strict_match, 100 * flexible_extract)
 
 
 @pytest.mark.parametrize("answer", ["", "four", "1 or 2"])
@@ -136,6 +178,22 @@ def test_through_lm_eval(folder, tiny_model_dir, monkeypatch, shots):
     score = GSM8K().score(items, samples, [])
     assert (score.questions, score.details["num_fewshot"], score.details["chat"]) == (2, shots, True)
     assert score.value == pytest.approx(sum(score.values.values()) / 2)
+
+
+def test_scores_of_replies(folder):
+    """A policy whose replies are known: both of lm-eval's filters and ours, on replies cut where the next begins."""
+    replies = {0: "It is 0.\n#### 0\n\nQuestion: next?\nAnswer: #### 9", 1: r"\boxed{1}, by 5", 2: "no idea"}
+    engine = ScriptedEngine(lambda chat, item: replies[int(item.partition("/")[2])] + chr(STOP))
+    settings = Settings(options=Options(num_fewshot=1))
+    items = GSM8K().load(folder, settings)
+    samples = GSM8K().answer(Policy(engine), items, settings, None)
+    score = GSM8K().score(items, samples, [])
+    assert score.values == {"0": 100, "1": 100, "2": 0}
+    assert (score.value, score.unparsed) == (pytest.approx(200 / 3), 1)
+    assert score.details["strict_match"] == score.details["flexible_extract"] == pytest.approx(100 / 3)
+    assert engine.asked[0][2].temperature == 0 and engine.asked[0][2].max_new_tokens == 512
+    example = "\x02Question: train 0?\nAnswer:\x04It is <<0>>.\n#### 0"
+    assert engine.asked[0][0] == f"{example}\x02Question: test 0?\nAnswer:\x04"
 
 
 def test_faulty_files(folder):

@@ -2,14 +2,13 @@
 
 import json
 import multiprocessing
-import re
 import time
 
 import pytest
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
-from harness.benchmarks.math import INSTRUCTION, Math, Options, _minerva_grade, score_responses
+from harness.benchmarks.math import INSTRUCTION, Math, Options, _minerva_grade
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed, strictly_equal
 from harness.engines.base import Sampling
 from harness.errors import UserError
@@ -27,9 +26,9 @@ def impatient():
         yield grader
 
 
-def verdicts(grader, response, answer) -> tuple[float, float, float]:
+def verdicts(grader, response, answer) -> tuple[float, float, bool]:
     grade = grader.grade(response, answer)
-    return grade["strict"], grade["math_verify"], grade["extracted"]
+    return grade["strict"], grade["math_verify"], grade["extracted"] is not None
 
 
 def test_real_problems(data_dir):
@@ -39,6 +38,32 @@ def test_real_problems(data_dir):
     assert {problem["level"] for problem in problems} == {1, 2, 3, 4, 5}
     assert len({problem["subject"] for problem in problems}) == 7
     assert Math().load(data_dir, Settings(limit=2)) == problems[:2]
+
+
+def test_the_whole_test_set(data_dir):
+    """5,000 problems; levels and subjects as in the published set (437 of level 1, 1,324 of level 5; 1,187 Algebra)."""
+    problems = Math().load(data_dir, Settings(options=Options(problems=5000)))
+    assert len({problem["id"] for problem in problems}) == 5000
+    assert [sum(problem["level"] == level for problem in problems) for level in (1, 5)] == [437, 1324]
+    assert sum(problem["subject"] == "Algebra" for problem in problems) == 1187
+    known = {row["problem"]: row["answer"] for row in read_rows(data_dir / "math" / "math500.jsonl", answer=str)}
+    shared = [problem for problem in problems if problem["prompt"].removesuffix(INSTRUCTION) in known]
+    assert len(shared) == 500
+    assert all(problem["answer"] == known[problem["prompt"].removesuffix(INSTRUCTION)] for problem in shared)
+
+
+def test_faulty_problems(tmp_path):
+    (tmp_path / "math").mkdir()
+    row = {"problem": "?", "answer": "2", "subject": "Algebra", "level": 1, "unique_id": "p"}
+    (tmp_path / "math" / "math500.jsonl").write_text((json.dumps(row) + "\n") * 2)
+    with pytest.raises(UserError, match="math500.jsonl:2: unique_id 'p' was there before"):
+        Math().load(tmp_path, Settings())
+    row = {"problem": "?", "solution": "It is 2.", "type": "Algebra", "level": "Level 1"}
+    (tmp_path / "math" / "test.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(UserError, match="test.jsonl:1: must have a solution with a box"):
+        Math().load(tmp_path, Settings(options=Options(problems=5000)))
+    with pytest.raises(UserError, match="problems must be 500 or 5000"):
+        Options(problems=50)
 
 
 def test_the_last_box_of_each_solution_is_its_answer(data_dir):
@@ -72,24 +97,6 @@ def test_last_boxed(text, boxed):
 
 
 @pytest.mark.parametrize(
-    "response",
-    [
-        r"The answer is $\boxed{\frac{14}{3}}$.",
-        r"The answer is $\boxed{\dfrac{14}{3}}$.",
-        r"The answer is \(\boxed{14/3}\).",
-        r"We get \[ \boxed{\frac{28}{6}} \]",
-        r"The answer is $\boxed{4 \frac{2}{3}}$.",
-        r"The answer is $\boxed{f = \frac{14}{3}}$.",
-        r"The final answer is $\frac{14}{3}$. I hope it is correct.",
-        r"So the answer is 14/3",
-    ],
-)
-def test_eight_phrasings_of_one_right_answer(grader, response):
-    assert grader.grade(response, r"\frac{14}{3}")["math_verify"] == 1
-    assert grader.grade(response, r"\frac{13}{3}")["math_verify"] == 0
-
-
-@pytest.mark.parametrize(
     ("response", "answer", "expected"),
     [  # (strict, math-verify, extracted)
         (r"\boxed{\frac12}", r"\frac{1}{2}", (1, 1, 1)),
@@ -97,6 +104,10 @@ def test_eight_phrasings_of_one_right_answer(grader, response):
         (r"\boxed{x^2+2x+1}", "(x+1)^2", (0, 1, 1)),
         (r"\boxed{x^2+2x}", "(x+1)^2", (0, 0, 1)),
         (r"\boxed{10.0}", "10", (0, 1, 1)),
+        (r"\boxed{0.33333333}", r"\frac{1}{3}", (0, 1, 1)),  # math-verify compares six places
+        (r"\boxed{0.333}", r"\frac{1}{3}", (0, 0, 1)),
+        (r"\boxed{007}", "7", (0, 1, 1)),
+        (r"It costs \$40.", r"\$40", (0, 1, 0)),
         (r"\boxed{10.5}", "10", (0, 0, 1)),
         (r"\boxed{10}", r"10\%", (1, 1, 1)),
         (r"It is 10 percent.", r"10\%", (0, 1, 0)),
@@ -114,40 +125,6 @@ def test_eight_phrasings_of_one_right_answer(grader, response):
 )
 def test_verdicts(grader, response, answer, expected):
     assert verdicts(grader, response, answer) == expected
-
-
-def test_pairs_of_math_verify(data_dir, grader):
-    """math-verify's own test pairs whose gold is one answer; a gold of MATH is LaTeX without dollars."""
-    compared, wrong = 0, []
-    for row in read_rows(data_dir / "math" / "grader_pairs_math_verify.jsonl", gold=str, pred=str, expected=int):
-        gold = row["gold"].strip()
-        if len(gold) > 100 or "boxed" in gold or "precision" in row or "allow_set_relation_comp" in row:
-            continue  # a whole solution as gold, or settings that are not ours
-        whole = re.fullmatch(r"\$+([^$]*)\$+|\\\[(.*)\\\]|\\\((.*)\\\)", gold, re.DOTALL)
-        answer = next(filter(None, whole.groups())) if whole else gold
-        compared += 1
-        if grader.grade(row["pred"], answer)["math_verify"] != row["expected"]:
-            wrong.append((row["gold"], row["pred"], row["expected"]))
-    assert compared == 156
-    # Expected 0 there, as their test forbids line breaks inside dollars; the number is right: no false positive
-    false_positives = [(gold, pred) for gold, pred, expected in wrong if not expected]
-    assert all(gold == "$9$" and "9" in pred for gold, pred in false_positives), false_positives
-    # The only right answers refused: a decimal comma, and a number in prose between two stray dollars
-    assert len(wrong) - len(false_positives) <= 2, wrong
-
-
-def test_real_completions(data_dir, grader):
-    """Qwen2.5-Math's samples and its authors' grades: 99 % agreement, and nothing graded wrong is accepted."""
-    rows = read_rows(data_dir / "math" / "completions" / "qwen2.5-math_cot_100.part_a.jsonl.gz", answer=str, code=list)
-    grades = [
-        (bool(recorded), bool(grader.grade(response, row["answer"])["math_verify"]))
-        for row in rows
-        for response, recorded in zip(row["code"], row["score"], strict=True)
-    ]
-    assert len(grades) == 400
-    assert sum(recorded == ours for recorded, ours in grades) >= 396
-    assert not any(ours and not recorded for recorded, ours in grades)
-    assert sum(not recorded for recorded, _ in grades) == 25
 
 
 @pytest.mark.parametrize(
@@ -187,7 +164,7 @@ def test_the_worker_is_one_and_ends():
 def test_numbers_and_words_start_no_worker():
     with Grader() as grader:
         before = multiprocessing.active_children()
-        assert verdicts(grader, r"\boxed{12.0}", "12") == (0, 1, 1)
+        assert verdicts(grader, r"\boxed{12}", "012") == (0, 1, 1)
         assert verdicts(grader, "a b c", "12") == (0, 0, 0)
         assert multiprocessing.active_children() == before
 
@@ -199,6 +176,7 @@ def test_text_is_not_run(impatient, tmp_path):
         for response in (rf"\boxed{{{code}}}", f"${code}$", code, rf"The answer is {code}."):
             impatient.grade(response, "1")
             impatient.grade(response, code)
+        impatient.same_final_answers(code, "1")
     assert not file.exists()
 
 
@@ -264,74 +242,25 @@ def test_minerva_through_lm_eval(tmp_path, tiny_model_dir, monkeypatch):
         (r"Final Answer: The final answer is $0.5$. I hope it is correct.", r"\frac{1}{2}", 1, 1),
         (r"Final Answer: The final answer is $0.6$. I hope it is correct.", r"\frac{1}{2}", 0, 1),
         (r"It is \boxed{\frac{1}{2}}.", r"\frac{1}{2}", 0, 0),
+        (r"Final Answer: The final answer is $(1, 2)$. I hope it is correct.", "(1,2)", 1, 1),
+        # lm-eval's task compares tuples as strings alone; math-verify finds these equal
+        (r"Final Answer: The final answer is $(0.5, 2)$. I hope it is correct.", r"(\frac{1}{2},2)", 0, 1),
     ],
 )
 def test_minerva_verdicts(grader, response, answer, minerva, extracted):
     grade = _minerva_grade(grader, response, answer)
-    assert (grade["minerva"], grade["extracted"]) == (minerva, extracted)
+    assert (grade["minerva"], grade["extracted"] is not None) == (minerva, extracted)
 
 
 def test_score():
     items = [{"id": str(n), "level": 1 + n % 2, "subject": "Algebra"} for n in range(4)]
     samples = [
         {"id": str(n), "strict": strict, "math_verify": verified, "extracted": found, "settings": {"protocol": "boxed"}}
-        for n, (strict, verified, found) in enumerate([(1, 1, 1), (0, 1, 1), (0, 0, 1), (0, 0, 0)])
+        for n, (strict, verified, found) in enumerate(
+            [(1.0, 1.0, "4"), (0.0, 1.0, ""), (0.0, 0.0, "5"), (0.0, 0.0, None)]
+        )
     ]
     score = Math().score(items, samples, [])
     assert score.value == 25 and score.details["math_verify"] == 50 and score.unparsed == 1
     assert score.values == {"0": 100, "1": 0, "2": 0, "3": 0}
     assert score.details["level"] == {1: 50, 2: 0}
-
-
-# Responses that exist already
-
-
-def write(tmp_path, *rows):
-    path = tmp_path / "responses.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return path
-
-
-def test_score_responses(tmp_path):
-    rows = [
-        {"response": r"\boxed{4}", "answer": "4", "id": "a"},
-        {"response": r"\boxed{0.50}", "answer": r"\frac{1}{2}"},
-        {"response": r"\boxed{5}", "answer": 4},
-        {"response": "no idea", "answer": r"We get $\boxed{7}$."},
-        {"response": r"\boxed{7}", "answer": r"We get $\boxed{7}$."},
-    ]
-    found = score_responses(write(tmp_path, *rows), items=True)
-    assert {name: found[name] for name in ("strict", "math_verify", "n", "unextracted")} == {
-        "strict": 40,
-        "math_verify": 60,
-        "n": 5,
-        "unextracted": 1,
-    }
-    assert found["items"][0] == {"row": 1, "id": "a", "strict": True, "math_verify": True, "extracted": True}
-    assert [item["math_verify"] for item in found["items"]] == [True, True, False, False, True]
-    assert "items" not in score_responses(write(tmp_path, *rows))
-
-
-def test_grading_works_off_the_main_thread_and_cuts_what_hangs(tmp_path, monkeypatch):
-    """Every comparison has its own time limit, wherever it is asked from, and the rows keep their order."""
-    from concurrent.futures import ThreadPoolExecutor
-
-    monkeypatch.setattr("harness.benchmarks.math_answers.Grader.__init__.__defaults__", (1.0,))
-    rows = [{"response": r"\boxed{9^{9^{9^{9}}}}", "answer": "(1+x)^{999999}"}]
-    rows += [{"response": rf"\boxed{{\frac{{{number}}}{{2}}}}", "answer": f"{number / 2}"} for number in range(5)]
-    with ThreadPoolExecutor(1) as pool:
-        found = pool.submit(score_responses, write(tmp_path, *rows), items=True).result()
-    assert [item["math_verify"] for item in found["items"]] == [False] + [True] * 5
-
-
-@pytest.mark.parametrize(
-    ("row", "said"),
-    [
-        ({"response": "x"}, ":1: field 'answer' must be a text or a number"),
-        ({"answer": "x"}, ":1: field 'response'"),
-        ({"response": None, "answer": "x"}, ":1: field 'response'"),
-    ],
-)
-def test_faulty_responses(tmp_path, row, said):
-    with pytest.raises(UserError, match=said):
-        score_responses(write(tmp_path, row))

@@ -74,6 +74,8 @@ def test_the_most_likely_letter_wins(tmp_path, tiny_model_dir):
     assert samples[0]["choice"] == best
     score = MMLU().score(items, samples, [])
     assert score.values["anatomy/0"] == 100 * (best == "A")
+    assert set(score.details["categories"]) == {"stem", "other"}  # of anatomy and virology
+    assert score.details["categories"]["other"] == score.details["subjects"]["virology"]
     assert (score.details["num_fewshot"], score.details["chat"], set(score.details["subjects"])) == (
         2,
         True,

@@ -1,9 +1,11 @@
 """Responses that exist already, graded: the rows of a file, in parallel, in order."""
 
 import os
+import re
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from statistics import fmean
 from threading import local
 
 from harness.benchmarks import files
@@ -12,7 +14,8 @@ from harness.engines.base import Advance
 from harness.errors import UserError
 
 MOST_WORKERS = 8
-Grade = Callable[[Grader, str, str], dict]  # (grader, response, answer) -> "strict", "math_verify", "extracted", ...
+# (grader, response, answer) -> verdicts ("strict", "math_verify", ...) of 0.0 or 1.0, and "extracted", a text or None
+Grade = Callable[[Grader, str, str], dict]
 
 
 def score_responses(
@@ -30,8 +33,9 @@ def score_responses(
         is_answer: whether a gold answer can be one.
 
     Returns:
-        strict, math_verify (percent), n, unextracted (responses without an answer that could be read); with items
-        "items": [{"row", "id" where the row has one, the grade}].
+        each verdict in percent, n, unextracted (responses without an answer that the strict reading finds); with items
+        "items": [{"row", "id", the verdicts as true or false, "extracted"}], where "row" is the line of the file, or
+        the entry of its list, and "id" is there if any row has one.
 
     Raises:
         UserError: naming file, line and field.
@@ -40,17 +44,23 @@ def score_responses(
     answers = [_answer(where, row, is_answer) for where, row in located]
     grades = grade_all(grade, [row["response"] for _, row in located], answers, advance)
     result = {
-        "strict": 100 * sum(each["strict"] for each in grades) / len(grades),
-        "math_verify": 100 * sum(each["math_verify"] for each in grades) / len(grades),
+        **percentages(grades),
         "n": len(grades),
-        "unextracted": sum(not each["extracted"] for each in grades),
+        "unextracted": sum(each["extracted"] is None for each in grades),
     }
     if items:
+        named = any("id" in row for _, row in located)
         result["items"] = [
-            {"row": number, **({"id": row["id"]} if "id" in row else {}), **_shown(graded)}
-            for number, ((_, row), graded) in enumerate(zip(located, grades, strict=True), 1)
+            {"row": _number(where), **({"id": row.get("id")} if named else {}), **_shown(graded)}
+            for (where, row), graded in zip(located, grades, strict=True)
         ]
     return result
+
+
+def percentages(grades: Sequence[dict]) -> dict[str, float]:
+    """The mean of each verdict, in percent."""
+    verdicts = [name for name, value in grades[0].items() if isinstance(value, float)]
+    return {name: 100 * fmean(each[name] for each in grades) for name in verdicts}
 
 
 def grade_all(
@@ -86,3 +96,7 @@ def _answer(where: str, row: dict, is_answer: Callable[[str], bool]) -> str:
 
 def _shown(graded: dict) -> dict:
     return {name: bool(value) if isinstance(value, float) else value for name, value in graded.items()}
+
+
+def _number(where: str) -> int:
+    return int(re.search(r"[0-9]+$", where).group())

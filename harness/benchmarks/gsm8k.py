@@ -1,12 +1,14 @@
 """GSM8K (Cobbe et al. 2021) as lm-eval's task, answered by our engine: few-shot chat, graded as numbers."""
 
 from dataclasses import dataclass
+from decimal import Decimal
+from functools import cache
 from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Judging, Policy, Score, Settings
-from harness.benchmarks.gsm8k_answers import final_number, gold_number
+from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
@@ -28,14 +30,38 @@ class Options:
 
 
 def grade(grader: Grader, response: str, answer: str) -> dict:
-    """strict: `final_number` is the gold number. math_verify: its verdict on the text. extracted: the number read."""
+    """strict: `final_number` is the gold number. math_verify: its verdict on the text. strict_match and
+    flexible_extract: lm-eval's exact match after its filters of these names. extracted: the number read."""
     gold, number = gold_number(answer), final_number(response)
-    verified = grader.verify(response, str(gold))
     return {
         "strict": float(number is not None and number == gold),
-        "math_verify": float(verified),
-        "extracted": None if number is None else str(number),
+        "math_verify": float(grader.verify(response, shown(gold))),
+        **_official_matches(response, gold),
+        "extracted": None if number is None else shown(number),
     }
+
+
+def _official_matches(response: str, gold: Decimal) -> dict[str, float]:
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+    from lm_eval.filters.extraction import RegexFilter
+
+    config = _official_config()
+    (metric,) = config["metric_list"]
+    ignored = {name: metric[name] for name in ("regexes_to_ignore", "ignore_case", "ignore_punctuation")}
+    matches = {}
+    for each in config["filter_list"]:
+        pattern = {name: value for name, value in each["filter"][0].items() if name != "function"}
+        extracted = RegexFilter(**pattern).apply([[response]], [{}])[0][0]
+        matched = exact_match_hf_evaluate([extracted], [shown(gold)], **ignored)["exact_match"]
+        matches[each["name"].replace("-", "_")] = float(matched)
+    return matches
+
+
+@cache
+def _official_config() -> dict:
+    from harness.benchmarks.lm_eval_model import stock_config
+
+    return stock_config("gsm8k", "gsm8k.yaml")
 
 
 def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None) -> dict:
@@ -69,7 +95,7 @@ class GSM8K:
         ]
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
-        from harness.benchmarks.lm_eval_model import evaluate, local_task, named_settings, stock_config
+        from harness.benchmarks.lm_eval_model import evaluate, local_task, named_settings
 
         examples = items[0]["examples"]
         changes = {
@@ -79,7 +105,7 @@ class GSM8K:
         }
         fields = ("id", "question", "answer")
         task = local_task(
-            stock_config("gsm8k", "gsm8k.yaml") | changes,
+            _official_config() | changes,
             test=[{name: item[name] for name in fields} for item in items],
             train=[{"id": "", **example} for example in examples] or [dict.fromkeys(fields, "")],
         )
@@ -107,9 +133,5 @@ class GSM8K:
             values=values,
             questions=len(items),
             unparsed=sum(sample["extracted"] is None for sample in samples),
-            details={
-                "strict": fmean(values.values()),
-                "math_verify": 100 * fmean(sample["math_verify"] for sample in samples),
-                **samples[0]["settings"],
-            },
+            details=graded_responses.percentages(samples) | samples[0]["settings"],
         )

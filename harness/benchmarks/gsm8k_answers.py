@@ -15,6 +15,7 @@ _NUMBER = r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _FINDS = re.compile(rf"(?<![\w.])\$?({_NUMBER})|(-?)\$({_NUMBER})")
 _MARKS = re.compile(r"####|\\(?:boxed|fbox)\b|\banswer is\b:?|^\s*A:", re.IGNORECASE | re.MULTILINE)
 _PRINTED = re.compile(r"^```output\s*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_CLAUSE_END = re.compile(r"[,.;](?=\s|$)")
 _SPACES = re.compile(r"\\[!,;: ]|[{}]|\\text\w*|\\%|\\mathrm|\\left|\\right")
 
 
@@ -32,23 +33,30 @@ def final_number(response: str) -> Decimal | None:
     return numbers[-1] if numbers else None
 
 
+def shown(number: Decimal) -> str:
+    """The number without exponent or trailing zeros: 18 for 18.00."""
+    return f"{number.normalize():f}"
+
+
 def gold_number(answer: str | int | float) -> Decimal | None:
     """The number of a gold answer: a number, its text, or a solution that marks it; None for anything else."""
     text = str(answer)
-    numbers = re.findall(_NUMBER, text.rpartition("####")[2])
+    numbers = _numbers(text.rpartition("####")[2])
     if len(numbers) == 1 or (numbers and "####" in text):
-        return Decimal(numbers[0].replace(",", ""))
+        return numbers[0]
     return final_number(text) if _MARKS.search(text) else None
 
 
 def _first(text: str) -> Decimal | None:
-    numbers = _numbers(_SPACES.sub("", text).replace("\\$", "$"))
+    """The first number of a line, but the result where it begins with an equation: 8 of "5 + 3 = 8, as we saw"."""
+    text = _SPACES.sub("", text).replace("\\$", "$")
+    numbers = _numbers(_CLAUSE_END.split(text)[0].rpartition("=")[2]) or _numbers(text)
     return numbers[0] if numbers else None
 
 
 def _numbers(text: str) -> list[Decimal]:
     found = []
-    for plain, sign, priced in _FINDS.findall(text):
+    for plain, sign, priced in _FINDS.findall(text.replace("\N{MINUS SIGN}", "-")):
         try:
             found.append(Decimal((plain or sign + priced).replace(",", "")))
         except InvalidOperation:

@@ -15,6 +15,8 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from harness.engines.base import Advance, Engine, Message, Sampling
 
+logging.getLogger("lm_eval").setLevel(logging.ERROR)  # hints for its own command line
+
 
 def stock_config(*path: str) -> dict:
     """The configuration of one of lm-eval's own tasks, from its file below lm_eval/tasks."""
@@ -46,7 +48,6 @@ def evaluate_all(
 
     Few-shot examples are turns of the conversation. `name` is the benchmark's, for the sampling noise.
     """
-    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     results = lm_eval.evaluate(
         EngineModel(engine, name, sampling, advance),
         tasks,

@@ -2,7 +2,7 @@
 
 Two protocols: zero-shot chat with answers in \\boxed{}, or Minerva's four examples (Lewkowycz et al. 2022, as lm-eval
 has them), whose answers end in "Final Answer: The final answer is ...". Verdicts of each problem: strict (the last box
-as a string, after lm-eval's normalization), math-verify, and with Minerva's examples its own reading of the answer.
+as a string, after lm-eval's normalization), math-verify, and with Minerva's examples the exact match of lm-eval's task.
 """
 
 from collections import defaultdict
@@ -13,13 +13,14 @@ from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Judging, Policy, Score, Settings
-from harness.benchmarks.math_answers import Grader
+from harness.benchmarks.math_answers import Grader, last_boxed
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError, unknown_name
 from harness.judges.base import Judge
 
 MAX_NEW_TOKENS = 1024
 BOXED, MINERVA = "boxed", "minerva"
+MATH500, WHOLE = 500, 5000
 PROTOCOLS = {BOXED: 0, MINERVA: 4}  # -> number of examples
 NO_FINAL_ANSWER = "[invalidanswer]"  # what lm-eval's Minerva task reads where there is none
 INSTRUCTION = "\n\nReason step by step, and put your final answer within \\boxed{}."
@@ -27,13 +28,16 @@ INSTRUCTION = "\n\nReason step by step, and put your final answer within \\boxed
 
 @dataclass(frozen=True)
 class Options:
-    """protocol: "boxed" (zero-shot chat) or "minerva" (four examples)."""
+    """protocol: "boxed" (zero-shot chat) or "minerva" (four examples). problems: 500 (MATH-500), or all 5000."""
 
     protocol: str = BOXED
+    problems: int = MATH500
 
     def __post_init__(self) -> None:
         if self.protocol not in PROTOCOLS:
             raise unknown_name("protocol", self.protocol, PROTOCOLS)
+        if self.problems not in (MATH500, WHOLE):
+            raise UserError(f"problems must be {MATH500} or {WHOLE}, not {self.problems}")
 
 
 def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None) -> dict:
@@ -51,22 +55,16 @@ class Math:
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         options = settings.options or Options()
-        file = files.find(data_dir / "math", self.name, "math500.jsonl")
         instruction = files.suite_settings(data_dir).get("math_instruction", INSTRUCTION)
-        items: dict[str, dict] = {}
-        rows = files.read_located_rows(file, problem=str, answer=str, unique_id=str, subject=str, level=int)
-        for where, row in rows[: settings.limit]:
-            if row["unique_id"] in items:
-                raise UserError(f"{where}: unique_id {row['unique_id']!r:.60} was there before")
-            items[row["unique_id"]] = {
-                "id": row["unique_id"],
+        read = _math500 if options.problems == MATH500 else _whole_test_set
+        return [
+            {
+                **item,
                 "protocol": options.protocol,
-                "prompt": row["problem"] + (instruction if options.protocol == BOXED else ""),
-                "answer": row["answer"],
-                "subject": row["subject"],
-                "level": row["level"],
+                "prompt": item["prompt"] + (instruction if options.protocol == BOXED else ""),
             }
-        return list(items.values())
+            for item in read(data_dir / "math", settings.limit)
+        ]
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
         from harness.benchmarks.lm_eval_model import evaluate, named_settings
@@ -102,14 +100,51 @@ class Math:
             value=fmean(values.values()),
             values=values,
             questions=len(items),
-            unparsed=sum(not sample["extracted"] for sample in samples),
+            unparsed=sum(sample["extracted"] is None for sample in samples),
             details={
-                "strict": 100 * fmean(sample["strict"] for sample in samples),
-                "math_verify": 100 * fmean(sample["math_verify"] for sample in samples),
+                **graded_responses.percentages(samples),
                 **asked,
                 **{name: {key: fmean(group[key]) for key in sorted(group)} for name, group in groups.items()},
             },
         )
+
+
+def _math500(folder: Path, limit: int | None) -> list[dict]:
+    file = files.find(folder, Math.name, "math500.jsonl")
+    items: dict[str, dict] = {}
+    rows = files.read_located_rows(file, problem=str, answer=str, unique_id=str, subject=str, level=int)
+    for where, row in rows[:limit]:
+        if row["unique_id"] in items:
+            raise UserError(f"{where}: unique_id {row['unique_id']!r:.60} was there before")
+        items[row["unique_id"]] = {
+            "id": row["unique_id"],
+            "prompt": row["problem"],
+            "answer": row["answer"],
+            "subject": row["subject"],
+            "level": row["level"],
+        }
+    return list(items.values())
+
+
+def _whole_test_set(folder: Path, limit: int | None) -> list[dict]:
+    """All 5,000 problems, whose answers stand in the last box of their solutions; the id is the line."""
+    file = files.find(folder, Math.name, "test.jsonl")
+    items = []
+    rows = files.read_located_rows(file, problem=str, solution=str, type=str, level=str)
+    for number, (where, row) in enumerate(rows[:limit], 1):
+        answer, level = last_boxed(row["solution"]), row["level"].removeprefix("Level ")
+        if answer is None or not level.isdecimal():
+            raise UserError(f"{where}: must have a solution with a box and a level such as 'Level 3'")
+        items.append(
+            {
+                "id": f"test/{number}",
+                "prompt": row["problem"],
+                "answer": answer,
+                "subject": row["type"],
+                "level": int(level),
+            }
+        )
+    return items
 
 
 def _task(items: Sequence[dict], protocol: str):
@@ -128,11 +163,10 @@ def _task(items: Sequence[dict], protocol: str):
 
 
 def _minerva_grade(grader: Grader, response: str, answer: str) -> dict:
-    """The grade of the boxed protocol, and whether the answer after "The final answer is" is the right one."""
+    """The grade of the boxed protocol, and lm-eval's exact match of the answer after "The final answer is"."""
     from lm_eval.tasks.minerva_math.utils import get_unnormalized_answer, normalize_final_answer
 
     final = get_unnormalized_answer(response)
     known = final != NO_FINAL_ANSWER
-    same = known and normalize_final_answer(final) == normalize_final_answer(answer)
-    right = same or (known and grader.verify(f"${final}$", answer))
-    return grader.grade(response, answer) | {"minerva": float(right), "extracted": float(known)}
+    right = known and grader.same_final_answers(normalize_final_answer(final), normalize_final_answer(answer))
+    return grader.grade(response, answer) | {"minerva": float(right), "extracted": final if known else None}

@@ -1,24 +1,29 @@
 """Comparing answers of MATH problems: never evaluates text as code, and can not hang.
 
-math-verify's own time limit needs the main thread; here each comparison that strings can not decide runs in one worker
+math-verify's own time limit needs the main thread; here each comparison that strings can not decide runs in a worker
 process, which is ended and started anew when a comparison takes too long or brings it down.
 """
 
 import logging
 import re
-import signal
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
+import resource
+import warnings
+from collections.abc import Callable
+from typing import Any
 
-from harness.errors import UserError
+from harness.benchmarks.worker import NoAnswer, Worker
 
 LIMIT = 5.0  # seconds a comparison
-START_LIMIT = 120.0  # seconds until the worker is ready: a busy machine may take long to import sympy
+MEMORY = 4 << 30  # bytes of data a worker may hold: expanding a power fills a machine within the time limit
 DELIMITERS = ("$", "\\(", "\\[", "\\boxed")  # an answer with one of them says itself what is mathematics
 LONGEST = 2000  # characters at the end of a response in which an answer is looked for, its last box apart
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*(?:\{|(-?[0-9]+(?:\.[0-9]+)?))")  # TeX boxes a number without braces too
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)  # an escaped one closes nothing
-_NUMBER = re.compile(r"-?[0-9]{1,15}(\.[0-9]+)?")  # two of these need no algebra
+_PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}|\n")  # two words, or two lines
+_UNIT = r" ?[%°]| (?!hundred|thousand|million|billion)[A-Za-z]{3,}|\{[a-z]+\}"
+_QUANTITY = re.compile(rf"[-+]?[€£]?(?:\d+(?:[ ,]\d{{3}})*(?:[.,]\d+)?|\.\d+)(?:{_UNIT})?\.?")
+_CURRENCY = re.compile(r"(?<!\\)\\\$")  # TeX's dollar sign, which math-verify takes for an end of mathematics
+_INTEGER = re.compile(r"-?[0-9]{1,15}")  # two of these need no algebra; of decimals math-verify compares six places
 
 
 def last_boxed(text: str) -> str | None:
@@ -51,35 +56,18 @@ def strictly_equal(response: str, answer: str) -> bool:
     return boxed is not None and is_equiv(boxed, answer)
 
 
-def _verify(response: str, answer: str) -> bool:
-    from math_verify import parse, verify
+def whole_equal(response: str, answer: str) -> bool:
+    """Whether a response is nothing but the answer, both normalized as strings."""
+    from lm_eval.tasks.hendrycks_math.utils import is_equiv
 
-    delimited = any(mark in answer for mark in DELIMITERS)
-    gold = parse(answer if delimited else f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
-    return verify(gold, parse(response, parsing_timeout=None), timeout_seconds=None)
-
-
-def _work(connection: Connection) -> None:
-    """The worker: says once that it is ready, then compares (response, answer) until the other end is closed."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    logging.disable()  # math-verify warns that its time limit is off
-    _verify("\\boxed{\\frac{1}{2}}", "0.5")  # imports sympy and loads the grammar of LaTeX
-    connection.send(True)
-    while True:
-        try:
-            response, answer = connection.recv()
-        except EOFError:
-            return
-        connection.send(_verify(response, answer))
+    return len(response) <= LONGEST and is_equiv(response.strip(), answer)
 
 
 class Grader:
     """Grades responses. The worker starts with the first comparison that needs it; leaving the context ends it."""
 
     def __init__(self, limit: float = LIMIT) -> None:
-        self.limit = limit
-        self._worker = None
-        self._connection: Connection | None = None
+        self._worker = Worker(_prepare, limit=limit)
 
     def __enter__(self) -> "Grader":
         return self
@@ -87,58 +75,78 @@ class Grader:
     def __exit__(self, *_error) -> None:
         self.close()
 
-    def grade(self, response: str, answer: str) -> dict[str, float]:
-        """{"strict", "math_verify", "extracted"}, each 0 or 1; extracted says whether there was a boxed answer."""
+    def grade(self, response: str, answer: str) -> dict:
+        """strict: the last box is the answer as a string. math_verify: its verdict. Both 0 or 1.
+        extracted: what the last box holds, None without one."""
         boxed = last_boxed(response)
         answer = bare_answer(answer)
         strict = strictly_equal(response, answer)
-        if boxed is not None and _NUMBER.fullmatch(boxed) and _NUMBER.fullmatch(answer):
-            verified = float(boxed) == float(answer)
+        if boxed is not None and _INTEGER.fullmatch(boxed) and _INTEGER.fullmatch(answer):
+            verified = int(boxed) == int(answer)
         else:
-            verified = strict or self.verify(response, answer)
-        return {"strict": float(strict), "math_verify": float(verified), "extracted": float(boxed is not None)}
+            verified = strict or whole_equal(response, answer) or self.verify(response, answer)
+        return {"strict": float(strict), "math_verify": float(verified), "extracted": boxed}
 
     def verify(self, response: str, answer: str) -> bool:
-        """math-verify's verdict alone."""
-        return _comparable(response) and self._verified(_end(response), answer)
+        """math-verify's verdict alone; false where there is none within the limit."""
+        return _comparable(response, answer) and self._ask(_verify, _end(response), answer)
 
-    def _verified(self, response: str, answer: str) -> bool:
-        if self._worker is None:
-            self._start()
-        try:
-            self._connection.send((response, answer))
-            if self._connection.poll(self.limit):
-                return self._connection.recv()
-        except (EOFError, OSError):  # the comparison brought the worker down
-            pass
-        self.close()
-        return False
+    def same_final_answers(self, final: str, answer: str) -> bool:
+        """Verdict of lm-eval's Minerva task (exact_match) on two answers in its normal form."""
+        return bool(final) and (final == answer or self._ask(_same_final_answers, final, answer))
 
-    def _start(self) -> None:
-        context = get_context("spawn")  # a fork of a process with torch's threads can deadlock
-        self._connection, theirs = context.Pipe()
-        self._worker = context.Process(target=_work, args=(theirs,), daemon=True)
-        self._worker.start()
-        theirs.close()
+    def _ask(self, *call: Any) -> bool:
         try:
-            ready = self._connection.poll(START_LIMIT) and self._connection.recv()
-        except EOFError:
-            ready = False
-        if not ready:
-            self.close()
-            raise UserError(
-                "the process that compares answers did not start: a script that calls harness must do so below "
-                "if __name__ == '__main__'"
-            )
+            return self._worker.call(call)
+        except NoAnswer:
+            return False
 
     def close(self) -> None:
         """End the worker, if there is one; the next comparison starts another."""
-        if self._worker is not None:
-            self._worker.kill()
-            self._worker.join()
-            self._worker.close()
-            self._connection.close()
-            self._worker = self._connection = None
+        self._worker.close()
+
+
+def _prepare() -> Callable[[tuple], bool]:
+    """What a worker does: calls a function of two texts."""
+    logging.disable()  # math-verify warns that its time limit is off
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY if most == resource.RLIM_INFINITY else min(MEMORY, most), most))
+    _verify("\\boxed{\\frac{1}{2}}", "0.5")  # imports sympy and loads the grammar of LaTeX
+    warnings.simplefilter("ignore")  # of sympy, which sets its own on import, about odd texts of models
+    return lambda call: call[0](*call[1:])
+
+
+def _verify(response: str, answer: str) -> bool:
+    from math_verify import parse, verify
+
+    response, answer = _CURRENCY.sub("", response), _CURRENCY.sub("", answer)
+    delimited = any(mark in answer for mark in DELIMITERS)
+    gold = parse(answer if delimited else f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
+    return any(verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None) for text in _readings(response))
+
+
+def _same_final_answers(final: str, answer: str) -> bool:
+    from lm_eval.tasks.minerva_math.utils import is_equiv
+
+    return bool(is_equiv(final, answer))
+
+
+def _readings(response: str) -> list[str]:
+    """The texts that math-verify is to read for a response.
+
+    Outside of marks it sees no LaTeX, but takes the last number: 4 in "4x+5". A response that is an answer without any
+    words is therefore read as if it stood in a box; one that is a number may be written as in prose (1000,99, 5 eggs).
+    """
+    bare = _bare(response)
+    if bare is None:
+        return [response]
+    return [bare, rf"\boxed{{{bare}}}"] if _QUANTITY.fullmatch(bare) else [rf"\boxed{{{bare}}}"]
+
+
+def _bare(response: str) -> str | None:
+    """The answer that a response consists of, without Markdown around it; None when there are words or marks too."""
+    bare = response.strip("*#_` \t\r\n")
+    return None if any(mark in bare for mark in DELIMITERS) or _PROSE.search(bare) else bare
 
 
 def _end(response: str) -> str:
@@ -148,6 +156,7 @@ def _end(response: str) -> str:
     return response[min(start, box) if box >= 0 else start :]
 
 
-def _comparable(text: str) -> bool:
-    """Whether math-verify could find something: there must be a digit or a mark of mathematics."""
-    return any(mark.isdigit() or mark in "\\$=" for mark in text)
+def _comparable(response: str, answer: str) -> bool:
+    """Whether math-verify could find something: a digit, a mark of mathematics, or a part of the answer alone."""
+    bare = _bare(response)
+    return any(mark.isdigit() or mark in "\\$=" for mark in response) or bool(bare and bare in answer)

@@ -60,10 +60,11 @@ class MMLU:
         for item in items:
             by_subject[item["subject"]].append(item)
         fields = ("id", "question", "choices", "answer")
-        tasks = {}
+        tasks, category = {}, {}
         for subject, asked in by_subject.items():
             examples = asked[0]["examples"]
             config = stock_config("mmlu", "default", f"mmlu_{subject}.yaml")
+            category[subject] = config["tag"].removeprefix("mmlu_").removesuffix("_tasks")
             tasks[config["task"]] = local_task(
                 config | {"num_fewshot": len(examples)},
                 test=[{name: item[name] for name in fields} for item in asked],
@@ -75,7 +76,15 @@ class MMLU:
         for item in items:
             logprobs = [response[0][0] for response in records[item["id"]]["resps"]]
             best = max(range(len(LETTERS)), key=logprobs.__getitem__)
-            rows.append({"id": item["id"], "choice": LETTERS[best], "logprobs": logprobs, "settings": used})
+            rows.append(
+                {
+                    "id": item["id"],
+                    "choice": LETTERS[best],
+                    "logprobs": logprobs,
+                    "category": category[item["subject"]],
+                    "settings": used,
+                }
+            )
         return rows
 
     def judge(
@@ -86,23 +95,33 @@ class MMLU:
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         right = {item["id"]: LETTERS[item["answer"]] for item in items}
         values = {sample["id"]: 100.0 * (sample["choice"] == right[sample["id"]]) for sample in samples}
+        categories = means(values, {sample["id"]: sample["category"] for sample in samples})
         return Score(
             benchmark=self.name,
             metric="accuracy %",
             value=fmean(values.values()),
             values=values,
             questions=len(items),
-            details=by_subject(values, {item["id"]: item["subject"] for item in items}) | samples[0]["settings"],
+            details={
+                **by_subject(values, {item["id"]: item["subject"] for item in items}),
+                "categories": categories,
+                **samples[0]["settings"],
+            },
         )
 
 
 def by_subject(values: Mapping[str, float], subject_of: Mapping[str, str]) -> dict:
     """Micro (over questions) and macro (over subjects) means, and the mean of every subject."""
+    subjects = means(values, subject_of)
+    return {"micro": fmean(values.values()), "macro": fmean(subjects.values()), "subjects": subjects}
+
+
+def means(values: Mapping[str, float], group_of: Mapping[str, str]) -> dict[str, float]:
+    """The mean of the questions of every group, as lm-eval weights its groups."""
     grouped = defaultdict(list)
     for identifier, value in values.items():
-        grouped[subject_of[identifier]].append(value)
-    subjects = {name: fmean(own) for name, own in sorted(grouped.items())}
-    return {"micro": fmean(values.values()), "macro": fmean(subjects.values()), "subjects": subjects}
+        grouped[group_of[identifier]].append(value)
+    return {name: fmean(own) for name, own in sorted(grouped.items())}
 
 
 def read_archive(path: Path) -> dict[str, dict[str, list[dict]]]:
