@@ -108,7 +108,7 @@ class Benchmark(Protocol):
     def judge(
         self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
     ) -> list[dict]:
-        """Stored rows of judgments; only called when needs_judge."""
+        """Stored rows of judgments; a benchmark that needs no judge has no such method."""
         ...
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:

@@ -7,12 +7,11 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
-from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge
 
 MAX_NEW_TOKENS = 512
 FEWSHOT = 5  # as lm-eval's task has it
@@ -118,11 +117,6 @@ class GSM8K:
             {"id": item["id"], "response": response, **graded, "settings": asked}
             for item, response, graded in zip(items, responses, grades, strict=True)
         ]
-
-    def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         values = {sample["id"]: 100 * sample["strict"] for sample in samples}

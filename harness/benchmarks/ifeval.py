@@ -13,11 +13,10 @@ from statistics import fmean
 from typing import Any
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks.base import NoOptions, Policy, Score, Settings
 from harness.benchmarks.ifeval_checks import Checker, check_resources
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge
 
 MAX_NEW_TOKENS = 1280
 ENGLISH = "en:"  # M-IFEval puts the language before an instruction id
@@ -261,11 +260,6 @@ class IFEval:
                 graded = grade(checker, item, response, f"ifeval/input_data.jsonl, key {item['id']}")
                 samples.append({"id": item["id"], "response": response, **graded, "settings": asked})
         return samples
-
-    def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         ids = {item["id"]: item["instruction_id_list"] for item in items}

@@ -12,11 +12,10 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
-from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.math_answers import Grader, last_boxed
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError, unknown_name
-from harness.judges.base import Judge
 
 MAX_NEW_TOKENS = 1024
 BOXED, MINERVA = "boxed", "minerva"
@@ -80,11 +79,6 @@ class Math:
             {"id": item["id"], "response": response, **graded, "settings": asked}
             for item, response, graded in zip(items, responses, grades, strict=True)
         ]
-
-    def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         asked = samples[0]["settings"]

@@ -10,10 +10,9 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.base import Policy, Score, Settings
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge
 
 FEWSHOT = 5
 LETTERS = ("A", "B", "C", "D")
@@ -86,11 +85,6 @@ class MMLU:
                 }
             )
         return rows
-
-    def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         right = {item["id"]: LETTERS[item["answer"]] for item in items}

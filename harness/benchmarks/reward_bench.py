@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.reward_bench_modes import (
     CLASSIFIER,
     GENERATIVE,
@@ -24,7 +24,6 @@ from harness.benchmarks.reward_bench_modes import (
 from harness.benchmarks.reward_bench_scores import SECTIONS, section_scores
 from harness.engines.base import Advance
 from harness.errors import UserError, unknown_name
-from harness.judges.base import Judge
 
 ROWS = ("rewardbench.jsonl", "rewardbench_*.jsonl")
 PROMPT = "pair-v2"  # FastChat's prompt for two answers
@@ -96,11 +95,6 @@ class RewardBench:
         if mode == GENERATIVE:
             return generative_rows(policy.engine, items, settings, options.both_orders, advance)
         return implicit_rows(policy, items, advance)
-
-    def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         scored = pair_score(self.name, items, samples)

@@ -10,12 +10,11 @@ import tempfile
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
-from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.reward_bench import RewardBench, pair_score
 from harness.benchmarks.reward_bench_modes import classifier_rows
 from harness.engines.base import Advance
 from harness.errors import UserError
-from harness.judges.base import Judge
 from harness.methods import Prompt
 from harness.prompts import PromptFile, load_prompts
 from harness.training.pairs import RewardOptions
@@ -79,11 +78,6 @@ class RewardModelBench:
         rows = classifier_rows(model, items, advance)
         model.release()
         return [{**row, "training": training} for row in rows]
-
-    def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        return []
 
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         scored = pair_score(self.name, items, samples)

@@ -32,7 +32,7 @@ from harness.errors import UserError
 from harness.methods import Prompt
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
-from harness.training.trainer import TrainingDiverged, switch_off_dropout
+from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout
 
 RECORD_FILE = "reward_model.json"  # in the folder of the model: how it was trained
 ROLE = "reward model"  # of the spending
@@ -236,28 +236,10 @@ def _with_new_head(start: TransformersEngine, seed: int) -> PreTrainedModel:
 def _arguments(options: RewardOptions, folder: Path, seed: int, on_gpu: bool) -> RewardConfig:
     if options.epochs < 1:
         raise UserError(f"epochs {options.epochs}: a reward model needs at least 1")
-    micro = min(options.micro_batch_size, options.batch_size)
-    if options.batch_size % micro:
-        raise UserError(f"batch_size {options.batch_size} is not a multiple of micro_batch_size {micro}")
     return RewardConfig(
-        output_dir=str(folder),
+        **loop_settings(options, folder, seed, on_gpu),
         num_train_epochs=options.epochs,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=options.batch_size // micro,
-        learning_rate=options.learning_rate,
         lr_scheduler_type="cosine",
-        warmup_steps=options.warmup_ratio,
-        max_grad_norm=options.max_grad_norm,
-        seed=seed,
-        train_sampling_strategy="sequential",
         max_length=None,
         pad_to_multiple_of=None,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        activation_checkpointing=on_gpu,
-        dataloader_pin_memory=on_gpu,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
     )

@@ -28,6 +28,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError, unknown_name
 from harness.training.dataset import build_dataset, check_examples, collate, update_order
 from harness.training.examples import Example, Objective, TrainingOptions
+from harness.training.pairs import RewardOptions
 
 DIVERGED_FILE = "diverged_batch.json"
 
@@ -228,37 +229,50 @@ def switch_off_dropout(model: torch.nn.Module) -> None:
 
 
 def _arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool) -> DPOConfig:
+    schedulers = [each.value for each in SchedulerType]
+    if options.lr_scheduler not in schedulers:
+        raise unknown_name("lr_scheduler", options.lr_scheduler, schedulers)
+    return DPOConfig(
+        **loop_settings(options, output_dir, seed, on_gpu),
+        num_train_epochs=1,
+        lr_scheduler_type=options.lr_scheduler,
+        weight_decay=options.weight_decay,
+        adam_beta1=options.adam_beta1,
+        adam_beta2=options.adam_beta2,
+        remove_unused_columns=False,
+        precompute_ref_log_probs=True,
+    )
+
+
+def loop_settings(
+    options: TrainingOptions | RewardOptions, output_dir: Path, seed: int, on_gpu: bool
+) -> dict[str, Any]:
+    """Arguments that all trainings here share: batches in the order of the data, a log of every update, no saving.
+
+    Raises:
+        UserError: when micro-batches do not add up to a batch.
+    """
     micro = min(options.micro_batch_size, options.batch_size)
     if options.batch_size % micro:
         raise UserError(
             f"batch_size {options.batch_size} is not a multiple of micro_batch_size {micro}: "
             "updates would differ in size"
         )
-    schedulers = [each.value for each in SchedulerType]
-    if options.lr_scheduler not in schedulers:
-        raise unknown_name("lr_scheduler", options.lr_scheduler, schedulers)
-    return DPOConfig(
-        output_dir=str(output_dir),
-        num_train_epochs=1,
-        per_device_train_batch_size=micro,
-        gradient_accumulation_steps=options.batch_size // micro,
-        learning_rate=options.learning_rate,
-        lr_scheduler_type=options.lr_scheduler,
-        warmup_steps=options.warmup_ratio,
-        weight_decay=options.weight_decay,
-        adam_beta1=options.adam_beta1,
-        adam_beta2=options.adam_beta2,
-        max_grad_norm=options.max_grad_norm,
-        seed=seed,
-        train_sampling_strategy="sequential",
-        remove_unused_columns=False,
-        precompute_ref_log_probs=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu,
-        activation_checkpointing=on_gpu,
-        dataloader_pin_memory=on_gpu,
-        logging_steps=1,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-    )
+    return {
+        "output_dir": str(output_dir),
+        "per_device_train_batch_size": micro,
+        "gradient_accumulation_steps": options.batch_size // micro,
+        "learning_rate": options.learning_rate,
+        "warmup_steps": options.warmup_ratio,
+        "max_grad_norm": options.max_grad_norm,
+        "seed": seed,
+        "train_sampling_strategy": "sequential",
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu,
+        "activation_checkpointing": on_gpu,
+        "dataloader_pin_memory": on_gpu,
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+    }
