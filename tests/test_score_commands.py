@@ -42,6 +42,11 @@ def test_mt_bench(scored, output, tmp_path):
     assert "a[bold]b" in table and "writing" in table  # a model's name is no markup
 
 
+def test_texts_that_are_no_unicode(scored, tmp_path):
+    file = write(tmp_path / "judgments.jsonl", MT_BENCH | {"model": "\ud800\x00 <script>"})
+    assert list(scored("mt-bench", "--judgments", file)["models"]) == ["\ud800\x00 <script>"]
+
+
 def test_reward_bench(scored, output, tmp_path):
     rows = [{"subset": "hep-go", "correct": True}, {"subset": "donotanswer", "correct": 0}]
     file = write(tmp_path / "rows.jsonl", *rows)

@@ -13,7 +13,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard outpu
 
 
 def print_json(value: Any) -> None:
-    print(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+    """As UTF-8; half of a surrogate pair, which UTF-8 has not, stays JSON's escape of it."""
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
