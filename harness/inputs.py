@@ -150,7 +150,8 @@ def load_judge(experiment: Experiment, root: store.Folder | None = None) -> Judg
 
         folder = str(model_folder(experiment.judge_engine))
         engine = TransformersEngine.load(folder, device=experiment.device, batch_size=experiment.batch_size)
-        return EngineJudge(engine, log)
+        named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # else a snapshot's hash
+        return EngineJudge(engine, log, name=named)
     if experiment.judge_model:
         from harness.judges.openai import OpenAIJudge
 

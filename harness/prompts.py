@@ -133,7 +133,7 @@ def _messages(row: dict) -> tuple[Message, ...]:
             raise Malformed('"turns" must be a list of texts')
         return ({"role": "user", "content": turns[0]},)
     if "prompt" not in row and isinstance(row.get("chosen"), list):
-        if not isinstance(row["rejected"], list) or row["chosen"][:-1] != row["rejected"][:-1]:
+        if not isinstance(row.get("rejected"), list) or row["chosen"][:-1] != row["rejected"][:-1]:
             raise Malformed('"chosen" and "rejected" are no replies to the same messages')
         return _up_to_user(row["chosen"], "chosen")
     for name in TEXT_FIELDS:

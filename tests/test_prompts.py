@@ -5,7 +5,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
@@ -231,6 +231,7 @@ VALUES = st.recursive(
 )
 
 
+@example({"chosen": [None]})
 @given(st.dictionaries(st.sampled_from([*KEYS, "output"]), VALUES) | VALUES)
 def test_any_row_is_read_or_malformed(row):
     try:

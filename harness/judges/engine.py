@@ -1,8 +1,8 @@
 """A judge that is an engine: a local model, so that everything works without a key."""
 
-from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
 
@@ -11,70 +11,124 @@ from harness.engines.base import Advance, Engine, Sampling, TokenIds
 from harness.judges.base import JudgeReply, JudgeRequest
 from harness.judges.log import JudgeLog
 
-ROOM = 16  # tokens that a verdict needs at least, where that many are allowed
-SHOWN_HASH = 8  # digits of the weights' hash in the judge's name: other weights are another judge
+CHUNK = 256  # requests whose replies are stored together: the most that a kill loses
+SHOWN_HASH = 8  # digits of the weights' hash in the judge's name
 
 
 class EngineJudge:
-    """Asks the model of an engine; replies are in the log as those of an endpoint are, and taken from there."""
+    """Its name has a hash of the weights in it, so that scores of different weights never stand in one ranking."""
 
-    def __init__(self, engine: Engine, log: JudgeLog | None = None, seed: int = 0) -> None:
+    def __init__(self, engine: Engine, log: JudgeLog | None = None, seed: int = 0, name: str | None = None) -> None:
+        """
+        Args:
+            log: where requests and replies are stored, and found again; None stores nothing.
+            name: of the model, for people; else the last part of the engine's own.
+        """
         self.engine, self.log, self.seed = engine, log, seed
-        self.name = f"{PurePath(engine.name).name}@{engine.weights_hash[:SHOWN_HASH]}"
+        self.name = f"{name or PurePath(engine.name).name}@{engine.weights_hash[:SHOWN_HASH]}"
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
-        keys = [self._key(request) for request in requests]
-        asked = {key: request for key, request in zip(keys, requests, strict=True)}  # equal requests are asked once
-        replies = {key: reply for key in asked if self.log and (reply := self.log.reply(key))}
-        prompts = {key: self.engine.encode_chat(asked[key].messages) for key in asked if key not in replies}
-        kinds: dict[tuple, list[str]] = defaultdict(list)
-        for key, prompt in prompts.items():
-            request = asked[key]
-            if len(prompt) > self.engine.context_length - min(request.max_tokens, ROOM):
-                error = f"the request has {len(prompt)} tokens and the judge's context {self.engine.context_length}"
-                replies[key] = JudgeReply(request.id, "", model=self.name, error=error)
+        keys = [self.key(request) for request in requests]
+        times = Counter(keys)
+        replies: dict[str, JudgeReply] = {}
+        waiting: dict[str, JudgeRequest] = {}  # equal requests are asked once
+        for key, request in zip(keys, requests, strict=True):
+            if row := self.log and self.log.find(key):
+                replies[key] = JudgeReply(**row["reply"])
             else:
-                kinds[(request.temperature, request.max_tokens, request.alternatives)].append(key)
-        for (temperature, max_tokens, alternatives), own in kinds.items():
-            given = [prompts[key] for key in own]
-            if alternatives:
-                made = self._compare(given, alternatives)
-            else:
-                sampling = Sampling(max_tokens, temperature, seed=self.seed)
-                made = [(each.text, None) for each in self.engine.generate(given, own, sampling)]
-            for key, (text, first_token) in zip(own, made, strict=True):
-                replies[key] = self._reply(key, asked[key], text, first_token)
-        if advance:
-            advance(len(requests))
+                waiting[key] = request
+        if advance and replies:
+            advance(sum(times[key] for key in replies))
+        for chunk in _chunks(waiting):
+            judged = self._judge(list(chunk.values()), list(chunk))
+            if self.log:
+                self.log.append([self._row(key, chunk[key], reply) for key, reply in judged.items()])
+            replies |= judged
+            if advance:
+                advance(sum(times[key] for key in chunk))
         return [replace(replies[key], id=request.id) for key, request in zip(keys, requests, strict=True)]
 
-    def _compare(self, prompts: Sequence[TokenIds], alternatives: Sequence[str]) -> list[tuple[str, dict[str, float]]]:
-        """The likeliest alternative, and the log-probability of each one's first token."""
-        first = [self.engine.encode_completion(text)[:1] for text in alternatives]
-        scored = iter(self.engine.logprobs([prompt for prompt in prompts for _ in first], first * len(prompts)))
-        made = []
-        for _ in prompts:
-            logprobs = {text: next(scored).total for text in alternatives}
-            made.append((max(logprobs, key=logprobs.get), logprobs))
-        return made
-
-    def _reply(self, key: str, request: JudgeRequest, text: str, first_token: dict[str, float] | None) -> JudgeReply:
+    def _judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> dict[str, JudgeReply]:
+        """Replies, by key, to requests that differ in their messages and repeats only."""
+        engine, first = self.engine, requests[0]
+        letters = [engine.encode_completion(text)[:-1] for text in first.alternatives]  # without the stop token
+        prompts = [engine.encode_chat(request.messages) for request in requests]
+        longest = engine.context_length - max(map(len, letters), default=1)
+        fitting = [place for place, prompt in enumerate(prompts) if len(prompt) <= longest]
+        chosen = [prompts[place] for place in fitting]
+        if not fitting:
+            answers = []
+        elif letters:
+            answers = self._compare(chosen, letters, first.alternatives)
+        else:
+            sampling = Sampling(first.max_tokens, first.temperature, seed=self.seed)
+            made = engine.generate(chosen, [f"judge/{keys[place]}" for place in fitting], sampling)
+            answers = [{"text": each.text, "completion_tokens": len(each.token_ids)} for each in made]
+        known = dict(zip(fitting, answers, strict=True))
         date = datetime.now(UTC).isoformat(timespec="seconds")
-        reply = JudgeReply(request.id, text, first_token, model=self.name, date=date)
-        if self.log:
-            row = {"key": key, "judge": self.name, "messages": list(request.messages), "date": date}
-            self.log.write(row, reply)
-        return reply
+        replies = {}
+        for place, (key, request, prompt) in enumerate(zip(keys, requests, prompts, strict=True)):
+            facts = known.get(place) or {
+                "text": "",
+                "error": f"the request has {len(prompt)} tokens and the judge's context {engine.context_length}",
+            }
+            replies[key] = JudgeReply(
+                request.id,
+                model=self.name,
+                fingerprint=engine.weights_hash,
+                date=date,
+                prompt_tokens=len(prompt),
+                **facts,
+            )
+        return replies
 
-    def _key(self, request: JudgeRequest) -> str:
-        return store.digest(
-            {
-                "weights": self.engine.weights_hash,
+    def _compare(
+        self, prompts: Sequence[TokenIds], letters: Sequence[TokenIds], alternatives: Sequence[str]
+    ) -> list[dict]:
+        """For each prompt the log-probability (nats) of every alternative, and the likeliest as the text."""
+        number = len(letters)
+        scored = self.engine.logprobs([prompt for prompt in prompts for _ in letters], list(letters) * len(prompts))
+        answers = []
+        for start in range(0, len(scored), number):
+            logprobs = [each.total for each in scored[start : start + number]]
+            first_token = dict(zip(alternatives, logprobs, strict=True))
+            answers.append(
+                {"text": max(first_token, key=first_token.get), "first_token": first_token, "completion_tokens": 1}
+            )
+        return answers
+
+    def key(self, request: JudgeRequest) -> str:
+        """Of all that changes the answer; also the key of its sampling noise."""
+        facts = {name: value for name, value in asdict(request).items() if name != "id"}
+        return store.digest({"weights": self.engine.weights_hash, "seed": self.seed, **facts})
+
+    def _row(self, key: str, request: JudgeRequest, reply: JudgeReply) -> dict:
+        """A row of the log as an endpoint's, but that there is no endpoint, and nothing to pay."""
+        return {
+            "key": key,
+            "id": request.id,
+            "repeat": request.repeat,
+            "alternatives": request.alternatives,
+            "date": reply.date,
+            "endpoint": None,
+            "request": {
+                "model": self.name,
                 "messages": list(request.messages),
                 "temperature": request.temperature,
                 "max_tokens": request.max_tokens,
-                "alternatives": request.alternatives,
-                "repeat": request.repeat,
                 "seed": self.seed,
-            }
-        )
+            },
+            "reply": None if reply.error else asdict(reply),
+            "error": reply.error,
+            "usd": 0.0,
+        }
+
+
+def _chunks(waiting: dict[str, JudgeRequest]) -> Iterator[dict[str, JudgeRequest]]:
+    """Requests that one call of the engine can serve, CHUNK at most."""
+    kinds: dict[tuple, list[str]] = {}
+    for key, request in waiting.items():
+        kinds.setdefault((request.temperature, request.max_tokens, request.alternatives), []).append(key)
+    for keys in kinds.values():
+        for start in range(0, len(keys), CHUNK):
+            yield {key: waiting[key] for key in keys[start : start + CHUNK]}

@@ -1,5 +1,6 @@
 """What a judge may do: requests at a time and a minute, calls and USD in all, and what a token costs."""
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,7 +25,7 @@ class Price:
 
     def most(self, request: JudgeRequest) -> float:
         """The most that a request can cost: a token has at least one byte."""
-        size = sum(len(message["content"].encode()) + MARGIN for message in request.messages)
+        size = sum(len(message["content"].encode("utf-8", "replace")) + MARGIN for message in request.messages)
         return self.cost(size, request.max_tokens)
 
 
@@ -36,6 +37,16 @@ class Limits:
     per_minute: float | None = None
     max_calls: int | None = None
     max_cost: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit, least in (
+            ("requests at the same time", self.concurrent, 1),
+            ("requests a minute", self.per_minute, 1e-9),
+            ("calls", self.max_calls, 0),
+            ("cost", self.max_cost, 0),
+        ):
+            if limit is not None and not least <= limit < math.inf:
+                raise UserError(f"the limit on a judge's {name} must be a number of at least {least:g}, not {limit}")
 
 
 @cache

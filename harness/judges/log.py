@@ -1,122 +1,116 @@
-"""What was asked of judges and what they said: a file of one line an attempt, the cache of replies, and hard caps.
+"""Every request to a judge with its answer, one line an attempt; what was answered is never asked again.
 
-One folder serves all processes of a run and all its resumed calls. Lines are appended whole, under a lock; a line that
-a kill cut short is closed off at the next opening. A reply that is in the file is not asked for again.
+Several processes may append to one folder, and a kill loses at most the line that was being written.
 """
 
-import fcntl
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.judges.base import JudgeReply
+from harness.errors import UserError
+from harness.judges.spend import Spend, Spent, locked
 
-LINES, SPENT = "requests.jsonl", "spent.json"
-
-
-@dataclass
-class Spent:
-    """Of all processes that use the folder: HTTP attempts, and USD, those reserved for attempts under way included."""
-
-    calls: int = 0
-    usd: float = 0.0
+LINES = "requests.jsonl"
 
 
 class JudgeLog:
-    """The log in a folder, which is made when something is written."""
+    """The folder of a run's judge: requests.jsonl, and what was spent. It is made with the first request.
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._places: dict[str, tuple[int, int]] | None = None  # key -> (first byte, bytes) of its reply's line
+    A row has a "reply" or an "error", and a "key" of everything that changes the answer. In memory is only where each
+    reply stands in the file.
+    """
 
-    def reply(self, key: str) -> JudgeReply | None:
-        """The reply stored for a key, if there is one."""
-        if self._places is None:
-            self._places = self._read()
-        if key not in self._places:
-            return None
-        start, size = self._places[key]
-        with open(self.folder / LINES, "rb") as file:
-            file.seek(start)
-            return JudgeReply(**json.loads(file.read(size))["reply"])
-
-    def write(self, row: dict, reply: JudgeReply | None = None) -> None:
-        """Append an attempt; with a reply it answers its row's "key" from then on."""
-        line = json.dumps(row | {"reply": asdict(reply) if reply else None}, ensure_ascii=False).encode() + b"\n"
-        if self._places is None:
-            self._places = self._read()
-        with self._spending():
-            handle = os.open(self.folder / LINES, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-            try:
-                start = os.lseek(handle, 0, os.SEEK_END)
-                if os.write(handle, line) != len(line):
-                    os.ftruncate(handle, start)
-                    raise OSError(f"{self.folder / LINES}: a line could not be written whole: is the disk full?")
-                os.fdatasync(handle)
-            finally:
-                os.close(handle)
-        if reply:
-            self._places[row["key"]] = (start, len(line))
+    def __init__(self, folder: Path):
+        self.folder, self.file = folder, folder / LINES
+        self.spend = Spend(folder, self._recount)
+        self._places: dict[str, tuple[int, int]] = {}  # key -> offset and length of its first reply
+        self._read = self._lines = 0  # bytes and lines of the file that were looked at
 
     def stored(self) -> int:
-        """How many requests have their reply."""
-        return len(self._places or ())
+        """Replies stored, by any process."""
+        self._look()
+        return len(self._places)
 
     def spent(self) -> Spent:
-        if not (self.folder / SPENT).exists():
-            return Spent()
-        with self._spending() as spent:
-            return spent
+        """By all processes, so far."""
+        return self.spend.read()
 
-    def reserve(self, usd: float, max_calls: int | None, max_usd: float | None) -> bool:
-        """Count one call that may cost so much; False, and nothing counted, where a cap forbids it."""
-        with self._spending() as spent:
-            if max_calls is not None and spent.calls >= max_calls:
-                return False
-            if max_usd is not None and spent.usd + usd > max_usd:
-                return False
-            spent.calls += 1
-            spent.usd += usd
-            return True
+    def find(self, key: str) -> dict | None:
+        """The row that holds the reply, if there is one."""
+        self._look()
+        if key not in self._places:
+            return None
+        offset, length = self._places[key]
+        with open(self.file, "rb") as file:
+            file.seek(offset)
+            return json.loads(file.read(length))
 
-    def settle(self, reserved: float, usd: float) -> None:
-        """Put what a call has cost in place of what was reserved for it."""
-        with self._spending() as spent:
-            spent.usd = max(0.0, spent.usd + usd - reserved)
+    def append(self, rows: Sequence[dict]) -> None:
+        """Whole lines, on the disk when this returns.
 
-    @contextmanager
-    def _spending(self) -> Iterator[Spent]:
-        """Inside, this process alone uses the folder; what it changes of the spending is kept."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with open(self.folder / SPENT, "a+") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            file.seek(0)
-            text = file.read()
-            spent = Spent(**json.loads(text)) if text else Spent()
-            yield spent
-            after = json.dumps(asdict(spent))
-            if after != text:
-                file.truncate(0)
-                file.write(after)
+        Raises:
+            UserError: when they can not be written, such as on a full disk.
+        """
+        lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
+        try:
+            with locked(self.folder), open(self.file, "ab+", buffering=0) as file:
+                end = _cut_torn_line(file.fileno())
+                if file.write(lines) < len(lines):
+                    file.truncate(end)
+                    raise UserError(f"{self.file}: a reply can not be stored: is the disk full?")
+                handle = os.dup(file.fileno())
+            try:
+                os.fsync(handle)  # others may append meanwhile
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise UserError(f"{self.file}: a reply can not be stored ({error.strerror})") from None
 
-    def _read(self) -> dict[str, tuple[int, int]]:
-        """The places of replies. A last line without its end is given one, so that the next line stands alone."""
-        path = self.folder / LINES
-        if not path.exists():
-            return {}
-        places, start = {}, 0
-        with self._spending(), open(path, "rb+") as file:
-            for line in file:
+    def _look(self) -> None:
+        """Reads what was appended since; a line without its end is still being written, or torn by a kill."""
+        for offset, line, row in self._rows(self._read):
+            self._read, self._lines = offset + len(line), self._lines + 1
+            if row.get("reply"):
+                self._places.setdefault(row["key"], (offset, len(line)))
+
+    def _recount(self) -> tuple[int, float]:
+        """Calls and USD of all rows; an engine's rows are no calls."""
+        calls = [row for _, _, row in self._rows(0) if row.get("endpoint")]
+        return len(calls), sum(row["usd"] for row in calls)
+
+    def _rows(self, offset: int) -> Iterator[tuple[int, bytes, dict]]:
+        try:
+            if self.file.stat().st_size <= offset:
+                return
+        except FileNotFoundError:
+            return
+        with open(self.file, "rb") as file:
+            file.seek(offset)
+            for number, line in enumerate(file, 1 + (self._lines if offset else 0)):
+                if not line.endswith(b"\n"):
+                    return
                 try:
                     row = json.loads(line)
-                except ValueError:  # cut short by a kill
+                except ValueError:
                     row = None
-                if isinstance(row, dict) and row.get("reply"):
-                    places[row["key"]] = (start, len(line))
-                start += len(line)
-            if start and not line.endswith(b"\n"):
-                file.write(b"\n")
-        return places
+                if not isinstance(row, dict) or "key" not in row:
+                    raise UserError(f"{self.file}:{number}: no row of a judge's log: delete this line to go on")
+                yield offset, line, row
+                offset += len(line)
+
+
+def _cut_torn_line(handle: int) -> int:
+    """The size of a file after cutting away a last line without its end, which nobody is writing: the lock is held."""
+    end = os.fstat(handle).st_size
+    whole = end
+    while whole:
+        start = max(0, whole - 65536)
+        newline = os.pread(handle, whole - start, start).rfind(b"\n")
+        if newline >= 0:
+            whole = start + newline + 1
+            break
+        whole = start
+    if whole < end:
+        os.ftruncate(handle, whole)
+    return whole

@@ -1,54 +1,50 @@
-"""A judge behind an OpenAI-compatible endpoint, through the official client."""
+"""A judge behind an OpenAI-compatible endpoint, through the official client.
+
+The client never retries by itself: each HTTP attempt is reserved in the log's caps, sent, stored and settled here, and
+what passes (429, 5xx, time-outs, cut replies) is tried again with growing waits.
+"""
 
 import asyncio
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, replace
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
-from aiolimiter import AsyncLimiter
-from openai import (
-    APIConnectionError,
-    APIError,
-    APIStatusError,
-    APITimeoutError,
-    AsyncOpenAI,
-    AuthenticationError,
-    NotFoundError,
-    PermissionDeniedError,
-)
-from openai.types.chat import ChatCompletion
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, wait_exponential_jitter
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_exponential, wait_random
 
 from harness import store
 from harness.engines.base import Advance
 from harness.errors import UserError
+from harness.judges import chat_completions
 from harness.judges.base import JudgeReply, JudgeRequest
+from harness.judges.chat_completions import public_url, read_answer
 from harness.judges.limits import Limits, Price, known_prices
 from harness.judges.log import JudgeLog
+from harness.judges.spend import CapReached
 
-KEY_VARIABLE = "OPENAI_API_KEY"
-TIMEOUT = 120.0  # seconds a request
-LONGEST_ERROR = 500  # characters of an error that are stored
-RETRIES = 6
-FIRST_RETRIES = 2  # while the judge was never reached
-FIRST_WAIT, LONGEST_WAIT = 1.0, 60.0  # seconds before a retry: doubled from one to the next, with jitter
-PATIENCE = 300.0  # seconds of Retry-After that are waited for
+KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+DEFAULT_URL = "https://api.openai.com/v1"
+TIMEOUT = 120.0  # seconds an attempt
+RETRIES = 10  # with 30 % of attempts failing, one request in 500,000 fails
+FIRST_WAIT = 0.5  # seconds before the second attempt; doubled from one to the next
+LONGEST_BACKOFF = 60.0
+LONGEST_WAIT = 300.0  # seconds; an endpoint that asks for more is for another day
+POLL = 0.05  # seconds between two looks whether a call fits under the cap on cost
+LONGEST_ERROR = 500  # characters of an error in a reply
+LONGEST_BODY = 20_000  # characters of a body without an answer that are stored
+SHORTEST_SECRET = 8  # characters; shorter keys are placeholders such as "none", and ordinary words of replies
 TOP_LOGPROBS = 5
-PASSING = (408, 409, 429)  # statuses that are tried again, besides 5xx
-NO_CREDIT = "insufficient_quota"
-FREE = Price(0.0, 0.0)
+FIRST_TOKEN = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
 
 
 class OpenAIJudge:
-    """Asks a chat model; the key comes from the environment and is stored nowhere.
-
-    Every HTTP attempt is a line of the log, and a request that has its reply there is not sent again.
-    """
+    """Asks a chat model; the key comes from the environment and is stored nowhere."""
 
     def __init__(
         self,
@@ -64,275 +60,338 @@ class OpenAIJudge:
     ) -> None:
         """
         Args:
-            log: of the run; None keeps nothing.
-            price: of the model; None looks it up, and an endpoint of one's own is free.
+            log: of the run; without one replies are kept as long as the judge.
+            price: overrides the list of known prices.
 
         Raises:
-            UserError: when there is no key for an endpoint that is not ours, or a cap on USD without a known price.
+            UserError: when there is no key for an endpoint that is not ours, a URL that is none, or a cap on cost of a
+                model without a price.
         """
         self.name = model
         self.base_url = base_url
+        self.endpoint = public_url(base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+        if log is None:
+            self._own_folder = TemporaryDirectory(prefix="judge-")
+            log = JudgeLog(Path(self._own_folder.name))
         self.log, self.limits = log, limits
         self.retries, self.timeout, self.first_wait = retries, timeout, first_wait
         self._reached = False  # a request was answered: what fails from then on fails alone
-        self._key = os.environ.get(KEY_VARIABLE)
+        self._next_start = 0.0  # when the rate limit allows the next attempt
+        self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key and base_url is None:
             raise UserError(f"the judge {model!r} needs a key in {KEY_VARIABLE}, or another endpoint (--judge-url)")
-        known = price or known_prices().get(model)
-        if known is None and limits.max_cost is not None:
-            raise UserError(f"what {model!r} costs is not known: give --judge-price IN,OUT (USD per million tokens)")
-        self.price = known or FREE
-        self._counts = {"calls": 0, "stored": 0, "tokens": 0, "usd": 0.0}
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"the key in {KEY_VARIABLE} has characters that no key has: copy it again")
+        self.price = price or known_prices().get(model)
+        if limits.max_cost is not None and self.price is None:
+            raise UserError(
+                f"what {model!r} costs is not known, so its cost can not be capped: give --judge-price IN,OUT "
+                "in USD per million tokens"
+            )
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
-        if not requests:
-            return []
-        before = dict(self._counts)
-        try:
-            return asyncio.run(self._complete(requests, advance))
-        finally:
-            self._tell({name: count - before[name] for name, count in self._counts.items()})
+        return asyncio.run(self._complete(requests, advance)) if requests else []
+
+    def spent(self) -> str:
+        """What the log's folder has cost so far, for a line of progress."""
+        spent = self.log.spent()
+        return f"{spent.calls} calls{self._dollars(spent.total)}"
 
     async def _complete(self, requests: Sequence[JudgeRequest], advance: Advance | None) -> list[JudgeReply]:
         keys = [self.key(request) for request in requests]
         places: dict[str, list[int]] = {}  # equal requests are asked once
         for place, key in enumerate(keys):
             places.setdefault(key, []).append(place)
-        replies: dict[str, JudgeReply] = {}
-        free = asyncio.Semaphore(self.limits.concurrent)
-        rate = self.limits.per_minute
-        pace = AsyncLimiter(1, 60 / rate) if rate else nullcontext()
-        self._flying, self._stopped = 0, False
-
-        def finished(key: str, reply: JudgeReply) -> None:
-            replies[key] = reply
-            if advance:
-                if note := getattr(advance, "note", None):
-                    note(self._so_far())
-                advance(len(places[key]))
-
-        async def ask(client: AsyncOpenAI, key: str) -> None:
-            async with free:
-                if not self._stopped:
-                    try:
-                        finished(key, await self._ask(client, requests[places[key][0]], key, pace))
-                    except JudgeCapReached:
-                        self._stopped = True  # what is under way ends, and is stored
-
+        replies: list[JudgeReply | None] = [None] * len(requests)
+        waiting = iter(places.items())
         async with AsyncOpenAI(
             api_key=self._key or "none", base_url=self.base_url, timeout=self.timeout, max_retries=0
         ) as client:
+            run = _Run(client)
+
+            async def work() -> None:
+                for key, equal in waiting:
+                    row = await self._row(run, key, requests[equal[0]])
+                    if row is None:
+                        return
+                    for place in equal:
+                        replies[place] = self._reply(requests[place].id, row)
+                    if advance:
+                        if note := getattr(advance, "note", None):
+                            note(self.spent())
+                        advance(len(equal))
+
             try:
                 async with asyncio.TaskGroup() as group:
-                    for key in places:
-                        if self.log and (known := self.log.reply(key)):
-                            self._counts["stored"] += 1
-                            self._reached = True
-                            finished(key, known)
-                        else:
-                            group.create_task(ask(client, key))
-            except ExceptionGroup as errors:  # the first ends all; the caller is to see it, not the group
-                raise errors.exceptions[0] from None
-        if self._stopped:
-            raise self._cap_error()
-        return [replace(replies[key], id=request.id) for request, key in zip(requests, keys, strict=True)]
-
-    def key(self, request: JudgeRequest) -> str:
-        """Of all that changes the reply."""
-        return store.digest({"endpoint": self.base_url, "repeat": request.repeat, **self._body(request)})
+                    for _ in range(min(self.limits.concurrent, len(places))):
+                        group.create_task(work())
+            finally:
+                print(self._summary(run, len(requests)), file=sys.stderr)
+        if run.failure:
+            raise self._unfinished(run.failure)
+        return replies
 
     def _body(self, request: JudgeRequest) -> dict:
-        wanted = {"logprobs": True, "top_logprobs": TOP_LOGPROBS} if request.alternatives else {}
+        """What is sent."""
+        messages = [
+            {name: chat_completions.writable(text) for name, text in message.items()} for message in request.messages
+        ]
         return {
             "model": self.name,
-            "messages": list(request.messages),
+            "messages": messages,
             "temperature": request.temperature,
             "max_tokens": request.max_tokens,
-            **wanted,
+            **(FIRST_TOKEN if request.alternatives else {}),
         }
 
-    async def _ask(
-        self, client: AsyncOpenAI, request: JudgeRequest, key: str, pace: AbstractAsyncContextManager
-    ) -> JudgeReply:
-        retrying = AsyncRetrying(
-            retry=retry_if_result(lambda outcome: outcome.passing),
-            wait=self._wait,
-            stop=self._enough,
-            retry_error_callback=lambda state: state.outcome.result(),
+    def key(self, request: JudgeRequest) -> str:
+        """Of all that changes the answer."""
+        return store.digest(
+            {
+                "endpoint": self.endpoint,
+                "request": self._body(request),
+                "alternatives": request.alternatives,
+                "repeat": request.repeat,
+            }
         )
-        outcome = await retrying(self._attempt, client, request, key, pace)
-        if outcome.unusable and not self._reached:
-            raise JudgeUnreachable(outcome.unusable)
-        return outcome.reply
+
+    async def _row(self, run: "_Run", key: str, request: JudgeRequest) -> dict | None:
+        """The log's row of the reply, stored before or now, or of the last failure; None when the run has stopped."""
+        if run.stop.is_set():
+            return None
+        if row := self.log.find(key):
+            run.counts["stored"] += 1
+            return row
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.retries + 1),
+            wait=self._wait,
+            retry=retry_if_result(lambda attempt: attempt.passing),
+            retry_error_callback=lambda state: state.outcome.result(),
+            sleep=run.pause,
+        )
+        try:
+            return (await retrying(self._attempt, run, retrying, key, request)).row
+        except _Stopped:
+            return None
+        except UserError as error:
+            run.failure = run.failure or error
+            run.stop.set()
+            return None
 
     def _wait(self, state: RetryCallState) -> float:
-        own = wait_exponential_jitter(multiplier=self.first_wait, max=LONGEST_WAIT, jitter=self.first_wait)(state)
-        return max(own, min(state.outcome.result().retry_after, PATIENCE))
+        """Seconds before the next attempt: never less than the endpoint asks for, and not in step with others."""
+        asked = state.outcome.result().wait
+        grown = wait_exponential(self.first_wait, max=LONGEST_BACKOFF)(state)
+        return (grown if asked is None else asked) + wait_random(0, self.first_wait)(state)
 
-    def _enough(self, state: RetryCallState) -> bool:
-        unreachable = bool(state.outcome.result().unusable) and not self._reached
-        return state.attempt_number > (min(self.retries, FIRST_RETRIES) if unreachable else self.retries)
-
-    async def _attempt(
-        self, client: AsyncOpenAI, request: JudgeRequest, key: str, pace: AbstractAsyncContextManager
-    ) -> "Outcome":
-        """One HTTP request: reserved, sent, and written into the log with what came of it."""
-        reserved = await self._reserve(request)
-        date, start = datetime.now(UTC).isoformat(timespec="seconds"), time.perf_counter()
-        self._flying += 1
+    async def _attempt(self, run: "_Run", retrying: AsyncRetrying, key: str, request: JudgeRequest) -> "_Attempt":
+        """One HTTP request: counted, sent, stored, settled."""
+        await self._pace(run)
+        body = self._body(request)
+        most = self.price.most(request) if self.price else 0.0
+        reservation = await self._reserve(run, most)
+        number = retrying.statistics["attempt_number"]
+        run.counts["calls"] += 1
+        run.counts["retries"] += number > 1
+        spent = most  # unless more is known: a killed or lost call may have been charged
         try:
-            async with pace:
-                outcome = await self._send(client, request, date)
+            start = time.monotonic()
+            attempt = await self._send(run.client, body)
+            usage, charged = attempt.usage, attempt.charged
+            spent = self._cost(usage) if usage else most if charged else 0.0
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            text = self._public(attempt.body)
+            row = {
+                "key": key,
+                "id": request.id,
+                "repeat": request.repeat,
+                "alternatives": request.alternatives,
+                "attempt": number,
+                "date": date,
+                "seconds": round(time.monotonic() - start, 3),
+                "endpoint": self.endpoint,
+                "request": body,
+                "status": attempt.status,
+                "body": text,
+                "reply": None if attempt.error else asdict(self._read(request.id, text, date)),
+                "error": attempt.error,
+                "usage": usage,
+                "usd": spent,
+            }
+            await asyncio.to_thread(self.log.append, [row])  # the disk is slow, and others have replies to read
         finally:
-            self._flying -= 1
-        cost = reserved
-        if outcome.billed is not None:
-            cost = self.price.cost(*outcome.billed)
-            self._counts["tokens"] += sum(outcome.billed)
-        self._counts["usd"] += cost
-        if self.log:
-            self.log.settle(reserved, cost)
-            row = {"key": key, "judge": self.name, "endpoint": self.base_url, "request": self._body(request)}
-            row |= {"date": date, "seconds": round(time.perf_counter() - start, 3), "usd": cost}
-            row |= {"status": outcome.status, "body": self._without_key(outcome.body)}
-            self.log.write(row, outcome.reply if outcome.reply.error is None else None)
-        return outcome
+            self.log.spend.settle(reservation, spent)
+            run.cost += spent
+        run.tokens.update({"prompt": usage[0], "reply": usage[1]} if usage else {})
+        if attempt.hopeless:
+            raise attempt.hopeless
+        self._reached |= attempt.error is None
+        run.counts["failed"] += bool(attempt.error and (number > self.retries or not attempt.passing))
+        attempt.row = row
+        return attempt
 
-    async def _reserve(self, request: JudgeRequest) -> float:
-        """Counts the call; what it may cost at most.
+    async def _pace(self, run: "_Run") -> None:
+        """Waits for this attempt's turn under the rate limit."""
+        if self.limits.per_minute:
+            now = time.monotonic()
+            turn = max(now, self._next_start)
+            self._next_start = turn + 60 / self.limits.per_minute
+            await run.pause(turn - now)
+        if run.stop.is_set():
+            raise _Stopped
 
-        Raises:
-            JudgeCapReached: when a cap forbids it, and nothing under way can give room back.
-        """
-        most = self.price.most(request)
-        limits = self.limits
-        while self.log and not self.log.reserve(most, limits.max_calls, limits.max_cost):
-            if not self._flying:
-                raise JudgeCapReached
-            await asyncio.sleep(0.02)
-        self._counts["calls"] += 1
-        return most
+    async def _reserve(self, run: "_Run", most: float) -> str:
+        """A place under the caps; waits while calls in flight may still leave room."""
+        limits, longest = self.limits, self.timeout + 30
+        while not (reservation := self.log.spend.reserve(most, limits.max_calls, limits.max_cost, longest)):
+            await run.pause(POLL)
+            if run.stop.is_set():
+                raise _Stopped
+        return reservation
 
-    async def _send(self, client: AsyncOpenAI, request: JudgeRequest, date: str) -> "Outcome":
+    async def _send(self, client: AsyncOpenAI, body: dict) -> "_Attempt":
         try:
-            raw = await client.chat.completions.with_raw_response.create(**self._body(request))
+            async with asyncio.timeout(self.timeout):  # the client's own time-out starts anew with every byte
+                raw = await client.chat.completions.with_raw_response.create(**body)
+        except (TimeoutError, APITimeoutError):
+            return _Attempt(error=f"APITimeoutError: no reply within {self.timeout:g} s", passing=True)
+        except APIConnectionError as error:
+            unreached = type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
+            attempt = _Attempt(error=self._error(error), passing=True, charged=not unreached)
+            if unreached and not self._reached:
+                attempt.hopeless = JudgeUnreachable(f"the judge at {self.endpoint} can not be reached: is it running?")
+            return attempt
         except APIStatusError as error:
-            return self._refused(request, error)
-        except APIConnectionError as error:  # a time-out is one, to the client: the judge is there, but slow
-            slow = isinstance(error, APITimeoutError)
-            unusable = None if slow else f"the judge at {client.base_url} can not be reached: is it running?"
-            billed = None if slow else (0, 0)
-            return Outcome(self._failed(request, error), billed, passing=True, unusable=unusable, body=str(error))
-        body = raw.text
-        try:
-            answer = raw.parse()
-        except (APIError, ValueError) as error:  # ValueError: a body that is not JSON
-            return Outcome(self._failed(request, error), None, passing=True, status=raw.status_code, body=body)
-        if not isinstance(answer, ChatCompletion):
-            unusable = f"what is at {client.base_url} is no OpenAI-compatible endpoint: does /v1 lack?"
+            return self._refused(error)
+        status, text = raw.status_code, raw.text
+        answer = read_answer(text)
+        if not answer.error:
+            return _Attempt(status, text, usage=answer.usage)
+        attempt = _Attempt(status, text[:LONGEST_BODY], answer.error, answer.usage, passing=True)
+        if "json" not in raw.headers.get("content-type", ""):
+            attempt.error = "the reply is no chat completion"
             if not self._reached:
-                raise JudgeUnreachable(unusable)
-            failed = self._failed(request, "the reply is no chat completion")
-            return Outcome(failed, None, passing=True, status=raw.status_code, body=body)
-        self._reached = self._reached or bool(answer.choices)
-        usage = (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else None
-        if not answer.choices or not answer.choices[0].message:
-            failed = self._failed(request, "the reply has no message")
-            return Outcome(failed, usage, passing=True, status=raw.status_code, body=body)
-        choice = answer.choices[0]
-        first = choice.logprobs.content[0] if choice.logprobs and choice.logprobs.content else None
-        reply = JudgeReply(
-            request.id,
-            choice.message.content or "",
-            first_token={each.token: each.logprob for each in first.top_logprobs or ()} if first else None,
+                attempt.hopeless = JudgeUnreachable(
+                    f"what is at {self.endpoint} is no OpenAI-compatible endpoint: does /v1 lack?"
+                )
+        return attempt
+
+    def _refused(self, error: APIStatusError) -> "_Attempt":
+        """What a status of 400 and above means: of this request, or of all."""
+        status, text = error.status_code, error.response.text[:LONGEST_BODY]
+        wait = chat_completions.retry_after(error.response.headers)
+        attempt = _Attempt(status, text, self._error(error), charged=False, wait=wait)
+        attempt.passing = status in (408, 409, 429) or status >= 500
+        if chat_completions.no_credit(status, text):
+            attempt.hopeless = UserError(f"the account of the judge at {self.endpoint} has no credit left")
+        elif attempt.passing and (wait or 0) > LONGEST_WAIT:
+            attempt.hopeless = UserError(f"the judge at {self.endpoint} asks to come back in {wait:.0f} s")
+        elif not self._reached and status in (401, 403):
+            attempt.hopeless = JudgeUnreachable(
+                f"the judge at {self.endpoint} refuses the key in {KEY_VARIABLE} (status {status})"
+            )
+        elif not self._reached and status == 404:
+            attempt.hopeless = JudgeUnreachable(
+                f"the judge at {self.endpoint} has no model {self.name!r}, or the URL is wrong (status 404)"
+            )
+        return attempt
+
+    def _error(self, error: Exception) -> str:
+        return self._public(f"{type(error).__name__}: {error}")[:LONGEST_ERROR]
+
+    def _public(self, text: str) -> str:
+        """The text without the key, which some servers repeat."""
+        return text.replace(self._key, "(key)") if len(self._key) >= SHORTEST_SECRET else text
+
+    def _reply(self, id: str, row: dict) -> JudgeReply:
+        """The reply that a row of the log holds."""
+        if row["reply"]:
+            return replace(JudgeReply(**row["reply"]), id=id)
+        return JudgeReply(id, "", model=self.name, date=row["date"], error=row["error"])
+
+    def _read(self, id: str, body: str, date: str) -> JudgeReply:
+        answer = read_answer(body)
+        prompt_tokens, completion_tokens = answer.usage or (0, 0)
+        return JudgeReply(
+            id,
+            answer.text,
+            first_token=answer.first_token,
             model=answer.model or self.name,
-            fingerprint=answer.system_fingerprint,
+            fingerprint=answer.fingerprint,
             date=date,
-            prompt_tokens=usage[0] if usage else 0,
-            completion_tokens=usage[1] if usage else 0,
-        )
-        return Outcome(reply, usage, status=raw.status_code, body=body)
-
-    def _refused(self, request: JudgeRequest, error: APIStatusError) -> "Outcome":
-        """What a status other than 200 means; nothing is billed for it."""
-        if error.code == NO_CREDIT:
-            raise JudgeUnreachable(f"the judge {self.name!r} has no credit left ({NO_CREDIT}); what was judged is kept")
-        where = f"the judge at {error.request.url.join('.')}".removesuffix("/")
-        unusable = None
-        if isinstance(error, AuthenticationError | PermissionDeniedError):
-            unusable = f"{where} refuses the key in {KEY_VARIABLE} (status {error.status_code})"
-        elif isinstance(error, NotFoundError):
-            unusable = f"{where} has no model {self.name!r}, or the URL is wrong (status 404)"
-        return Outcome(
-            self._failed(request, error),
-            (0, 0),
-            passing=error.status_code in PASSING or error.status_code >= 500,
-            unusable=unusable,
-            retry_after=_retry_after(error.response.headers),
-            status=error.status_code,
-            body=error.response.text,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
         )
 
-    def _failed(self, request: JudgeRequest, error: Exception | str) -> JudgeReply:
-        """A reply without an answer. What the server says of the error is stored, but not a key that it repeats."""
-        reason = error if isinstance(error, str) else f"{type(error).__name__}: {error}"
-        return JudgeReply(request.id, "", model=self.name, error=self._without_key(reason)[:LONGEST_ERROR])
+    def _cost(self, usage: tuple[int, int]) -> float:
+        return self.price.cost(*usage) if self.price else 0.0
 
-    def _without_key(self, text: str) -> str:
-        return text.replace(self._key, "(key)") if self._key else text
-
-    def _cap_error(self) -> UserError:
-        spent = self.log.spent()
-        return UserError(
-            f"the judge's cap is reached: {spent.calls} calls, {spent.usd:.4f} USD ({self.log.stored()} replies are in "
-            f"{self.log.folder}): give a higher --judge-max-calls or --judge-max-cost, and the same command goes on"
+    def _unfinished(self, failure: UserError) -> UserError:
+        """What stopped the run, and how it goes on; made when all that was in flight is stored."""
+        if isinstance(failure, JudgeUnreachable):
+            return failure
+        option = f" with a higher {failure.option}" if isinstance(failure, CapReached) else ""
+        return type(failure)(
+            f"{failure}; {self.log.stored()} replies are stored in {self.log.folder} ({self.spent()}): the same command"
+            f"{option} goes on from there",
+            *([failure.option] if option else []),
         )
 
-    def _so_far(self) -> str:
-        counts = self._counts
-        return f"{counts['calls']} calls" + (f", {counts['usd']:.2f} USD" if self.price != FREE else "")
+    def _summary(self, run: "_Run", requests: int) -> str:
+        counts = run.counts
+        return (
+            f"judge {self.name}: {requests} requests, {counts['stored']} of them stored before; {counts['calls']} "
+            f"calls ({counts['retries']} retries, {counts['failed']} failed), {run.tokens['prompt']:,} + "
+            f"{run.tokens['reply']:,} tokens{self._dollars(run.cost)}; so far {self.spent()}"
+        )
 
-    def _tell(self, counts: dict) -> None:
-        cost = f", {counts['usd']:.4f} USD" if self.price != FREE else ""
-        known = f", {counts['stored']} from the log" if counts["stored"] else ""
-        print(f"judge {self.name}: {counts['calls']} calls{known}, {counts['tokens']} tokens{cost}", file=sys.stderr)
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What came of an HTTP request.
-
-    billed: prompt and reply tokens, None where the server did not say: then the most that was possible is charged.
-    passing: whether trying again may help. retry_after: seconds that the server asks to wait.
-    unusable: why no request can succeed, where this one says so.
-    """
-
-    reply: JudgeReply
-    billed: tuple[int, int] | None
-    passing: bool = False
-    retry_after: float = 0.0
-    unusable: str | None = None
-    status: int | None = None
-    body: str = ""
-
-
-def _retry_after(headers: Mapping[str, str]) -> float:
-    """Seconds of Retry-After (a number or a date) or retry-after-ms; 0 without."""
-    try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        return max(0.0, float(headers.get("retry-after", 0)))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, (parsedate_to_datetime(headers["retry-after"]) - datetime.now(UTC)).total_seconds())
-    except (ValueError, TypeError, KeyError):
-        return 0.0
+    def _dollars(self, amount: float) -> str:
+        if self.price is None:
+            return ", cost not known" if self.base_url is None else ""
+        return f", {amount:.4f} USD"
 
 
 class JudgeUnreachable(UserError):
-    """Nothing can be judged: no connection, no permission, no credit."""
+    """Nothing can be judged: no connection, or no permission."""
 
 
-class JudgeCapReached(Exception):
-    """A cap on calls or USD forbids the next request."""
+class _Stopped(Exception):
+    """Another request found that none can succeed."""
+
+
+@dataclass
+class _Run:
+    """What the requests of one call share."""
+
+    client: AsyncOpenAI
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: UserError | None = None
+    counts: Counter = field(default_factory=Counter)  # calls, retries, failed, stored
+    tokens: Counter = field(default_factory=Counter)  # prompt, reply
+    cost: float = 0.0
+
+    async def pause(self, seconds: float) -> None:
+        """Sleeps, but not once the run has stopped."""
+        try:
+            await asyncio.wait_for(self.stop.wait(), seconds)
+        except TimeoutError:
+            pass
+
+
+@dataclass
+class _Attempt:
+    """What one HTTP request came to.
+
+    passing: worth another attempt. charged: the provider may ask money for it, also where no usage is known.
+    wait: seconds that the endpoint asks for. hopeless: why no request can succeed.
+    """
+
+    status: int | None = None
+    body: str = ""
+    error: str | None = None
+    usage: tuple[int, int] | None = None
+    passing: bool = False
+    charged: bool = True
+    wait: float | None = None
+    hopeless: UserError | None = None
+    row: dict = field(default_factory=dict)
