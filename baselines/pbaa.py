@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from harness.methods import Stage
 from harness.training.losses import PreferenceObjective
-from sso.responses import PrincipleOptions, collect_pairs, expect_pairs
+from sso.options import LossOptions
+from sso.responses import collect_pairs, expect_pairs
 
 
 class PBAA:
@@ -17,10 +18,8 @@ class PBAA:
     summary = "pairs from the policy itself under good and bad principles (the control of SSO)"
 
     @dataclass(frozen=True)
-    class Options(PrincipleOptions):
-        loss: str = "dpo"
-        beta: float = 0.2
-        ipo_average: bool = True
+    class Options(LossOptions):
+        pass
 
     def stages(self, options: Options) -> list[Stage]:
         return [
@@ -29,10 +28,10 @@ class PBAA:
                 1.0,
                 lambda bench, prompts: collect_pairs(bench, prompts, options),
                 lambda lengths: expect_pairs(lengths, options),
-                PreferenceObjective(loss=options.loss, beta=options.beta, ipo_average=options.ipo_average),
+                PreferenceObjective(**options.base_loss),
                 options,
             )
         ]
 
     def supervision(self, options: Options) -> str:
-        return f"principles ({options.principles})"
+        return options.supervision

@@ -7,7 +7,7 @@ from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import SFTObjective
-from sso.responses import GOOD, KEPT, PrincipleOptions, expected_tokens, sample_responses
+from sso.responses import GOOD, KEPT, PrincipleOptions, expected_tokens, sample_responses, writing_flops
 
 
 class SFT:
@@ -30,9 +30,10 @@ class SFT:
 
         def expect(lengths: Lengths) -> QueryCost:
             read, generated = expected_tokens(lengths, options, GOOD)
-            return QueryCost(read, generated, trained=lengths.prompt + lengths.completion, kept=KEPT[1])
+            trained = lengths.prompt + lengths.completion
+            return QueryCost(read, generated, trained, KEPT[1], writing_flops(lengths, options))
 
         return [Stage("policy", 1.0, collect, expect, SFTObjective(), options)]
 
     def supervision(self, options: Options) -> str:
-        return f"principles ({options.principles})"
+        return options.supervision

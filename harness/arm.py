@@ -7,31 +7,34 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import harness
 from harness import registry, store
 from harness.benchmarks.base import Judging, Policy, Settings
 from harness.benchmarks.files import with_suite_settings
-from harness.budget import Ledger
-from harness.engines.base import Engine, Sampling
+from harness.engines.base import Sampling
 from harness.experiment import Experiment
-from harness.health import stage_health
 from harness.inputs import Inputs
-from harness.methods import Method, Prompt, Stage, Workbench
+from harness.methods import Method, Prompt, Stage
+from harness.pipeline import Setting, train_stages
 from harness.planning import measure_lengths
 from harness.progress import progress
 from harness.prompts import PromptStream
-from harness.stages import allowances, collect_stage, plan_stage
+
+if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
+    from harness.training.trainer import Training
 
 
 class Arm:
     """A method with a seed."""
 
     def __init__(self, experiment: Experiment, method: str, seed: int, root: store.Folder):
-        self.experiment, self.name, self.seed = experiment, method, seed
+        self.experiment, self.name, self.seed, self.root = experiment, method, seed, root
         self.label = f"{method} seed {seed}"
         self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
-        self.method: Method = registry.load("method", method)
+        self.method: Method = experiment.method(method)
         self.options = experiment.method_options(method)
         self.worked = False  # whether this call did any step
 
@@ -58,37 +61,45 @@ class Arm:
     def train(self, inputs: Inputs) -> Policy:
         """The trained policy; the files of each stage and the ledger are left in the folder."""
         stages = self.method.stages(self.options)
-        cap = self.experiment.cap
-        ledger = Ledger(cap.amount if cap.kind == "flops" else None)
+        experiment = self.experiment
         streams = {
             labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
             for labelled in {stage.labelled for stage in stages}
         }
-        engines = {"base": inputs.base, "current": inputs.base}
-        key = self._training_key(inputs)
-        for index, stage in enumerate(stages):
-            key = store.digest([key, stage.name])
-            stream = streams[stage.labelled]
-            if not self.folder.finished(stage.name, key):
-                self.worked = True
-                self._train_stage(stage, engines, stream, ledger, allowances(stages, cap, ledger, index), inputs)
-                store.write_json(self.folder / "ledger.json", ledger.as_dict())
-                self.folder.finish(stage.name, key, drawn=stream.position, ledger=ledger.as_dict())
-            facts = self.folder.facts(stage.name)
-            stream.position = facts["drawn"]
-            ledger = Ledger.from_dict(facts["ledger"])
-            engines["current"] = self._load(self._checkpoint(stage))
+        trained = train_stages(
+            stages,
+            Setting(
+                base=inputs.base,
+                folder=self.folder,
+                shared=self.root.path,
+                key=self._training_key(inputs),
+                budget=experiment.cap,
+                sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
+                stream=lambda stage: streams[stage.labelled],
+                lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
+                training=self._training,
+                load=self._load,
+                judge=inputs.judge,
+                label=self.label,
+            ),
+        )
+        self.worked |= trained.worked
         if not stages:
-            if not (self.folder / "ledger.json").exists():
-                store.write_json(self.folder / "ledger.json", ledger.as_dict())
             return Policy(inputs.base, folder=self.folder.path)
         return Policy(
-            engines["current"],
+            trained.engine,
             reference=inputs.base,
             beta=getattr(self.options, "beta", 1.0),
             pairs=self._pairs(stages),
             folder=self.folder.path,
         )
+
+    def _training(self, stage: Stage, state: Path) -> "Training":
+        from harness.engines.loading import choose_device
+        from harness.training.trainer import Training, lora, training_arguments
+
+        on_gpu = choose_device(self.experiment.device) != "cpu"
+        return Training(training_arguments(stage.training, state, self.seed, on_gpu), lora(stage.training))
 
     def _pairs(self, stages: Sequence[Stage]) -> list[Prompt] | None:
         """The pairs that the policy was trained on: those of its last stage, and of the stages that it went on from."""
@@ -110,7 +121,7 @@ class Arm:
         return store.digest(
             {
                 "version": harness.__version__,
-                "method": self.name,
+                "method": self.method.name,
                 "options": asdict(self.options),
                 "option_files": _file_digests(self.options),
                 "budget": self.experiment.budget,
@@ -121,67 +132,10 @@ class Arm:
             }
         )
 
-    def _checkpoint(self, stage: Stage) -> Path:
-        return self.folder / "checkpoints" / stage.name
-
-    def _load(self, path: Path) -> Engine:
+    def _load(self, path: Path) -> "TransformersEngine":
         from harness.engines.transformers import TransformersEngine
 
         return TransformersEngine.load(str(path), device=self.experiment.device, batch_size=self.experiment.batch_size)
-
-    def _train_stage(
-        self,
-        stage: Stage,
-        engines: dict[str, Engine],
-        stream: PromptStream,
-        ledger: Ledger,
-        allowance: float,
-        inputs: Inputs,
-    ) -> None:
-        from harness.training.trainer import reference_logprobs, train
-
-        experiment = self.experiment
-        start = engines[stage.start]
-        bench = Workbench(
-            engine=engines[stage.generator],
-            ledger=ledger,
-            sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
-            stage=stage.name,
-            judge=inputs.judge,
-            label=self.label,
-        )
-        lengths = measure_lengths(experiment, stream.prompts)
-        plan = plan_stage(stage, experiment.cap, lengths, start.parameters)
-        examples = collect_stage(stage, bench, stream.take, plan, experiment.cap, allowance)
-        ledger.charge("generate", bench.engine.parameters, discarded=sum(bench.discarded.values()))
-        store.write_jsonl(
-            self.folder / "preferences" / f"{stage.name}.jsonl",
-            (
-                {"id": example.id, **example.record, "sequences": [asdict(each) for each in example.sequences]}
-                for example in examples
-            ),
-        )
-        reference = None
-        if stage.objective.needs_reference:
-            with progress(
-                f"{self.label} {stage.name}: reference", len(examples) * stage.objective.sequences
-            ) as advance:
-                reference = reference_logprobs(start, examples, ledger, advance)
-        with progress(f"{self.label} {stage.name}: train", len(examples)) as advance:
-            result = train(
-                start,
-                examples,
-                stage.objective,
-                stage.training,
-                reference,
-                self._checkpoint(stage),
-                self.seed,
-                ledger,
-                advance,
-            )
-        store.write_jsonl(self.folder / "training" / f"{stage.name}.jsonl", result.history)
-        health = stage_health(examples, reference, bench, result.history)
-        store.write_json(self.folder / "health" / f"{stage.name}.json", health)
 
     def left_out(self, benchmark: str) -> bool:
         """Whether a benchmark that needs pairs was left out, because this method has none."""
@@ -239,6 +193,10 @@ class Arm:
 
 
 def _file_digests(options: object) -> dict[str, str]:
-    """Content of the files that options name, such as a set of principles."""
+    """Content of the files that options name, such as a set of principles, and the weights in folders."""
     named = {name: Path(value) for name, value in asdict(options).items() if isinstance(value, str)}
-    return {name: store.file_digest(path) for name, path in named.items() if path.is_file()}
+    return {
+        f"{name}/{path.name}": store.file_digest(path)
+        for name, place in named.items()
+        for path in ([place] if place.is_file() else sorted(place.glob("*.safetensors")))
+    }

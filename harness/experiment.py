@@ -27,7 +27,9 @@ class Experiment:
     """Model, prompts, methods, budget, seeds, benchmarks and judge of one comparison."""
 
     name: str = option("experiment", "Name of the run folder under the results folder.")
-    methods: tuple[str, ...] = option(("sso",), "Methods, separated by commas; base is always added.")
+    methods: tuple[str, ...] = option(
+        ("sso",), "Methods, separated by commas; base is always added. NAME=METHOD is a variant with its own options."
+    )
     benchmarks: tuple[str, ...] = option(
         ("mt-bench", "alpaca-eval", "reward-bench", "math"), "Benchmarks, separated by commas."
     )
@@ -79,7 +81,7 @@ class Experiment:
             raise UserError("one judge: give --judge-model or --judge-engine, not both")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("temperature must be at least 0 and top_p within (0, 1]")
-        for kind, chosen in (("method", self.methods), ("benchmark", self.benchmarks)):
+        for kind, chosen in (("method", self._methods_by_arm().values()), ("benchmark", self.benchmarks)):
             for name in chosen:
                 if name not in registry.names(kind):
                     registry.load(kind, name)
@@ -92,13 +94,26 @@ class Experiment:
                 chosen = ", ".join((*self.arms(), *self.benchmarks))
                 raise UserError(f"options for {name!r}, which is not among the methods and benchmarks {chosen}")
 
-    def arms(self) -> tuple[str, ...]:
-        """The methods, base first."""
-        return tuple(dict.fromkeys(("base", *self.methods)))
+    def _methods_by_arm(self) -> dict[str, str]:
+        methods = {"base": "base"}
+        for entry in self.methods:
+            arm, _, method = entry.partition("=")
+            method = method or arm
+            if methods.setdefault(safe_name(arm), method) != method:
+                raise UserError(f"{arm} is given twice, as {methods[arm]} and as {method}: choose another name for one")
+        return methods
 
-    def method_options(self, method: str) -> Any:
-        """The options of a method, its defaults with this experiment's changes."""
-        return build(registry.load("method", method).Options, self.options.get(method, {}), f"option of {method}")
+    def arms(self) -> tuple[str, ...]:
+        """The methods and variants that are compared, base first."""
+        return tuple(self._methods_by_arm())
+
+    def method(self, arm: str) -> Any:
+        """The method of an arm."""
+        return registry.load("method", self._methods_by_arm()[arm])
+
+    def method_options(self, arm: str) -> Any:
+        """The options of an arm's method, its defaults with this experiment's changes."""
+        return build(self.method(arm).Options, self.options.get(arm, {}), f"option of {arm}")
 
     def benchmark_options(self, benchmark: str) -> Any:
         """The options of a benchmark, its defaults with this experiment's changes."""

@@ -77,7 +77,7 @@ def _check_model(experiment: Experiment) -> None:
 def _check_training_data(experiment: Experiment) -> None:
     """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
     for method in experiment.arms():
-        for stage in registry.load("method", method).stages(experiment.method_options(method)):
+        for stage in experiment.method(method).stages(experiment.method_options(method)):
             option = "preferences" if stage.labelled else "prompts"
             if getattr(experiment, option) == TESTBED:
                 raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")

@@ -8,6 +8,7 @@ says how examples are made and which objective they are for: the budget, trainin
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
@@ -42,23 +43,25 @@ class QueryCost:
     """Expected tokens of one query in a stage, and the share of queries that become an example.
 
     read and generated: in collecting, by the generating model. trained: of all sequences of one example.
+    other_flops: of other models in collecting, such as one that writes principles.
     """
 
     read: float
     generated: float
     trained: float
     kept: float
+    other_flops: float = 0.0
 
     def flops(self, parameters: int, needs_reference: bool) -> float:
         a_trained_token = TRAIN_FLOPS + (FORWARD_FLOPS if needs_reference else 0)
-        return parameters * (
-            FORWARD_FLOPS * (self.read + self.generated) + self.kept * self.trained * a_trained_token
-        )
+        own = FORWARD_FLOPS * (self.read + self.generated) + self.kept * self.trained * a_trained_token
+        return parameters * own + self.other_flops
 
 
 @dataclass
 class Workbench:
-    """What a stage works with. `engine` is the stage's generating model."""
+    """What a stage works with. `engine` is the stage's generating model; `shared` is a folder for what the runs of an
+    experiment share, such as the log of an endpoint."""
 
     engine: Engine
     ledger: Ledger
@@ -66,6 +69,7 @@ class Workbench:
     stage: str
     judge: Judge | None = None
     label: str = ""  # what progress shows: the arm
+    shared: Path | None = None
     discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
     events: dict[str, int] = field(default_factory=dict)
 
@@ -104,9 +108,10 @@ class Workbench:
         """Count something that people should see, such as a judgment that could not be read."""
         self.events[event] = self.events.get(event, 0) + 1
 
-    def discard(self, reason: str) -> None:
-        """Count a query that became no example."""
-        self.discarded[reason] = self.discarded.get(reason, 0) + 1
+    def discard(self, reason: str, number: int = 1) -> None:
+        """Count queries that became no example."""
+        if number:
+            self.discarded[reason] = self.discarded.get(reason, 0) + number
 
 
 Start = Literal["base", "current"]  # the untrained model, or the result of the previous stage (base in the first)

@@ -6,7 +6,6 @@ from dataclasses import asdict
 from math import prod
 from pathlib import Path
 
-from harness import registry
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.methods import Lengths, Prompt
@@ -95,7 +94,7 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
     methods = {}
     for name in experiment.arms():
         options = experiment.method_options(name)
-        stages = registry.load("method", name).stages(options)
+        stages = experiment.method(name).stages(options)
         plans = []
         for stage in stages:
             lengths = measure_lengths(experiment, labelled if stage.labelled else prompts)

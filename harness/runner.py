@@ -129,5 +129,5 @@ def _row(experiment: Experiment, name: str, root: store.Folder) -> ResultRow:
             scores.setdefault(benchmark, {})[seed] = Score(**store.read_json(file))
         ledgers[seed] = store.read_json(arm.folder / "ledger.json")
         seconds[seed] = arm.seconds()
-    method = registry.load("method", name)
+    method = experiment.method(name)
     return ResultRow(name, method.supervision(experiment.method_options(name)), scores, ledgers, seconds)

@@ -7,14 +7,16 @@ the first draw, what training will cost is known from the examples, so the last 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import ceil, inf
+from pathlib import Path
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Budget, Ledger
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, Stage, Workbench
-from harness.training.examples import Example
+from harness.training.example_file import ExampleWriter, example_writer
 
 FIRST_DRAW = 0.8  # of the planned queries: the plan may be wrong, and what is generated can not be taken back
 NEXT_DRAW = 0.9  # of what the measured cost of a query says is still possible
+CHUNK = 1024  # prompts whose examples are made, and held in memory, at once
 CLOSE = 0.01  # a stage is full when less than this share of its allowance is left
 
 
@@ -32,10 +34,10 @@ class StagePlan:
     flops: float
 
 
-def training_flops(stage: Stage, examples: Sequence[Example], parameters: int) -> float:
-    """What training on the examples will cost, the reference's pass over them included."""
+def training_flops(stage: Stage, tokens: int, parameters: int) -> float:
+    """What training on examples of so many tokens will cost, the reference's pass over them included."""
     a_token = TRAIN_FLOPS + (FORWARD_FLOPS if stage.objective.needs_reference else 0)
-    return float(parameters) * a_token * sum(example.tokens for example in examples)
+    return float(parameters) * a_token * tokens
 
 
 def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, parameters: int) -> StagePlan:
@@ -80,8 +82,9 @@ def collect_stage(
     plan: StagePlan,
     budget: Budget,
     allowance: float,
-) -> list[Example]:
-    """The examples of a stage.
+    path: Path,
+) -> int:
+    """Writes the examples of a stage to `path` (as `read_examples` reads them), and returns how many they are.
 
     Args:
         draw: gives the next n prompts.
@@ -90,60 +93,68 @@ def collect_stage(
     Raises:
         UserError: when not one example came out, or none that can be paid for.
     """
-    if budget.kind == "flops":
-        examples = _within_allowance(stage, bench, draw, plan, allowance)
-    elif budget.kind == "prompts":
-        examples = _collect(stage, bench, draw(plan.queries))
-    else:
-        examples = _enough(stage, bench, draw, plan)
-    if not examples:
-        reasons = ", ".join(f"{reason}: {count}" for reason, count in bench.discarded.items()) or "no prompts"
-        raise UserError(
-            f"stage {stage.name!r} made no training example ({reasons}): "
-            "give a larger budget, longer completions (max_new_tokens) or another model"
-        )
-    return examples
+    with example_writer(path) as examples:
+        if budget.kind == "flops":
+            _within_allowance(stage, bench, draw, plan, allowance, examples)
+        elif budget.kind == "prompts":
+            _collect(stage, bench, draw, plan.queries, examples)
+        else:
+            _enough(stage, bench, draw, plan, examples)
+        if not len(examples):
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in bench.discarded.items()) or "no prompts"
+            raise UserError(
+                f"stage {stage.name!r} made no training example ({reasons}): "
+                "give a larger budget, longer completions (max_new_tokens) or another model"
+            )
+        return len(examples)
 
 
-def _collect(stage: Stage, bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-    """Examples of these prompts; those that the model could not read whole are left out and counted."""
-    examples = stage.collect(bench, prompts)
-    fitting = [each for each in examples if max(map(len, each.sequences)) <= bench.engine.context_length]
-    for _ in range(len(examples) - len(fitting)):
-        bench.discard("longer than the context")
-    return fitting
+def _collect(
+    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], number: int, examples: ExampleWriter
+) -> None:
+    """Examples of the next prompts; those that the model could not read whole are left out and counted."""
+    for start in range(0, number, CHUNK):
+        made = stage.collect(bench, draw(min(CHUNK, number - start)))
+        fitting = [each for each in made if max(map(len, each.sequences)) <= bench.engine.context_length]
+        bench.discard("longer than the context", len(made) - len(fitting))
+        examples.add(fitting)
 
 
 def _within_allowance(
-    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan, allowance: float
-) -> list[Example]:
+    stage: Stage,
+    bench: Workbench,
+    draw: Callable[[int], list[Prompt]],
+    plan: StagePlan,
+    allowance: float,
+    examples: ExampleWriter,
+) -> None:
     start, parameters = bench.ledger.flops, bench.engine.parameters
-    examples: list[Example] = []
+
+    def used() -> float:
+        return bench.ledger.flops - start + training_flops(stage, examples.tokens, parameters)
+
     queries, size, left = 0, max(1, int(FIRST_DRAW * plan.queries)), inf
     while size > 0 and left > CLOSE * allowance:
-        examples += _collect(stage, bench, draw(size))
+        _collect(stage, bench, draw, size, examples)
         queries += size
-        used = bench.ledger.flops - start + training_flops(stage, examples, parameters)
-        left = allowance - used
-        size = int(NEXT_DRAW * left / (used / queries))
-    while examples and bench.ledger.flops - start + training_flops(stage, examples, parameters) > allowance:
-        examples.pop()
+        left = allowance - used()
+        size = int(NEXT_DRAW * left / (used() / queries))
+    while len(examples) and used() > allowance:
+        examples.keep(len(examples) - 1)
         bench.discard("beyond the budget")
-    return examples
 
 
-def _enough(stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan) -> list[Example]:
+def _enough(
+    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan, examples: ExampleWriter
+) -> None:
     wanted = plan.updates * stage.training.batch_size
-    examples: list[Example] = []
     queries = 0
-    while len(examples) < wanted:
-        kept = len(examples) / queries if examples else plan.examples / plan.queries
+    while len(examples) < wanted and queries <= 20 * plan.queries:
+        kept = len(examples) / queries if len(examples) else plan.examples / plan.queries
         size = ceil((wanted - len(examples)) / kept)
-        examples += _collect(stage, bench, draw(size))
+        _collect(stage, bench, draw, size, examples)
         queries += size
-        if queries > 20 * plan.queries:
-            break
-    return examples[:wanted]
+    examples.keep(wanted)
 
 
 def allowances(stages: Sequence[Stage], budget: Budget, ledger: Ledger, index: int) -> float:

@@ -8,9 +8,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from harness.errors import UserError
 
@@ -26,13 +27,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a whole file atomically: a temporary file beside it, fsync, rename."""
+@contextmanager
+def _whole(path: Path) -> Iterator[BinaryIO]:
+    """A file that appears at `path` when the `with` ends well, and not at all otherwise: a temporary file beside it,
+    fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -41,12 +44,45 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a whole file atomically."""
+    with _whole(path) as file:
+        file.write(text.encode())
+
+
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    with row_writer(path) as writer:
+        for row in rows:
+            writer.add(row)
+
+
+class RowWriter:
+    """Adds rows to a file of JSON lines, and can take the last ones back."""
+
+    def __init__(self, file: BinaryIO):
+        self._file = file
+        self._ends = [0]  # of the rows, in bytes
+
+    def add(self, row: dict) -> None:
+        line = json.dumps(row, ensure_ascii=False) + "\n"
+        self._ends.append(self._ends[-1] + self._file.write(line.encode()))
+
+    def keep(self, number: int) -> None:
+        """Drops all rows after the first `number`."""
+        del self._ends[number + 1 :]
+        self._file.seek(self._ends[-1])
+        self._file.truncate()
+
+
+@contextmanager
+def row_writer(path: Path) -> Iterator[RowWriter]:
+    """For rows that come one at a time; the file is there when the `with` has ended well."""
+    with _whole(path) as file:
+        yield RowWriter(file)
 
 
 def read_json(path: Path) -> Any:
@@ -57,14 +93,16 @@ def read_json(path: Path) -> Any:
 
 
 def read_jsonl(path: Path) -> list[dict]:
-    rows = []
+    return list(iterate_jsonl(path))
+
+
+def iterate_jsonl(path: Path) -> Iterator[dict]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                rows.append(json.loads(line))
+                yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}: not JSON ({error.msg}); delete it to make it again") from None
-    return rows
 
 
 def safe_name(name: str) -> str:

@@ -1,10 +1,14 @@
-"""Self-Steering Optimization (Xiang et al., arXiv 2410.17131): objectives, principles and the two methods."""
+"""Self-Steering Optimization (Xiang et al., arXiv 2410.17131): objectives, principles, trainers and the two methods."""
 
 from importlib import import_module
 
 _HOMES = {
     "GeneratorObjective": "sso.objective",
     "Query": "sso.objective",
+    "SSOConfig": "sso.trainer",
+    "SSOTrainer": "sso.trainer",
+    "SSOVersion1Config": "sso.trainer",
+    "SSOVersion1Trainer": "sso.trainer",
     "WeightedObjective": "sso.objective",
     "pair_weight": "sso.objective",
 }

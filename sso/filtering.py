@@ -34,7 +34,7 @@ def passing(likelihoods: Sequence[Likelihoods]) -> list[int]:
     1. l(y+|x+) > l(y+|x) > l(y+|x-) and l(y-|x-) > l(y-|x) > l(y-|x+); 2. l(y+|x) and l(y-|x) at or above their means;
     3. both gaps above their means. A step that would leave nothing over leaves nothing.
 
-    The means are over the queries given, which in a run are those of one draw from the prompts.
+    The means are over the queries given, which in a run are those that were drawn together (at most 1,024).
     """
     kept = [
         index
@@ -64,6 +64,5 @@ def filter_responses(bench: Workbench, sampled: Sequence[Responses]) -> list[Res
         plain, plain_bad, good, good_bad, bad, bad_bad = (each.mean for each in scored[index : index + 6])
         likelihoods.append(Likelihoods(plain, good, bad, plain_bad, good_bad, bad_bad))
     kept = passing(likelihoods)
-    for _ in range(len(sampled) - len(kept)):
-        bench.discard("filtered")
+    bench.discard("filtered", len(sampled) - len(kept))
     return [sampled[index] for index in kept]

@@ -12,15 +12,16 @@ from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from harness.training.losses import PreferenceObjective
 from sso.objective import GeneratorObjective
+from sso.options import LossOptions
 from sso.responses import (
     KEPT,
     PAIR,
     TRIPLE,
-    PrincipleOptions,
     collect_pairs,
     expect_pairs,
     expected_tokens,
     sample_responses,
+    writing_flops,
 )
 
 
@@ -31,15 +32,12 @@ class SSO:
     summary = "a trained data generator makes the pairs; the policy is trained on them (the paper's version)"
 
     @dataclass(frozen=True)
-    class Options(PrincipleOptions):
+    class Options(LossOptions):
         """gamma, use_positive, use_negative, negative: of the generator's loss (GeneratorObjective).
 
         generator_share: of the budget, for making the generator.
         """
 
-        loss: str = "dpo"
-        beta: float = 0.2
-        ipo_average: bool = True
         gamma: float = 0.1
         use_positive: bool = True
         use_negative: bool = True
@@ -52,9 +50,8 @@ class SSO:
                 raise UserError(f"generator_share must lie between 0 and 1, not at {self.generator_share}")
 
     def stages(self, options: Options) -> list[Stage]:
-        base_loss = {"loss": options.loss, "beta": options.beta, "ipo_average": options.ipo_average}
         steer = GeneratorObjective(
-            **base_loss,
+            **options.base_loss,
             gamma=options.gamma,
             use_positive=options.use_positive,
             use_negative=options.use_negative,
@@ -71,7 +68,7 @@ class SSO:
             read, generated = expected_tokens(lengths, options, kinds)
             prompts = steer.sequences / 2  # each is read once for its two responses
             trained = prompts * (lengths.prompt + lengths.system) + steer.sequences * lengths.completion
-            return QueryCost(read, generated, trained, KEPT[len(kinds)])
+            return QueryCost(read, generated, trained, KEPT[len(kinds)], writing_flops(lengths, options))
 
         return [
             Stage(
@@ -82,7 +79,7 @@ class SSO:
                 1 - options.generator_share,
                 lambda bench, prompts: collect_pairs(bench, prompts, options),
                 lambda lengths: expect_pairs(lengths, options),
-                PreferenceObjective(**base_loss),
+                PreferenceObjective(**options.base_loss),
                 options,
                 generator="current",
                 start="base",
@@ -90,4 +87,4 @@ class SSO:
         ]
 
     def supervision(self, options: Options) -> str:
-        return f"principles ({options.principles})"
+        return options.supervision

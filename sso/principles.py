@@ -1,7 +1,7 @@
 """Principles: texts that ask for a good or a bad response, put before a query as the system message.
 
-A set of principles is data: features, each with good and bad texts. `fixed` draws them for each query, `self` lets
-the policy write its own and falls back to the drawn ones where it can not.
+A set of principles is data: features, each with good and bad texts. `fixed` draws them for each query; with `self` and
+`model` a writer (the policy, or another model) makes them from the query, and drawn ones stand in where it does not.
 """
 
 import json
@@ -13,8 +13,10 @@ from pathlib import Path
 
 from harness.engines.base import Message
 from harness.errors import UserError
+from harness.health import NOT_WRITTEN
 from harness.methods import Prompt, Workbench
 from harness.prompts import question_text
+from sso.writers import Writer
 
 CONCISION = "Concision"
 CONCISION_RATE = 0.2  # share of queries that get it on top, as the authors' code does
@@ -78,8 +80,10 @@ WRITING = (
     "Here is a request:\n\n{query}\n\nWrite one principle that a very good answer to it follows, and one that leads to "
     "a poor answer. Reply with two lines:\nGood: ...\nBad: ..."
 )
-_LINE = r"^\W*{0}\b[ \t*]*:[ \t*]*(?P<{0}>\w.*)$"
-_WRITTEN = re.compile(_LINE.format("Good") + r"[\s\S]*?" + _LINE.format("Bad"), re.MULTILINE)
+_LINE = re.compile(r"[\W\d]*(?P<side>Good|Bad)\b[ \t*]*:(?P<text>\W*\w.*)")
+_CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
+MARKUP, QUOTES = " \t*_`", "\"'\u201c\u201d\u201e\u00ab\u00bb"
+LONGEST = 500  # characters of a principle; one that takes more is none, and could fill the policy's context
 
 
 def load_set(name: str) -> PrincipleSet:
@@ -135,33 +139,47 @@ def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed
 
 
 def choose_principles(
-    bench: Workbench, prompts: Sequence[Prompt], source: str, principles: PrincipleSet, features: int
+    bench: Workbench, prompts: Sequence[Prompt], principles: PrincipleSet, features: int, writer: Writer | None
 ) -> list[Principle]:
-    """A principle for each prompt.
+    """A principle for each prompt: those drawn, or what the writer makes of the query.
 
-    With the source "self" the tokens that the policy writes are charged; where it does not write both, the drawn
-    ones stand in and the event is counted.
+    Where it does not write both, the drawn ones stand in and the event is counted.
     """
     drawn = [draw_principle(prompt, principles, features, bench.sampling.seed) for prompt in prompts]
-    if source == "fixed":
+    if writer is None:
         return drawn
     chats = [
         [{"role": "user", "content": WRITING.replace("{query}", question_text(prompt.messages))}] for prompt in prompts
     ]
-    written = bench.sample("principles", chats, [f"{prompt.id}/principles" for prompt in prompts])
+    replies = writer.write(bench, chats, [f"{prompt.id}/principles" for prompt in prompts])
     chosen = []
-    for completion, fallback in zip(written, drawn, strict=True):
-        own = parse_written(completion.text) if completion.finished else None
-        if own is None:
-            bench.count("principles not written")
-        chosen.append(own or fallback)
+    for reply, fallback in zip(replies, drawn, strict=True):
+        written = parse_written(reply) if reply else None
+        if written is None:
+            bench.count(NOT_WRITTEN)
+        chosen.append(written or fallback)
     return chosen
 
 
-def parse_written(text: str) -> Principle | None:
-    """The two principles in a policy's reply, or None when they are not both there."""
-    found = _WRITTEN.search(text)
-    return Principle(("written",), found["Good"].strip(), found["Bad"].strip()) if found else None
+def parse_written(reply: str) -> Principle | None:
+    """The two principles in a writer's reply, the good one first, or None when they are not both there."""
+    good = None
+    for line in reply.splitlines():
+        if not (found := _LINE.match(line)):
+            continue
+        text = _plain(found["text"])
+        if found["side"] == "Good":
+            good = good or text
+        elif good:
+            fit = all(len(each) <= LONGEST and not _CONTROL.search(each) for each in (good, text))
+            return Principle(("written",), good, text) if fit else None
+    return None
+
+
+def _plain(text: str) -> str:
+    """The text without the markup and quotation marks around it."""
+    text = text.strip(MARKUP)
+    return text[1:-1].strip() if len(text) > 2 and text[0] in QUOTES and text[-1] in QUOTES else text
 
 
 def with_principle(messages: Sequence[Message], text: str, do_not_reveal: str) -> list[Message]:

@@ -2,16 +2,27 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from math import inf
+from pathlib import PurePath
+from typing import TYPE_CHECKING
 
+from harness.budget import FORWARD_FLOPS
 from harness.engines.base import Completion
 from harness.errors import UserError
+from harness.judges.chat_completions import public_url
 from harness.methods import Lengths, Prompt, QueryCost, Workbench
+from harness.planning import model_folder, parameter_count
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from sso.objective import Query
 from sso.principles import Principle, choose_principles, load_set, with_principle
+from sso.writers import EndpointWriter, EngineWriter, PolicyWriter, Writer, connect, load_engine
 
-SOURCES = ("fixed", "self")
+if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
+
+SOURCES = ("fixed", "self", "model")
+SMALLEST = 1e6  # parameters of a model behind an endpoint; fewer are a slip, such as 72 for 72e9
 WRITING_TOKENS = 60  # of the request to write principles, beside the query
 GOOD, PAIR, TRIPLE = ("good",), ("good", "bad"), ("good", "bad", "plain")  # y+, y- and yo, by the prompt they answer
 KEPT = {1: 1.0, 2: 0.95, 3: 0.8}  # share of queries whose 1, 2 or 3 responses can be used, measured on the testbed
@@ -21,21 +32,65 @@ KEPT = {1: 1.0, 2: 0.95, 3: 0.8}  # share of queries whose 1, 2 or 3 responses c
 class PrincipleOptions(TrainingOptions):
     """Where principles come from.
 
-    principles: "fixed", or "self" (the policy writes them).
-    principle_set: "testbed", "general" or a JSON file.
+    principles: "fixed", "self" (the policy writes them) or "model" (principle_model does).
+    principle_set: "testbed", "general" or a JSON file; also of those that stand in for what was not written.
     features: how many a query.
+    principle_model: a folder or hub id of a model, or with principle_url the model's name there.
+    principle_url: base URL of an OpenAI-compatible endpoint; the key comes from OPENAI_API_KEY.
+    principle_parameters: of the model at the endpoint, whose tokens are charged at 2 FLOPs each a parameter.
+    principle_tokens: longest reply of what writes principles (the policy's is never above max_new_tokens).
     """
 
     principles: str = "fixed"
     principle_set: str = "testbed"
     features: int = 2
+    principle_model: str | None = None
+    principle_url: str | None = None
+    principle_parameters: float | None = None
+    principle_tokens: int = 200
 
     def __post_init__(self) -> None:
         if self.principles not in SOURCES:
             raise UserError(f"principles must be one of {', '.join(SOURCES)}, not {self.principles!r}")
         if self.features < 1:
             raise UserError(f"features must be at least 1, not {self.features}")
+        if self.principle_tokens < 1:
+            raise UserError(f"principle_tokens must be at least 1, not {self.principle_tokens}")
+        self._check_writer()
         load_set(self.principle_set)  # a set that is not there shows before anything is spent
+
+    @property
+    def supervision(self) -> str:
+        """Where the preferences come from, for the table."""
+        return f"principles ({PurePath(self.principle_model).name if self.principle_model else self.principles})"
+
+    def _check_writer(self) -> None:
+        """What names a writer must be whole, and belong to the source."""
+        for name in ("principle_model", "principle_url", "principle_parameters"):
+            if self.principles != "model" and getattr(self, name) is not None:
+                raise UserError(f"{name} is of principles=model, not of principles={self.principles}: leave one out")
+        if self.principles == "model" and not self.principle_model:
+            raise UserError("principles=model needs principle_model: a model's folder or hub id, or its name at a URL")
+        if self.principle_url is None:
+            if self.principle_parameters is not None:
+                raise UserError(
+                    "principle_parameters is of a model at principle_url: those of a model on this machine are counted"
+                )
+            return
+        try:
+            public_url(self.principle_url)
+        except UserError as error:
+            raise UserError(f"principle_url: {error}") from None
+        if self.principle_parameters is None:
+            raise UserError(
+                "principle_url needs principle_parameters, such as 72e9: no endpoint tells how large its model is, "
+                "and the tokens that write principles are charged to the budget"
+            )
+        if not SMALLEST <= self.principle_parameters < inf:
+            raise UserError(
+                f"principle_parameters must be a number of parameters of at least {SMALLEST:g}, such as 72e9, "
+                f"not {self.principle_parameters:g}"
+            )
 
 
 @dataclass(frozen=True)
@@ -47,6 +102,24 @@ class Responses:
     record: dict
 
 
+def writer_of(options: PrincipleOptions, bench: Workbench) -> Writer | None:
+    """What writes the principles, None when none are written. A model of this machine runs where the policy does.
+
+    Raises:
+        UserError: when the model is not on this machine or can not be used.
+    """
+    if options.principles == "fixed":
+        return None
+    if options.principles == "self":
+        return PolicyWriter(options.principle_tokens)
+    if options.principle_url:
+        client = connect(options.principle_model, options.principle_url, bench.shared)
+        return EndpointWriter(client, options.principle_parameters, options.principle_tokens)
+    policy: TransformersEngine = bench.engine
+    engine = load_engine(options.principle_model, str(policy.device), policy.batch_size)
+    return EngineWriter(engine, options.principle_tokens)
+
+
 def sample_responses(
     bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions, kinds: Sequence[str]
 ) -> list[Responses]:
@@ -55,7 +128,7 @@ def sample_responses(
     A query is dropped, and counted with the reason, when a response is unfinished or empty, or two are equal.
     """
     texts = load_set(options.principle_set)
-    principles = choose_principles(bench, prompts, options.principles, texts, options.features)
+    principles = choose_principles(bench, prompts, texts, options.features, writer_of(options, bench))
     chats = [
         {
             "plain": list(prompt.messages),
@@ -104,13 +177,34 @@ def drop_reason(responses: Collection[Completion]) -> str | None:
 
 
 def expected_tokens(lengths: Lengths, options: PrincipleOptions, kinds: Sequence[str]) -> tuple[float, float]:
-    """(read, generated) tokens that `sample_responses` is expected to take for one query."""
-    read = sum(lengths.prompt + (0 if kind == "plain" else lengths.system) for kind in kinds)
-    generated = len(kinds) * lengths.completion
-    if options.principles == "self":
-        read += lengths.prompt + WRITING_TOKENS
-        generated += lengths.completion
-    return read, generated
+    """(read, generated) tokens of the policy that `sample_responses` is expected to take for one query."""
+    read, generated = writing_tokens(lengths, options) if options.principles == "self" else (0.0, 0.0)
+    read += sum(lengths.prompt + (0 if kind == "plain" else lengths.system) for kind in kinds)
+    return read, generated + len(kinds) * lengths.completion
+
+
+def writing_tokens(lengths: Lengths, options: PrincipleOptions) -> tuple[float, float]:
+    """(read, generated) tokens of writing a query's principles.
+
+    Another model's replies have no known length: the longest keeps the plan within the budget.
+    """
+    if options.principles == "fixed":
+        return 0.0, 0.0
+    longest = float(options.principle_tokens)
+    reply = min(lengths.completion, longest) if options.principles == "self" else longest
+    return lengths.prompt + WRITING_TOKENS, reply
+
+
+def writing_flops(lengths: Lengths, options: PrincipleOptions) -> float:
+    """FLOPs of another model that writes a query's principles, with N from the option or the headers of its files.
+
+    Raises:
+        UserError: when the model is not on this machine.
+    """
+    if options.principles != "model":
+        return 0.0
+    parameters = options.principle_parameters or parameter_count(model_folder(options.principle_model))
+    return FORWARD_FLOPS * parameters * sum(writing_tokens(lengths, options))
 
 
 def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions) -> list[Example]:
@@ -131,4 +225,5 @@ def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: Principl
 def expect_pairs(lengths: Lengths, options: PrincipleOptions) -> QueryCost:
     """The plan of a query of `collect_pairs`."""
     read, generated = expected_tokens(lengths, options, PAIR)
-    return QueryCost(read, generated, trained=lengths.prompt + 2 * lengths.completion, kept=KEPT[2])
+    trained = lengths.prompt + 2 * lengths.completion
+    return QueryCost(read, generated, trained, KEPT[2], writing_flops(lengths, options))

@@ -8,7 +8,8 @@ from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from sso.filtering import filter_responses
 from sso.objective import WeightedObjective
-from sso.responses import KEPT, PAIR, TRIPLE, PrincipleOptions, expected_tokens, sample_responses
+from sso.options import LossOptions
+from sso.responses import KEPT, PAIR, TRIPLE, expected_tokens, sample_responses, writing_flops
 
 PASSING = 0.07  # share of the usable queries that pass the filter, measured on the testbed
 
@@ -20,16 +21,13 @@ class SSOVersion1:
     summary = "the first version of SSO: a weighted objective on the policy's own pairs, in iterations"
 
     @dataclass(frozen=True)
-    class Options(PrincipleOptions):
+    class Options(LossOptions):
         """auxiliary (g of the paper), weight, weight_form, alpha, detach_weight: of WeightedObjective.
 
         filter: keep only queries whose responses obey their principles (the authors' code, off in the paper).
         """
 
         iterations: int = 3
-        loss: str = "dpo"
-        beta: float = 0.2
-        ipo_average: bool = True
         auxiliary: float = 0.1
         weight: bool = True
         weight_form: str = "paper"
@@ -44,9 +42,7 @@ class SSOVersion1:
 
     def stages(self, options: Options) -> list[Stage]:
         objective = WeightedObjective(
-            loss=options.loss,
-            beta=options.beta,
-            ipo_average=options.ipo_average,
+            **options.base_loss,
             auxiliary=options.auxiliary,
             weight=options.weight,
             weight_form=options.weight_form,
@@ -70,7 +66,7 @@ class SSOVersion1:
             if options.filter:
                 read += kept * (3 * lengths.prompt + 2 * lengths.system + 6 * lengths.completion)
                 kept *= PASSING
-            return QueryCost(read, generated, trained, kept)
+            return QueryCost(read, generated, trained, kept, writing_flops(lengths, options))
 
         share = 1 / options.iterations
         return [
@@ -79,4 +75,4 @@ class SSOVersion1:
         ]
 
     def supervision(self, options: Options) -> str:
-        return f"principles ({options.principles})"
+        return options.supervision

@@ -112,7 +112,7 @@ def test_the_ledger_agrees_with_the_plan(finished, tmp_path):
 def test_the_folder_tells_what_happened(finished):
     place, _ = finished
     run = place / "results/runs/small"
-    assert {"experiment.yaml", "versions.json", "table.md", "table.json", "arms", "data"} == {
+    assert {"experiment.yaml", "versions.json", "table.md", "table.json", "arms", "data", "reference"} == {
         path.name for path in run.iterdir()
     }
     arm = run / "arms/sso-seed0"

@@ -69,3 +69,25 @@ def test_files_that_can_not_be_used(tmp_path):
     broken.write_text("- sso\n")
     with pytest.raises(UserError, match="must hold a mapping"):
         load(broken)
+
+
+def test_a_variant_has_a_name_and_options_of_its_own():
+    experiment = Experiment(methods=("sso", "sso-plus=sso"), options={"sso-plus": {"use_negative": False}})
+    assert experiment.arms() == ("base", "sso", "sso-plus")
+    assert experiment.method("sso-plus").name == "sso"
+    assert experiment.method_options("sso").use_negative
+    assert not experiment.method_options("sso-plus").use_negative
+
+
+@pytest.mark.parametrize(
+    ("methods", "message"),
+    [
+        (("plus=sos",), "did you mean 'sso'"),
+        (("../plus=sso",), "is not allowed"),
+        (("sso", "sso=dpo"), "sso is given twice, as sso and as dpo"),
+        (("base=sso",), "base is given twice"),
+    ],
+)
+def test_variants_that_can_not_be(methods, message):
+    with pytest.raises(UserError, match=message):
+        Experiment(methods=methods)

@@ -227,7 +227,7 @@ def check_ledger(method, options, examples, bench, lengths, queries, stage=0):
     assert total.generated_tokens == pytest.approx(queries * cost.generated)
     assert sum(example.tokens for example in examples) == pytest.approx(len(examples) * cost.trained)
     parameters = bench.engine.parameters
-    spent = bench.ledger.flops + training_flops(plan, examples, parameters)
+    spent = bench.ledger.flops + training_flops(plan, sum(each.tokens for each in examples), parameters)
     assert spent == pytest.approx(queries * cost.flops(parameters, plan.objective.needs_reference))
 
 
@@ -392,6 +392,8 @@ def test_supervision_is_named():
     for method in (SFT(), PBAA(), SSO(), SSOVersion1()):
         assert method.supervision(method.Options()) == "principles (fixed)"
         assert method.supervision(method.Options(principles="self")) == "principles (self)"
+        written = method.Options(principles="model", principle_model="org/writer-3b")
+        assert method.supervision(written) == "principles (writer-3b)"
 
 
 @pytest.mark.parametrize(
@@ -403,7 +405,7 @@ def test_supervision_is_named():
         (SSO, {"negative": "other"}, "negative must be one of paper, alternative"),
         (SSO, {"loss": "dp0"}, "unknown loss 'dp0': did you mean 'dpo'"),
         (SSO, {"beta": 0}, "beta must be above 0"),
-        (SSO, {"principles": "model"}, "principles must be one of fixed, self, not 'model'"),
+        (SSO, {"principles": "other"}, "principles must be one of fixed, self, model, not 'other'"),
         (SSO, {"features": 0}, "features must be at least 1"),
         (SSO, {"principle_set": "nice"}, "no principle set 'nice'"),
         (SSOVersion1, {"iterations": 0}, "iterations must be at least 1"),

@@ -1,4 +1,4 @@
-"""Principles: how they are drawn, written by a policy, put before a query, and loaded."""
+"""Principles: how they are drawn, read from a writer's reply, put before a query, and loaded."""
 
 import json
 import re
@@ -11,6 +11,7 @@ from harness.testbed import principles as testbed
 from sso.principles import (
     CONCISION,
     GENERAL,
+    LONGEST,
     Principle,
     PrincipleSet,
     draw_principle,
@@ -75,7 +76,7 @@ def test_concision_alone_is_drawn_when_there_is_nothing_else():
     assert draw_principle(prompt("p"), alone, 2, 0) == Principle((CONCISION,), "brief", "long")
 
 
-# ---- written by the policy
+# ---- written
 
 
 @pytest.mark.parametrize(
@@ -89,6 +90,12 @@ def test_concision_alone_is_drawn_when_there_is_nothing_else():
         "> Good: Be kind.\n> Bad: Be rude.",
         "Good: Be kind.\r\nBad: Be rude.\r\n",
         "Good: Be kind.\nBad: Be rude.\nBad: Be late.",
+        "Good: Be kind.\nGood: Be late.\nIt is the opposite of\nBad: Be rude.",
+        "Bad: Be late.\nGood: Be kind.\nBad: Be rude.",
+        "**Good: Be kind.**\n**Bad: Be rude.**",
+        "1. Good: `Be kind.`\n2. Bad: `Be rude.`",
+        'Good: "Be kind."\nBad: \u201cBe rude.\u201d',
+        "Good:\tBe kind.\u2028Bad:\tBe rude.",
     ],
 )
 def test_written_principles_are_read(text):
@@ -106,10 +113,28 @@ def test_written_principles_are_read(text):
         "Good: Be kind.\nBad:",
         "Goodness: Be kind.\nBad: Be rude.",
         "A Good: Be kind. Bad: Be rude.",
+        "Good: ...\nBad: ...",
+        "Good: Be\0 kind.\nBad: Be rude.",
+        "Good: Be kind.\nBad: Be \x1b[2J rude.",
+        "<b>Good</b>: Be kind.\n<b>Bad</b>: Be rude.",
+        '{"Good": "Be kind.", "Bad": "Be rude."}',
     ],
 )
 def test_replies_without_both_principles(text):
     assert parse_written(text) is None
+
+
+def test_text_within_a_principle_stays_as_it_is():
+    found = parse_written('Good: "Yes" is not "no".  Use **bold**, caf\u00e9s and \U0001f600!\nBad: Say "no"')
+    assert (found.good, found.bad) == ('"Yes" is not "no".  Use **bold**, caf\u00e9s and \U0001f600!', 'Say "no"')
+
+
+@pytest.mark.parametrize("side", ["Good", "Bad"])
+def test_a_principle_is_no_essay(side):
+    reply = "Good: Be kind.\nBad: Be rude."
+    before = {"Good": "Be kind.", "Bad": "Be rude."}[side]
+    assert parse_written(reply.replace(before, "x" * LONGEST))
+    assert parse_written(reply.replace(before, "x" * (LONGEST + 1))) is None
 
 
 # ---- the system message

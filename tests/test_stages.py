@@ -9,7 +9,8 @@ from harness.budget import Budget, Ledger
 from harness.engines.base import Completion, Sampling
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.stages import allowances, collect_stage, plan_stage, training_flops
+from harness.stages import CHUNK, allowances, collect_stage, plan_stage, training_flops
+from harness.training.example_file import read_examples
 from harness.training.examples import Example, Sequence, TrainingOptions
 
 PARAMETERS = 1000
@@ -62,6 +63,24 @@ def prompts(number):
     return [Prompt(str(index), ({"role": "user", "content": "?"},)) for index in range(number)]
 
 
+@pytest.fixture
+def made(tmp_path):
+    """What `collect_stage` leaves."""
+
+    def make(stage, bench, budget, allowance=float("inf"), draw=prompts):
+        plan = plan_stage(stage, budget, LENGTHS, PARAMETERS)
+        number = collect_stage(stage, bench, draw, plan, budget, allowance, tmp_path / "made.jsonl")
+        examples = list(read_examples(tmp_path / "made.jsonl"))
+        assert len(examples) == number
+        return examples
+
+    return make
+
+
+def total_flops(stage, bench, examples):
+    return bench.ledger.flops + training_flops(stage, sum(each.tokens for each in examples), PARAMETERS)
+
+
 def test_the_cost_of_a_query_by_hand():
     # collecting: 2 N x (10 read + 20 generated); training: 0.8 examples x 30 tokens x (6 + 2) N
     assert make_stage().expect(LENGTHS).flops(PARAMETERS, True) == pytest.approx(1000 * (2 * 30 + 0.8 * 30 * 8))
@@ -88,62 +107,59 @@ def test_a_budget_below_one_update_says_what_is_needed():
 
 
 @pytest.mark.parametrize("mean", [10, 20, 40])
-def test_the_allowance_is_spent_to_95_percent_at_least(mean):
+def test_the_allowance_is_spent_to_95_percent_at_least(mean, made):
     """Also where completions are half or twice as long as the plan expects."""
-    stage, budget = make_stage(), Budget.parse("2.52e8")
-    bench = make_bench(Engine(mean))
-    plan = plan_stage(stage, budget, LENGTHS, PARAMETERS)
-    examples = collect_stage(stage, bench, prompts, plan, budget, budget.amount)
-    spent = bench.ledger.flops + training_flops(stage, examples, PARAMETERS)
+    stage, budget, bench = make_stage(), Budget.parse("2.52e8"), make_bench(Engine(mean))
+    spent = total_flops(stage, bench, made(stage, bench, budget, budget.amount))
     assert 0.95 * budget.amount <= spent <= budget.amount
 
 
-def test_examples_beyond_the_allowance_are_left_out_and_counted():
-    stage, budget = make_stage(), Budget.parse("2.52e8")
-    bench = make_bench(Engine(mean=80))
-    plan = plan_stage(stage, budget, LENGTHS, PARAMETERS)
-    examples = collect_stage(stage, bench, prompts, plan, budget, budget.amount)
-    assert bench.ledger.flops + training_flops(stage, examples, PARAMETERS) <= budget.amount
+def test_examples_beyond_the_allowance_are_left_out_and_counted(made):
+    stage, budget, bench = make_stage(), Budget.parse("2.52e8"), make_bench(Engine(mean=80))
+    examples = made(stage, bench, budget, budget.amount)
+    assert total_flops(stage, bench, examples) <= budget.amount
     assert bench.discarded["beyond the budget"] + len(examples) == 640  # 0.8 of 800 queries, drawn at once
 
 
-def test_prompts_and_updates_are_met_exactly():
+def test_prompts_and_updates_are_met_exactly(made):
     bench = make_bench()
-    budget = Budget.parse("prompts=100")
-    plan = plan_stage(make_stage(), budget, LENGTHS, PARAMETERS)
-    assert len(collect_stage(make_stage(), bench, prompts, plan, budget, float("inf"))) == 80
+    assert len(made(make_stage(), bench, Budget.parse("prompts=100"))) == 80
     assert bench.ledger.roles["generate"].calls == 100
-    budget = Budget.parse("updates=7")
-    plan = plan_stage(make_stage(), budget, LENGTHS, PARAMETERS)
-    assert len(collect_stage(make_stage(), make_bench(), prompts, plan, budget, float("inf"))) == 7 * 16
+    assert len(made(make_stage(), make_bench(), Budget.parse("updates=7"))) == 7 * 16
 
 
-def test_examples_longer_than_the_context_are_left_out_and_counted():
-    bench, budget = make_bench(), Budget.parse("prompts=100")
+def test_many_prompts_are_drawn_bit_by_bit(made):
+    drawn = []
+
+    def draw(number):
+        drawn.append(number)
+        return prompts(number)
+
+    made(make_stage(), make_bench(), Budget.parse(f"prompts={2 * CHUNK + 5}"), draw=draw)
+    assert drawn == [CHUNK, CHUNK, 5]
+
+
+def test_examples_longer_than_the_context_are_left_out_and_counted(made):
+    bench = make_bench()
     bench.engine.context_length = 30  # 10 of the prompt and 1 to 39 of the completion
-    plan = plan_stage(make_stage(), budget, LENGTHS, PARAMETERS)
-    examples = collect_stage(make_stage(), bench, prompts, plan, budget, float("inf"))
+    examples = made(make_stage(), bench, Budget.parse("prompts=100"))
     assert max(example.tokens for example in examples) <= 30
     assert 0 < bench.discarded["longer than the context"] == 80 - len(examples)
 
 
-def test_a_stage_that_makes_nothing_says_why():
+def test_a_stage_that_makes_nothing_says_why_and_leaves_no_file(made, tmp_path):
     def drop_all(bench, drawn):
-        for _ in drawn:
-            bench.discard("unfinished")
+        bench.discard("unfinished", len(drawn))
         return []
 
-    stage, budget = make_stage(collect=drop_all), Budget.parse("prompts=100")
-    plan = plan_stage(stage, budget, LENGTHS, PARAMETERS)
     with pytest.raises(UserError, match="made no training example .unfinished: 100"):
-        collect_stage(stage, make_bench(), prompts, plan, budget, float("inf"))
+        made(make_stage(collect=drop_all), make_bench(), Budget.parse("prompts=100"))
+    assert not list(tmp_path.iterdir())
 
 
-def test_a_stage_that_keeps_nothing_of_what_updates_need_ends():
-    stage, budget = make_stage(collect=lambda bench, drawn: []), Budget.parse("updates=2")
-    plan = plan_stage(stage, budget, LENGTHS, PARAMETERS)
+def test_a_stage_that_keeps_nothing_of_what_updates_need_ends(made):
     with pytest.raises(UserError, match="made no training example"):
-        collect_stage(stage, make_bench(), prompts, plan, budget, float("inf"))
+        made(make_stage(collect=lambda bench, drawn: []), make_bench(), Budget.parse("updates=2"))
 
 
 def test_what_a_stage_leaves_over_goes_to_the_next():

@@ -7,6 +7,7 @@ import math
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
@@ -16,10 +17,19 @@ from trl import DPOConfig, DPOTrainer
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.training.dataset import build_dataset, collate, update_order
+from harness.training.dataset import Collator, build_data, in_order, update_order
 from harness.training.examples import Example, Sequence, TrainingOptions
 from harness.training.losses import PreferenceObjective, SFTObjective
-from harness.training.trainer import DIVERGED_FILE, TrainingDiverged, reference_logprobs, switch_off_dropout, train
+from harness.training.reference import reference_logprobs
+from harness.training.trainer import (
+    DIVERGED_FILE,
+    Training,
+    TrainingDiverged,
+    lora,
+    switch_off_dropout,
+    train,
+    training_arguments,
+)
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=4)
 WORDS = ["red", "green", "blue", "seven", "eight", "yes", "no", "maybe"]
@@ -53,11 +63,18 @@ def examples(engine):
     return make_examples(engine, 11)
 
 
-def run(engine, examples, folder, objective=None, options=OPTIONS, seed=0, ledger=None, advance=None):
-    objective = objective or PreferenceObjective(beta=0.5)
-    reference = reference_logprobs(engine, examples, Ledger()) if objective.needs_reference else None
+def reference_of(engine, examples, folder):
+    data = build_data(examples, Path(folder) / "reference.arrow", len(examples[0].sequences), 512)
+    return reference_logprobs(engine, data, Ledger())
+
+
+def run(engine, examples, folder, objective=None, options=OPTIONS, seed=0, ledger=None, advance=None, callbacks=()):
+    objective, folder = objective or PreferenceObjective(beta=0.5), Path(folder)
+    data = build_data(examples, folder / "examples.arrow", objective.sequences, engine.context_length)
+    reference = reference_logprobs(engine, data, Ledger()) if objective.needs_reference else None
+    training = Training(training_arguments(options, folder / "state", seed, on_gpu=False), lora(options), callbacks)
     ledger = Ledger() if ledger is None else ledger
-    return train(engine, examples, objective, options, reference, Path(folder), seed, ledger, advance)
+    return train(engine, data, objective, reference, training, folder / "model", ledger, advance)
 
 
 def column(result, name):
@@ -176,11 +193,8 @@ def test_training_raises_the_margin(engine, examples, tmp_path):
     options = TrainingOptions(learning_rate=3e-3, batch_size=2, micro_batch_size=2, lr_scheduler="constant")
     result = run(engine, examples * 3, tmp_path, options=options)
     trained = TransformersEngine.load(result.checkpoint, device="cpu")
-    gained = []
-    for example in examples:
-        before, after = (reference_logprobs(each, [example], Ledger())[0] for each in (engine, trained))
-        gained.append((after[0].total - after[1].total) - (before[0].total - before[1].total))
-    assert min(gained) > 0
+    before, after = (reference_of(each, examples, tmp_path).totals for each in (engine, trained))
+    assert min((after[:, 0] - after[:, 1]) - (before[:, 0] - before[:, 1])) > 0
 
 
 def test_sft_loss_is_the_language_model_s_own(engine, tmp_path):
@@ -195,6 +209,19 @@ def test_sft_loss_is_the_language_model_s_own(engine, tmp_path):
         with torch.no_grad():
             losses.append(engine.model(input_ids=ids, labels=labels).loss.item())
     assert result.history[0]["loss"] == pytest.approx(sum(losses) / 3, rel=1e-5)
+
+
+def test_lora_trains_adapters_alone_against_the_model_without_them(engine, examples, tmp_path):
+    options = TrainingOptions(learning_rate=1e-2, batch_size=4, micro_batch_size=4, lora_rank=2, lora_alpha=4)
+    result = run(engine, examples, tmp_path, options=options)
+    assert result.history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    start, trained = engine.model.state_dict(), weights(result.checkpoint)
+    changes = {name: trained[name] - start[name] for name in start}
+    for name, change in changes.items():
+        if "_proj" in name:
+            assert torch.linalg.matrix_rank(change, rtol=1e-4) == 2, name
+        else:
+            assert not change.any(), name
 
 
 # What is left behind
@@ -273,7 +300,7 @@ class BrokenObjective:
 def test_divergence_stops_and_saves_the_batch(engine, examples, tmp_path, broken):
     with pytest.raises(TrainingDiverged, match=f"the {broken} is not finite"):
         run(engine, examples, tmp_path, BrokenObjective(broken))
-    saved = json.loads((tmp_path / DIVERGED_FILE).read_text())
+    saved = json.loads((tmp_path / "state" / DIVERGED_FILE).read_text())
     order = update_order([max(map(len, each.sequences)) for each in examples], 4, seed=0)
     assert saved["ids"] == [f"example-{index}" for index in order[4:8]]
     chosen = [examples[index] for index in order[4:8]]
@@ -283,7 +310,7 @@ def test_divergence_stops_and_saves_the_batch(engine, examples, tmp_path, broken
         for part in (each.sequences[0].prompt_ids, *(sequence.completion_ids for sequence in each.sequences))
         for token in part
     ]
-    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(
@@ -308,25 +335,53 @@ def test_examples_must_be_of_the_objective(engine, examples, tmp_path):
     with pytest.raises(ValueError, match="example-0 has 2 sequences, the objective 1"):
         run(engine, examples, tmp_path, SFTObjective())
     with pytest.raises(ValueError, match="needs log-probabilities of the reference"):
-        train(engine, examples, PreferenceObjective(), OPTIONS, None, tmp_path, 0, Ledger())
+        data = build_data(examples, tmp_path / "examples.arrow", 2, 512)
+        training = Training(training_arguments(OPTIONS, tmp_path, 0, on_gpu=False))
+        train(engine, data, PreferenceObjective(), None, training, tmp_path, Ledger())
 
 
 # Reference and batches
 
 
-def test_reference_is_the_engine_s_and_is_charged(engine, examples):
+def test_reference_is_the_engine_s_and_is_charged(engine, examples, tmp_path):
     ledger, counts = Ledger(), []
-    reference = reference_logprobs(engine, examples, ledger, counts.append)
+    data = build_data(examples, tmp_path / "examples.arrow", 2, 512)
+    reference = reference_logprobs(engine, data, ledger, advance=counts.append)
     assert sum(counts) == 2 * len(examples)
-    for example, row in zip(examples, reference, strict=True):
-        for sequence, logprob in zip(example.sequences, row, strict=True):
+    for row, example in enumerate(examples):
+        for column, sequence in enumerate(example.sequences):
             alone = engine.logprobs([sequence.prompt_ids], [sequence.completion_ids])[0]
-            assert logprob.total == pytest.approx(alone.total, rel=1e-5)
-            assert logprob.tokens == alone.tokens
+            assert reference.totals[row, column] == pytest.approx(alone.total, rel=1e-5)
+            assert reference.tokens[row, column] == alone.tokens
     spent = ledger.roles["reference"]
     assert spent.calls == 2 * len(examples)
     assert spent.prompt_tokens == sum(example.tokens for example in examples)
     assert spent.flops == 2 * engine.parameters * spent.prompt_tokens
+
+
+def test_reference_is_computed_once_for_weights_and_examples(engine, examples, tmp_path, monkeypatch):
+    """In whatever order the examples come; what is found is charged like what is computed."""
+    other = TransformersEngine(copy.deepcopy(engine.model), engine.tokenizer, "other")
+    other.model.model.norm.weight.data.mul_(1.01)
+    calls = []
+    compute = TransformersEngine.logprobs
+    monkeypatch.setattr(
+        TransformersEngine, "logprobs", lambda self, *rest: calls.append(self.name) or compute(self, *rest)
+    )
+
+    def ask(engine, chosen):
+        ledger = Ledger()
+        data = build_data(chosen, tmp_path / "examples.arrow", 2, 512)
+        return reference_logprobs(engine, data, ledger, tmp_path / "reference"), ledger.roles["reference"].flops
+
+    first, flops = ask(engine, examples)
+    again, same_flops = ask(engine, examples[::-1])
+    assert calls == [engine.name]
+    assert again.totals[::-1].tolist() == first.totals.tolist()
+    assert same_flops == flops
+    assert ask(other, examples)[0].totals.tolist() != first.totals.tolist()
+    assert ask(engine, examples[1:])[0].totals == pytest.approx(first.totals[1:], rel=1e-5)
+    assert calls == [engine.name, "other", engine.name]
 
 
 def test_order_is_a_permutation_of_its_seed():
@@ -348,16 +403,27 @@ def test_order_keeps_padding_small():
     assert padding(update_order(lengths, 16, seed=0)) < 0.2 * padding(shuffled)
 
 
-def test_a_batch_reads_a_prompt_once():
+def test_a_batch_reads_a_prompt_once(tmp_path):
     examples = [
         Example("a", (Sequence((1, 2), (3, 4)), Sequence((1, 2), (5,)))),
         Example("b", (Sequence((6,), (7,)), Sequence((6,), (8, 9, 10)))),
     ]
-    batch = collate(list(build_dataset(examples, None, [1, 0])))
+    data = build_data(examples, tmp_path / "examples.arrow", 2, 512)
+    batch = Collator(np.array([[-1, -2], [-3, -4]]))([data.rows[1], data.rows[0]])
     packed = batch["packed"]
     assert batch["ids"] == ["b", "a"]
+    assert batch["reference"].tolist() == [[-3, -4], [-1, -2]]
+    assert batch["counts"].tolist() == [1, 1]
     assert packed.input_ids.tolist() == [[6, 7, 8, 9, 10, 1, 2, 3, 4, 5]]
     assert packed.position_ids.tolist() == [[0, 1, 1, 2, 3, 0, 1, 2, 3, 2]]
     assert packed.targets.tolist() == [7, 8, 9, 10, 3, 4, 5]
     assert packed.reads.tolist() == [0, 0, 2, 3, 6, 7, 6]
     assert packed.lengths.tolist() == [1, 3, 2, 1]
+
+
+def test_rows_that_fill_up_a_pass_have_no_weight(tmp_path):
+    examples = [Example(str(index), (Sequence((1,), (2,)),)) for index in range(5)]
+    data = build_data(examples, tmp_path / "examples.arrow", 1, 512)
+    rows = in_order(data, 4, seed=0, together=4)
+    assert sorted(rows["id"]) == ["", "", "", *"01234"]
+    assert Collator()([rows[index] for index in range(4, 8)])["counts"].tolist() == [1, 0, 0, 0]

@@ -1,10 +1,16 @@
-"""Examples as batches: their order, the rows of the trainer's dataset, and packing."""
+"""Examples as a memory-mapped dataset, the order they are trained in, and their batches."""
 
+import hashlib
+import json
+import os
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.base import LogProb
+import numpy as np
+
 from harness.errors import UserError
 from harness.training.examples import Example
 
@@ -14,7 +20,72 @@ if TYPE_CHECKING:
 
     from harness.engines.packing import PackedBatch
 
-WINDOW = 8  # updates whose examples are sorted by length together: more saves padding, and mixes the examples less
+WINDOW = 8  # updates whose examples are sorted by length together: attention pads less, and examples are mixed less
+FILLER = -1  # index of a row without weight: processes that share an update need as many batches as one another
+WRITTEN_AT_ONCE = 256  # rows that are in memory on their way to the disk
+
+
+@dataclass(frozen=True)
+class ExampleData:
+    """n examples of k sequences on disk.
+
+    rows: index, id, prompt_ids and completion_ids (k lists of token ids each); after the examples a row of FILLER.
+    digests: of the examples' token ids.
+    lengths: (n,) tokens of each example's longest sequence.
+    tokens: what one pass over all examples reads.
+    """
+
+    rows: "Dataset"
+    digests: list[str]
+    lengths: np.ndarray
+    sequences: int
+    tokens: int
+
+    def __len__(self) -> int:
+        return len(self.digests)
+
+
+def build_data(examples: Iterable[Example], path: Path, sequences: int, context_length: int) -> ExampleData:
+    """Writes examples of k sequences into an Arrow file at `path` and maps it into memory.
+
+    Raises:
+        UserError: when an example does not fit the context.
+        ValueError: when there is no example, or one that is not of k sequences.
+    """
+    from datasets import Dataset, Features, List, Value
+    from datasets.arrow_writer import ArrowWriter
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    ids = List(List(Value("int32")))
+    features = Features({"index": Value("int64"), "id": Value("string"), "prompt_ids": ids, "completion_ids": ids})
+    digests, lengths, tokens = [], [], 0
+    with ArrowWriter(path=str(temporary), features=features, writer_batch_size=WRITTEN_AT_ONCE) as writer:
+        for index, example in enumerate(examples):
+            _check(example, sequences, context_length)
+            prompts = [list(each.prompt_ids) for each in example.sequences]
+            completions = [list(each.completion_ids) for each in example.sequences]
+            writer.write({"index": index, "id": example.id, "prompt_ids": prompts, "completion_ids": completions})
+            digests.append(hashlib.sha256(json.dumps([prompts, completions]).encode()).hexdigest())
+            lengths.append(max(map(len, example.sequences)))
+            tokens += example.tokens
+        if not digests:
+            raise ValueError("there are no examples to train on")
+        writer.write({"index": FILLER, "id": "", "prompt_ids": [[0]] * sequences, "completion_ids": [[0]] * sequences})
+        writer.finalize()
+    os.replace(temporary, path)
+    return ExampleData(Dataset.from_file(str(path)), digests, np.array(lengths), sequences, tokens)
+
+
+def _check(example: Example, sequences: int, context_length: int) -> None:
+    if len(example.sequences) != sequences:
+        raise ValueError(f"example {example.id} has {len(example.sequences)} sequences, the objective {sequences}")
+    longest = max(map(len, example.sequences))
+    if longest > context_length:
+        raise UserError(
+            f"training example {example.id} has {longest} tokens and the model's context ends at {context_length}: "
+            "leave it out or shorten its prompt or completion"
+        )
 
 
 def update_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
@@ -35,47 +106,42 @@ def update_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int
     return [index for update in updates for index in update] + sorted(order[whole:], key=lengths.__getitem__)
 
 
-def build_dataset(
-    examples: Sequence[Example], reference: Sequence[tuple[LogProb, ...]] | None, order: Sequence[int]
-) -> "Dataset":
-    """Rows in the given order, each with its id, the token ids of its k sequences and their reference log-probabilities
-    (sums)."""
-    from datasets import Dataset
-
-    columns: dict[str, list] = {
-        "id": [examples[index].id for index in order],
-        "prompt_ids": [[each.prompt_ids for each in examples[index].sequences] for index in order],
-        "completion_ids": [[each.completion_ids for each in examples[index].sequences] for index in order],
-    }
-    if reference is not None:
-        columns["reference"] = [[logprob.total for logprob in reference[index]] for index in order]
-    return Dataset.from_dict(columns)
+def in_order(data: ExampleData, batch_size: int, seed: int, together: int) -> "Dataset":
+    """The rows in the order of training, filled up to a multiple of `together` (rows in one pass of all processes)."""
+    order = update_order(data.lengths, batch_size, seed)
+    return data.rows.select(order + [len(data)] * (-len(order) % together))
 
 
-def collate(rows: Sequence[dict[str, Any]]) -> "dict[str, PackedBatch | torch.Tensor | list[str]]":
-    """Rows of `build_dataset` as one batch: `packed` with the B * k sequences, those of an example one after another,
-    `reference` (B, k), and the rows' `ids`."""
-    import torch
+@dataclass(frozen=True)
+class Collator:
+    """Makes a batch of rows of `ExampleData`.
 
-    from harness.engines.packing import pack
+    reference: (n, k) log-probabilities (sums) of all examples under the reference, or None.
+    """
 
-    pairs = [pair for row in rows for pair in zip(row["prompt_ids"], row["completion_ids"], strict=True)]
-    batch = {"ids": [row["id"] for row in rows], "packed": pack(pairs)}
-    if "reference" in rows[0]:
-        batch["reference"] = torch.tensor([row["reference"] for row in rows])
-    return batch
+    reference: np.ndarray | None = None
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> "dict[str, PackedBatch | torch.Tensor | list[str]]":
+        """`packed` with the B * k sequences, those of an example one after another; `counts` (B,) 1, 0 for FILLER;
+        `reference` (B, k) where there is one; the rows' `ids`."""
+        import torch
+
+        from harness.engines.packing import pack
+
+        index = np.array([row["index"] for row in rows])
+        batch = {
+            "ids": [row["id"] for row in rows],
+            "packed": pack([pair for row in rows for pair in sequences_of(row)]),
+            "counts": torch.tensor(index != FILLER, dtype=torch.float32),
+        }
+        if self.reference is not None:
+            batch["reference"] = torch.tensor(self.reference[index], dtype=torch.float32)
+        return batch
 
 
-def check_examples(examples: Sequence[Example], sequences: int, context_length: int) -> None:
-    """Raises UserError when an example does not fit the context, ValueError when it is not one of k sequences."""
-    if not examples:
-        raise ValueError("there are no examples to train on")
-    for example in examples:
-        if len(example.sequences) != sequences:
-            raise ValueError(f"example {example.id} has {len(example.sequences)} sequences, the objective {sequences}")
-        longest = max(map(len, example.sequences))
-        if longest > context_length:
-            raise UserError(
-                f"training example {example.id} has {longest} tokens and the model's context ends at {context_length}: "
-                "leave it out or shorten its prompt or completion"
-            )
+def sequences_of(row: dict[str, Any]) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The (prompt, completion) sequences of a row."""
+    return [
+        (tuple(prompt), tuple(completion))
+        for prompt, completion in zip(row["prompt_ids"], row["completion_ids"], strict=True)
+    ]

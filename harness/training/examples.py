@@ -58,14 +58,23 @@ class Objective(Protocol):
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Settings of one training stage, with the names and defaults of the testbed; presets hold those of the papers."""
+    """Settings of one training stage, with the names and defaults of the testbed; presets hold those of the papers.
+
+    micro_batch_size: examples in one forward pass; batch_size / micro_batch_size passes are accumulated.
+    gradient_checkpointing: compute activations again on the way back; None does so on a GPU.
+    lora_rank: trains adapters of this rank on every linear layer but the head instead of all weights; 0 is off.
+    lora_alpha: their weight is lora_alpha / lora_rank.
+    """
 
     learning_rate: float = 1e-4
     batch_size: int = 16
-    micro_batch_size: int = 16  # examples in one forward pass; batch_size / micro_batch_size passes are accumulated
+    micro_batch_size: int = 16
     warmup_ratio: float = 0.1
     lr_scheduler: str = "cosine"
     weight_decay: float = 0.0
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     max_grad_norm: float = 1.0
+    gradient_checkpointing: bool | None = None
+    lora_rank: int = 0
+    lora_alpha: float = 16.0

@@ -1,13 +1,15 @@
 """Training on examples: TRL's DPOTrainer with any objective over k sequences.
 
 From TRL and transformers come the loop, optimizer, schedule, clipping, mixed precision and distributed training; from
-here the batches, the loss, and log-probabilities of the reference that were computed once, so that there is never a
+here the batches, the loss, and log-probabilities of the reference that were computed before, so that there is never a
 second model in memory.
 """
 
 import copy
 import json
 import math
+import os
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,21 +18,36 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
 from transformers.trainer_utils import SchedulerType
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer
 
 from harness.budget import Ledger
-from harness.engines.base import Advance, LogProb
+from harness.engines.base import Advance
 from harness.engines.logprobs import Reading, attend_packed, sequence_logprobs
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError, unknown_name
-from harness.training.dataset import build_dataset, check_examples, collate, update_order
-from harness.training.examples import Example, Objective, TrainingOptions
+from harness.training.dataset import Collator, ExampleData, in_order
+from harness.training.examples import Objective, TrainingOptions
 from harness.training.pairs import RewardOptions
+from harness.training.reference import ReferenceLogProbs
+from harness.training.state import SaveState, last_state
 
 DIVERGED_FILE = "diverged_batch.json"
+
+
+@dataclass(frozen=True)
+class Training:
+    """How to train.
+
+    args: from `training_arguments`, or any with data in sequential order; args.output_dir is for the state.
+    peft_config: a LoraConfig of peft; its adapters are merged into the model that is saved.
+    """
+
+    args: DPOConfig
+    peft_config: Any = None
+    callbacks: Sequence[TrainerCallback] = ()
 
 
 @dataclass(frozen=True)
@@ -48,7 +65,7 @@ class TrainingDiverged(RuntimeError):
 
 
 class PreferenceTrainer(DPOTrainer):
-    """One pass over tokenized examples, in the order of the dataset."""
+    """Trains on tokenized examples, in the order of the dataset."""
 
     loss_is_scaled_for_ga = True  # an update's loss is the mean over its examples, however they are split
 
@@ -57,15 +74,18 @@ class PreferenceTrainer(DPOTrainer):
         model: PreTrainedModel,
         objective: Objective,
         train_dataset: Dataset,
+        collator: Collator,
         tokenizer: PreTrainedTokenizerBase,
         args: DPOConfig,
         reading: Reading,
+        peft_config: Any = None,
         advance: Advance | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
     ):
         """
         Args:
             model: trained inside `attend_packed`.
-            train_dataset: rows of `build_dataset`.
+            train_dataset: from `in_order`.
             reading: of the model.
         """
         self.objective = objective
@@ -77,7 +97,9 @@ class PreferenceTrainer(DPOTrainer):
             args=args,
             train_dataset=train_dataset,
             processing_class=tokenizer,
-            data_collator=collate,
+            data_collator=collator,
+            peft_config=peft_config,
+            callbacks=list(callbacks),
         )
         self.remove_callback(PrinterCallback)
 
@@ -89,16 +111,25 @@ class PreferenceTrainer(DPOTrainer):
         num_items_in_batch: int | None = None,
     ) -> torch.Tensor:
         self._batch = inputs
-        packed, shape = inputs["packed"], (-1, self.objective.sequences)
+        packed, counts, shape = inputs["packed"], inputs["counts"], (-1, self.objective.sequences)
         sums = sequence_logprobs(model, packed, self.reading)
         losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), packed.lengths.view(shape))
         if not torch.isfinite(losses).all():
             raise self._diverged("loss", losses.tolist())
-        for name, values in zip(metrics, torch.stack(list(metrics.values())).tolist(), strict=True):
-            self._metrics["train"][name].extend(values)
+        self._keep(metrics, counts)
+        # gradients are averaged over the processes
+        return (losses * counts).sum() / num_items_in_batch * self.accelerator.num_processes
+
+    def _keep(self, metrics: dict[str, torch.Tensor], counts: torch.Tensor) -> None:
+        """Notes the values of all examples of this pass, of every process."""
+        values = torch.stack([*metrics.values(), counts])
+        if self.accelerator.num_processes > 1:
+            values = self.accelerator.gather(values.T.contiguous()).T
+        values = values[:, values[-1] > 0]
+        for name, row in zip(metrics, values.tolist(), strict=False):
+            self._metrics["train"][name].extend(row)
         if self.advance:
-            self.advance(len(losses))
-        return losses.sum() / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged over them
+            self.advance(values.shape[1])
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if not math.isfinite(logs.get("grad_norm", 0.0)):
@@ -132,87 +163,79 @@ class PreferenceTrainer(DPOTrainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> int:
         """Examples of an update, over all processes."""
-        examples = torch.tensor(sum(len(batch["ids"]) for batch in batch_samples), device=device)
+        examples = sum(batch["counts"].sum() for batch in batch_samples).to(device)
         return int(self.accelerator.gather(examples).sum())
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """A state in the middle of training is no model to describe."""
 
     def _send_telemetry(self) -> None:
         """Nothing leaves the machine."""
 
 
-def reference_logprobs(
-    engine: TransformersEngine, examples: Sequence[Example], ledger: Ledger, advance: Advance | None = None
-) -> list[tuple[LogProb, ...]]:
-    """Log-probabilities of the sequences of each example under the reference, charged to the role "reference"."""
-    start = time.perf_counter()
-    sequences = [sequence for example in examples for sequence in example.sequences]
-    scores = iter(
-        engine.logprobs(
-            [sequence.prompt_ids for sequence in sequences],
-            [sequence.completion_ids for sequence in sequences],
-            advance,
-        )
-    )
-    ledger.charge(
-        "reference",
-        engine.parameters,
-        calls=len(sequences),
-        prompt_tokens=sum(example.tokens for example in examples),
-        seconds=time.perf_counter() - start,
-    )
-    return [tuple(next(scores) for _ in example.sequences) for example in examples]
-
-
 def train(
     engine: TransformersEngine,
-    examples: Sequence[Example],
+    data: ExampleData,
     objective: Objective,
-    options: TrainingOptions,
-    reference: Sequence[tuple[LogProb, ...]] | None,
+    reference: ReferenceLogProbs | None,
+    training: Training,
     output_dir: Path,
-    seed: int,
     ledger: Ledger,
     advance: Advance | None = None,
 ) -> TrainResult:
-    """Train a copy of the engine's model with one pass over the examples, charged to the role "train".
+    """Train a copy of the engine's model on the examples, charged to the role "train".
+
+    The state is saved as it goes, and a training that was cut off goes on from there; in the end the state is removed.
 
     Args:
         engine: the start model, left as it is.
-        reference: from `reference_logprobs` of the start model, or None when the objective needs none.
+        reference: of the start model (with adapters: the model without them), None when the objective needs none.
         output_dir: gets the model (safetensors) and its tokenizer.
-        seed: of the order of the examples.
 
     Raises:
-        UserError: when the options do not fit together, or an example is longer than the context.
         TrainingDiverged: when the loss or the gradient is not finite.
     """
     start = time.perf_counter()
-    check_examples(examples, objective.sequences, engine.context_length)
+    args, peft_config = training.args, training.peft_config
     if objective.needs_reference and reference is None:
         raise ValueError("the objective needs log-probabilities of the reference")
-    order = update_order([max(map(len, each.sequences)) for each in examples], options.batch_size, seed)
     reading = engine.reading
-    on_gpu = engine.device.type != "cpu"
-    # Small updates vanish in bfloat16, so the weights are trained in float32 (under autocast on a GPU).
-    model = copy.deepcopy(engine.model).float()
+    together = args.per_device_train_batch_size * args.world_size
+    rows = in_order(data, together * args.gradient_accumulation_steps, args.seed, together)
+    model = copy.deepcopy(engine.model)
+    if peft_config is None:
+        model = model.float()  # small updates vanish in bfloat16; on a GPU autocast does the arithmetic in it
     switch_off_dropout(model)
     trainer = PreferenceTrainer(
         model,
         objective,
-        build_dataset(examples, reference if objective.needs_reference else None, order),
+        rows,
+        Collator(reference.totals if objective.needs_reference else None),
         engine.tokenizer,
-        _arguments(options, output_dir, seed, on_gpu),
+        args,
         reading,
+        peft_config,
         advance,
+        [SaveState(), *training.callbacks],
     )
+    state = last_state(Path(args.output_dir))
+    if state and advance:
+        advance(min(round(len(data) * args.num_train_epochs), state.step * together * args.gradient_accumulation_steps))
     with attend_packed(model, reading):
-        trainer.train()
+        trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
     disable_progress_bar()
-    model.to(engine.model.dtype).save_pretrained(output_dir)
-    engine.tokenizer.save_pretrained(output_dir)
+    if trainer.accelerator.is_main_process:
+        trained = trainer.model
+        if peft_config is not None:
+            trained = trained.float().merge_and_unload()
+        trained.to(engine.model.dtype).save_pretrained(output_dir)
+        engine.tokenizer.save_pretrained(output_dir)
+        shutil.rmtree(args.output_dir)
+    trainer.accelerator.wait_for_everyone()
     ledger.charge(
         "train",
         engine.parameters,
-        trained_tokens=sum(example.tokens for example in examples),
+        trained_tokens=round(data.tokens * args.num_train_epochs),
         updates=trainer.state.global_step,
         seconds=time.perf_counter() - start,
     )
@@ -228,12 +251,33 @@ def switch_off_dropout(model: torch.nn.Module) -> None:
                 setattr(module, name, 0.0)
 
 
-def _arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool) -> DPOConfig:
+def lora(options: TrainingOptions) -> Any:
+    """The adapters that the options ask for, or None."""
+    if not options.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
+
+
+def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool) -> DPOConfig:
+    """The options as TRL takes them.
+
+    Raises:
+        UserError: when they do not fit together.
+    """
     schedulers = [each.value for each in SchedulerType]
     if options.lr_scheduler not in schedulers:
         raise unknown_name("lr_scheduler", options.lr_scheduler, schedulers)
+    if options.lora_rank < 0 or options.lora_alpha <= 0:
+        raise UserError("lora_rank must be at least 0 and lora_alpha above 0")
+    settings = loop_settings(options, output_dir, seed, on_gpu)
+    if options.gradient_checkpointing is not None:
+        settings["activation_checkpointing"] = options.gradient_checkpointing
     return DPOConfig(
-        **loop_settings(options, output_dir, seed, on_gpu),
+        **settings,
         num_train_epochs=1,
         lr_scheduler_type=options.lr_scheduler,
         weight_decay=options.weight_decay,
@@ -247,21 +291,24 @@ def _arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bo
 def loop_settings(
     options: TrainingOptions | RewardOptions, output_dir: Path, seed: int, on_gpu: bool
 ) -> dict[str, Any]:
-    """Arguments that all trainings here share: batches in the order of the data, a log of every update, no saving.
+    """Arguments that all trainings here share: batches in the order of the data, a log of every update, no saving of
+    their own. A batch is shared by all processes that torchrun has started.
 
     Raises:
         UserError: when micro-batches do not add up to a batch.
     """
-    micro = min(options.micro_batch_size, options.batch_size)
-    if options.batch_size % micro:
+    processes = int(os.environ.get("WORLD_SIZE", "1"))
+    micro = min(options.micro_batch_size, max(1, options.batch_size // processes))
+    if options.batch_size % (micro * processes):
         raise UserError(
-            f"batch_size {options.batch_size} is not a multiple of micro_batch_size {micro}: "
-            "updates would differ in size"
+            f"batch_size {options.batch_size} is not a multiple of micro_batch_size {micro}"
+            + (f" times {processes} processes" if processes > 1 else "")
+            + ": updates would differ in size"
         )
     return {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": options.batch_size // micro,
+        "gradient_accumulation_steps": options.batch_size // (micro * processes),
         "learning_rate": options.learning_rate,
         "warmup_steps": options.warmup_ratio,
         "max_grad_norm": options.max_grad_norm,

@@ -1,0 +1,84 @@
+"""Log-probabilities under the reference: computed once for a model and a set of examples, and kept."""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from harness import store
+from harness.budget import Ledger
+from harness.engines.base import Advance, Engine
+from harness.training.dataset import ExampleData, sequences_of
+
+BLOCK = 512  # examples that are in memory at once
+
+
+@dataclass(frozen=True)
+class ReferenceLogProbs:
+    """(n, k) sums of the log-probabilities of each example's completions, in nats, and (n, k) their tokens."""
+
+    totals: np.ndarray
+    tokens: np.ndarray
+
+    @property
+    def means(self) -> np.ndarray:
+        return self.totals / self.tokens
+
+
+def reference_logprobs(
+    engine: Engine, data: ExampleData, ledger: Ledger, cache: Path | None = None, advance: Advance | None = None
+) -> ReferenceLogProbs:
+    """Log-probabilities of all sequences under the reference, charged to the role "reference".
+
+    What is found in the cache is charged as if it were computed: budgets do not depend on what ran before.
+
+    Args:
+        engine: the reference.
+        cache: folder of results, one file for each reference and set of examples (in any order), which epochs, seeds,
+            betas and methods that train on the same examples share.
+    """
+    start = time.perf_counter()
+    file = cache / f"{_key(engine, data)}.jsonl" if cache else None
+    if file and file.exists():
+        rows = store.read_jsonl(file)
+        if advance:
+            advance(len(data) * data.sequences)
+    else:
+        rows = list(_compute(engine, data, advance))
+        if file:
+            store.write_jsonl(file, rows)
+    found = {row["example"]: row for row in rows}
+    totals, tokens = (np.array([found[each][name] for each in data.digests]) for name in ("totals", "tokens"))
+    ledger.charge(
+        "reference",
+        engine.parameters,
+        calls=len(data) * data.sequences,
+        prompt_tokens=data.tokens,
+        seconds=time.perf_counter() - start,
+    )
+    return ReferenceLogProbs(totals, tokens)
+
+
+def _key(engine: Engine, data: ExampleData) -> str:
+    names = "\n".join((engine.weights_hash, *sorted(data.digests)))
+    return hashlib.sha256(names.encode()).hexdigest()[:32]
+
+
+def _compute(engine: Engine, data: ExampleData, advance: Advance | None) -> Iterator[dict]:
+    """One row an example. The order, and so what shares a batch, is that of the digests: results do not depend, in any
+    digit, on the order in which examples were made."""
+    order = sorted(range(len(data)), key=data.digests.__getitem__)
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        pairs = [pair for row in data.rows.select(block) for pair in sequences_of(row)]
+        scores = engine.logprobs([prompt for prompt, _ in pairs], [completion for _, completion in pairs], advance)
+        for place, index in enumerate(block):
+            row = scores[place * data.sequences : (place + 1) * data.sequences]
+            yield {
+                "example": data.digests[index],
+                "totals": [each.total for each in row],
+                "tokens": [each.tokens for each in row],
+            }

@@ -1,0 +1,143 @@
+"""What writes principles: the policy itself, another model on this machine, or a model behind an endpoint.
+
+A writer answers requests and charges the ledger's role "principles" for its tokens, at 2 N each with its own N. Other
+models than the policy are asked greedily: a query's principles are then the same in every stage, seed and method, as
+those of the fixed source are in every stage, and an endpoint has to answer a request only once.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from harness.engines.base import Engine, Message, Sampling
+from harness.errors import UserError
+from harness.judges.base import Judge, JudgeReply, JudgeRequest
+from harness.methods import Workbench
+from harness.planning import model_folder
+from harness.progress import progress
+
+if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
+    from harness.judges.openai import OpenAIJudge
+
+ROLE = "principles"  # of the ledger
+LOG = "principles"  # folder of what endpoints were asked, in the experiment's
+UNTOLD = "principles whose tokens the policy's tokenizer counted"
+
+
+class Writer(Protocol):
+    def write(
+        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
+    ) -> list[str | None]:
+        """One reply a chat, in order; None where there is none, or one that was cut. `items` as in `bench.sample`."""
+        ...
+
+
+@dataclass(frozen=True)
+class PolicyWriter:
+    """The stage's generating model, sampled as its responses are. tokens: of the longest reply."""
+
+    tokens: int
+
+    def write(
+        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
+    ) -> list[str | None]:
+        sampling = replace(bench.sampling, max_new_tokens=min(self.tokens, bench.sampling.max_new_tokens))
+        return [each.text if each.finished else None for each in bench.sample(ROLE, chats, items, sampling)]
+
+
+@dataclass(frozen=True)
+class EngineWriter:
+    """Another model on this machine. tokens: of the longest reply."""
+
+    engine: Engine
+    tokens: int
+
+    def write(
+        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
+    ) -> list[str | None]:
+        longest = self.engine.context_length - 1
+        fitting = [place for place, chat in enumerate(chats) if len(self.engine.encode_chat(chat)) <= longest]
+        written = replace(bench, engine=self.engine).sample(
+            ROLE, [chats[place] for place in fitting], [items[place] for place in fitting], Sampling(self.tokens)
+        )
+        replies: list[str | None] = [None] * len(chats)
+        for place, completion in zip(fitting, written, strict=True):
+            replies[place] = completion.text if completion.finished else None
+        return replies
+
+
+@dataclass(frozen=True)
+class EndpointWriter:
+    """A model behind an endpoint, through the client that judges have.
+
+    parameters: N of the accounting, which no endpoint tells. tokens: of the longest reply.
+    """
+
+    client: Judge
+    parameters: float
+    tokens: int
+
+    def write(
+        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
+    ) -> list[str | None]:
+        """Stored replies are charged as new ones: what a method costs does not depend on what ran before it.
+
+        Raises:
+            UserError: when the endpoint can not be reached, or refuses the key.
+        """
+        requests = [
+            JudgeRequest(f"{bench.stage}/{item}", tuple(chat), max_tokens=self.tokens)
+            for item, chat in zip(items, chats, strict=True)
+        ]
+        start = time.perf_counter()
+        with progress(f"{bench.label} {bench.stage}: {ROLE}", len(requests)) as advance:
+            try:
+                replies = self.client.complete(requests, advance)
+            except UserError as error:
+                raise UserError(f"principles could not be written by {self.client.name!r}: {error}") from None
+        usages = [_usage(bench, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
+        bench.ledger.charge(
+            ROLE,
+            self.parameters,
+            calls=len(requests),
+            prompt_tokens=sum(read for read, _ in usages),
+            generated_tokens=sum(generated for _, generated in usages),
+            seconds=time.perf_counter() - start,
+        )
+        return [
+            None if reply.error or generated >= self.tokens else reply.text
+            for reply, (_, generated) in zip(replies, usages, strict=True)
+        ]
+
+
+def _usage(bench: Workbench, chat: Sequence[Message], reply: JudgeReply) -> tuple[int, int]:
+    """Tokens read and generated; those of an endpoint that does not tell them are the policy's count, never zero."""
+    if reply.error or reply.prompt_tokens:
+        return reply.prompt_tokens, reply.completion_tokens
+    bench.count(UNTOLD)
+    return len(bench.engine.encode_chat(chat)), len(bench.engine.encode_completion(reply.text))
+
+
+@cache
+def load_engine(model: str, device: str, batch_size: int) -> "TransformersEngine":
+    """The model of a folder or hub id, once in a process.
+
+    Raises:
+        UserError: when it is not on this machine or can not be used.
+    """
+    from harness.engines.transformers import TransformersEngine
+
+    return TransformersEngine.load(str(model_folder(model)), device=device, batch_size=batch_size)
+
+
+@cache
+def connect(model: str, url: str, shared: Path | None) -> "OpenAIJudge":
+    """The client of a model behind an endpoint. What it was answered is logged and not asked again."""
+    from harness.judges.log import JudgeLog
+    from harness.judges.openai import OpenAIJudge
+
+    return OpenAIJudge(model, url, log=JudgeLog(shared / LOG) if shared else None)

@@ -1,0 +1,110 @@
+"""One pinned training of 20 updates, which every equivalent setting reproduces (see trajectory.py)."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trajectory
+
+from harness.engines.transformers import TransformersEngine
+
+# Losses of trajectory.by_hand, recorded from it and checked against it below.
+PINNED = [
+    *(0.8286988, 0.8287098, 0.8067980, 0.8190494, 0.7590246, 0.6784692, 0.8606520, 0.8661525, 0.7478012, 0.6438187),
+    *(0.7310308, 0.6676967, 0.6608549, 0.5987152, 0.7774220, 0.5582945, 0.6585404, 0.5507991, 0.7962537, 0.5855420),
+]
+
+
+@pytest.fixture
+def engine(tiny_model_dir):
+    return TransformersEngine.load(tiny_model_dir, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tiny_model_dir, tmp_path_factory):
+    """The history and the folder of a training that saves its state after every update."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return start(tiny_model_dir, folder, save_often=True), folder
+
+
+def start(model, folder, processes=1, **settings):
+    """The history of a training in a process of its own (or several), None when it was killed."""
+    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
+    command = [sys.executable, *launcher, trajectory.__file__, model, folder, json.dumps(settings)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(trajectory.__file__).parent)}
+    done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
+    if settings.get("kill_after"):
+        assert done.returncode == -9, done.stderr
+        return None
+    assert done.returncode == 0, done.stderr
+    return json.loads((folder / "history.json").read_text())
+
+
+def losses(history):
+    return [row["loss"] for row in history]
+
+
+def check(history):
+    assert len(history) == trajectory.UPDATES
+    assert losses(history) == pytest.approx(PINNED, rel=1e-4)
+
+
+def test_the_trajectory_by_hand(engine):
+    history = trajectory.by_hand(engine)
+    check(history)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {},
+        {"micro_batch_size": 1},
+        {"micro_batch_size": 2},
+        {"packs": False},
+        {"plain_head": False},
+        {"gradient_checkpointing": True},
+        {"packs": False, "micro_batch_size": 1, "gradient_checkpointing": True},
+    ],
+    ids=str,
+)
+def test_equivalent_settings_have_one_trajectory(settings, engine, tmp_path):
+    history = trajectory.run(engine, tmp_path, **settings)
+    check(history)
+    expected = trajectory.by_hand(TransformersEngine.load(engine.name, device="cpu"))
+    for name in ("grad_norm", "learning_rate"):
+        assert [row[name] for row in history] == pytest.approx([row[name] for row in expected], rel=1e-3), name
+
+
+def test_with_a_cached_reference(engine, tmp_path):
+    first = trajectory.run(engine, tmp_path / "a", cache=tmp_path / "reference")
+    assert len(list((tmp_path / "reference").iterdir())) == 1
+    assert losses(trajectory.run(engine, tmp_path / "b", cache=tmp_path / "reference")) == losses(first)
+    check(first)
+
+
+def test_with_two_processes(tiny_model_dir, tmp_path):
+    history = start(tiny_model_dir, tmp_path, processes=2, micro_batch_size=2)
+    check(history)
+
+
+@pytest.mark.parametrize(("update", "torn"), [(1, False), (13, True)])
+def test_killed_and_resumed(tiny_model_dir, undisturbed, tmp_path, update, torn):
+    """The history and the model are those of the undisturbed training, in every byte; half a state is not used."""
+    expected, folder = undisturbed
+    check(expected)
+    start(tiny_model_dir, tmp_path, kill_after=update, save_often=True)
+    assert not (tmp_path / "model").exists()
+    states = [path.name for path in (tmp_path / "state").iterdir()]
+    assert states == ([f"checkpoint-{update - 1}"] if update > 1 else [])
+    if torn:
+        half = tmp_path / "state" / f"checkpoint-{update}"
+        half.mkdir()
+        (half / "model.safetensors").write_bytes(b"half")
+    history = start(tiny_model_dir, tmp_path)
+    assert losses(history) == losses(expected)
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert (tmp_path / "model" / name).read_bytes() == (folder / "model" / name).read_bytes()
+    assert not (tmp_path / "state").exists()
