@@ -80,6 +80,7 @@ class Arm:
                 training=self._training,
                 load=self._load,
                 judge=inputs.judge,
+                check_pairs=experiment.check_pairs,
                 label=self.label,
             ),
         )
@@ -135,7 +136,14 @@ class Arm:
     def _load(self, path: Path) -> "TransformersEngine":
         from harness.engines.transformers import TransformersEngine
 
-        return TransformersEngine.load(str(path), device=self.experiment.device, batch_size=self.experiment.batch_size)
+        experiment = self.experiment
+        return TransformersEngine.load(
+            path,
+            experiment.device,
+            batch_size=experiment.batch_size,
+            trust_remote_code=experiment.trust_remote_code,
+            attention=experiment.attention,
+        )
 
     def left_out(self, benchmark: str) -> bool:
         """Whether a benchmark that needs pairs was left out, because this method has none."""

@@ -58,9 +58,11 @@ class Experiment:
     completion_tokens: int | None = option(None, "Expected completion length for the plan; testbed: as measured.")
     batch_size: int = option(128, "Sequences in one forward pass of generation.")
     device: str = option("auto", "Where the model runs: auto, cpu, cuda.")
+    attention: str = option("sdpa", "Attention in scoring and training: sdpa, or flex (FlexAttention, on CUDA).")
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
     rejudge: bool = option(False, "Ask the judge once more where a judgment has no verdict.")
     both_orders: bool = option(False, "Judge every pair in both orders and take the mean.")
+    check_pairs: int = option(0, "Pairs of each training stage that an LLM judge compares, for health (paper: 200).")
     options: dict[str, dict[str, Any]] = option(
         {}, "Setting of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2, repeatable."
     )
@@ -77,6 +79,8 @@ class Experiment:
         for name in ("judge_max_cost", "judge_rate"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.check_pairs < 0:
+            raise UserError(f"check_pairs must be at least 0, not {self.check_pairs}")
         if self.judge_model and self.judge_engine:
             raise UserError("one judge: give --judge-model or --judge-engine, not both")
         if self.temperature < 0 or not 0 < self.top_p <= 1:

@@ -1,11 +1,13 @@
 """Health of a training stage: the accuracy and probability of its pairs (the paper's figure 3), and warnings."""
 
 from collections.abc import Iterable
+from math import inf
 from statistics import fmean
 
 import numpy as np
 
 from harness.judges.base import Judge
+from harness.pair_accuracy import graded_accuracy, judged_accuracy
 from harness.training.examples import Example
 from harness.training.reference import ReferenceLogProbs
 
@@ -21,30 +23,32 @@ def stage_health(
     reference: ReferenceLogProbs | None,
     collected: dict,
     judge: Judge | None,
+    check_pairs: int,
     history: list[dict],
 ) -> dict:
     """What a stage made and how its training went.
 
-    examples' records name "chosen" and "rejected" texts; the accuracy of pairs is the share in which the judge finds
-    the chosen better (equal ones count half), where the judge can grade texts by itself (the testbed's can).
-    Probabilities are those of the policy that training starts from: means over the pairs of exp(average log-probability
-    of a token).
+    Accuracy of the pairs: of all, where the judge is a program that grades texts (the testbed's is); of the first
+    check_pairs, where it has to be asked. Probabilities are those of the policy that training starts from: means over
+    the pairs of exp(average log-probability of a token).
 
     Args:
+        examples: their records have "prompt", "chosen" and "rejected" where they are pairs.
         collected: "examples", and "discarded" and "events" by reason.
     """
     health = {name: collected[name] for name in ("examples", "discarded", "events")}
     asked = health["examples"] + sum(health["discarded"].values())
     health["finished"] = 1 - health["discarded"].get("unfinished", 0) / asked
     grade = getattr(judge, "quality", None)
-    agreements, lengths = [], []
+    wanted = inf if grade else check_pairs if judge else 0
+    pairs, lengths = [], []
     for example in examples:
         lengths += [len(sequence.completion_ids) for sequence in example.sequences]
-        if grade and "rejected" in example.record:
-            agreements.append(_agreement(grade, example.record))
+        if "rejected" in example.record and len(pairs) < wanted:
+            pairs.append((example.id, example.record))
     health["completion_tokens"] = fmean(lengths)
-    if agreements:
-        health["pair_accuracy"] = fmean(agreements)
+    if pairs:
+        health |= graded_accuracy(grade, pairs) if grade else judged_accuracy(judge, pairs)
     if reference:
         probabilities = np.exp(reference.means).mean(axis=0).tolist()
         health |= dict(zip(("chosen_probability", "rejected_probability"), probabilities, strict=False))
@@ -54,17 +58,10 @@ def stage_health(
     return health
 
 
-def _agreement(grade, record: dict) -> float:
-    question = record["prompt"][-1]["content"]
-    chosen, rejected = grade(question, record["chosen"]), grade(question, record["rejected"])
-    if chosen is None or rejected is None or chosen == rejected:
-        return 0.5
-    return float(chosen > rejected)
-
-
 def _warnings(health: dict, history: list[dict]):
-    if health.get("pair_accuracy", 1.0) < 0.5:
-        yield f"the judge prefers the rejected responses: pair accuracy {health['pair_accuracy']:.2f}"
+    accuracy = health.get("pair_accuracy")
+    if accuracy is not None and accuracy < 0.5:
+        yield f"the judge prefers the rejected responses: pair accuracy {accuracy:.2f}"
     unwritten = health["events"].get(NOT_WRITTEN, 0)
     if unwritten > MOST_UNWRITTEN * (health["examples"] + sum(health["discarded"].values())):
         yield f"{unwritten} queries have drawn principles, because none could be read in what was written"

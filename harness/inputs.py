@@ -2,8 +2,8 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
+from dataclasses import dataclass
+from functools import cache, cached_property
 from pathlib import Path
 
 from harness import prompts, registry, store
@@ -30,12 +30,12 @@ class Inputs:
     data_dir: Path
     judge: Judge | None
 
-    @property
+    @cached_property
     def key(self) -> dict:
         return {
             "weights": self.base.weights_hash,
-            "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
-            "labelled": store.digest([asdict(prompt) for prompt in self.labelled]),
+            "prompts": store.digest([vars(prompt) for prompt in self.prompts]),
+            "labelled": store.digest([vars(prompt) for prompt in self.labelled]),
         }
 
 
@@ -91,13 +91,15 @@ def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
     from harness.engines.transformers import TransformersEngine
 
     folder = model_folder(experiment.model)
-    kind = RewardModel if is_classifier(folder) else TransformersEngine
-    base = kind.load(
-        str(folder),
-        device=experiment.device,
-        batch_size=experiment.batch_size,
-        trust_remote_code=experiment.trust_remote_code,
-    )
+    settings = {
+        "device": experiment.device,
+        "batch_size": experiment.batch_size,
+        "trust_remote_code": experiment.trust_remote_code,
+    }
+    if is_classifier(folder):
+        base = RewardModel.load(folder, **settings)
+    else:
+        base = TransformersEngine.load(folder, **settings, attention=experiment.attention)
     if base.parameters < SMALL:
         torch.set_num_threads(1)
     return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment, root))

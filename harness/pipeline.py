@@ -1,6 +1,7 @@
 """Trains the stages of a method in a folder; what is finished there is not done again."""
 
 import shutil
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ class Setting:
     lengths: expected tokens of a stage's prompts and completions.
     training: how a stage is trained, given the folder of its state.
     load: the engine of a checkpoint.
+    check_pairs: pairs of each stage whose order a judge is asked about.
     """
 
     base: "TransformersEngine"
@@ -47,6 +49,7 @@ class Setting:
     training: "Callable[[Stage, Path], Training]"
     load: "Callable[[Path], TransformersEngine]"
     judge: Judge | None = None
+    check_pairs: int = 0
     label: str = ""
 
     def examples(self, stage: Stage) -> Path:
@@ -148,6 +151,9 @@ def _train(
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setting.checkpoint(stage), ledger, advance)
     store.write_jsonl(history, result.history)
-    health = stage_health(read_examples(setting.examples(stage)), reference, collected, setting.judge, result.history)
+    examples = read_examples(setting.examples(stage))
+    health = stage_health(examples, reference, collected, setting.judge, setting.check_pairs, result.history)
     store.write_json(setting.folder / "health" / f"{stage.name}.json", health)
+    for warning in health["warnings"]:
+        print(f"warning: {label}: {warning}", file=sys.stderr)
     shutil.rmtree(work)

@@ -74,7 +74,7 @@ def _claim(root: store.Folder, experiment: Experiment) -> None:
     file = root / "experiment.yaml"
     if file.exists():
         before = build(Experiment, load(file), "option")
-        free = {"methods", "benchmarks", "seeds", "options", "batch_size", "rejudge", "both_orders"}
+        free = {"methods", "benchmarks", "seeds", "options", "batch_size", "rejudge", "both_orders", "check_pairs"}
         free |= {"judge_max_calls", "judge_max_cost", "judge_price", "judge_concurrency", "judge_rate", "judge_log"}
         changed = [name for name, value in before.as_dict().items() if experiment.as_dict()[name] != value]
         if fixed := [name for name in changed if name not in free]:

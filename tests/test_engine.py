@@ -428,3 +428,9 @@ def test_shipped_model_gives_the_same_texts_at_any_batch_size(testbed_model_dir)
     engine.batch_size = 1
     alone = engine.generate(prompts, items_of(200), sampling)
     assert sum(one.text == other.text for one, other in zip(together, alone, strict=True)) >= 199
+
+
+@pytest.mark.parametrize(("attention", "message"), [("flax", "did you mean 'flex'"), ("flex", "needs CUDA")])
+def test_an_attention_that_can_not_be_had(tiny_model_dir, attention, message):
+    with pytest.raises(UserError, match=message):
+        TransformersEngine.load(tiny_model_dir, device="cpu", attention=attention)

@@ -70,8 +70,8 @@ def padded_logprobs(model, pairs, side: str) -> torch.Tensor:
     return (logps * scored[:, 1:]).sum(1)
 
 
-def packed_logprobs(model, pairs) -> torch.Tensor:
-    reading = how_to_read(model)
+def packed_logprobs(model, pairs, attention="sdpa") -> torch.Tensor:
+    reading = how_to_read(model, attention)
     with attend_packed(model, reading):
         return sequence_logprobs(model, pack(pairs), reading)
 
@@ -113,6 +113,14 @@ def test_packed_equals_padded(model, pairs, side):
         torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("pairs", CASES.values(), ids=CASES)
+def test_flex_attention_equals_padded(model, pairs):
+    """Without gradients and not compiled, which is all that it does on the CPU."""
+    with torch.no_grad():
+        found, expected = packed_logprobs(model, pairs, "flex"), padded_logprobs(model, pairs, "right")
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 lengths_of_rows = st.lists(
     st.tuples(st.integers(1, 12), st.lists(st.integers(1, 15), min_size=1, max_size=4)), min_size=1, max_size=6
 )
@@ -143,13 +151,14 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "flex"])
 @pytest.mark.parametrize("build", OTHERS.values(), ids=OTHERS)
-def test_other_architectures(build):
+def test_other_architectures(build, attention):
     torch.manual_seed(0)
     other = build().eval()
     pairs = CASES["three prompts, six sequences"] + CASES["ragged"]
     with torch.no_grad():
-        found, expected = packed_logprobs(other, pairs), padded_logprobs(other, pairs, "right")
+        found, expected = packed_logprobs(other, pairs, attention), padded_logprobs(other, pairs, "right")
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
 
 

@@ -1,6 +1,7 @@
 """Conversations as token ids, by the model's own chat template."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from jinja2 import TemplateError
@@ -11,6 +12,7 @@ from harness.errors import UserError
 
 PROBE = ({"role": "user", "content": "user-probe"}, {"role": "assistant", "content": "assistant-probe"})
 SYSTEM_PROBE = "system-probe"
+REMEMBERED = 4096  # conversations: those that are sampled from are trained on a moment later
 
 
 class ChatTemplate:
@@ -41,6 +43,7 @@ class ChatTemplate:
             )
         self.tokenizer = tokenizer
         self.name = name
+        self._encoded = lru_cache(REMEMBERED)(self._encode)
         self.has_system_role = self._renders_system()
         self.stop_token = self._end_of_turn(stop_tokens)
 
@@ -50,6 +53,10 @@ class ChatTemplate:
         Raises:
             UserError: when the template refuses the conversation (such as two user messages in a row).
         """
+        return self._encoded(tuple((each["role"], each["content"]) for each in messages), add_generation_prompt)
+
+    def _encode(self, turns: tuple[tuple[str, str], ...], add_generation_prompt: bool) -> TokenIds:
+        messages = [{"role": role, "content": content} for role, content in turns]
         if not self.has_system_role:
             messages = fold_system(messages)
         return tuple(self._apply(messages, add_generation_prompt=add_generation_prompt, return_dict=False))

@@ -8,9 +8,11 @@ import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
-from harness.engines.packing import ATTENTION, PackedBatch, pack
+from harness.engines import flex, packing
+from harness.engines.packing import PackedBatch, pack
 from harness.engines.token_logprobs import token_logprobs
 
+ATTENTIONS = {"sdpa": packing.ATTENTION, "flex": flex.ATTENTION}
 PACKED_LAYERS = {"full_attention", "sliding_attention"}
 
 
@@ -22,14 +24,16 @@ class Reading:
         states would run on from one row into the next; such a model reads each sequence by itself.)
     plain_head: its logits are the output of a linear LM head and nothing else, no scaling and no cap, so that they can
         be computed chunk by chunk.
+    attention: of packed sequences, a name in ATTENTIONS.
     """
 
     packs: bool
     plain_head: bool
+    attention: str = "sdpa"
 
 
 @torch.no_grad()
-def how_to_read(model: PreTrainedModel) -> Reading:
+def how_to_read(model: PreTrainedModel, attention: str = "sdpa") -> Reading:
     """Looks at the model's layers, and compares its logits with the output of its head."""
     head = model.get_output_embeddings()
     outputs = []
@@ -42,6 +46,7 @@ def how_to_read(model: PreTrainedModel) -> Reading:
     return Reading(
         packs=bool(model._supports_attention_backend and not model._is_stateful and PACKED_LAYERS.issuperset(layers)),
         plain_head=type(head) is torch.nn.Linear and torch.equal(outputs[0], logits),
+        attention=attention,
     )
 
 
@@ -50,7 +55,7 @@ def attend_packed(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
     """Inside, the model's attention is that of packed batches."""
     before = model.config._attn_implementation
     if reading.packs:
-        model.set_attn_implementation(ATTENTION)
+        model.set_attn_implementation(ATTENTIONS[reading.attention])
     try:
         yield
     finally:

@@ -7,7 +7,8 @@ each other, with a mask, and taken apart again.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,15 +52,19 @@ class PackedBatch:
 
     pairs: the sequences, (prompt, completion).
     input_ids, position_ids: (1, T).
+    rows, completions: (T,) the row of each token, and its completion in the row (from 1 on; 0 is the prompt).
     groups: the rows, for attention. origin: (T,) the place of each token of the packed sequence in the laid out groups.
     reads, targets: (n,) the places whose next token is a completion token, and that token.
     owners: (m,) and entries: (m,) sequence m' has the targets `entries` where owners == m'.
     lengths: (S,) completion tokens that have a probability: all of them, but the first where the prompt is empty.
+    block_masks: what FlexAttention has made of this batch, by sliding window.
     """
 
     pairs: tuple[tuple[TokenIds, TokenIds], ...]
     input_ids: torch.Tensor
     position_ids: torch.Tensor
+    rows: torch.Tensor
+    completions: torch.Tensor
     groups: tuple[Group, ...]
     origin: torch.Tensor
     reads: torch.Tensor
@@ -67,6 +72,7 @@ class PackedBatch:
     owners: torch.Tensor
     entries: torch.Tensor
     lengths: torch.Tensor
+    block_masks: dict[int | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
     def tokens(self) -> int:
@@ -80,7 +86,8 @@ class PackedBatch:
                 return Group(move(value.places), move(value.mask), move(value.positions))
             return tuple(map(move, value))
 
-        return replace(self, **{name: move(value) for name, value in vars(self).items() if name != "pairs"})
+        moved = {name: move(value) for name, value in vars(self).items() if name not in ("pairs", "block_masks")}
+        return replace(self, **moved, block_masks={})
 
 
 def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
@@ -102,18 +109,23 @@ def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
     rows = rows_of(pairs)
     ids: list[int] = []
     positions: list[int] = []
+    in_rows: list[int] = []
+    in_completions: list[int] = []
     reads: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
     entries: list[int] = []
     lengths = [0] * len(pairs)
     starts = []
-    for row in rows:
+    for number, row in enumerate(rows):
         start, end = len(ids), len(ids) + len(row.prompt)
         starts.append(start)
         ids += row.prompt
         positions += range(len(row.prompt))
-        for completion, sequences in zip(row.completions, row.sequences, strict=True):
+        in_rows += [number] * len(row)
+        in_completions += [0] * len(row.prompt)
+        for branch, (completion, sequences) in enumerate(zip(row.completions, row.sequences, strict=True), 1):
+            in_completions += [branch] * len(completion)
             first, scored = len(ids), completion if row.prompt else completion[1:]
             before = [end - 1] if row.prompt else []
             reads += before + list(range(first, first + len(completion) - 1))
@@ -129,6 +141,8 @@ def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
         tuple(pairs),
         torch.tensor([ids]),
         torch.tensor([positions]),
+        torch.tensor(in_rows),
+        torch.tensor(in_completions),
         groups,
         origin,
         *map(torch.tensor, (reads, targets, owners, entries, lengths)),

@@ -14,24 +14,38 @@ from harness.engines import loading
 from harness.engines.base import Advance, Completion, LogProb, Message, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
-from harness.engines.logprobs import Reading, attend_packed, how_to_read, sequence_logprobs
+from harness.engines.logprobs import ATTENTIONS, Reading, attend_packed, how_to_read, sequence_logprobs
 from harness.engines.packing import pack, rows_of
 from harness.engines.sampling import item_keys
-from harness.errors import UserError
+from harness.errors import UserError, unknown_name
 
 
 class TransformersEngine:
     """A causal language model with its tokenizer; implements `harness.engines.base.Engine`."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int = 128
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        batch_size: int = 128,
+        attention: str = "sdpa",
     ) -> None:
         """
+        Args:
+            attention: how given sequences are read, in scoring and training: "sdpa", or "flex" on CUDA.
+
         Raises:
-            UserError: when the model has no key-value cache, no chat template or no token that ends its answers.
+            UserError: when the attention can not be had, or the model has no key-value cache, no chat template or no
+                token that ends its answers.
         """
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise UserError(f"{name} ({type(model).__name__}) has no key-value cache, which generation needs here")
+        if attention not in ATTENTIONS:
+            raise unknown_name("attention", attention, ATTENTIONS)
+        if attention == "flex" and model.device.type != "cuda":
+            raise UserError(f"attention 'flex' needs CUDA, and {name} is on {model.device}: give sdpa")
+        self.attention = attention
         self.model = model.eval()
         self.tokenizer = tokenizer
         self.name = name
@@ -53,6 +67,7 @@ class TransformersEngine:
         dtype: str = "auto",
         batch_size: int = 128,
         trust_remote_code: bool = False,
+        attention: str = "sdpa",
     ) -> "TransformersEngine":
         """The engine of a model folder or hub id.
 
@@ -72,11 +87,11 @@ class TransformersEngine:
                 name, dtype=torch_dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             ).to(device)
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
-        return cls(model, tokenizer, name, batch_size)
+        return cls(model, tokenizer, name, batch_size, attention)
 
     @cached_property
     def reading(self) -> Reading:
-        return how_to_read(self.model)
+        return how_to_read(self.model, self.attention)
 
     @cached_property
     def weights_hash(self) -> str:

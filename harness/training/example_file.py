@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from pathlib import Path
 
 from harness import store
@@ -22,7 +21,7 @@ class ExampleWriter:
 
     def add(self, examples: Iterable[Example]) -> None:
         for example in examples:
-            sequences = [asdict(sequence) for sequence in example.sequences]
+            sequences = [vars(sequence) for sequence in example.sequences]
             self._rows.add({"id": example.id, **example.record, "sequences": sequences})
             self._tokens.append(example.tokens)
             self.tokens += example.tokens

@@ -1,0 +1,73 @@
+"""Attention of packed sequences by FlexAttention, for CUDA: one kernel over the whole sequence, which skips the blocks
+in which no position sees another, where `packed_attention` lays rows beside each other and pads them."""
+
+from functools import cache
+
+import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from harness.engines.packing import PackedBatch
+
+ATTENTION = "harness_packed_flex"  # the name under which transformers finds `flex_packed_attention`
+
+
+def flex_packed_attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    *,
+    packed: PackedBatch,
+    sliding_window: int | None = None,
+    softcap: float | None = None,
+    **_other,
+) -> tuple[torch.Tensor, None]:
+    """As `packed_attention`, with the same arguments and result. On the CPU without gradients only."""
+
+    def cap(score, batch, head, query_index, key_index):
+        return softcap * torch.tanh(score / softcap)
+
+    out = _kernel(query.device.type)(
+        query,
+        key,
+        value,
+        score_mod=None if softcap is None else cap,
+        block_mask=block_mask(packed, sliding_window),
+        scale=scaling,
+        enable_gqa=key.shape[1] != query.shape[1],
+    )
+    return out.transpose(1, 2), None
+
+
+def block_mask(packed: PackedBatch, sliding_window: int | None) -> BlockMask:
+    """What each position sees: what is before it in its completion and in the prompt of its row, within the window.
+
+    Made once for a batch and window: all layers share it.
+    """
+    if sliding_window not in packed.block_masks:
+        rows, completions, positions = packed.rows, packed.completions, packed.position_ids[0]
+
+        def sees(batch, head, query_index, key_index):
+            same_row = rows[query_index] == rows[key_index]
+            in_reach = (completions[key_index] == 0) | (completions[key_index] == completions[query_index])
+            seen = same_row & in_reach & (key_index <= query_index)
+            if sliding_window is not None:
+                seen = seen & (positions[query_index] - positions[key_index] < sliding_window)
+            return seen
+
+        mask = create_block_mask(sees, None, None, packed.tokens, packed.tokens, device=rows.device)
+        packed.block_masks[sliding_window] = mask
+    return packed.block_masks[sliding_window]
+
+
+@cache
+def _kernel(device: str):
+    """FlexAttention is slow, and holds all scores, unless it is compiled."""
+    return flex_attention if device == "cpu" else torch.compile(flex_attention, dynamic=True)
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION, flex_packed_attention)
