@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import registry
-from harness.commands import data, score, testbed
+from harness.commands import bench, data, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json
 from harness.errors import UserError
@@ -26,6 +26,7 @@ app = typer.Typer(
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
 app.add_typer(testbed.app, name="testbed")
+app.add_typer(bench.app, name="bench")
 
 RESULTS = Path("results")
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]

@@ -173,13 +173,14 @@ def test_a_sequence_needs_something_to_predict_from():
             pack([pair])
 
 
-# Chunked log-probabilities of tokens
+# Log-probabilities of tokens in blocks
 
 
 @pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_chunks_change_nothing(monkeypatch, chunk, bias):
-    monkeypatch.setattr(token_logprobs, "CHUNK_BYTES", chunk * 4 * 11)
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (3, 2), (3, 100), (100, 5), (100, 100)])
+def test_blocks_change_nothing(monkeypatch, rows, columns, bias):
+    monkeypatch.setattr(token_logprobs, "ROWS", rows)
+    monkeypatch.setattr(token_logprobs, "CPU_BLOCK", columns * 4 * min(rows, 7))
     torch.manual_seed(1)
     hidden, weight = torch.randn(7, 5, dtype=torch.double), torch.randn(11, 5, dtype=torch.double)
     shift = torch.randn(11, dtype=torch.double) if bias else None

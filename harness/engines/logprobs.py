@@ -23,7 +23,7 @@ class Reading:
     packs: its layers mix positions by attention alone, so that sequences can be packed. (Convolutions and recurrent
         states would run on from one row into the next; such a model reads each sequence by itself.)
     plain_head: its logits are the output of a linear LM head and nothing else, no scaling and no cap, so that they can
-        be computed chunk by chunk.
+        be computed block by block.
     attention: of packed sequences, a name in ATTENTIONS.
     """
 

@@ -1,8 +1,11 @@
-"""Log-probabilities of target tokens from hidden states, in chunks: the logits of a batch never exist at once."""
+"""Log-probabilities of target tokens from hidden states, block by block: the logits of a batch never exist at once."""
+
+from collections.abc import Iterator
 
 import torch
 
-CHUNK_BYTES = 64 << 20  # of the logits of one chunk, in float32
+ROWS = 4096  # tokens of a block, at most
+CPU_BLOCK, GPU_BLOCK = 8 << 20, 128 << 20  # bytes of its logits in float32: a CPU's is to stay in its cache
 
 
 def token_logprobs(
@@ -22,48 +25,72 @@ def token_logprobs(
     return _TokenLogProbs.apply(hidden, weight, bias, targets)
 
 
-def _chunks(count: int, vocabulary: int) -> list[slice]:
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
-    return [slice(start, min(start + size, count)) for start in range(0, count, size)]
+def _row_blocks(count: int) -> list[slice]:
+    return [slice(start, min(start + ROWS, count)) for start in range(0, count, ROWS)]
 
 
-def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    logits = torch.nn.functional.linear(hidden, weight, bias)
+def _column_blocks(rows: int, weight: torch.Tensor) -> Iterator[slice]:
+    """Parts of the vocabulary whose logits for so many tokens are a block."""
+    size = max(1, (CPU_BLOCK if weight.device.type == "cpu" else GPU_BLOCK) // (4 * rows))
+    for start in range(0, len(weight), size):
+        yield slice(start, min(start + size, len(weight)))
+
+
+def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: slice) -> torch.Tensor:
+    logits = torch.nn.functional.linear(hidden, weight[columns], None if bias is None else bias[columns])
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Keeps one number a token between the passes and computes the logits of a chunk again on the way back."""
+    """Keeps one number a token between the passes, its normalizer, and computes the logits again on the way back.
+
+    With p = softmax(logits), d log p(target) / d logits = onehot(target) - p; the two parts are summed apart.
+    """
 
     @staticmethod
     def forward(ctx, hidden, weight, bias, targets):
         dtype = torch.promote_types(hidden.dtype, torch.float32)
-        logprobs = torch.empty(len(hidden), dtype=dtype, device=hidden.device)
-        normalizers = torch.empty_like(logprobs)
-        for chunk in _chunks(len(hidden), len(weight)):
-            logits = _logits(hidden[chunk], weight, bias)
-            normalizers[chunk] = logits.logsumexp(1)
-            logprobs[chunk] = logits.gather(1, targets[chunk, None]).squeeze(1) - normalizers[chunk]
+        normalizers = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
+        for rows in _row_blocks(len(hidden)):
+            for columns in _column_blocks(len(hidden[rows]), weight):
+                block = _logits(hidden[rows], weight, bias, columns).logsumexp(1)
+                normalizers[rows] = torch.logaddexp(normalizers[rows], block)
+        chosen = (hidden.to(dtype) * weight[targets].to(dtype)).sum(1)
+        if bias is not None:
+            chosen += bias[targets].to(dtype)
+        chosen = chosen.to(hidden.dtype)  # rounded as the logits are, so that what rounding did to both cancels
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
-        return logprobs
+        return chosen - normalizers
 
     @staticmethod
     def backward(ctx, grad):
         hidden, weight, bias, targets, normalizers = ctx.saved_tensors
         wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
-        grad_bias = torch.zeros_like(bias) if wants_bias else None
-        for chunk in _chunks(len(hidden), len(weight)):
-            # d log p(target) / d logits = onehot(target) - p
-            slope = _logits(hidden[chunk], weight, bias).sub_(normalizers[chunk, None]).exp_()
-            slope.mul_(-grad[chunk, None])
-            slope.scatter_add_(1, targets[chunk, None], grad[chunk, None])
-            slope = slope.to(weight.dtype)
-            if wants_hidden:
-                grad_hidden[chunk] = (slope @ weight).to(hidden.dtype)
-            if wants_weight:
-                grad_weight.addmm_(slope.T, hidden[chunk].to(weight.dtype))
-            if wants_bias:
-                grad_bias += slope.sum(0)
+        scaled = (hidden.to(grad.dtype) * grad[:, None]).to(weight.dtype)
+        grad_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if wants_hidden else None
+        grad_weight = torch.empty_like(weight) if wants_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if wants_bias else None
+        for number, rows in enumerate(_row_blocks(len(hidden))):
+            for columns in _column_blocks(len(hidden[rows]), weight):
+                exact = _logits(hidden[rows], weight, bias, columns).sub_(normalizers[rows, None]).exp_()
+                likely = exact.to(weight.dtype)
+                if wants_hidden:
+                    grad_hidden[rows] += likely @ weight[columns]
+                if wants_weight:
+                    torch.addmm(
+                        grad_weight[columns],
+                        likely.T,
+                        scaled[rows],
+                        beta=float(number > 0),
+                        alpha=-1,
+                        out=grad_weight[columns],
+                    )
+                if wants_bias:
+                    grad_bias[columns] -= grad[rows] @ exact
+        if wants_hidden:
+            grad_hidden = ((weight[targets].to(grad.dtype) - grad_hidden) * grad[:, None]).to(hidden.dtype)
+        if wants_weight:
+            grad_weight.index_add_(0, targets, scaled)
+        if wants_bias:
+            grad_bias = grad_bias.index_add_(0, targets, grad).to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None

@@ -1,0 +1,1 @@
+"""Speed and memory next to what others have, measured side by side: `harness bench`."""
