@@ -13,6 +13,7 @@ from harness import registry
 from harness.bench.setting import EOS, FIRST_WORD, PAD, UNKNOWN, Pair, Setting, Shape
 from harness.engines.logprobs import attend_packed, how_to_read, sequence_logprobs
 from harness.engines.packing import PackedBatch, pack
+from harness.errors import UserError
 from harness.training.losses import PreferenceObjective
 
 BETA = 0.1
@@ -69,13 +70,21 @@ class Ours(Contender):
     """This project's: completions share their prompt, rows are packed, logits at completion tokens only, in chunks.
 
     cached: log-probabilities of the reference were computed before, and it is in memory no more.
+    attention: of packed sequences, "sdpa" or "flex".
+
+    Raises:
+        UserError: when the attention can not be had.
     """
 
-    def __init__(self, setting: Setting, device: torch.device, cached: bool = False) -> None:
+    def __init__(
+        self, setting: Setting, device: torch.device, cached: bool = False, attention: str = "sdpa"
+    ) -> None:
         super().__init__(setting, device)
+        if attention == "flex" and device.type != "cuda":
+            raise UserError("FlexAttention trains on CUDA only: give --device cuda, or leave ours-flex out")
         self.batches = [[pair for example in batch for pair in example] for batch in setting.batches()]
         self.objective = _objective(setting.objective)
-        self.readings = [how_to_read(self.policy), how_to_read(self.reference)]
+        self.readings = [how_to_read(each, attention) for each in (self.policy, self.reference)]
         self.cache: list[torch.Tensor] | None = None
         if cached:
             self.cache = [self._reference(self._pack(pairs)) for pairs in self.batches]

@@ -17,14 +17,14 @@ from harness.engines.loading import choose_device, choose_dtype
 from harness.engines.packing import rows_of
 from harness.errors import UserError
 
+OURS = {"ours": Ours, "ours-cached": partial(Ours, cached=True), "ours-flex": partial(Ours, attention="flex")}
 CONTENDERS = {  # objective -> its contenders, the peer first
-    "sso": {"published": Published, "ours": Ours, "ours-cached": partial(Ours, cached=True)},
+    "sso": {"published": Published} | OURS,
     "dpo": {
         "trl": TRL,
         "trl-cached": partial(TRL, cached=True),
-        "ours": Ours,
-        "ours-cached": partial(Ours, cached=True),
-    },
+    }
+    | OURS,
 }
 COMPARED = 1 << 16  # entries of a parameter's gradient that are compared, evenly spaced
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that measures the machine

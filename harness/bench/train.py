@@ -14,9 +14,10 @@ from harness.progress import progress
 
 PEERS = {"sso": "published", "dpo": "trl"}
 CONTENDERS = {
-    "sso": ("published", "ours", "ours-cached"),
-    "dpo": ("trl", "trl-cached", "ours", "ours-cached"),
+    "sso": ("published", "ours", "ours-cached", "ours-flex"),
+    "dpo": ("trl", "trl-cached", "ours", "ours-cached", "ours-flex"),
 }
+ON_REQUEST = "ours-flex"  # on CUDA only
 AGREES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}  # largest relative difference of a loss
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from harness.bench import setting as settings
-from harness.bench.train import CONTENDERS, measure
+from harness.bench.train import CONTENDERS, ON_REQUEST, measure
 from harness.commands.output import Json, print_json, print_rows, shown
 from harness.errors import UserError, unknown_name
 
@@ -50,7 +50,7 @@ def train(
     steps: Annotated[int, typer.Option(min=1, help="Steps in a round, on other data each.")] = 2,
     rounds: Rounds = 3,
     contenders: Annotated[
-        str | None, typer.Option(help="Only these, such as ours,ours-cached; ratios need the peer.")
+        str | None, typer.Option(help="Only these, such as ours,ours-flex; ratios need the peer.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
     threads: Threads = None,
@@ -146,7 +146,7 @@ def _wanted(objective: str, contenders: str | None) -> list[str]:
     """The contenders of an objective, those that are named, in their order."""
     known = CONTENDERS[objective]
     if contenders is None:
-        return list(known)
+        return [name for name in known if name != ON_REQUEST]
     named = [each.strip() for each in contenders.split(",")]
     for name in named:
         if name not in known:
