@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from harness.training.trainer import Training
 
 
+NO_PAIRS = "there are no pairs"  # the key of a benchmark that was left out
+
+
 class Arm:
     """A method with a seed."""
 
@@ -147,7 +150,7 @@ class Arm:
 
     def left_out(self, benchmark: str) -> bool:
         """Whether a benchmark that needs pairs was left out, because this method has none."""
-        return (self.folder / "steps" / f"score-{benchmark}.json").exists()
+        return self.folder.finished(f"score-{benchmark}", NO_PAIRS)
 
     def score(self, name: str, policy: Policy, inputs: Inputs) -> None:
         """Leaves samples, judgments and the score of one benchmark in the folder."""
@@ -162,7 +165,7 @@ class Arm:
         settings = with_suite_settings(inputs.data_dir, chosen)
         judging = Judging(experiment.rejudge, experiment.both_orders)
         if benchmark.needs_pairs and not benchmark.has_pairs(policy, settings):
-            self.folder.finish(f"score-{name}", "there are no pairs")
+            self.folder.finish(f"score-{name}", NO_PAIRS)
             return
         items = benchmark.load(inputs.data_dir, settings)
         reference = policy.reference.weights_hash if policy.reference else None
@@ -180,13 +183,14 @@ class Arm:
         answers = benchmark.turns * len(items)
         samples_file = self.folder / "samples" / f"{name}.jsonl"
         judgments_file = self.folder / "judgments" / f"{name}.jsonl"
-        if not self.folder.finished(f"samples-{name}", key):
+        if not (self.folder.finished(f"samples-{name}", key) and samples_file.exists()):
             self.worked = True
             with progress(f"{self.label} {name}: answer", answers) as advance:
                 store.write_jsonl(samples_file, benchmark.answer(policy, items, settings, advance))
             self.folder.finish(f"samples-{name}", key)
         key = store.digest([key, inputs.judge.name, asdict(judging)] if benchmark.needs_judge else [key])
-        if not self.folder.finished(f"score-{name}", key):
+        scores_file = self.folder / "scores" / f"{name}.json"
+        if not (self.folder.finished(f"score-{name}", key) and scores_file.exists()):
             self.worked = True
             samples = store.read_jsonl(samples_file)
             judgments = []
@@ -194,9 +198,7 @@ class Arm:
                 with progress(f"{self.label} {name}: judge", answers) as advance:
                     judgments = benchmark.judge(items, samples, inputs.judge, judging, advance)
                 store.write_jsonl(judgments_file, judgments)
-            store.write_json(
-                self.folder / "scores" / f"{name}.json", asdict(benchmark.score(items, samples, judgments))
-            )
+            store.write_json(scores_file, asdict(benchmark.score(items, samples, judgments)))
             self.folder.finish(f"score-{name}", key)
 
 

@@ -82,9 +82,9 @@ def train_stages(stages: Sequence[Stage], setting: Setting) -> Trained:
         key = store.digest([key, stage.name])
         collected = f"{stage.name}-examples"
         stream = setting.stream(stage)
-        if not folder.finished(stage.name, key):
+        if not (folder.finished(stage.name, key) and setting.checkpoint(stage).exists()):
             worked = True
-            if not folder.finished(collected, key):
+            if not (folder.finished(collected, key) and setting.examples(stage).exists()):
                 allowance = allowances(stages, setting.budget, ledger, index)
                 facts = _collect(stage, engines, stream, ledger, allowance, setting)
                 folder.finish(collected, key, **facts)

@@ -2,13 +2,16 @@
 
 import os
 import platform
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
+from threading import Thread
 
 import yaml
 
+import harness
 from harness import registry, store
 from harness.arm import Arm
 from harness.benchmarks.base import Score
@@ -17,9 +20,12 @@ from harness.comparison import build as build_table
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment, build, load
 from harness.inputs import check_inputs, load_inputs
+from harness.planning import model_folder
 from harness.progress import PLAIN_VARIABLE
 from harness.tables import to_json, to_markdown
 
+WHOLE = "run"  # the step that is all of a run
+PARENT_LOOK = 0.2  # seconds between two looks whether the parent lives
 PACKAGES = ("harness", "torch", "transformers", "trl", "lm-eval", "alpaca-eval", "math-verify", "numpy")
 
 
@@ -30,16 +36,40 @@ def run(experiment: Experiment, results: Path, jobs: int = 1) -> Table:
         UserError: for anything the user can mend; nothing that was finished is lost.
     """
     root = store.Folder(results).folder("runs").folder(experiment.name)
+    key = _key(experiment)
+    if root.finished(WHOLE, key) and _complete(experiment, root):
+        return write_table(root.path)
     check_inputs(experiment)
-    _claim(root, experiment)
-    arms = [(method, seed) for seed in range(experiment.seeds) for method in experiment.arms()]
-    if jobs == 1:
-        inputs = load_inputs(experiment, root)
-        for method, seed in arms:
-            Arm(experiment, method, seed, root).run(inputs)
-    else:
-        _run_parallel(experiment, root, arms, jobs)
-    return write_table(root.path)
+    with store.only_writer(root.path):
+        _claim(root, experiment)
+        arms = [(method, seed) for seed in range(experiment.seeds) for method in experiment.arms()]
+        if jobs == 1:
+            inputs = load_inputs(experiment, root)
+            for method, seed in arms:
+                Arm(experiment, method, seed, root).run(inputs)
+        else:
+            _run_parallel(experiment, root, arms, jobs)
+        table = write_table(root.path)
+        root.finish(WHOLE, key)
+        return table
+
+
+def _key(experiment: Experiment) -> str:
+    """Of everything that a run depends on: its options, and the content of the files and folders that they name."""
+    named = [experiment.prompts, experiment.preferences, experiment.data_dir, experiment.judge_engine]
+    named += [value for options in experiment.options.values() for value in options.values()]
+    contents = {name: store.tree_digest(Path(name)) for name in named if isinstance(name, str) and name != TESTBED}
+    model = store.tree_digest(model_folder(experiment.model))
+    return store.digest([harness.__version__, experiment.as_dict(), model, contents])
+
+
+def _complete(experiment: Experiment, root: store.Folder) -> bool:
+    """Whether all scores are there (a person may have deleted some, to have them made again)."""
+    return all(
+        (arm.folder / "scores" / f"{name}.json").exists() or arm.left_out(name)
+        for arm in (Arm(experiment, arm, seed, root) for arm in experiment.arms() for seed in range(experiment.seeds))
+        for name in experiment.benchmarks
+    )
 
 
 def _run_parallel(experiment: Experiment, root: store.Folder, arms: list[tuple[str, int]], jobs: int) -> None:
@@ -59,9 +89,17 @@ _worker: tuple = ()
 
 def _start_worker(experiment: Experiment, path: Path) -> None:
     global _worker
+    Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other
     root = store.Folder(path)
     _worker = (experiment, root, load_inputs(experiment, root))
+
+
+def _end_with(parent: int) -> None:
+    """Ends this process when its parent has died: the folder is then free for the next run, and must not be written."""
+    while os.getppid() == parent:
+        time.sleep(PARENT_LOOK)
+    os._exit(1)
 
 
 def _run_arm(method: str, seed: int) -> None:
@@ -123,7 +161,7 @@ def _row(experiment: Experiment, name: str, root: store.Folder) -> ResultRow:
         for benchmark in experiment.benchmarks:
             file = arm.folder / "scores" / f"{benchmark}.json"
             if not file.exists():
-                if registry.load("benchmark", benchmark).needs_pairs and arm.left_out(benchmark):
+                if arm.left_out(benchmark):
                     continue
                 raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
             scores.setdefault(benchmark, {})[seed] = Score(**store.read_json(file))

@@ -4,16 +4,21 @@ A finished step has its files and then a mark with the key of what it depends on
 is not done again.
 """
 
+import fcntl
 import hashlib
 import json
 import os
+import platform
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from harness.errors import UserError
+
+LOCK = ".lock"  # of a folder: held by the process that writes there
 
 
 def digest(value: Any) -> str:
@@ -42,6 +47,16 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def tree_digest(path: Path) -> str | None:
+    """Of a file's content, or of all files in a folder with their names; None where there is neither."""
+    if path.is_file():
+        return file_digest(path)
+    if path.is_dir():
+        files = sorted(each for each in path.rglob("*") if each.is_file())
+        return digest({str(each.relative_to(path)): file_digest(each) for each in files})
+    return None
 
 
 def write_text(path: Path, text: str) -> None:
@@ -110,6 +125,28 @@ def safe_name(name: str) -> str:
     if not name or name.startswith(".") or any(mark in name for mark in '/\\\0\n<>:"|?*'):
         raise UserError(f"name {name!r} is not allowed: use letters, digits, '-', '_' and '.', not a dot first")
     return name
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Inside, no other process that asks for it too can write in the folder. A lock whose owner has died is free.
+
+    Raises:
+        UserError: when another process has it, naming that process.
+    """
+    path.mkdir(parents=True, exist_ok=True)
+    with open(path / LOCK, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            raise UserError(f"{path} is in use by {owner}: wait for it, or choose another --name") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
+        file.flush()
+        yield
+        file.truncate(0)
 
 
 class Folder:

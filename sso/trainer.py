@@ -163,7 +163,8 @@ class _Trainer:
             UserError: when no response can be used, or the data are too few for one update.
         """
         stages = self.method.stages(self.options)
-        self.trained = train_stages(stages, self._setting(stages))
+        with store.only_writer(self.folder.path):
+            self.trained = train_stages(stages, self._setting(stages))
         losses = [row["loss"] for row in store.read_jsonl(self.folder / "training" / f"{stages[-1].name}.jsonl")]
         total = self.trained.ledger.total
         spent = {name: getattr(total, name) for name in ("flops", "generated_tokens", "trained_tokens")}

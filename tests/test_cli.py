@@ -112,9 +112,8 @@ def test_the_ledger_agrees_with_the_plan(finished, tmp_path):
 def test_the_folder_tells_what_happened(finished):
     place, _ = finished
     run = place / "results/runs/small"
-    assert {"experiment.yaml", "versions.json", "table.md", "table.json", "arms", "data", "reference"} == {
-        path.name for path in run.iterdir()
-    }
+    files = {"experiment.yaml", "versions.json", "table.md", "table.json", ".lock"}
+    assert files | {"arms", "data", "reference", "steps"} == {path.name for path in run.iterdir()}
     arm = run / "arms/sso-seed0"
     pairs = [json.loads(line) for line in (arm / "preferences/policy.jsonl").read_text().splitlines()]
     assert {"prompt", "good_principle", "bad_principle", "chosen", "rejected", "sequences"} <= set(pairs[0])
@@ -131,6 +130,27 @@ def test_a_second_call_reuses_all(finished):
     again = json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=place))
     assert again == table
     assert {path: path.stat().st_mtime_ns for path in arms.rglob("*")} == before
+
+
+def test_a_finished_run_is_seen_without_its_models(finished):
+    place, _ = finished
+    code = (
+        "import sys\nfrom harness.cli import main\nsys.argv = ['harness', *sys.argv[1:]]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code, "run", "--method", "sso,dpo", *SMALL], cwd=place, check=True)
+
+
+def test_what_is_deleted_is_made_again(finished):
+    place, table = finished
+    arm = place / "results/runs/small/arms/dpo-seed0"
+    files = [arm / name for name in ("scores/math.json", "samples/math.jsonl")]
+    before = [file.read_bytes() for file in files]
+    for file in files:
+        file.unlink()
+    assert json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=place)) == table
+    assert [file.read_bytes() for file in files] == before
 
 
 def test_the_table_is_computed_from_stored_scores(finished):

@@ -1,11 +1,15 @@
 """Files are whole or absent, and a finished step is recognised by its key alone."""
 
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
 from harness import store
 from harness.errors import UserError
+from harness.store import only_writer, read_jsonl, row_writer
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):
@@ -62,3 +66,43 @@ def test_names_stay_in_their_folder(tmp_path, name):
 def test_digest_does_not_depend_on_the_order_of_keys():
     assert store.digest({"a": 1, "b": [1.5, None]}) == store.digest(json.loads('{"b": [1.5, null], "a": 1}'))
     assert store.digest({"a": 1}) != store.digest({"a": 2})
+
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from harness import store
+with store.only_writer(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_one_writer_a_folder_and_a_dead_one_holds_nothing(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", HOLDER, tmp_path], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*, since 20"), only_writer(tmp_path):
+            pass
+        holder.kill()
+    with only_writer(tmp_path):
+        with pytest.raises(UserError, match=f"process {os.getpid()} "), only_writer(tmp_path):
+            pass
+    with only_writer(tmp_path):
+        pass
+
+
+def test_rows_can_be_taken_back(tmp_path):
+    with row_writer(tmp_path / "rows.jsonl") as rows:
+        for number in range(5):
+            rows.add({"text": "ä" * number})
+        rows.keep(3)
+        rows.add({"text": "last"})
+        assert not (tmp_path / "rows.jsonl").exists()
+    assert [row["text"] for row in read_jsonl(tmp_path / "rows.jsonl")] == ["", "ä", "ää", "last"]
+
+
+def test_rows_that_were_not_finished_leave_nothing(tmp_path):
+    with pytest.raises(KeyError), row_writer(tmp_path / "rows.jsonl") as rows:
+        rows.add({"a": 1})
+        raise KeyError
+    assert not list(tmp_path.iterdir())
