@@ -5,7 +5,7 @@ Every step writes its files and then its mark; a step whose inputs have not chan
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from harness import registry, store
 from harness.benchmarks.base import Judging, Policy, Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.base import Sampling
+from harness.engines.logged import LoggedEngine
 from harness.experiment import Experiment
 from harness.inputs import Inputs
 from harness.methods import Method, Prompt, Stage
@@ -185,9 +186,12 @@ class Arm:
         judgments_file = self.folder / "judgments" / f"{name}.jsonl"
         if not (self.folder.finished(f"samples-{name}", key) and samples_file.exists()):
             self.worked = True
+            logged = LoggedEngine(policy.engine, self.folder / "samples" / f"{name}.partial.jsonl")
             with progress(f"{self.label} {name}: answer", answers) as advance:
-                store.write_jsonl(samples_file, benchmark.answer(policy, items, settings, advance))
+                answered = benchmark.answer(replace(policy, engine=logged), items, settings, advance)
+                store.write_jsonl(samples_file, answered)
             self.folder.finish(f"samples-{name}", key)
+            logged.forget()
         key = store.digest([key, inputs.judge.name, asdict(judging)] if benchmark.needs_judge else [key])
         scores_file = self.folder / "scores" / f"{name}.json"
         if not (self.folder.finished(f"score-{name}", key) and scores_file.exists()):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from harness import store
 from harness.budget import Budget, Ledger
 from harness.engines.base import Sampling
+from harness.engines.logged import LoggedEngine
 from harness.health import stage_health
 from harness.judges.base import Judge
 from harness.methods import Lengths, Stage, Workbench
@@ -57,6 +58,10 @@ class Setting:
 
     def checkpoint(self, stage: Stage) -> Path:
         return self.folder / "checkpoints" / stage.name
+
+    def work(self, stage: Stage) -> Path:
+        """For what is there only while the stage is not finished."""
+        return self.folder / "training" / stage.name
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ def _collect(
 ) -> dict:
     """Writes the examples of a stage; what else the next steps must know of it."""
     bench = Workbench(
-        engine=engines[stage.generator],
+        engine=LoggedEngine(engines[stage.generator], setting.work(stage) / "completions.jsonl"),
         ledger=ledger,
         sampling=setting.sampling,
         stage=stage.name,
@@ -140,7 +145,7 @@ def _train(
     from harness.training.trainer import train
 
     label, objective = f"{setting.label} {stage.name}", stage.objective
-    history, work = (setting.folder / "training" / name for name in (f"{stage.name}.jsonl", stage.name))
+    work = setting.work(stage)
     examples = read_examples(setting.examples(stage))
     data = build_data(examples, work / "examples.arrow", objective.sequences, start.context_length)
     reference = None
@@ -150,7 +155,7 @@ def _train(
     training = setting.training(stage, work / "state")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setting.checkpoint(stage), ledger, advance)
-    store.write_jsonl(history, result.history)
+    store.write_jsonl(setting.folder / "training" / f"{stage.name}.jsonl", result.history)
     examples = read_examples(setting.examples(stage))
     health = stage_health(examples, reference, collected, setting.judge, setting.check_pairs, result.history)
     store.write_json(setting.folder / "health" / f"{stage.name}.json", health)

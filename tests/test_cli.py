@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from unittest import mock
@@ -142,14 +143,16 @@ def test_a_finished_run_is_seen_without_its_models(finished):
     subprocess.run([sys.executable, "-c", code, "run", "--method", "sso,dpo", *SMALL], cwd=place, check=True)
 
 
-def test_what_is_deleted_is_made_again(finished):
+def test_what_is_deleted_is_made_again(finished, tmp_path):
     place, table = finished
-    arm = place / "results/runs/small/arms/dpo-seed0"
+    shutil.copytree(place / "results", tmp_path / "results")
+    arm = tmp_path / "results/runs/small/arms/dpo-seed0"
     files = [arm / name for name in ("scores/math.json", "samples/math.jsonl")]
     before = [file.read_bytes() for file in files]
     for file in files:
         file.unlink()
-    assert json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=place)) == table
+    again = json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=tmp_path))
+    assert [row["cells"] for row in again["rows"]] == [row["cells"] for row in table["rows"]]
     assert [file.read_bytes() for file in files] == before
 
 

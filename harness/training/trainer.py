@@ -239,7 +239,8 @@ def train(
         updates=trainer.state.global_step,
         seconds=time.perf_counter() - start,
     )
-    history = [row for row in trainer.state.log_history if "loss" in row]
+    # sorted as a saved state sorts them, so that the file is the same with and without an interruption
+    history = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
     return TrainResult(Path(output_dir), trainer.state.global_step, history)
 
 

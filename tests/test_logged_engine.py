@@ -1,0 +1,79 @@
+"""Completions that were made before an interruption are found, and nothing else changes."""
+
+import pytest
+
+from harness.engines.base import Sampling
+from harness.engines.logged import LoggedEngine
+from harness.engines.transformers import TransformersEngine
+
+SAMPLING = Sampling(8, temperature=1.0, seed=3)
+PROMPTS = [tuple(range(5, 7 + number % 5)) for number in range(11)]
+ITEMS = [f"item-{number}" for number in range(11)]
+
+
+class Interrupted(Exception):
+    pass
+
+
+@pytest.fixture
+def engine(tiny_model_dir):
+    return TransformersEngine.load(tiny_model_dir, device="cpu", batch_size=3)
+
+
+def count_batches(engine, monkeypatch, stop_after=None):
+    """The items of each batch that the engine itself is asked for; it stops after some."""
+    asked, generate = [], engine.generate
+
+    def counted(prompts, items, sampling, advance=None):
+        if len(asked) == stop_after:
+            raise Interrupted
+        asked.append(list(items))
+        return generate(prompts, items, sampling, advance)
+
+    monkeypatch.setattr(engine, "generate", counted)
+    return asked
+
+
+def test_what_was_made_before_an_interruption_is_not_made_again(engine, tmp_path, monkeypatch):
+    expected = engine.generate(PROMPTS, ITEMS, SAMPLING)
+    with monkeypatch.context() as patch:
+        first = count_batches(engine, patch, stop_after=2)
+        with pytest.raises(Interrupted):
+            LoggedEngine(engine, tmp_path / "log.jsonl").generate(PROMPTS, ITEMS, SAMPLING)
+    with open(tmp_path / "log.jsonl", "a") as file:
+        file.write('{"key": "cut')
+    advanced = []
+    rest = count_batches(engine, monkeypatch)
+    logged = LoggedEngine(engine, tmp_path / "log.jsonl")
+    assert logged.generate(PROMPTS, ITEMS, SAMPLING, advanced.append) == expected
+    assert sorted(item for batch in first + rest for item in batch) == sorted(ITEMS)
+    assert sum(advanced) == 11
+    assert LoggedEngine(engine, tmp_path / "log.jsonl").generate(PROMPTS, ITEMS, SAMPLING) == expected
+    assert len(rest) == 2  # the torn line was no completion, and what came after it is whole
+    logged.forget()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("prompt", "item", "sampling", "model"),
+    [
+        ((9, 9), "item-0", SAMPLING, 1.0),
+        (PROMPTS[0], "another", SAMPLING, 1.0),
+        (PROMPTS[0], "item-0", Sampling(8, temperature=0.5, seed=3), 1.0),
+        (PROMPTS[0], "item-0", Sampling(8, temperature=1.0, seed=4), 1.0),
+        (PROMPTS[0], "item-0", SAMPLING, 1.1),
+    ],
+)
+def test_nothing_else_is_taken_for_it(engine, tmp_path, monkeypatch, prompt, item, sampling, model):
+    LoggedEngine(engine, tmp_path / "log.jsonl").generate(PROMPTS[:1], ITEMS[:1], SAMPLING)
+    engine.model.model.norm.weight.data.mul_(model)
+    if model != 1.0:
+        engine = TransformersEngine(engine.model, engine.tokenizer, "other", 3)
+    asked = count_batches(engine, monkeypatch)
+    LoggedEngine(engine, tmp_path / "log.jsonl").generate([prompt], [item], sampling)
+    assert asked == [[item]]
+
+
+def test_all_else_is_the_engine_s(engine, tmp_path):
+    logged = LoggedEngine(engine, tmp_path / "log.jsonl")
+    assert (logged.name, logged.parameters, logged.device) == (engine.name, engine.parameters, engine.device)
