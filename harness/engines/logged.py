@@ -3,7 +3,7 @@
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,12 @@ class LoggedEngine:
 
     The file grows by whole batches of the engine's own size and order, so that what is generated after an interruption
     shares its batches with what it would have shared them with: results do not depend, in any digit, on whether there
-    was one.
+    was one. In memory is only where each completion stands in the file.
     """
 
     def __init__(self, engine: Engine, file: Path):
         self._engine, self._file = engine, file
-        self._found: dict[str, Completion] | None = None
+        self._places: dict[str, int] | None = None  # key -> start of its line
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
@@ -30,23 +30,25 @@ class LoggedEngine:
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
         """As the engine's."""
-        if self._found is None:
-            self._found = dict(_read(self._file))
+        if self._places is None:
+            self._places = dict(_places(self._file))
         keys = [self._key(prompt, item, sampling) for prompt, item in zip(prompts, items, strict=True)]
+        completions: list[Completion | None] = [None] * len(prompts)
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(prompts), self._engine.batch_size):
             batch = longest_first[start : start + self._engine.batch_size]
-            if all(keys[index] in self._found for index in batch):
+            if all(keys[index] in self._places for index in batch):
+                found = _read(self._file, [self._places[keys[index]] for index in batch])
                 if advance:
                     advance(len(batch))
-                continue
-            made = self._engine.generate(
-                [prompts[index] for index in batch], [items[index] for index in batch], sampling, advance
-            )
-            new = {keys[index]: completion for index, completion in zip(batch, made, strict=True)}
-            _append(self._file, new)
-            self._found |= new
-        return [self._found[key] for key in keys]
+            else:
+                found = self._engine.generate(
+                    [prompts[index] for index in batch], [items[index] for index in batch], sampling, advance
+                )
+                self._places |= _append(self._file, dict(zip((keys[index] for index in batch), found, strict=True)))
+            for index, completion in zip(batch, found, strict=True):
+                completions[index] = completion
+        return completions
 
     def _key(self, prompt: TokenIds, item: str, sampling: Sampling) -> str:
         depends_on = [self._engine.weights_hash, prompt, item, asdict(sampling)]
@@ -55,11 +57,11 @@ class LoggedEngine:
     def forget(self) -> None:
         """Removes the file, when what was made of the completions has been written."""
         self._file.unlink(missing_ok=True)
-        self._found = None
+        self._places = None
 
 
-def _read(file: Path):
-    """(key, completion) of every whole line; what was cut off while it was written is removed."""
+def _places(file: Path) -> Iterator[tuple[str, int]]:
+    """Key and start of every whole line; what was cut off while it was written is removed."""
     if not file.exists():
         return
     with open(file, "rb+") as opened:
@@ -71,15 +73,29 @@ def _read(file: Path):
                 row = None
             if row is None:
                 break
+            yield row["key"], whole
             whole += len(line)
-            yield row["key"], Completion(tuple(row["token_ids"]), row["text"], row["finished"])
         opened.truncate(whole)
 
 
-def _append(file: Path, completions: dict[str, Completion]) -> None:
+def _read(file: Path, places: Sequence[int]) -> list[Completion]:
+    completions = []
+    with open(file, "rb") as opened:
+        for place in places:
+            opened.seek(place)
+            row = json.loads(opened.readline())
+            completions.append(Completion(tuple(row["token_ids"]), row["text"], row["finished"]))
+    return completions
+
+
+def _append(file: Path, completions: dict[str, Completion]) -> dict[str, int]:
+    """Writes the completions, on the disk when this returns, and tells where their lines start."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    rows = ({"key": key, **asdict(completion)} for key, completion in completions.items())
+    places = {}
     with open(file, "ab") as opened:
-        opened.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        for key, completion in completions.items():
+            places[key] = opened.tell()
+            opened.write(json.dumps({"key": key, **vars(completion)}).encode() + b"\n")
         opened.flush()
         os.fsync(opened.fileno())
+    return places
