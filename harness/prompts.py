@@ -1,14 +1,15 @@
 """Training prompts and labelled pairs: read from the files people have, drawn in a seeded endless order."""
 
+import csv
 import gzip
 import json
 import os
 import random
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from harness.engines.base import Message
 from harness.errors import UserError
@@ -16,6 +17,8 @@ from harness.methods import Prompt
 from harness.store import digest
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
+LONGEST_FIELD = 1 << 28  # characters of a field in CSV
+ROWS_AT_ONCE = 1024  # of a Parquet file
 TEXT_FIELDS = ("prompt", "instruction", "question", "problem")
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # of HH-RLHF's dialogues
 
@@ -34,7 +37,7 @@ class Malformed(ValueError):
 
 
 def load_prompts(path: Path | str, labelled: bool = False) -> PromptFile:
-    """Prompts of a JSON or JSONL file (.gz too); with `labelled`, every row must have chosen and rejected.
+    """Prompts of a JSON, JSONL, CSV (.gz too) or Parquet file; with `labelled`, all must have chosen and rejected.
 
     Rows are in TRL's standard or conversational form, or have "instruction" and "input" (self-instruct: that of the
     first of the "instances"), "conversations", "turns", or a pair of whole dialogues in chosen and rejected ("Human:"
@@ -72,27 +75,38 @@ def _name(path: Path) -> str:
     return path.name.removesuffix(".gz")
 
 
-def _rows(path: Path):
-    """(where, row) of every row, with file and line (JSONL) or entry (JSON) as where."""
+def _rows(path: Path) -> Iterator[tuple[str, Any]]:
+    """(where, row) of every row, with file and line (JSONL, CSV), entry (JSON) or row (Parquet) as where."""
     if not path.is_file():
-        raise UserError(f"no file at {path}: give a JSON or JSONL file of prompts (.gz too)")
-    opened = gzip.open if path.suffix == ".gz" else open
+        raise UserError(f"no file at {path}: give a JSON, JSONL, CSV or Parquet file of prompts (.gz too)")
     try:
-        with opened(path, "rt", encoding="utf-8") as file:
-            text = file.read()
+        yield from FORMATS.get(Path(_name(path)).suffix, _json_lines)(path)
     except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: can not be read ({error})") from None
-    if _name(path).endswith(".json"):
-        try:
-            entries = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise UserError(
-                f"{path}:{error.lineno}: not JSON ({error.msg}); a file with one row a line is named .jsonl"
-            ) from None
-        if not isinstance(entries, list):
-            raise UserError(f"{path}: must hold a list of rows")
-        yield from ((f"{path}: entry {number}", row) for number, row in enumerate(entries, 1))
-        return
+
+
+def _open(path: Path, newline: str | None = None) -> TextIO:
+    opened = gzip.open if path.suffix == ".gz" else open
+    return opened(path, "rt", encoding="utf-8-sig", newline=newline)
+
+
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        text = file.read()
+    try:
+        entries = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"{path}:{error.lineno}: not JSON ({error.msg}); a file with one row a line is named .jsonl"
+        ) from None
+    if not isinstance(entries, list):
+        raise UserError(f"{path}: must hold a list of rows")
+    yield from ((f"{path}: entry {number}", row) for number, row in enumerate(entries, 1))
+
+
+def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
+    with _open(path) as file:
+        text = file.read()
     for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
@@ -100,6 +114,38 @@ def _rows(path: Path):
             yield f"{path}:{number}", json.loads(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{path}:{number}: not JSON ({error.msg}); mend or remove the line") from None
+
+
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    csv.field_size_limit(LONGEST_FIELD)
+    with _open(path, newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                where = f"{path}:{reader.line_num}"
+                if None in row or None in row.values():
+                    number = len(reader.fieldnames)
+                    raise UserError(f"{where}: has not the {number} fields of the first line; mend or remove the line")
+                yield where, row
+        except csv.Error as error:
+            raise UserError(f"{path}:{reader.line_num}: not CSV ({error})") from None
+
+
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
+    from pyarrow import ArrowInvalid
+    from pyarrow.parquet import ParquetFile
+
+    number = 0
+    try:
+        for batch in ParquetFile(path).iter_batches(ROWS_AT_ONCE):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path}: row {number}", {name: value for name, value in row.items() if value is not None}
+    except ArrowInvalid as error:
+        raise UserError(f"{path}: not Parquet ({str(error).partition(chr(10))[0]})") from None
+
+
+FORMATS = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
 
 
 def read_row(row: Any) -> tuple[tuple[Message, ...], str | None, str | None]:

@@ -1,5 +1,6 @@
 """Prompt files in every format, the errors of malformed ones, and the order in which prompts are drawn."""
 
+import csv
 import gzip
 import json
 import re
@@ -332,3 +333,56 @@ def test_a_stream_goes_on_where_another_stopped(position):
     later = PromptStream(PROMPTS, 2)
     later.position = position
     assert later.take(25 - position) == whole[position:]
+
+
+# CSV and Parquet
+
+
+def test_csv_and_parquet_are_read_like_json(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [
+        {"prompt": 'Say "hi",\nplease', "chosen": "hi", "rejected": "no"},
+        {"prompt": "שלום 你好", "chosen": "x" * 200_000, "rejected": "\r\n y"},
+    ]
+    (tmp_path / "p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with open(tmp_path / "p.csv", "w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+    with gzip.open(tmp_path / "p.csv.gz", "wb") as file:
+        file.write((tmp_path / "p.csv").read_bytes())
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
+    expected = load_prompts(tmp_path / "p.jsonl", labelled=True)
+    for name in ("p.csv", "p.csv.gz", "p.parquet"):
+        assert load_prompts(tmp_path / name, labelled=True) == expected
+
+
+def test_parquet_holds_conversations(tmp_path):
+    import pyarrow
+    import pyarrow.parquet
+
+    rows = [{"messages": [user("Why?"), assistant("So.")], "chosen": None}]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "p.parquet")
+    (prompt,) = load_prompts(tmp_path / "p.parquet").prompts
+    assert prompt.messages == (user("Why?"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("p.csv", b"prompt,source\na,b\nc\n", r"p\.csv:3: has not the 2 fields of the first line"),
+        ("p.csv", b"prompt\na,b\n", r"p\.csv:2: has not the 1 fields"),
+        ("p.csv", b'prompt\n"a\n', r"p\.csv:1: not CSV"),
+        ("p.csv", b"text\na\n", r"p\.csv:2: has no prompt"),
+        ("p.csv", b"prompt\n\xff\n", r"p\.csv: can not be read"),
+        ("p.csv", b"", "no usable prompt"),
+        ("p.parquet", b"PAR1 no", r"p\.parquet: not Parquet"),
+        ("p.parquet", b"", r"p\.parquet: not Parquet"),
+    ],
+)
+def test_broken_csv_and_parquet(tmp_path, name, content, message):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        load_prompts(tmp_path / name)
