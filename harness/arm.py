@@ -128,7 +128,7 @@ class Arm:
                 "version": harness.__version__,
                 "method": self.method.name,
                 "options": asdict(self.options),
-                "option_files": _file_digests(self.options),
+                "option_files": store.contents(vars(self.options).values()),
                 "budget": self.experiment.budget,
                 "sampling": sampling,
                 "seed": self.seed,
@@ -176,7 +176,7 @@ class Arm:
                 "benchmark": name,
                 "items": items,
                 "settings": asdict(settings),
-                "option_files": _file_digests(settings.options),
+                "option_files": store.contents(vars(settings.options).values()),
                 "weights": [policy.engine.weights_hash, reference, policy.beta],
                 "pairs": [asdict(pair) for pair in policy.pairs or ()] if benchmark.needs_pairs else None,
             }
@@ -204,13 +204,3 @@ class Arm:
                 store.write_jsonl(judgments_file, judgments)
             store.write_json(scores_file, asdict(benchmark.score(items, samples, judgments)))
             self.folder.finish(f"score-{name}", key)
-
-
-def _file_digests(options: object) -> dict[str, str]:
-    """Content of the files that options name, such as a set of principles, and the weights in folders."""
-    named = {name: Path(value) for name, value in asdict(options).items() if isinstance(value, str)}
-    return {
-        f"{name}/{path.name}": store.file_digest(path)
-        for name, place in named.items()
-        for path in ([place] if place.is_file() else sorted(place.glob("*.safetensors")))
-    }

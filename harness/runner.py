@@ -58,7 +58,7 @@ def _key(experiment: Experiment) -> str:
     """Of everything that a run depends on: its options, and the content of the files and folders that they name."""
     named = [experiment.prompts, experiment.preferences, experiment.data_dir, experiment.judge_engine]
     named += [value for options in experiment.options.values() for value in options.values()]
-    contents = {name: store.tree_digest(Path(name)) for name in named if isinstance(name, str) and name != TESTBED}
+    contents = store.contents(name for name in named if name != TESTBED)
     model = store.tree_digest(model_folder(experiment.model))
     return store.digest([harness.__version__, experiment.as_dict(), model, contents])
 

@@ -59,6 +59,12 @@ def tree_digest(path: Path) -> str | None:
     return None
 
 
+def contents(values: Iterable[Any]) -> dict[str, str]:
+    """`tree_digest` of the files and folders that are named among the values."""
+    names = (value for value in values if isinstance(value, str))
+    return {name: found for name in names if name and (found := tree_digest(Path(name)))}
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole file atomically."""
     with _whole(path) as file:

@@ -7,6 +7,7 @@ paper's first version. What each makes is left in `args.output_dir`; a second ca
 """
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -117,7 +118,7 @@ class SSOVersion1Config(PrincipleConfig):
     filter: bool = False
 
 
-class _Trainer:
+class _Trainer(ABC):
     """Samples, trains and goes on, stage by stage."""
 
     method: ClassVar[Method]
@@ -176,9 +177,9 @@ class _Trainer:
         self.model.save_pretrained(folder)
         self.engine.tokenizer.save_pretrained(folder)
 
+    @abstractmethod
     def _budget(self) -> Budget:
         """Prompts that all stages draw together."""
-        raise NotImplementedError
 
     def _options(self) -> Any:
         """Those of the method: the config's fields of the same names."""

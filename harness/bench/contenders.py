@@ -235,10 +235,8 @@ class TRL(Contender):
                 processing_class=_tokenizer(setting.shape.vocabulary),
             )
         for row, ((prompt, chosen), (_, rejected)) in zip(self.trainer.train_dataset, pairs, strict=True):
-            if (tuple(row["prompt_ids"]), tuple(row["chosen_ids"]), tuple(row["rejected_ids"])) != (
-                *(prompt, chosen),
-                rejected,
-            ):
+            read = tuple(tuple(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
+            if read != (prompt, chosen, rejected):
                 raise RuntimeError("TRL was to have the very tokens that the other contenders have")
         if cached:
             self.reference = self.trainer.ref_model = None

@@ -10,6 +10,7 @@ from harness.errors import UserError, unknown_name
 PAD, EOS, UNKNOWN = range(3)
 FIRST_WORD = 3  # the first token id that is neither padding nor the end nor unknown
 LEAST_VOCABULARY = 16
+SEQUENCES = {"sso": 6, "dpo": 2}  # of a query that an objective reads; DPO's are y+ over y- on x
 
 Pair = tuple[TokenIds, TokenIds]  # prompt, completion
 
@@ -131,57 +132,22 @@ class Setting:
     def batches(self) -> list[list[list[Pair]]]:
         """The steps' batches of examples, each the pairs (prompt, completion) that its loss reads."""
         rng = random.Random(self.seed)
-        select = SELECT[self.objective]
-        return [
-            [select(_query(self.shape, rng)) for _ in range(self.batch)] for _ in range(self.steps)
-        ]
+        number = SEQUENCES[self.objective]
+        return [[_pairs(self.shape, rng)[:number] for _ in range(self.batch)] for _ in range(self.steps)]
 
 
-@dataclass(frozen=True)
-class Query:
-    """Prompts x, x+ and x-, responses y+, y- and yo."""
+def _pairs(shape: Shape, rng: random.Random) -> list[Pair]:
+    """The six sequences of a query: y+ over y- on x and on x+, yo over y+ on x-."""
 
-    plain: TokenIds
-    good: TokenIds
-    bad: TokenIds
-    good_response: TokenIds
-    bad_response: TokenIds
-    plain_response: TokenIds
-
-
-def _query(shape: Shape, rng: random.Random) -> Query:
     def words(count: int) -> TokenIds:
         return tuple(rng.randrange(FIRST_WORD, shape.vocabulary) for _ in range(count))
 
     lengths = shape.lengths
-    query = words(lengths.query.draw(rng))
+    plain = words(lengths.query.draw(rng))
     principle = lengths.principle.draw(rng)  # good and bad principles are about as long as one another
-    return Query(
-        query,
-        words(principle) + query,
-        words(principle) + query,
-        *(words(each.draw(rng)) + (EOS,) for each in (lengths.good, lengths.bad, lengths.plain)),
-    )
-
-
-def _sso(query: Query) -> list[Pair]:
-    """Six sequences: y+ over y- on x and on x+, yo over y+ on x-."""
-    return [
-        (query.plain, query.good_response),
-        (query.plain, query.bad_response),
-        (query.good, query.good_response),
-        (query.good, query.bad_response),
-        (query.bad, query.plain_response),
-        (query.bad, query.good_response),
-    ]
-
-
-def _dpo(query: Query) -> list[Pair]:
-    """Two sequences: y+ over y- on x."""
-    return _sso(query)[:2]
-
-
-SELECT = {"sso": _sso, "dpo": _dpo}
+    good, bad = (words(principle) + plain for _ in range(2))
+    best, worst, own = (words(each.draw(rng)) + (EOS,) for each in (lengths.good, lengths.bad, lengths.plain))
+    return [(plain, best), (plain, worst), (good, best), (good, worst), (bad, own), (bad, best)]
 
 
 def flops(shape: Shape, rows: list[tuple[int, tuple[int, ...]]], reference: bool) -> float:

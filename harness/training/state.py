@@ -55,14 +55,13 @@ class SaveState(TrainerCallback):
 
 def last_state(output_dir: Path) -> State | None:
     """The whole state in a trainer's folder; what was cut off while it was saved is removed."""
-    found = None
+    states = []
     for folder in _folders(output_dir):
         if (folder / MARK).exists():
-            state = State(folder, store.read_json(folder / MARK)["step"])
-            found = max(found, state, key=lambda each: each.step) if found else state
+            states.append(State(folder, store.read_json(folder / MARK)["step"]))
         else:
             shutil.rmtree(folder, ignore_errors=True)
-    return found
+    return max(states, key=lambda state: state.step, default=None)
 
 
 def _folder(output_dir: Path, step: int) -> Path:
