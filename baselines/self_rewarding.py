@@ -43,6 +43,7 @@ class SelfRewarding:
         beta: float = 0.2
 
         def __post_init__(self) -> None:
+            super().__post_init__()
             if self.judge_prompt not in VERDICT_TOKENS:
                 raise UserError(f"judge_prompt must be one of {', '.join(VERDICT_TOKENS)}, not {self.judge_prompt!r}")
             if min(self.iterations, self.judge_samples) < 1 or self.candidates < 2:
@@ -87,6 +88,8 @@ def rate(
     for prompt, row in zip(prompts, candidates, strict=True):
         for index, candidate in enumerate(row):
             text = judge_prompt(question_text(prompt.messages), candidate.text, options.judge_prompt)
+            if parse_score(candidate.text) is not None:
+                bench.count("judged answers that hold a score")
             chats += [[{"role": "user", "content": text}]] * options.judge_samples
             items += [f"{prompt.id}/candidate-{index}/judge-{number}" for number in range(options.judge_samples)]
     sampling = replace(bench.sampling, max_new_tokens=options.judge_max_new_tokens)

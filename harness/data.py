@@ -21,6 +21,7 @@ BLOCK = 1 << 16
 TIMEOUT = 60.0  # seconds without an answer
 ATTEMPTS = 4
 PASSING = (408, 429)  # besides 5xx: answers of a server that is busy
+MOST = 4 << 30  # bytes of a file
 WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 
 
@@ -52,6 +53,8 @@ def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
             where = Path(str(row["path"]))
             if where.is_absolute() or ".." in where.parts:
                 raise UserError(f"{path}: {row['path']!r} leads out of the data folder")
+            if not str(row["url"]).startswith(("https://", "http://")):
+                raise UserError(f"{path}: {row['url']!r} is no address of a web server")
         files[name] = [build(DataFile, row, f"{path}: field of {name}") for row in rows]
     return files
 
@@ -118,6 +121,9 @@ def _download(file: DataFile, part: Path) -> None:
         with open(part, "ab" if resumed else "wb") as out, progress(label, size or None) as advance:
             while block := answer.read(BLOCK):
                 out.write(block)
+                if out.tell() > MOST:
+                    part.unlink()
+                    raise UserError(f"{file.url}: sends more than {MOST >> 30} GiB, which no file here has")
                 done += len(block)
                 advance(len(block))
             out.flush()

@@ -1,17 +1,23 @@
 """What a run will cost, before it runs: no model is loaded, only its tokenizer and the sizes of its tensors."""
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
+from typing import Any
 
+from harness.engines.base import Message
+from harness.engines.chat import fold_system
+from harness.engines.templates import bounded, checked, compiled
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.methods import Lengths, Prompt
 from harness.stages import plan_stage
 
 SAMPLE = 256  # prompts that are counted
+TEMPLATE_FILE = "chat_template.jinja"
 DEFAULT_COMPLETION = 256  # tokens, for models whose completions were not measured
 
 
@@ -26,7 +32,7 @@ def model_folder(model: str) -> Path:
 
         return MODEL_DIR
     folder = Path(model)
-    if folder.is_dir():
+    if os.path.isdir(folder):  # False for a name that no folder can have
         return folder
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
@@ -38,22 +44,30 @@ def model_folder(model: str) -> Path:
 
 
 def parameter_count(folder: Path) -> int:
-    """Number of parameters in a folder's safetensors files, from their headers alone."""
+    """Number of parameters in a folder's safetensors files, from their headers alone.
+
+    Raises:
+        UserError: when there is none, or one that is damaged.
+    """
+    from safetensors import SafetensorError, safe_open
+
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"no .safetensors file in {folder}: weights are read from safetensors only")
     total = 0
     for path in files:
-        with open(path, "rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        total += sum(prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+        try:
+            with safe_open(path, framework="np") as file:
+                total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise UserError(f"{path} is no whole safetensors file ({error})") from None
     return total
 
 
 def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Lengths:
     """Expected token counts: prompts and a typical system message as the model's own template writes them."""
     folder = model_folder(experiment.model)
-    count = _token_counter(folder)
+    count = _token_counter(folder, experiment.model)
     sample = [list(prompt.messages) for prompt in prompts[:SAMPLE]]
     alone = sum(map(count, sample)) / len(sample)
     if experiment.model == TESTBED:
@@ -64,24 +78,45 @@ def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Length
     return Lengths(alone, system, float(experiment.completion_tokens or DEFAULT_COMPLETION))
 
 
-def _token_counter(folder: Path):
-    from jinja2.sandbox import ImmutableSandboxedEnvironment
+def _token_counter(folder: Path, name: str) -> Callable[[Sequence[Message]], int]:
+    """Counts the tokens of a conversation that waits for its reply.
+
+    Raises:
+        UserError: when the folder has no tokenizer that can be read, or no chat template that takes a conversation.
+    """
+    from jinja2 import TemplateError
     from tokenizers import Tokenizer
 
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    config = json.loads((folder / "tokenizer_config.json").read_text())
-    written = folder / "chat_template.jinja"
-    template = written.read_text() if written.exists() else config.get("chat_template")
-    if not template:
+    file, settings, written = (folder / each for each in ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE))
+    try:
+        tokenizer = Tokenizer.from_buffer(file.read_bytes())
+        config = json.loads(settings.read_text(encoding="utf-8"))
+        source = written.read_text(encoding="utf-8") if written.exists() else config.get("chat_template")
+        tokens = {name: each for name, each in map(_special, config.items()) if each}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"the tokenizer in {folder} can not be read ({error})") from None
+    if not isinstance(source, str):
         raise UserError(f"the tokenizer in {folder} has no chat template")
-    render = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True).from_string(template).render
-    tokens = {name: value for name, value in config.items() if name.endswith("_token") and isinstance(value, str)}
 
-    def count(messages: list[dict]) -> int:
-        text = render(messages=messages, add_generation_prompt=True, **tokens)
+    def count(messages: Sequence[Message]) -> int:
+        try:
+            with bounded():
+                template = compiled(source)
+                text = checked(template.render(messages=list(messages), add_generation_prompt=True, **tokens))
+        except TemplateError as error:
+            if (folded := fold_system(messages)) != list(messages):
+                return count(folded)
+            raise UserError(f"the chat template of {name} refuses a conversation: {error}") from None
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
     return count
+
+
+def _special(entry: tuple[str, Any]) -> tuple[str, str | None]:
+    """The name and text of a special token in tokenizer_config.json; None for an entry of another kind."""
+    name, value = entry
+    text = value.get("content") if isinstance(value, dict) else value
+    return name, text if name.endswith("_token") and isinstance(text, str) else None
 
 
 def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequence[Prompt]) -> dict:

@@ -5,12 +5,14 @@ The JSON holds the fields of `harness.comparison.Table`: rows[i].method, .ranked
 """
 
 import math
+import re
 from dataclasses import asdict
 from typing import Any
 
 from harness.comparison import SIGNIFICANT, Cell, Spent, Table, number_range
 
 NONE = "–"
+_MARKUP = re.compile(r"\\|\||<(?=[A-Za-z/!?])|(?<=\])\(")
 REPORTED = (
     "Rows marked reported are published numbers, of other models, judges and budgets: not measured here, not ranked, "
     "in no comparison."
@@ -105,8 +107,9 @@ def _duration(seconds: float) -> str:
 
 
 def _escape(text: str) -> str:
-    """One line, and no mark that would end a table's cell."""
-    return " ".join(text.split()).replace("|", "\\|")
+    """One line of what can be seen, without a mark that would end a table's cell, begin HTML or make a link."""
+    text = "".join(mark if mark.isprintable() else " " for mark in text)
+    return _MARKUP.sub(r"\\\g<0>", " ".join(text.split()))
 
 
 def _lines(rows: list[list[str]]) -> str:

@@ -50,6 +50,7 @@ class PrincipleOptions(TrainingOptions):
     principle_tokens: int = 200
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.principles not in SOURCES:
             raise UserError(f"principles must be one of {', '.join(SOURCES)}, not {self.principles!r}")
         if self.features < 1:

@@ -187,7 +187,11 @@ def test_no_credit():
 
 
 def test_a_url_is_stored_without_secrets():
-    assert public_url("https://me:secret@host:8443/v1/?key=secret") == "https://host:8443/v1"
+    assert public_url("https://host:8443/v1/") == "https://host:8443/v1"
+    for wrong in ("https://me:secret@host/v1", "https://host/v1?key=secret", "me:secret@host", "https://host/#secret"):
+        with pytest.raises(UserError, match="OPENAI_API_KEY") as caught:
+            public_url(wrong)
+        assert "secret" not in str(caught.value)
     for wrong in ("localhost:8000/v1", "ftp://host", "http://host:port/v1", ""):
         with pytest.raises(UserError, match="write it like"):
             public_url(wrong)

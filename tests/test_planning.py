@@ -1,6 +1,7 @@
 """Plans are made without loading a model, from its tokenizer and the headers of its tensors."""
 
 import json
+import shutil
 import subprocess
 import sys
 
@@ -31,6 +32,30 @@ def test_lengths_are_those_of_the_templated_prompts(tiny_model_dir):
     assert lengths.prompt == 5 + 3
     assert lengths.system == len("word " * 40) + 2
     assert lengths.completion == 30
+
+
+@pytest.mark.parametrize(
+    ("template", "system"),
+    [
+        (  # in the manner of Gemma: a system message goes into the user's, after it two new lines
+            "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+            "{% for message in messages %}{{ '<|user|>' + message['content'] + '<|end|>' }}{% endfor %}"
+            "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}",
+            len("word " * 40) + 2,
+        ),
+        (  # blocks and statements that only transformers has
+            "{% for message in messages %}{% generation %}{{ '<|user|>' + message['content'] + '<|end|>' }}"
+            "{% endgeneration %}{% if loop.last %}{% break %}{% endif %}{% endfor %}{{ '<|assistant|>' }}",
+            len("word " * 40) + 2,
+        ),
+    ],
+    ids=["no system role", "blocks of transformers"],
+)
+def test_templates_that_transformers_takes(tiny_model_dir, tmp_path, template, system):
+    shutil.copytree(tiny_model_dir, tmp_path / "model")
+    (tmp_path / "model/chat_template.jinja").write_text(template)
+    lengths = measure_lengths(Experiment(model=str(tmp_path / "model")), ask("abcd", "abcdef"))
+    assert (lengths.prompt, lengths.system) == (5 + 3, system)
 
 
 def test_a_model_that_is_not_here(tmp_path):

@@ -19,7 +19,7 @@ from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
 from harness.judges.templates import fill
-from harness.judges.verdicts import names_of_judges
+from harness.judges.verdicts import forged, names_of_judges
 
 MAX_NEW_TOKENS = 2048
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
@@ -119,6 +119,7 @@ class AlpacaEval:
             del details["missing"], details["unparsed"]  # of the official set; the score's own are of this run
             if any(len(row.get("askings", ())) == 2 for row in known):
                 details["one_order_only"] = sum(map(_in_one_order, known))
+        details |= forged(outputs.values())
         replied = [row for row in judgments if not row["error"]]
         missing = len(judgments) - len(replied)
         return Score(

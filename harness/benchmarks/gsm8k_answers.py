@@ -13,8 +13,8 @@ from harness.benchmarks.math_answers import last_boxed
 
 _NUMBER = r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
 _FINDS = re.compile(rf"(?<![\w.])\$?({_NUMBER})|(-?)\$({_NUMBER})")
-_MARKS = re.compile(r"####|\\(?:boxed|fbox)\b|\banswer is\b:?|^\s*A:", re.IGNORECASE | re.MULTILINE)
-_PRINTED = re.compile(r"^```output\s*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_MARKS = re.compile(r"####|\\(?:boxed|fbox)\b|\banswer is\b:?|^[^\S\n]*A:", re.IGNORECASE | re.MULTILINE)
+_PRINTED = re.compile(r"^```output[^\S\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _CLAUSE_END = re.compile(r"[,.;](?=\s|$)")
 _SPACES = re.compile(r"\\[!,;: ]|[{}]|\\text\w*|\\%|\\mathrm|\\left|\\right")
 

@@ -13,7 +13,7 @@ from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
-from harness.benchmarks.math_answers import Grader, last_boxed
+from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError, unknown_name
 
@@ -22,6 +22,7 @@ BOXED, MINERVA = "boxed", "minerva"
 MATH500, WHOLE = 500, 5000
 PROTOCOLS = {BOXED: 0, MINERVA: 4}  # -> number of examples
 NO_FINAL_ANSWER = "[invalidanswer]"  # what lm-eval's Minerva task reads where there is none
+ANSWER_END = " I hope it is correct."
 INSTRUCTION = "\n\nReason step by step, and put your final answer within \\boxed{}."
 
 
@@ -156,11 +157,20 @@ def _task(items: Sequence[dict], protocol: str):
     return local_task({"task": "math"} | config | ungraded, test=documents)
 
 
+def _up_to_answers(response: str) -> str:
+    """The lines of a response in which an answer can end, up to there: what lm-eval finds in them is the same.
+
+    Over other lines its expression takes time that grows with the square of their length.
+    """
+    lines = f"{response}{ANSWER_END.strip()}".split("\n")
+    return "\n".join(line[: line.rindex(ANSWER_END) + len(ANSWER_END)] for line in lines if ANSWER_END in line)
+
+
 def _minerva_grade(grader: Grader, response: str, answer: str) -> dict:
     """The grade of the boxed protocol, and lm-eval's exact match of the answer after "The final answer is"."""
     from lm_eval.tasks.minerva_math.utils import get_unnormalized_answer, normalize_final_answer
 
-    final = get_unnormalized_answer(response)
-    known = final != NO_FINAL_ANSWER
+    final = get_unnormalized_answer(_up_to_answers(response))
+    known = final != NO_FINAL_ANSWER and len(final) <= LONGEST  # over longer ones their expressions take hours
     right = known and grader.same_final_answers(normalize_final_answer(final), normalize_final_answer(answer))
     return grader.grade(response, answer) | {"minerva": float(right), "extracted": final if known else None}

@@ -53,7 +53,7 @@ def strictly_equal(response: str, answer: str) -> bool:
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
 
     boxed = last_boxed(response)
-    return boxed is not None and is_equiv(boxed, answer)
+    return boxed is not None and len(boxed) <= LONGEST and is_equiv(boxed, answer)
 
 
 def whole_equal(response: str, answer: str) -> bool:

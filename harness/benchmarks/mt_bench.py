@@ -16,7 +16,7 @@ from harness.engines.base import Advance, Message, Sampling
 from harness.errors import UserError
 from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
 from harness.judges.templates import fill
-from harness.judges.verdicts import names_of_judges, parse_rating
+from harness.judges.verdicts import forged, names_of_judges, parse_rating
 
 TEMPERATURES = {  # FastChat's by category; 0.7 for others
     "writing": 0.7,
@@ -135,6 +135,7 @@ class MTBench:
         details = summary(judgments, {int(item["id"]): item["category"] for item in items})
         value, unparsed = details.pop("score"), details.pop("unparsed")
         details["reference_file"] = items[0]["reference_file"]
+        details |= forged(text for sample in samples for text in sample["turns"])
         replied = [row for row in judgments if not row.get("error")]  # FastChat's own rows have no such field
         failed = len(judgments) - len(replied)
         absent = TURNS * len(items) - (len(judgments) - details["duplicates"])

@@ -1,20 +1,23 @@
 """What commands print: JSON for machines, short tables for people. Names and texts of files are data, never markup."""
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
 
+_UNSEEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")  # controls, turns of direction
 PLAIN_WIDTH = 200  # characters a line where no terminal says how wide it is
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
 
 
 def print_json(value: Any) -> None:
-    """As UTF-8; half of a surrogate pair, which UTF-8 has not, stays JSON's escape of it."""
+    """As UTF-8; half of a surrogate pair, which UTF-8 has not, and what a terminal would obey stay JSON's escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
+    text = _UNSEEN.sub(lambda mark: f"\\u{ord(mark.group()):04x}", text)
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
@@ -25,10 +28,10 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     from rich.text import Text
 
     rows = [list(row) for row in rows]
-    table = Table(title=title)
+    table = Table(title=None if title is None else Text(shown(title)))
     for place, column in enumerate(columns):
         numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
-        table.add_column(column, justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(shown(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         table.add_row(*(Text(shown(value)) for value in row))
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
@@ -36,13 +39,13 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 def print_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
     """Name and value, a line each; mappings below their name."""
-    width = max((len(name) for name, value in facts.items() if not isinstance(value, Mapping)), default=0)
+    width = max((len(shown(name)) for name, value in facts.items() if not isinstance(value, Mapping)), default=0)
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            print(" " * indent + f"{name}:")
+            print(" " * indent + f"{shown(name)}:")
             print_facts(value, indent + 2)
         else:
-            print(" " * indent + f"{name:{width}}  {shown(value)}")
+            print(" " * indent + f"{shown(name):{width}}  {shown(value)}")
 
 
 def shown(value: Any) -> str:

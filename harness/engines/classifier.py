@@ -12,7 +12,8 @@ from transformers.utils import logging
 
 from harness.engines import loading
 from harness.engines.base import Advance, Message, TokenIds
-from harness.engines.chat import PROBE, ChatTemplate
+from harness.engines.chat import ChatTemplate
+from harness.engines.memory import Limit
 from harness.errors import UserError
 
 
@@ -32,6 +33,7 @@ class RewardModel:
         self.tokenizer = tokenizer
         self.name = name
         self.batch_size = batch_size
+        self.scores = Limit(loading.SCORING_TOKENS, "tokens", name)
         self.device = model.device
         self.parameters = loading.parameter_count(model)
         self.context_length = loading.context_length(model, tokenizer)
@@ -59,7 +61,7 @@ class RewardModel:
         """
         name = str(path)
         device = loading.choose_device(device)
-        with loading.load_errors(name):
+        with loading.load_errors(name, trust_remote_code):
             model, missing = load_classifier(
                 name, dtype=loading.choose_dtype("auto", device), trust_remote_code=trust_remote_code
             )
@@ -80,7 +82,7 @@ class RewardModel:
 
     def encode_completion(self, text: str) -> TokenIds:
         """Token ids of a reply with all that the chat template writes after it, as reward models are trained."""
-        return encode_reply(self.tokenizer, text, self._turn_end)
+        return (*self.chat.encode_text(text), *self._turn_end)
 
     @torch.inference_mode()
     def rewards(
@@ -89,19 +91,23 @@ class RewardModel:
         """Reward of each completion given its prompt, in order.
 
         Raises:
-            UserError: when a prompt and its completion are longer than the context.
+            UserError: when a prompt and its completion are longer than the context, or memory does not hold them.
         """
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         rewards = [0.0] * len(rows)
         padding = self.model.config.get_text_config().pad_token_id
         loading.check_lengths(list(map(len, rows)), self)
-        for batch in loading.scoring_batches(list(map(len, rows)), self.batch_size):
+
+        def score(batch: list[int]) -> list[float]:
             longest = max(len(rows[index]) for index in batch)
             input_ids = torch.tensor([rows[index] + [padding] * (longest - len(rows[index])) for index in batch])
             lengths = torch.tensor([len(rows[index]) for index in batch])
             mask = (torch.arange(longest) < lengths[:, None]).long()
             logits = self.model(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device)).logits
-            for index, reward in zip(batch, logits.float().squeeze(-1).tolist(), strict=True):
+            return logits.float().squeeze(-1).tolist()
+
+        for batch, scored in loading.in_batches(list(map(len, rows)), self.batch_size, self.scores, score):
+            for index, reward in zip(batch, scored, strict=True):
                 rewards[index] = reward
             if advance:
                 advance(len(batch))
@@ -148,13 +154,8 @@ def turn_end(chat: ChatTemplate) -> TokenIds:
 
     A classifier reads its reward at the last token, so a new line more or less is another reward.
     """
-    text = chat.tokenizer.apply_chat_template(list(PROBE), tokenize=False)
-    written = chat.tokenizer(text.rpartition(PROBE[-1]["content"])[2], add_special_tokens=False)["input_ids"]
-    return tuple(written) if chat.stop_token in written else (chat.stop_token,)
-
-
-def encode_reply(tokenizer: PreTrainedTokenizerBase, text: str, end: TokenIds) -> TokenIds:
-    return (*tokenizer(text, add_special_tokens=False)["input_ids"], *end)
+    written = chat.after_reply()
+    return written if chat.stop_token in written else (chat.stop_token,)
 
 
 def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:

@@ -1,15 +1,27 @@
 """What every model of transformers that is loaded here has in common: device, type, identity, limits, batches."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
+from pathlib import Path
+from typing import TypeVar
 
 import torch
+from safetensors import SafetensorError
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from harness.engines.memory import Limit
 from harness.errors import UserError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+FAILURES = (  # of loading files of others
+    *(OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError),
+    SafetensorError,
+)
+T = TypeVar("T")
 SCORING_TOKENS = 8192  # padded tokens in one forward pass over given sequences, whatever the batch size
 
 
@@ -30,16 +42,51 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 
 @contextmanager
-def load_errors(name: str) -> Iterator[None]:
-    """Turns what transformers raises for a model that is absent or not usable into a UserError."""
+def load_errors(name: str, trust_remote_code: bool = False) -> Iterator[None]:
+    """Turns what transformers raises for a model that is absent or not usable into a UserError.
+
+    It says on standard error when code of models may run, and refuses weights that transformers would take from other
+    places or formats.
+    """
+    if trust_remote_code:
+        _tell_remote_code()
     try:
+        check_shards(Path(name))
         yield
-    except (OSError, ValueError) as error:
+    except FAILURES as error:
         reason = str(error).strip().partition("\n")[0]
+        trust = "contains custom code" in reason or "trust_remote_code" in str(error)
+        remedy = "read that code, and where you trust it add --trust-remote-code; or " if trust else ""
         raise UserError(
-            f"model {name!r} can not be loaded ({reason}): give a folder with config.json, safetensors weights and "
-            "a tokenizer, or the id of such a model on the hub"
+            f"model {name!r} can not be loaded ({reason}): {remedy}give a folder with config.json, safetensors weights "
+            "and a tokenizer, or the id of such a model on the hub"
         ) from error
+
+
+@cache
+def _tell_remote_code() -> None:
+    """Once in a process."""
+    print("code that comes with models runs in this process (--trust-remote-code)", file=sys.stderr)
+
+
+def check_shards(folder: Path) -> None:
+    """The weights that an index names must be safetensors beside it.
+
+    transformers follows a path to anywhere, and unpickles (without running code) what has another name.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    index = folder / "model.safetensors.index.json"
+    if not index.is_file():
+        return
+    content = json.loads(index.read_text(encoding="utf-8"))
+    shards = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(shards, dict):
+        raise ValueError(f"{index} has no weight_map")
+    for shard in shards.values():
+        if not (isinstance(shard, str) and shard == Path(shard).name and shard.endswith(".safetensors")):
+            raise ValueError(f"{index} names {shard!r:.80}, which is no .safetensors file of this folder")
 
 
 def weights_hash(model: PreTrainedModel) -> str:
@@ -77,11 +124,31 @@ def check_lengths(lengths: Sequence[int], engine) -> None:
         )
 
 
-def scoring_batches(lengths: Sequence[int], batch_size: int) -> Iterator[list[int]]:
-    """Indices in batches of similar length, each within the batch size and SCORING_TOKENS."""
+def in_batches(
+    lengths: Sequence[int], batch_size: int, limit: Limit, compute: Callable[[list[int]], T]
+) -> Iterator[tuple[list[int], T]]:
+    """What `compute` makes of each batch of indices, in halves where memory does not hold it.
+
+    Args:
+        limit: padded tokens of a batch.
+    """
+    for batch in _batches(lengths, batch_size, limit):
+        parts = [batch]
+        while parts:
+            part = parts.pop()
+            made = limit.attempt(partial(compute, part), len(part), len(part) * lengths[part[0]])
+            if made is None:
+                middle = len(part) // 2
+                parts += [part[middle:], part[:middle]]
+            else:
+                yield part, made
+
+
+def _batches(lengths: Sequence[int], batch_size: int, limit: Limit) -> Iterator[list[int]]:
+    """Indices in batches of similar length, longest first, each within the batch size and the limit as it then is."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
-        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > SCORING_TOKENS):
+        if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > limit.size):
             yield batch
             batch = []
         batch.append(index)

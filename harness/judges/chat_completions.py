@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 from harness.errors import UserError
 
 NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}  # codes of errors that stay
+MOST_TOKENS = 1 << 40  # of a reply; a larger count is none
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ def read_answer(body: str) -> Answer:
     """The answer in a response's body."""
     try:
         content = json.loads(body)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         return Answer(error=f"the reply is no JSON ({error})")
     if not isinstance(content, dict):
         return Answer(error="the reply is no chat completion")
@@ -63,18 +65,18 @@ def _text(value: Any) -> str | None:
 
 def _top(token: dict) -> dict[str, float]:
     """The alternatives of a token with their log-probabilities; those without a number are none."""
-    top = token.get("top_logprobs")
-    pairs = [(each.get("token"), each.get("logprob")) for each in top if isinstance(each, dict)] if top else []
+    top = token.get("top_logprobs") if isinstance(token.get("top_logprobs"), list) else []
+    pairs = [(each.get("token"), each.get("logprob")) for each in top if isinstance(each, dict)]
     return {
         writable(name): float(logprob)
         for name, logprob in pairs
-        if isinstance(name, str) and isinstance(logprob, int | float) and math.isfinite(logprob)
+        if isinstance(name, str) and isinstance(logprob, int | float) and abs(logprob) <= sys.float_info.max
     }
 
 
 def _usage(usage: Any) -> tuple[int, int] | None:
     counts = [usage.get(f"{kind}_tokens") for kind in ("prompt", "completion")] if isinstance(usage, dict) else [None]
-    return tuple(counts) if all(type(count) is int and count >= 0 for count in counts) else None
+    return tuple(counts) if all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) else None
 
 
 def no_credit(status: int, body: str) -> bool:
@@ -83,7 +85,7 @@ def no_credit(status: int, body: str) -> bool:
         error = json.loads(body)["error"]
         named = {error["code"]} if "code" in error else set()
         named |= {error["type"]} if "type" in error else set()
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         named = set()
     return status == 402 or bool(named & NO_CREDIT)
 
@@ -110,17 +112,22 @@ def writable(text: str) -> str:
 
 
 def public_url(url: str) -> str:
-    """An endpoint's URL without what may be secret in it: user, password, query.
+    """An endpoint's URL, which has nothing secret in it: it is written into files and messages.
 
     Raises:
-        UserError: when it is no URL of a web server.
+        UserError: when it has a user, a password, a query or a fragment, or is no URL of a web server.
     """
+    if secret := [mark for mark in "@?#" if mark in url]:
+        raise UserError(
+            f"the URL of an endpoint has {secret[0]!r} in it: a key is read from OPENAI_API_KEY alone, as URLs are "
+            "written into files; write it like http://localhost:8000/v1"
+        )
     try:
         parts = urlsplit(url)
         port = f":{parts.port}" if parts.port else ""
     except ValueError:
         parts = None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
-        raise UserError(f"{url!r} is no URL of a judge's endpoint: write it like http://localhost:8000/v1")
+        raise UserError(f"{url!r:.200} is no URL of a judge's endpoint: write it like http://localhost:8000/v1")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{parts.scheme}://{host}{port}{parts.path.rstrip('/')}"

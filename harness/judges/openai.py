@@ -200,7 +200,7 @@ class OpenAIJudge:
             usage, charged = attempt.usage, attempt.charged
             spent = self._cost(usage) if usage else most if charged else 0.0
             date = datetime.now(UTC).isoformat(timespec="seconds")
-            text = self._public(attempt.body)
+            text = self._public(attempt.body)  # before it is cut: half of a key is no key to be found
             row = {
                 "key": key,
                 "id": request.id,
@@ -212,7 +212,7 @@ class OpenAIJudge:
                 "endpoint": self.endpoint,
                 "request": body,
                 "status": attempt.status,
-                "body": text,
+                "body": text[:LONGEST_BODY] if attempt.error else text,
                 "reply": None if attempt.error else asdict(self._read(request.id, text, date)),
                 "error": attempt.error,
                 "usage": usage,
@@ -267,7 +267,7 @@ class OpenAIJudge:
         answer = read_answer(text)
         if not answer.error:
             return _Attempt(status, text, usage=answer.usage)
-        attempt = _Attempt(status, text[:LONGEST_BODY], answer.error, answer.usage, passing=True)
+        attempt = _Attempt(status, text, answer.error, answer.usage, passing=True)
         if "json" not in raw.headers.get("content-type", ""):
             attempt.error = "the reply is no chat completion"
             if not self._reached:
@@ -278,7 +278,7 @@ class OpenAIJudge:
 
     def _refused(self, error: APIStatusError) -> "_Attempt":
         """What a status of 400 and above means: of this request, or of all."""
-        status, text = error.status_code, error.response.text[:LONGEST_BODY]
+        status, text = error.status_code, error.response.text
         wait = chat_completions.retry_after(error.response.headers)
         attempt = _Attempt(status, text, self._error(error), charged=False, wait=wait)
         attempt.passing = status in (408, 409, 429) or status >= 500

@@ -16,6 +16,7 @@ from uuid import uuid4
 
 from harness import store
 from harness.errors import UserError
+from harness.faults import TEMPORARY, remove, writing
 
 ROUNDING = 1e-9  # USD
 
@@ -49,8 +50,10 @@ class Spent:
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Alone among the processes that use a folder, which is made if need be."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
+    with writing(folder / "lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = open(folder / "lock", "w")
+    with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 
@@ -73,9 +76,14 @@ class Spend:
 
     def _write(self, spent: Spent) -> None:
         """Whole or not at all for a kill. It is not forced to the disk: after a power failure the log can count."""
-        draft = self.file.with_suffix(".tmp")
-        draft.write_text(json.dumps(vars(spent)) + "\n")
-        os.replace(draft, self.file)
+        draft = self.file.with_name(f".{self.file.name}{TEMPORARY}")
+        try:
+            with writing(self.file):
+                draft.write_text(json.dumps(vars(spent)) + "\n")
+                os.replace(draft, self.file)
+        except BaseException:
+            remove(draft)
+            raise
 
     def reserve(self, most: float, max_calls: int | None, max_cost: float | None, seconds: float) -> str | None:
         """Counts a call that costs at most `most` and surely ends within `seconds`.

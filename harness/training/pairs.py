@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from harness.errors import UserError
 from harness.methods import Prompt
 
 if TYPE_CHECKING:
@@ -21,6 +22,13 @@ class RewardOptions:
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
     max_length: int = 4096  # pairs with more tokens in the chosen or the rejected chat are left out
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "micro_batch_size", "max_length"):
+            if getattr(self, name) < 1:
+                raise UserError(f"{name} {getattr(self, name)}: a reward model needs at least 1")
+        if min(self.learning_rate, self.max_grad_norm) < 0 or not 0 <= self.warmup_ratio < 1:
+            raise UserError("learning_rate and max_grad_norm must be at least 0, warmup_ratio from 0 to below 1")
 
 
 @dataclass(frozen=True)
@@ -48,7 +56,7 @@ class TokenizedPairs:
 def tokenize_pairs(engine: "TransformersEngine", pairs: Sequence[Prompt], max_length: int) -> TokenizedPairs:
     """The pairs that can be trained on, in order: neither longer than max_length or the context, nor with equal replies
     (which teach nothing)."""
-    from harness.engines.classifier import encode_reply, turn_end
+    from harness.engines.classifier import turn_end
 
     end = turn_end(engine.chat)
     limit = min(max_length, engine.context_length)
@@ -56,9 +64,7 @@ def tokenize_pairs(engine: "TransformersEngine", pairs: Sequence[Prompt], max_le
     too_long = identical = 0
     for pair in pairs:
         prompt = engine.encode_chat(pair.messages)
-        better, worse = (
-            [*prompt, *encode_reply(engine.tokenizer, text, end)] for text in (pair.chosen, pair.rejected)
-        )
+        better, worse = ([*prompt, *engine.chat.encode_text(text), *end] for text in (pair.chosen, pair.rejected))
         if better == worse:
             identical += 1
         elif max(len(better), len(worse)) > limit:
