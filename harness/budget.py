@@ -11,6 +11,7 @@ from harness.errors import UserError
 
 TRAIN_FLOPS = 6  # a parameter and trained token: forward 2, backward 4
 FORWARD_FLOPS = 2  # a parameter and token that is read or generated
+MOST = 1e30  # of any kind of budget
 
 Kind = Literal["flops", "prompts", "updates"]
 
@@ -37,6 +38,8 @@ class Budget:
             amount = float("nan")
         if kind not in get_args(Kind) or not 0 < amount < float("inf"):
             raise UserError(f"budget {text!r} is not understood: give FLOPs (1e12), prompts=N or updates=N, above 0")
+        if amount > MOST:
+            raise UserError(f"budget {text!r} is more than any run could spend: give at most {MOST:g}")
         if kind != "flops" and amount != int(amount):
             raise UserError(f"budget {text!r}: {kind} must be a whole number")
         return cls(kind, amount)

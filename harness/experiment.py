@@ -1,18 +1,21 @@
 """What is compared: one dataclass holds every option, for the command line, the YAML file and Python alike."""
 
 import dataclasses
+import os
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
-import yaml
-
-from harness import registry
+from harness import plain_yaml, registry, rows
 from harness.budget import Budget
 from harness.errors import UserError, unknown_name
+from harness.judges.chat_completions import public_url
 from harness.store import safe_name
 
 TESTBED = "testbed"
+LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
 
 
 def option(default: Any, text: str) -> Any:
@@ -36,8 +39,12 @@ class Experiment:
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
     model: str = option(TESTBED, "Model to start from: 'testbed' (embedded), a folder or a hub id.")
-    prompts: str = option(TESTBED, "Training prompts: 'testbed' or a JSON, JSONL, CSV (.gz too) or Parquet file.")
-    preferences: str = option(TESTBED, "Labelled pairs for dpo and ipo: 'testbed' or a file as for prompts.")
+    prompts: str = option(
+        TESTBED,
+        "Training prompts: 'testbed', a JSON, JSONL, CSV (.gz too) or Parquet file, or a data set of the hub: "
+        "OWNER/NAME, where /CONFIG and :SPLIT may follow.",
+    )
+    preferences: str = option(TESTBED, "Labelled pairs for dpo and ipo: 'testbed', or a file or data set as above.")
     data_dir: str = option(TESTBED, "Benchmark files: 'testbed' (its own suites) or a folder.")
     judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed judges itself.")
     judge_url: str | None = option(None, "Base URL of the judge's endpoint; the key comes from OPENAI_API_KEY.")
@@ -81,6 +88,8 @@ class Experiment:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.check_pairs < 0:
             raise UserError(f"check_pairs must be at least 0, not {self.check_pairs}")
+        if self.judge_url is not None:
+            public_url(self.judge_url)  # it is written into files
         if self.judge_model and self.judge_engine:
             raise UserError("one judge: give --judge-model or --judge-engine, not both")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -140,7 +149,8 @@ def build(kind: type, values: dict[str, Any], what: str) -> Any:
     """A frozen dataclass of plain values from a mapping, with every value checked against the field's type.
 
     Raises:
-        UserError: for an unknown name (the nearest is suggested) or a value of another type.
+        UserError: for an unknown name (the nearest is suggested), a value of another type, or a text that no file or
+            folder could have as its name.
     """
     fields = {each.name: each for each in dataclasses.fields(kind)}
     checked = {}
@@ -148,30 +158,54 @@ def build(kind: type, values: dict[str, Any], what: str) -> Any:
         if name not in fields:
             raise unknown_name(what, name, fields)
         checked[name] = _convert(value, fields[name].type, f"{what} {name!r}")
+        for text in checked[name] if isinstance(checked[name], tuple) else [checked[name]]:
+            if isinstance(text, str):
+                _check_text(text, f"{what} {name!r}")
     return kind(**checked)
 
 
+TEXTS, OPTIONS = tuple[str, ...], dict[str, dict[str, Any]]
+NAMES = {TEXTS: "a list of texts, at least one", OPTIONS: "mappings of options by the name of a method or benchmark"}
+
+
+def _check_text(text: str, what: str) -> None:
+    """Texts of options are names of files and folders, or parts of them."""
+    if rows.holds_half_character(text) or "\0" in text:
+        raise UserError(f"{what} holds half a character or a NUL: {text!r:.80}")
+    if max(len(part.encode()) for part in text.split("/")) > LONGEST_NAME:
+        raise UserError(f"{what} is longer than the {LONGEST_NAME} bytes of a name: {text!r:.80}")
+
+
 def _convert(value: Any, kind: Any, what: str) -> Any:
-    wanted = getattr(kind, "__args__", (kind,)) if "|" in str(kind) else (kind,)
-    if value is None and type(None) in wanted:
-        return None
+    wanted = get_args(kind) if isinstance(kind, UnionType) else (kind,)
     for each in wanted:
-        origin = getattr(each, "__origin__", each)
-        if origin is tuple and isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-        if origin is tuple and isinstance(value, list) and value:
-            return tuple(value)
-        if origin is float and isinstance(value, int) and not isinstance(value, bool):
-            return float(value)
-        if origin is float and isinstance(value, str):  # YAML 1.1 reads 1e-4 as a string
-            try:
-                return float(value)
-            except ValueError:
-                continue
-        if isinstance(value, origin) and not (origin is int and isinstance(value, bool)):
-            return value
-    names = " or ".join(getattr(each, "__name__", str(each)) for each in wanted)
-    raise UserError(f"{what} must be {names}, not {value!r}")
+        if each is type(None):
+            if value is None:
+                return None
+        elif (converted := _as(each, value)) is not None:
+            return converted
+    names = " or ".join(NAMES.get(each, getattr(each, "__name__", str(each))) for each in wanted)
+    raise UserError(f"{what} must be {names}, not {value!r:.200}")
+
+
+def _as(kind: Any, value: Any) -> Any:
+    """The value as what a field of this kind holds, None where it is none."""
+    if kind == TEXTS:
+        parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+        whole = isinstance(parts, list | tuple) and parts and all(isinstance(part, str) for part in parts)
+        return tuple(parts) if whole else None
+    if kind == OPTIONS:
+        whole = isinstance(value, dict) and all(isinstance(changes, dict) for changes in value.values())
+        return value if whole else None
+    if isinstance(value, bool) and kind is not bool:
+        return None
+    if kind is float and isinstance(value, int | float | str):
+        try:
+            number = float(value)  # YAML 1.1 reads 1e-4 as a text
+        except (ValueError, OverflowError):
+            return None
+        return number if isfinite(number) else None
+    return value if isinstance(value, kind) else None
 
 
 def load(path: Path) -> dict:
@@ -180,24 +214,33 @@ def load(path: Path) -> dict:
     Raises:
         UserError: when the file is absent or no mapping (with its line).
     """
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        raise UserError(f"no configuration file at {path}") from None
-    except yaml.MarkedYAMLError as error:
-        raise UserError(f"{path}:{error.problem_mark.line + 1}: not YAML ({error.problem})") from None
-    if not isinstance(values, dict):
+    if not os.path.exists(path):  # False too for a name that no file can have
+        raise UserError(f"no configuration file at {path}")
+    values = plain_yaml.parse(rows.read_text(path), str(path))
+    if not isinstance(values, dict | None):
         raise UserError(f"{path}: must hold a mapping of options to values")
-    return values
+    return values or {}
+
+
+def add_settings(options: Any, settings: list[str]) -> dict[str, dict[str, Any]]:
+    """Options with the changes of settings such as "dpo.beta=0.2" on top."""
+    changed = {name: dict(changes) for name, changes in _convert(options or {}, OPTIONS, "option 'options'").items()}
+    for name, changes in parse_options(settings).items():
+        changed.setdefault(name, {}).update(changes)
+    return changed
 
 
 def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """From "dpo.beta=0.2" and the like to {"dpo": {"beta": 0.2}}; values are read as YAML."""
+    """From "dpo.beta=0.2" and the like to {"dpo": {"beta": 0.2}}; values are read as YAML.
+
+    Raises:
+        UserError: naming the setting.
+    """
     options: dict[str, dict[str, Any]] = {}
     for setting in settings:
         target, equals, value = setting.partition("=")
         method, dot, name = target.partition(".")
         if not (equals and dot and name):
             raise UserError(f"setting {setting!r} is not understood: write NAME.OPTION=VALUE, such as dpo.beta=0.2")
-        options.setdefault(method, {})[name] = yaml.safe_load(value)
+        options.setdefault(method, {})[name] = plain_yaml.parse(value, f"setting {setting!r:.80}")
     return options

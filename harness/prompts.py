@@ -1,31 +1,29 @@
 """Training prompts and labelled pairs: read from the files people have, drawn in a seeded endless order."""
 
-import csv
-import gzip
-import json
 import os
 import random
-import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from harness import hub, rows
 from harness.engines.base import Message
 from harness.errors import UserError
 from harness.methods import Prompt
 from harness.store import digest
 
 ROLES = {"human": "user", "gpt": "assistant", "user": "user", "assistant": "assistant", "system": "system"}
-LONGEST_FIELD = 1 << 28  # characters of a field in CSV
-ROWS_AT_ONCE = 1024  # of a Parquet file
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 TEXT_FIELDS = ("prompt", "instruction", "question", "problem")
+CHATS = ("messages", "conversations")
+FIELDS = (*TEXT_FIELDS, "input", "instances", "output", *CHATS, "turns", "chosen", "rejected")  # all that are read
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # of HH-RLHF's dialogues
 
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a file holds, and how many rows were left out."""
+    """What a file or data set holds, and how many rows were left out."""
 
     prompts: list[Prompt]
     duplicates: int
@@ -36,116 +34,52 @@ class Malformed(ValueError):
     """A row that is not in a known format."""
 
 
-def load_prompts(path: Path | str, labelled: bool = False) -> PromptFile:
-    """Prompts of a JSON, JSONL, CSV (.gz too) or Parquet file; with `labelled`, all must have chosen and rejected.
+def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
+    """Prompts of a JSON, JSONL, CSV (.gz too) or Parquet file, or of a data set of the hub (hub.FORM).
 
     Rows are in TRL's standard or conversational form, or have "instruction" and "input" (self-instruct: that of the
     first of the "instances"), "conversations", "turns", or a pair of whole dialogues in chosen and rejected ("Human:"
-    and "Assistant:").
+    and "Assistant:"). With `labelled`, all must have chosen and rejected.
 
     Raises:
-        UserError: for an absent file, and for a malformed row (file, line and field).
+        UserError: for an absent file or data set, and for a malformed row (file, line and field).
     """
-    path = Path(path)
     prompts: dict[str, Prompt] = {}
     duplicates = empty = 0
-    for where, row in _rows(path):
+    name, located = _located(str(source))
+    for where, row in located:
         try:
             messages, chosen, rejected = read_row(row)
             if labelled and (chosen is None or rejected is None):
                 raise Malformed('has no "chosen" and "rejected", which labelled pairs need')
-            key = digest([messages, chosen, rejected])
         except Malformed as error:
             raise UserError(f"{where}: {error}") from None
-        except UnicodeEncodeError:
-            raise UserError(f"{where}: holds half a character (a lone surrogate); mend or remove it") from None
         if not messages[-1]["content"].strip() or (labelled and not (chosen.strip() and rejected.strip())):
             empty += 1
             continue
+        key = digest([messages, chosen, rejected])
         if key in prompts:
             duplicates += 1
             continue
-        prompts[key] = Prompt(f"{_name(path).rpartition('.')[0]}-{len(prompts)}", messages, chosen, rejected)
+        prompts[key] = Prompt(f"{name}-{len(prompts)}", messages, chosen, rejected)
     if not prompts:
-        raise UserError(f"{path}: no usable prompt in it ({empty} empty)")
+        raise UserError(f"{source}: no usable prompt in it ({empty} empty)")
     return PromptFile(list(prompts.values()), duplicates, empty)
 
 
-def _name(path: Path) -> str:
-    return path.name.removesuffix(".gz")
-
-
-def _rows(path: Path) -> Iterator[tuple[str, Any]]:
-    """(where, row) of every row, with file and line (JSONL, CSV), entry (JSON) or row (Parquet) as where."""
-    if not path.is_file():
-        raise UserError(f"no file at {path}: give a JSON, JSONL, CSV or Parquet file of prompts (.gz too)")
-    try:
-        yield from FORMATS.get(Path(_name(path)).suffix, _json_lines)(path)
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can not be read ({error})") from None
-
-
-def _open(path: Path, newline: str | None = None) -> TextIO:
-    opened = gzip.open if path.suffix == ".gz" else open
-    return opened(path, "rt", encoding="utf-8-sig", newline=newline)
-
-
-def _json(path: Path) -> Iterator[tuple[str, Any]]:
-    with _open(path) as file:
-        text = file.read()
-    try:
-        entries = json.loads(text)
-    except json.JSONDecodeError as error:
+def _located(source: str) -> tuple[str, Iterator[rows.Located]]:
+    """A name for the prompts' ids, and the rows with their places."""
+    if os.path.isfile(source):
+        stem = Path(source).name.removesuffix(".gz").rpartition(".")[0]
+        return stem.encode("utf-8", "replace").decode(), rows.located(Path(source), FIELDS)
+    if os.path.exists(source):
+        raise UserError(f"{source} is no regular file: give a JSON, JSONL, CSV (.gz too) or Parquet file of prompts")
+    if rows.kind_of(source) in SUFFIXES or not hub.is_dataset_name(source):
         raise UserError(
-            f"{path}:{error.lineno}: not JSON ({error.msg}); a file with one row a line is named .jsonl"
-        ) from None
-    if not isinstance(entries, list):
-        raise UserError(f"{path}: must hold a list of rows")
-    yield from ((f"{path}: entry {number}", row) for number, row in enumerate(entries, 1))
-
-
-def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
-    with _open(path) as file:
-        text = file.read()
-    for number, line in enumerate(text.split("\n"), 1):
-        if not line.strip():
-            continue
-        try:
-            yield f"{path}:{number}", json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}:{number}: not JSON ({error.msg}); mend or remove the line") from None
-
-
-def _csv(path: Path) -> Iterator[tuple[str, Any]]:
-    csv.field_size_limit(LONGEST_FIELD)
-    with _open(path, newline="") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            for row in reader:
-                where = f"{path}:{reader.line_num}"
-                if None in row or None in row.values():
-                    number = len(reader.fieldnames)
-                    raise UserError(f"{where}: has not the {number} fields of the first line; mend or remove the line")
-                yield where, row
-        except csv.Error as error:
-            raise UserError(f"{path}:{reader.line_num}: not CSV ({error})") from None
-
-
-def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
-    from pyarrow import ArrowInvalid
-    from pyarrow.parquet import ParquetFile
-
-    number = 0
-    try:
-        for batch in ParquetFile(path).iter_batches(ROWS_AT_ONCE):
-            for row in batch.to_pylist():
-                number += 1
-                yield f"{path}: row {number}", {name: value for name, value in row.items() if value is not None}
-    except ArrowInvalid as error:
-        raise UserError(f"{path}: not Parquet ({str(error).partition(chr(10))[0]})") from None
-
-
-FORMATS = {".json": _json, ".jsonl": _json_lines, ".csv": _csv, ".parquet": _parquet}
+            f"no file at {source}: give a JSON, JSONL, CSV or Parquet file of prompts (.gz too), "
+            f"or a data set of the hub, {hub.FORM}"
+        )
+    return source.partition(":")[0].split("/")[1], hub.located(source, FIELDS)
 
 
 def read_row(row: Any) -> tuple[tuple[Message, ...], str | None, str | None]:
@@ -156,19 +90,20 @@ def read_row(row: Any) -> tuple[tuple[Message, ...], str | None, str | None]:
     """
     if not isinstance(row, dict):
         raise Malformed(f"must be an object, not {type(row).__name__}")
+    row = {name: value for name, value in row.items() if value is not None}  # tables fill absent fields with null
     if isinstance(row.get("chosen"), str) and row["chosen"].startswith(HUMAN) and "prompt" not in row:
         return _dialogues(row)
     chosen = _reply(row.get("chosen"), "chosen")
     rejected = _reply(row.get("rejected"), "rejected")
     if chosen is None and rejected is not None and isinstance(row.get("output"), str):
-        chosen = row["output"]
+        chosen = _text(row, "output")
     if (chosen is None) != (rejected is None):
         raise Malformed('needs both "chosen" and "rejected", or neither')
     return _messages(row), chosen, rejected
 
 
 def _messages(row: dict) -> tuple[Message, ...]:
-    for name in ("messages", "conversations"):
+    for name in CHATS:
         if name in row:
             return _up_to_user(row[name], name)
     if isinstance(row.get("prompt"), list):
@@ -177,32 +112,49 @@ def _messages(row: dict) -> tuple[Message, ...]:
         turns = row["turns"]
         if not (isinstance(turns, list) and turns and isinstance(turns[0], str)):
             raise Malformed('"turns" must be a list of texts')
-        return ({"role": "user", "content": turns[0]},)
+        return ({"role": "user", "content": _whole(turns[0], "turns")},)
     if "prompt" not in row and isinstance(row.get("chosen"), list):
-        if not isinstance(row.get("rejected"), list) or row["chosen"][:-1] != row["rejected"][:-1]:
+        rejected = row.get("rejected")
+        if not isinstance(rejected, list) or _chat(row["chosen"], "chosen")[:-1] != _chat(rejected, "rejected")[:-1]:
             raise Malformed('"chosen" and "rejected" are no replies to the same messages')
         return _up_to_user(row["chosen"], "chosen")
     for name in TEXT_FIELDS:
         if name in row:
-            if not isinstance(row[name], str):
-                raise Malformed(f'"{name}" must be a text')
-            extra = row["input"] if "input" in row else _first_input(row)
-            if not isinstance(extra, str):
-                raise Malformed('"input" must be a text')
-            return ({"role": "user", "content": f"{row[name]}\n\n{extra}" if extra.strip() else row[name]},)
-    raise Malformed(f"has no prompt: expected one of {', '.join(TEXT_FIELDS)}, messages, conversations, turns")
+            text, extra = _text(row, name), _text(row, "input") if "input" in row else _first_input(row)
+            return ({"role": "user", "content": f"{text}\n\n{extra}" if extra.strip() else text},)
+    raise Malformed(f"has no prompt: expected one of {', '.join((*TEXT_FIELDS, *CHATS))}, turns")
 
 
-def _first_input(row: dict) -> Any:
+def _text(row: dict, name: str) -> str:
+    if not isinstance(row[name], str):
+        raise Malformed(f'"{name}" must be a text')
+    return _whole(row[name], name)
+
+
+def _whole(text: str, name: str) -> str:
+    """The text, where it is one: JSON can hold half of a surrogate pair, which no file can."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise Malformed(f'"{name}" holds half a character (a lone surrogate); mend or remove it') from None
+    return text
+
+
+def _first_input(row: dict) -> str:
     instances = row.get("instances")
     first = instances[0] if isinstance(instances, list) and instances else None
-    return first.get("input", "") if isinstance(first, dict) else ""
+    given = first.get("input") if isinstance(first, dict) else None
+    return "" if given is None else _text({"instances": given}, "instances")
+
+
+def _chat(turns: Any, name: str) -> list[Message]:
+    if not isinstance(turns, list):
+        raise Malformed(f'"{name}" must be a list of messages')
+    return [_message(turn, name) for turn in turns]
 
 
 def _up_to_user(turns: Any, name: str) -> tuple[Message, ...]:
-    if not isinstance(turns, list):
-        raise Malformed(f'"{name}" must be a list of messages')
-    messages = [_message(turn, name) for turn in turns]
+    messages = _chat(turns, name)
     while messages and messages[-1]["role"] != "user":
         messages.pop()
     if not messages:
@@ -212,10 +164,14 @@ def _up_to_user(turns: Any, name: str) -> tuple[Message, ...]:
 
 def _message(turn: Any, name: str) -> Message:
     if isinstance(turn, dict):
-        role, content = turn.get("role", turn.get("from")), turn.get("content", turn.get("value"))
+        role, content = (_first_of(turn, *names) for names in (("role", "from"), ("content", "value")))
         if isinstance(role, str) and role in ROLES and isinstance(content, str):
-            return {"role": ROLES[role], "content": content}
+            return {"role": ROLES[role], "content": _whole(content, name)}
     raise Malformed(f'"{name}" has a message without a known role and a text')
+
+
+def _first_of(turn: dict, *names: str) -> Any:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
 
 
 def _reply(value: Any, name: str) -> str | None:
@@ -226,8 +182,10 @@ def _reply(value: Any, name: str) -> str | None:
         if message["role"] != "assistant":
             raise Malformed(f'"{name}" must end with a message of the assistant')
         return message["content"]
-    if value is None or isinstance(value, str):
-        return value
+    if isinstance(value, str):
+        return _whole(value, name)
+    if value is None:
+        return None
     raise Malformed(f'"{name}" must be a text or messages')
 
 
@@ -238,7 +196,8 @@ def _dialogues(row: dict) -> tuple[tuple[Message, ...], str, str]:
     """
     if not isinstance(row.get("rejected"), str):
         raise Malformed('"rejected" must be a text')
-    shared = os.path.commonprefix([row["chosen"], row["rejected"]])
+    dialogues = [_text(row, name) for name in ("chosen", "rejected")]
+    shared = os.path.commonprefix(dialogues)
     human = shared.rfind(HUMAN, 0, shared.rfind(ASSISTANT) + 1)
     if human < 0:
         raise Malformed('"chosen" and "rejected" have no human turn in common before the last reply')
@@ -249,7 +208,7 @@ def _dialogues(row: dict) -> tuple[tuple[Message, ...], str, str]:
         messages.append({"role": "user", "content": user.strip()})
         if answers:
             messages.append({"role": "assistant", "content": "\n\n".join(answer.strip() for answer in answers)})
-    chosen, rejected = (row[name][start + len(ASSISTANT) :].strip() for name in ("chosen", "rejected"))
+    chosen, rejected = (dialogue[start + len(ASSISTANT) :].strip() for dialogue in dialogues)
     return tuple(messages), chosen, rejected
 
 

@@ -85,12 +85,13 @@ def test_long_values_are_cut(tmp_path):
         ("r.jsonl.gz", b"no gzip"),
         ("r.jsonl.gz", gzip.compress(LINE.encode() * 100, mtime=0)[:-12]),
         ("r.jsonl.gz", gzip.compress(LINE.encode() * 100, mtime=0)[:10] + b"\xff" * 20),
-        ("r.jsonl", b'{"prompt": "\xff"}'),
+        ("r.jsonl", b'{"prompt": "a"}\n{"prompt": "\xff"}'),
     ],
 )
 def test_unreadable_bytes(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
-    assert re.search(rf"{name}: can not be read .* fetch it again", message(read_rows, tmp_path / name))
+    place = name if name.endswith(".gz") else f"{name}:2"
+    assert re.search(rf"{place}: can not be read .* fetch it again", message(read_rows, tmp_path / name))
 
 
 def test_settings_of_a_suite(tmp_path):
@@ -122,3 +123,38 @@ def test_read_json(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [1, 2]}')
     assert read_json(tmp_path / "a.json") == {"a": [1, 2]}
     assert "can not be read" in message(read_json, tmp_path / "absent.json")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ('"\\ud83d"', "r.jsonl:2: field 'prompt' is no Unicode text (it holds half a character)"),
+        ('["a", {"b": "\\ude00"}]', "r.jsonl:2: field 'prompt' must be of type str"),
+        ("[" * 100_000, "r.jsonl:2: not JSON (nested deeper than 100 levels)"),
+        ("9" * 5000, "r.jsonl:2: not JSON (Exceeds the limit"),
+        ('"a", "prompt": "b"', "r.jsonl:2: not JSON (key 'prompt' stands twice in an object)"),
+    ],
+)
+def test_what_is_no_text_or_ambiguous(tmp_path, value, said):
+    (tmp_path / "r.jsonl").write_text(f'{{"prompt": "\\ud83d\\ude00"}}\r\n{{"prompt": {value}}}')
+    assert said in message(read_rows, tmp_path / "r.jsonl", prompt=str)
+
+
+def test_half_characters_in_lists_are_found(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"turns": ["a", {"b": "\\ude00"}]}')
+    assert "r.jsonl:1: field 'turns' is no Unicode text" in message(read_rows, tmp_path / "r.jsonl", turns=list)
+
+
+@pytest.mark.parametrize("text", ['{"temperature": NaN}', '{"temperature": -1}', '{"max_new_tokens": 0}'])
+def test_settings_that_can_not_be(tmp_path, text):
+    (tmp_path / "settings.json").write_text(text)
+    assert "must be at least" in message(suite_settings, tmp_path)
+
+
+def test_folders_and_pipes_are_not_opened(tmp_path):
+    import os
+
+    (tmp_path / "a.jsonl").mkdir()
+    os.mkfifo(tmp_path / "b.jsonl")
+    for name in ("a.jsonl", "b.jsonl"):
+        assert f"{name}: can not be read (it is no regular file)" in message(read_rows, tmp_path / name)

@@ -1,10 +1,12 @@
 """Options of an experiment: one place, checked, the same for YAML, command line and Python."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from harness.errors import UserError
-from harness.experiment import Experiment, build, load, parse_options
+from harness.experiment import Experiment, add_settings, build, load, parse_options
 
 
 def test_defaults_are_valid_and_survive_yaml():
@@ -36,6 +38,32 @@ def test_base_comes_first_and_once():
         ({"options": {"sso": {"betaa": 0.1}}}, "unknown option of sso 'betaa': did you mean 'beta'"),
         ({"options": {"sso": {"beta": "high"}}}, "option of sso 'beta' must be float"),
         ({"options": {"sso": {"generator_share": 1.0}}}, "generator_share must lie between 0 and 1"),
+        ({"methods": [1]}, "'methods' must be a list of texts, at least one, not \\[1\\]"),
+        ({"methods": []}, "'methods' must be a list of texts"),
+        ({"methods": ","}, "'methods' must be a list of texts"),
+        ({"methods": ["sso", "a\ud800=sso"]}, "'methods' holds half a character or a NUL"),
+        ({"prompts": "x" * 300}, "'prompts' is longer than the 200 bytes of a name: 'xxx"),
+        ({"options": {"sso": {"principle_set": "é" * 101}}}, "'principle_set' is longer than the 200 bytes"),
+        ({"prompts": "a\0b"}, "'prompts' holds half a character or a NUL"),
+        ({"temperature": float("nan")}, "'temperature' must be float"),
+        ({"judge_max_cost": float("inf")}, "'judge_max_cost' must be float"),
+        ({"temperature": 10**400}, "'temperature' must be float"),
+        ({"temperature": "1e400"}, "'temperature' must be float"),
+        ({"temperature": True}, "'temperature' must be float, not True"),
+        ({"seeds": 1.5}, "'seeds' must be int"),
+        ({"options": {"sso": 5}}, "'options' must be mappings of options by the name"),
+        ({"options": {"sso": None}}, "'options' must be mappings of options by the name"),
+        ({"options": {"sso": {"learning_rate": "nan"}}}, "option of sso 'learning_rate' must be float"),
+        ({"options": {"sso": {"learning_rate": -1e-4}}}, "learning_rate, weight_decay and max_grad_norm must be"),
+        ({"options": {"sso": {"batch_size": 0}}}, "batch_size and micro_batch_size must be at least 1"),
+        ({"options": {"sso": {"warmup_ratio": 1}}}, "warmup_ratio must be at least 0 and below 1"),
+        ({"options": {"sso": {"lora_rank": -1}}}, "lora_rank must be at least 0"),
+        ({"methods": "dpo", "options": {"dpo": {"batch_size": -1}}}, "batch_size and micro_batch_size"),
+        ({"methods": "self-rewarding", "options": {"self-rewarding": {"adam_beta1": 1}}}, "adam_beta1 must be"),
+        ({"budget": "nan"}, "budget 'nan' is not understood"),
+        ({"budget": "prompts=-3"}, "budget 'prompts=-3' is not understood"),
+        ({"budget": "1e400"}, "budget '1e400' is not understood"),
+        ({"budget": "updates=1e308"}, "budget 'updates=1e308' is more than any run could spend"),
     ],
 )
 def test_mistakes_are_named(values, message):
@@ -59,6 +87,76 @@ def test_settings_of_the_command_line():
             parse_options([wrong])
 
 
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("[1", r"setting 'sso.beta=\[1':1: not YAML"),
+        ("!!python/object:os.system x", "tag .* is not read"),
+        ("\0", r"character '\\x00' is not allowed"),
+        ("{1: 2}", "a key that is no text"),
+        ("0x" + "f" * 10_000, "is no number that can be read"),
+    ],
+)
+def test_settings_with_broken_values(value, message):
+    with pytest.raises(UserError, match=message):
+        parse_options([f"sso.beta={value}"])
+
+
+def test_settings_come_on_top_of_a_configuration():
+    assert add_settings({"sso": {"beta": 0.1, "gamma": 0.2}}, ["sso.beta=0.3", "dpo.beta=1"]) == {
+        "sso": {"beta": 0.3, "gamma": 0.2},
+        "dpo": {"beta": 1},
+    }
+    for wrong in ([1], {"sso": 5}, {"sso": None}):
+        with pytest.raises(UserError, match="'options' must be mappings"):
+            add_settings(wrong, ["sso.beta=0.3"])
+
+
+def billion_laughs() -> str:
+    """a stands for 4 values, b for 37, c for 334, d for 3,007 and e for 27,064."""
+    names = "abcdefghi"
+    lines = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in zip(names, names[1:], strict=False)]
+    return "\n".join(["a: &a [x, x, x]", *lines])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (billion_laughs(), r":5: not YAML \(more than 20000 values\)"),
+        ("a: &a [*a]", ":1: not YAML .an alias stands for what it is part of"),
+        ("name: x\nseeds: !!python/object/apply:os.system [ls]", ":2: not YAML .tag .* is not read"),
+        ("seeds: 1\nname: x\nseeds: 2", ":3: not YAML .'seeds' stands twice"),
+        ("options:\n  sso: {beta: 1, beta: 2}", ":2: not YAML .'beta' stands twice"),
+        ("seeds: 1\nno: 2", ":2: not YAML .a key that is no text"),
+        ("seeds: 1\n1: 2", ":2: not YAML .a key that is no text"),
+        ("name: a\nmodel: \0", r":2: not YAML .character '\\x00' is not allowed"),
+        ("seeds: " + "9" * 5000, ":1: not YAML .* is no number that can be read"),
+        ("name: " + "[" * 5000, ":1: not YAML .nested deeper than 20 levels"),
+        ("#" * (1 << 19), "is longer than 262144 characters"),
+        ("0", "must hold a mapping"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_what_a_configuration_can_not_hold(tmp_path, text, message):
+    path = tmp_path / "c.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError, match=message) as error:
+        load(path)
+    assert len(str(error.value)) < len(str(path)) + 200
+
+
+def test_what_a_configuration_can_hold(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_bytes(
+        b"\xef\xbb\xbfname: 2024-02-31\r\nbudget: 1e12\r\nmodel: 12:30:45\r\nmethods: [sso, more=sso]\r\n"
+        b"options:\r\n  sso: &a {beta: 0.3}\r\n  more: {<<: *a, beta: 0.4, gamma: 1e-2}\r\n"
+    )
+    experiment = build(Experiment, load(path), "option")
+    assert (experiment.name, experiment.budget, experiment.model) == ("2024-02-31", "1e12", "12:30:45")
+    assert [experiment.method_options(arm).beta for arm in ("sso", "more")] == [0.3, 0.4]
+    assert experiment.method_options("more").gamma == 0.01
+
+
 def test_files_that_can_not_be_used(tmp_path):
     with pytest.raises(UserError, match="no configuration file"):
         load(tmp_path / "absent.yaml")
@@ -66,6 +164,13 @@ def test_files_that_can_not_be_used(tmp_path):
     broken.write_text("seeds: 3\nmethods: [sso\n")
     with pytest.raises(UserError, match=r"broken\.yaml:3: not YAML"):
         load(broken)
+    broken.write_bytes(b"seeds: 3\nname: \xff\n")
+    with pytest.raises(UserError, match=r"broken\.yaml:2: can not be read \(byte 0xff is not UTF-8\)"):
+        load(broken)
+    with pytest.raises(UserError, match="no configuration file at xxx"):
+        load(Path("x" * 300))
+    with pytest.raises(UserError, match="it is no regular file"):
+        load(tmp_path)
     broken.write_text("- sso\n")
     with pytest.raises(UserError, match="must hold a mapping"):
         load(broken)

@@ -47,7 +47,7 @@ def score_annotations(
         UserError: for a malformed row, several models, references or annotators in one file, or a file without any
             preference.
     """
-    located = files.read_located_rows(path, **dict.fromkeys(KEYS, str))
+    located = files.read_located_rows(path, written_by_models=True, **dict.fromkeys(KEYS, str))
     shared = {name: _the_same(path, name, [row for _, row in located]) for name in SAME}
     if from_logprobs:
         readings = [_first_token(row.get("raw_completion")) for _, row in located]

@@ -1,14 +1,12 @@
 """Benchmark files: found in a data folder, read with the line of what is wrong, plain or gzipped."""
 
-import gzip
-import json
-import zlib
 from dataclasses import replace
+from math import inf
 from pathlib import Path
-from typing import Any
 
 from harness.benchmarks.base import Settings
 from harness.errors import UserError
+from harness.rows import holds_half_character, located, read_json
 
 
 def find(folder: Path, benchmark: str, *names: str) -> Path:
@@ -27,21 +25,6 @@ def find(folder: Path, benchmark: str, *names: str) -> Path:
     )
 
 
-def _read(path: Path) -> str:
-    try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rt", encoding="utf-8") as file:
-            return file.read()
-    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can not be read ({error}); fetch it again") from None
-
-
-def read_json(path: Path) -> Any:
-    try:
-        return json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
-
-
 def read_rows(path: Path, **fields: type) -> list[dict]:
     """Rows of a JSONL file, or of a JSON list, each with the named fields of the given types.
 
@@ -51,27 +34,21 @@ def read_rows(path: Path, **fields: type) -> list[dict]:
     return [row for _, row in read_located_rows(path, **fields)]
 
 
-def read_located_rows(path: Path, **fields: type) -> list[tuple[str, dict]]:
-    """As `read_rows`, each row with the place where it stands ("FILE:LINE"), for messages about it."""
-    if path.name.removesuffix(".gz").endswith(".json"):
-        entries = read_json(path)
-        if not isinstance(entries, list):
-            raise UserError(f"{path}: must hold a list")
-        rows = [(f"{path}: entry {number}", row) for number, row in enumerate(entries, 1)]
-    else:
-        rows = []
-        for number, line in enumerate(_read(path).split("\n"), 1):
-            if line.strip():
-                try:
-                    rows.append((f"{path}:{number}", json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise UserError(f"{path}:{number}: not JSON ({error.msg})") from None
+def read_located_rows(path: Path, written_by_models: bool = False, **fields: type) -> list[tuple[str, dict]]:
+    """As `read_rows`, each row with the place where it stands ("FILE:LINE"), for messages about it.
+
+    Args:
+        written_by_models: texts may hold half of a surrogate pair, as outputs of real models do; what is asked may not.
+    """
+    rows = list(located(path, fields))
     for where, row in rows:
         if not isinstance(row, dict):
             raise UserError(f"{where}: must be an object")
         for name, kind in fields.items():
             if type(row.get(name)) is not kind:  # isinstance would take True for a number
                 raise UserError(f"{where}: field {name!r} must be of type {kind.__name__}, not {row.get(name)!r:.60}")
+            if not written_by_models and holds_half_character(row[name]):
+                raise UserError(f"{where}: field {name!r} is no Unicode text (it holds half a character)")
     if not rows:
         raise UserError(f"{path}: holds no rows")
     return rows
@@ -88,7 +65,7 @@ def suite_settings(folder: Path) -> dict:
     """What settings.json of a data folder says; a folder of real files has none.
 
     Raises:
-        UserError: when it is no object, or one of SUITE_SETTINGS has another type.
+        UserError: when it is no object, or one of SUITE_SETTINGS has another type or can not be.
     """
     path = folder / "settings.json"
     suite = read_json(path) if path.exists() else {}
@@ -97,6 +74,8 @@ def suite_settings(folder: Path) -> dict:
     for name, kinds in SUITE_SETTINGS.items():
         if name in suite and type(suite[name]) not in kinds:
             raise UserError(f"{path}: {name!r} must be of type {kinds[0].__name__}, not {suite[name]!r:.60}")
+    if not 0 <= suite.get("temperature", 0) < inf or suite.get("max_new_tokens", 1) < 1:
+        raise UserError(f"{path}: 'temperature' must be at least 0, and 'max_new_tokens' at least 1")
     return suite
 
 

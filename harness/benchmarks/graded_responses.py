@@ -40,7 +40,7 @@ def score_responses(
     Raises:
         UserError: naming file, line and field.
     """
-    located = files.read_located_rows(path, response=str)
+    located = files.read_located_rows(path, written_by_models=True, response=str)
     answers = [_answer(where, row, is_answer) for where, row in located]
     grades = grade_all(grade, [row["response"] for _, row in located], answers, advance)
     result = {

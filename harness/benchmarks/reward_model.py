@@ -7,6 +7,7 @@ differ. What its training spends is recorded with the score, apart from the budg
 import random
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
@@ -38,9 +39,9 @@ class RewardModelBench:
     turns = 2
     Options = Options
 
-    def has_pairs(self, policy: Policy, settings: Settings) -> bool:
-        """Whether there is anything to train a reward model on."""
-        return bool(policy.pairs) or bool(settings.options and settings.options.preferences)
+    def has_pairs(self, pairs: Sequence[Prompt] | None, settings: Settings) -> bool:
+        """Whether there is anything to train a reward model on: a method's pairs, or given ones."""
+        return bool(pairs) or bool(settings.options and settings.options.preferences)
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         return RewardBench().load(data_dir, replace(settings, options=None))

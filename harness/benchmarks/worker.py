@@ -85,10 +85,9 @@ class Worker:
 def _serve(connection: Connection, prepare: Callable[..., Callable[[Any], Any]], *arguments: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     function = prepare(*arguments)
-    connection.send(True)
-    while True:
-        try:
-            request = connection.recv()
-        except EOFError:
-            return
-        connection.send(function(request))
+    try:
+        connection.send(True)
+        while True:
+            connection.send(function(connection.recv()))
+    except (EOFError, BrokenPipeError):  # the parent has ended
+        pass

@@ -48,7 +48,7 @@ def takes(*names: str) -> Callable[[Callable], Callable]:
 def _parameter(name: str) -> inspect.Parameter:
     field = _FIELDS[name]
     shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
-    text = field.metadata["help"]
+    text = field.metadata["help"].replace("[", r"\[")
     if shown not in (None, dataclasses.MISSING, False):
         text += f" [dim]\\[default: {shown}][/dim]"
     flags = FLAGS.get(name, (f"--{name.replace('_', '-')}",))  # named, so that a switch has no --no- form
@@ -67,8 +67,5 @@ def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
     values |= {name: value for name, value in given.items() if name != "options"}
     settings: Sequence[str] = given.get("options", ())
     if settings:
-        options = {name: dict(changes) for name, changes in (values.get("options") or {}).items()}
-        for name, changes in experiments.parse_options(settings).items():
-            options.setdefault(name, {}).update(changes)
-        values["options"] = options
+        values["options"] = experiments.add_settings(values.get("options"), settings)
     return experiments.build(Experiment, values, "option")

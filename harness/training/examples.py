@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from harness.engines.base import TokenIds, shared_tokens
+from harness.errors import UserError
 
 if TYPE_CHECKING:
     import torch
@@ -78,3 +79,14 @@ class TrainingOptions:
     gradient_checkpointing: bool | None = None
     lora_rank: int = 0
     lora_alpha: float = 16.0
+
+    def __post_init__(self) -> None:
+        if min(self.batch_size, self.micro_batch_size) < 1:
+            raise UserError("batch_size and micro_batch_size must be at least 1")
+        if min(self.learning_rate, self.weight_decay, self.max_grad_norm) < 0:
+            raise UserError("learning_rate, weight_decay and max_grad_norm must be at least 0")
+        for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.lora_rank < 0 or self.lora_alpha <= 0:
+            raise UserError("lora_rank must be at least 0 and lora_alpha above 0")

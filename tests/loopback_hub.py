@@ -1,0 +1,62 @@
+"""A hub of data sets on this machine: as much of its API as reading the files of one takes."""
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
+from urllib.parse import urlsplit
+
+COMMIT = "c0ffee" * 6 + "beef"
+
+
+@contextmanager
+def loopback_hub(datasets: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
+    """The URL (HF_ENDPOINT) of a hub with these data sets: OWNER/NAME to the contents of its files by name."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def log_message(self, *_) -> None:
+            pass
+
+        def answer(self) -> None:
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            path = urlsplit(self.path).path.removeprefix("/api").removeprefix("/datasets/")
+            name, kind, rest = "/".join(path.split("/")[:2]), *(path.split("/", 4) + [""] * 5)[2:5:2]
+            if name not in datasets:
+                self.say(404, error="RepoNotFound")
+            elif kind == "resolve" and rest not in datasets[name]:
+                self.say(404, error="EntryNotFound")
+            elif kind == "resolve":
+                self.say(200, datasets[name][rest])
+            elif kind == "tree":
+                files = [
+                    {"type": "file", "path": file, "size": len(data), "oid": COMMIT}
+                    for file, data in datasets[name].items()
+                ]
+                self.say(200, json.dumps([] if rest else files).encode())
+            else:
+                files = [{"rfilename": file} for file in datasets[name]]
+                self.say(200, json.dumps({"id": name, "sha": COMMIT, "siblings": files}).encode())
+
+        def say(self, status: int, body: bytes = b"", error: str = "") -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.send_header("X-Repo-Commit", COMMIT)
+            self.send_header("ETag", f'"{hash(body):x}"')
+            if error:
+                self.send_header("X-Error-Code", error)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        do_GET = do_HEAD = do_POST = answer
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
