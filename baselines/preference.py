@@ -33,6 +33,7 @@ class PreferenceOptions(TrainingOptions):
     beta: float = 0.2
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.data not in SOURCES:
             raise UserError(f"data must be one of {', '.join(SOURCES)}, not {self.data!r}")
         if self.candidates < 2:
@@ -51,7 +52,7 @@ def preference_stage(options: PreferenceOptions, objective: PreferenceObjective)
         read, generated = options.candidates * lengths.prompt, options.candidates * lengths.completion
         return QueryCost(read, generated, lengths.prompt + 2 * lengths.completion, KEPT_RANKED)
 
-    return Stage("policy", 1.0, collect, expect, objective, options)
+    return Stage("policy", 1.0, collect, expect, objective, options, judged=True)
 
 
 def supervision(options: PreferenceOptions) -> str:

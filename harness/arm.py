@@ -1,40 +1,33 @@
-"""One arm of an experiment: a method with a seed, trained, answered, judged and scored in its own folder.
-
-Every step writes its files and then its mark; a step whose inputs have not changed is not done again.
-"""
+"""One arm of an experiment: a method with a seed, trained and scored in its own folder."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import harness
-from harness import registry, store
-from harness.benchmarks.base import Judging, Policy, Settings
-from harness.benchmarks.files import with_suite_settings
+from harness import fingerprints, store
+from harness.benchmarks.base import Policy
 from harness.engines.base import Sampling
-from harness.engines.logged import LoggedEngine
 from harness.experiment import Experiment
 from harness.inputs import Inputs
 from harness.methods import Method, Prompt, Stage
-from harness.pipeline import Setting, train_stages
+from harness.pipeline import CODE, LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
 from harness.planning import measure_lengths
-from harness.progress import progress
 from harness.prompts import PromptStream
+from harness.scoring import Scoring
+from harness.steps import Folder
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
     from harness.training.trainer import Training
 
 
-NO_PAIRS = "there are no pairs"  # the key of a benchmark that was left out
-
-
 class Arm:
     """A method with a seed."""
 
-    def __init__(self, experiment: Experiment, method: str, seed: int, root: store.Folder):
+    def __init__(self, experiment: Experiment, method: str, seed: int, root: Folder):
         self.experiment, self.name, self.seed, self.root = experiment, method, seed, root
         self.label = f"{method} seed {seed}"
         self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
@@ -42,62 +35,134 @@ class Arm:
         self.options = experiment.method_options(method)
         self.worked = False  # whether this call did any step
 
+    @cached_property
+    def stages(self) -> list[Stage]:
+        return self.method.stages(self.options)
+
+    def training_steps(self) -> list[str]:
+        """Names, in order."""
+        return [name for stage in self.stages for name in (collecting(stage), stage.name)]
+
+    def steps(self) -> list[str]:
+        """Names of all steps, each before those that depend on it."""
+        scored = [name for each in self.experiment.benchmarks for name in (f"samples-{each}", f"score-{each}")]
+        return [*self.training_steps(), *scored]
+
+    def forget(self, step: str) -> bool:
+        """Forgets that a step, and those that depend on it, were done. Whether the arm has such a step."""
+        steps = self.steps()
+        if step not in steps:
+            return False
+        for later in steps[steps.index(step) :]:
+            if not step.startswith(("samples-", "score-")) or later.split("-", 1)[1] == step.split("-", 1)[1]:
+                self.folder.forget(later)
+        return True
+
+    def stage_steps(self, inputs: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and dependencies of each step of training, as of `pipeline.stage_steps`."""
+        return stage_steps(self.stages, self._setting(inputs))
+
+    def trained(self, inputs: Inputs) -> bool:
+        """
+        Raises:
+            UserError: when a finished stage was made from other things than it depends on now, naming them.
+        """
+        return all(self.folder.finished(*step) for step in self.stage_steps(inputs))
+
+    def check(self, inputs: Inputs) -> None:
+        """
+        Raises:
+            UserError: when a finished step was made from other things than it depends on now, naming them.
+        """
+        if self.trained(inputs):
+            for name in self.experiment.benchmarks:
+                Scoring(self, name, inputs).finished()
+
     def run(self, inputs: Inputs) -> None:
         start = time.perf_counter()
-        policy = self.train(inputs)
-        trained = time.perf_counter()
+        trained = self.train(inputs)
+        scoring = time.perf_counter()
         for name in self.experiment.benchmarks:
-            self.score(name, policy, inputs)
-        self._book_seconds(trained - start, time.perf_counter() - trained)
+            self.worked |= Scoring(self, name, inputs).run(trained)
+        self._book_seconds(scoring - start, time.perf_counter() - scoring)
 
     def _book_seconds(self, training: float, scoring: float) -> None:
-        """Adds to the wall time of earlier calls, which did the steps that this call found finished."""
+        """Adds to the wall time of earlier calls, unless this call found all steps finished."""
         file = self.folder / "seconds.json"
+        if file.exists() and not self.worked:
+            return
         before = store.read_json(file) if file.exists() else {"training": 0.0, "scoring": 0.0}
-        if self.worked:
-            seconds = {"training": before["training"] + training, "scoring": before["scoring"] + scoring}
-            store.write_json(file, seconds)
+        seconds = {"training": before["training"] + training, "scoring": before["scoring"] + scoring}
+        store.write_json(file, seconds)
 
     def seconds(self) -> dict[str, float]:
         """Wall time spent in training (data generation included) and in scoring."""
         return store.read_json(self.folder / "seconds.json")
 
-    def train(self, inputs: Inputs) -> Policy:
+    def train(self, inputs: Inputs) -> Trained:
         """The trained policy; the files of each stage and the ledger are left in the folder."""
-        stages = self.method.stages(self.options)
+        scorings = [Scoring(self, name, inputs) for name in self.experiment.benchmarks]
+        needed = not (self.trained(inputs) and all(scoring.answered() for scoring in scorings))
+        trained = train_stages(self.stages, self._setting(inputs), needed)
+        self.worked |= trained.worked
+        return trained
+
+    def model(self, inputs: Inputs) -> dict[str, str]:
+        """Digests of the parts of the finished policy."""
+        return self.folder.facts(self.stages[-1].name)["model"] if self.stages else inputs.model
+
+    def policy(self, trained: Trained, inputs: Inputs) -> Policy:
+        if not self.stages:
+            return Policy(trained.engine(), folder=self.folder.path)
+        return Policy(
+            trained.engine(),
+            reference=inputs.base,
+            beta=getattr(self.options, "beta", 1.0),
+            pairs=self.pairs(),
+            folder=self.folder.path,
+        )
+
+    def _setting(self, inputs: Inputs) -> Setting:
         experiment = self.experiment
         streams = {
             labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
-            for labelled in {stage.labelled for stage in stages}
+            for labelled in {stage.labelled for stage in self.stages}
         }
-        trained = train_stages(
-            stages,
-            Setting(
-                base=inputs.base,
-                folder=self.folder,
-                shared=self.root.path,
-                key=self._training_key(inputs),
-                budget=experiment.cap,
-                sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
-                stream=lambda stage: streams[stage.labelled],
-                lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
-                training=self._training,
-                load=self._load,
-                judge=inputs.judge,
-                check_pairs=experiment.check_pairs,
-                label=self.label,
+        return Setting(
+            base=lambda: inputs.base,
+            folder=self.folder,
+            shared=self.root.path,
+            depends_on=lambda stage: self._depends_on(stage, inputs),
+            budget=experiment.cap,
+            sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
+            stream=lambda stage: streams[stage.labelled],
+            lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
+            training=self._training,
+            load=self._load,
+            judge=inputs.judge,
+            check_pairs=experiment.check_pairs,
+            label=self.label,
+        )
+
+    def _depends_on(self, stage: Stage, inputs: Inputs) -> dict[str, Any]:
+        experiment = self.experiment
+        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention")
+        return {
+            "method": self.method.name,
+            "options": {name: value for name, value in asdict(self.options).items() if name not in LOOP},
+            "option files": fingerprints.of_named(vars(self.options).values()),
+            "seed": self.seed,
+            "budget": str(experiment.cap),
+            **{name: getattr(experiment, name) for name in named},
+            "model": inputs.model,
+            "preferences" if stage.labelled else "prompts": (
+                inputs.labelled_digest if stage.labelled else inputs.prompts_digest
             ),
-        )
-        self.worked |= trained.worked
-        if not stages:
-            return Policy(inputs.base, folder=self.folder.path)
-        return Policy(
-            trained.engine,
-            reference=inputs.base,
-            beta=getattr(self.options, "beta", 1.0),
-            pairs=self._pairs(stages),
-            folder=self.folder.path,
-        )
+            "judge": inputs.judge.name if stage.judged and inputs.judge else None,
+            "device": fingerprints.of_device(experiment.device),
+            "packages": fingerprints.of_packages(*PACKAGES),
+            "code": fingerprints.of_code(*CODE, type(self.method).__module__.partition(".")[0]),
+        }
 
     def _training(self, stage: Stage, state: Path) -> "Training":
         from harness.engines.loading import choose_device
@@ -106,36 +171,19 @@ class Arm:
         on_gpu = choose_device(self.experiment.device) != "cpu"
         return Training(training_arguments(stage.training, state, self.seed, on_gpu), lora(stage.training))
 
-    def _pairs(self, stages: Sequence[Stage]) -> list[Prompt] | None:
+    def pairs(self) -> list[Prompt] | None:
         """The pairs that the policy was trained on: those of its last stage, and of the stages that it went on from."""
-        first = max(index for index, stage in enumerate(stages) if index == 0 or stage.start == "base")
-        rows = [
-            row
-            for stage in stages[first:]
-            for row in store.read_jsonl(self.folder / "preferences" / f"{stage.name}.jsonl")
-        ]
+        starts = [index for index, stage in enumerate(self.stages) if index == 0 or stage.start == "base"]
+        rows = []
+        for stage in self.stages[starts[-1] if starts else 0 :]:
+            self.folder.check(collecting(stage))
+            rows += store.read_jsonl(self.folder / "preferences" / f"{stage.name}.jsonl")
         pairs = [
             Prompt(row["id"], tuple(row["prompt"]), row["chosen"], row["rejected"])
             for row in rows
             if {"chosen", "rejected"} <= row.keys()
         ]
         return pairs or None
-
-    def _training_key(self, inputs: Inputs) -> str:
-        sampling = (self.experiment.max_new_tokens, self.experiment.temperature, self.experiment.top_p)
-        return store.digest(
-            {
-                "version": harness.__version__,
-                "method": self.method.name,
-                "options": asdict(self.options),
-                "option_files": store.contents(vars(self.options).values()),
-                "budget": self.experiment.budget,
-                "sampling": sampling,
-                "seed": self.seed,
-                "inputs": inputs.key,
-                "judge": inputs.judge.name if inputs.judge else None,
-            }
-        )
 
     def _load(self, path: Path) -> "TransformersEngine":
         from harness.engines.transformers import TransformersEngine
@@ -148,59 +196,3 @@ class Arm:
             trust_remote_code=experiment.trust_remote_code,
             attention=experiment.attention,
         )
-
-    def left_out(self, benchmark: str) -> bool:
-        """Whether a benchmark that needs pairs was left out, because this method has none."""
-        return self.folder.finished(f"score-{benchmark}", NO_PAIRS)
-
-    def score(self, name: str, policy: Policy, inputs: Inputs) -> None:
-        """Leaves samples, judgments and the score of one benchmark in the folder."""
-        benchmark = registry.load("benchmark", name)
-        experiment = self.experiment
-        chosen = Settings(
-            self.seed,
-            max_new_tokens=experiment.answer_tokens,
-            limit=experiment.limit,
-            options=experiment.benchmark_options(name),
-        )
-        settings = with_suite_settings(inputs.data_dir, chosen)
-        judging = Judging(experiment.rejudge, experiment.both_orders)
-        if benchmark.needs_pairs and not benchmark.has_pairs(policy, settings):
-            self.folder.finish(f"score-{name}", NO_PAIRS)
-            return
-        items = benchmark.load(inputs.data_dir, settings)
-        reference = policy.reference.weights_hash if policy.reference else None
-        key = store.digest(
-            {
-                "version": harness.__version__,
-                "benchmark": name,
-                "items": items,
-                "settings": asdict(settings),
-                "option_files": store.contents(vars(settings.options).values()),
-                "weights": [policy.engine.weights_hash, reference, policy.beta],
-                "pairs": [asdict(pair) for pair in policy.pairs or ()] if benchmark.needs_pairs else None,
-            }
-        )
-        answers = benchmark.turns * len(items)
-        samples_file = self.folder / "samples" / f"{name}.jsonl"
-        judgments_file = self.folder / "judgments" / f"{name}.jsonl"
-        if not (self.folder.finished(f"samples-{name}", key) and samples_file.exists()):
-            self.worked = True
-            logged = LoggedEngine(policy.engine, self.folder / "samples" / f"{name}.partial.jsonl")
-            with progress(f"{self.label} {name}: answer", answers) as advance:
-                answered = benchmark.answer(replace(policy, engine=logged), items, settings, advance)
-                store.write_jsonl(samples_file, answered)
-            self.folder.finish(f"samples-{name}", key)
-            logged.forget()
-        key = store.digest([key, inputs.judge.name, asdict(judging)] if benchmark.needs_judge else [key])
-        scores_file = self.folder / "scores" / f"{name}.json"
-        if not (self.folder.finished(f"score-{name}", key) and scores_file.exists()):
-            self.worked = True
-            samples = store.read_jsonl(samples_file)
-            judgments = []
-            if benchmark.needs_judge:
-                with progress(f"{self.label} {name}: judge", answers) as advance:
-                    judgments = benchmark.judge(items, samples, inputs.judge, judging, advance)
-                store.write_jsonl(judgments_file, judgments)
-            store.write_json(scores_file, asdict(benchmark.score(items, samples, judgments)))
-            self.folder.finish(f"score-{name}", key)

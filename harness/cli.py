@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from harness.commands import bench, data, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json
 from harness.errors import UserError
+from harness.faults import Stopped, of_disk
 
 app = typer.Typer(
     name="harness",
@@ -30,6 +32,17 @@ app.add_typer(bench.app, name="bench")
 
 RESULTS = Path("results")
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]
+RunFolder = Annotated[
+    Path, typer.Argument(metavar="RUN", help="A run folder, such as results/runs/experiment.", show_default=False)
+]
+RestartFrom = Annotated[
+    str | None,
+    typer.Option(
+        metavar="STEP",
+        help="Do a finished step anew, and what follows from it: STEP or METHOD/STEP, such as sso/policy, "
+        "policy-examples, samples-math, score-math.",
+    ),
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Arms (method x seed) that run at the same time, a process each.")]
 
 
@@ -55,16 +68,17 @@ def run(
     config: Config = None,
     results: Results = RESULTS,
     jobs: Jobs = 1,
+    restart_from: RestartFrom = None,
     as_json: Json = False,
 ) -> None:
     """Train methods under one budget, score them, and print the comparison.
 
     Everything that happened is left under results/runs/NAME. A second call with the same options reuses it, and an
-    interrupted run goes on.
+    interrupted run goes on. An option that would make a finished step another one is refused.
     """
     from harness.runner import run as run_experiment
 
-    _print_table(run_experiment(experiment(given, config), results, jobs), as_json)
+    _print_table(run_experiment(experiment(given, config), results, jobs, restart_from), as_json)
 
 
 @app.command(
@@ -97,7 +111,7 @@ def eval(
     "  harness table results/runs/all --reported Qwen2-7B-Instruct"
 )
 def table(
-    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, such as results/runs/experiment.")],
+    run_folder: RunFolder,
     reported: Annotated[
         str | None, typer.Option(help="Show published rows of a model too, such as Llama3-8B-SFT, or 'all'.")
     ] = None,
@@ -110,6 +124,55 @@ def table(
 
     published = read(reported_file, reported) if reported else ()
     _print_table(dataclasses.replace(write_table(run_folder), reported=published), as_json)
+
+
+@app.command(epilog="Examples:\n\n  harness verify results/runs/experiment\n\n  harness verify results/runs/all --json")
+def verify(run_folder: RunFolder, as_json: Json = False) -> None:
+    """Check what every number of a run rests on; exit code 1 when something is not what the run left.
+
+    Computes all digests again (samples, checkpoints, training data, model, prompts, questions), every score from its
+    samples and judgments, and the table from the scores. Loads no model and asks no judge.
+    """
+    from harness.commands.runs import print_verified
+    from harness.verify import verify as verify_run
+
+    report = verify_run(run_folder)
+    if as_json:
+        print_json(report)
+    else:
+        print_verified(report)
+    if not report["verified"]:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog="Examples:\n\n  harness show results/runs/experiment mt-bench\n\n"
+    "  harness show results/runs/experiment mt-bench --question 10001\n\n"
+    "  harness show results/runs/all math --question testbed/7 --method sso,dpo --seed 0 --json"
+)
+def show(
+    run_folder: RunFolder,
+    benchmark: Annotated[str, typer.Argument(help="A benchmark of the run, such as mt-bench.")],
+    question: Annotated[str | None, typer.Option(help="Id of a question; without it, the values of all.")] = None,
+    methods: Annotated[
+        str, typer.Option("--method", "--methods", "-m", help="Methods, separated by commas; else all.")
+    ] = "",
+    seed: Annotated[int | None, typer.Option(help="One seed; else all.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Trace a table's cell to its samples: question, answers, judgments and values."""
+    from harness import show as shown
+    from harness.commands.runs import print_question, print_values
+
+    chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
+    if question is None:
+        found, print_found = shown.values(run_folder, benchmark, chosen, seed), print_values
+    else:
+        found, print_found = shown.question(run_folder, benchmark, question, chosen, seed), print_question
+    if as_json:
+        print_json(found)
+    else:
+        print_found(found)
 
 
 @app.command(
@@ -160,13 +223,21 @@ def list_names(as_json: Json = False) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2."""
+    """Entry point: what the user can mend is one line and exit code 2, a signal one line and 128 and its number."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours say what is going on
     try:
         app()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("\ninterrupted: the same command goes on where this one stopped", file=sys.stderr)
-        sys.exit(130)
+        _end(f"error: {error}", 2)
+    except OSError as error:
+        if (told := of_disk(error)) is None:
+            raise
+        _end(f"error: {told}", 2)
+    except Stopped as stopped:
+        _end(str(stopped), stopped.exit_code)
+
+
+def _end(text: str, code: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
+    print(text, file=sys.stderr)
+    sys.exit(code)

@@ -188,7 +188,7 @@ def _cell(row: ResultRow, column: str, values: Grid) -> Cell:
     for i, seed in enumerate(values.seeds):
         by_seed[seed] = mean(values.values[[i]], values.weights[[i]])
         if not math.isclose(by_seed[seed], scores[seed].value, rel_tol=1e-6, abs_tol=1e-6):
-            raise ValueError(
+            raise UserError(
                 f"{column}, {row.method} seed {seed}: the score {scores[seed].value} is not the weighted mean "
                 f"{by_seed[seed]} of its values"
             )

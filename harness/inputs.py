@@ -2,11 +2,11 @@
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
 
-from harness import prompts, registry, store
+from harness import context, fingerprints, prompts, registry, store
 from harness.benchmarks.base import Settings
 from harness.engines.base import Engine
 from harness.errors import UserError
@@ -16,27 +16,44 @@ from harness.judges.limits import Limits, parse_price
 from harness.judges.log import JudgeLog
 from harness.methods import Prompt
 from harness.planning import estimate, model_folder
+from harness.steps import Folder
 
 SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
 
 
 @dataclass
 class Inputs:
-    """What the arms of an experiment share."""
+    """What the arms of an experiment share; `base` is loaded when it is asked for."""
 
-    base: Engine
+    experiment: Experiment
     prompts: Sequence[Prompt]
     labelled: Sequence[Prompt]
     data_dir: Path
     judge: Judge | None
+    _questions: dict[tuple[str, Settings], list[dict]] = field(default_factory=dict)
 
     @cached_property
-    def key(self) -> dict:
-        return {
-            "weights": self.base.weights_hash,
-            "prompts": store.digest([vars(prompt) for prompt in self.prompts]),
-            "labelled": store.digest([vars(prompt) for prompt in self.labelled]),
-        }
+    def base(self) -> Engine:
+        return load_base(self.experiment)
+
+    @cached_property
+    def model(self) -> dict[str, str]:
+        """Digests of the base model's parts."""
+        return fingerprints.of_model(model_folder(self.experiment.model))
+
+    def questions(self, benchmark: str, settings: Settings) -> list[dict]:
+        """Of a benchmark, read once for all arms that ask the same."""
+        if (benchmark, settings) not in self._questions:
+            self._questions[benchmark, settings] = registry.load("benchmark", benchmark).load(self.data_dir, settings)
+        return self._questions[benchmark, settings]
+
+    @cached_property
+    def prompts_digest(self) -> str:
+        return store.digest([vars(prompt) for prompt in self.prompts])
+
+    @cached_property
+    def labelled_digest(self) -> str:
+        return store.digest([vars(prompt) for prompt in self.labelled])
 
 
 def check_inputs(experiment: Experiment) -> None:
@@ -83,8 +100,13 @@ def _check_training_data(experiment: Experiment) -> None:
                 raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
 
 
-def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
+def load_inputs(experiment: Experiment, root: Folder) -> Inputs:
     """Model, prompts, benchmark files and judge of an experiment."""
+    return Inputs(experiment, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment, root))
+
+
+def load_base(experiment: Experiment) -> Engine:
+    """The model that an experiment starts from."""
     import torch
 
     from harness.engines.classifier import RewardModel, is_classifier
@@ -102,33 +124,45 @@ def load_inputs(experiment: Experiment, root: store.Folder) -> Inputs:
         base = TransformersEngine.load(folder, **settings, attention=experiment.attention)
     if base.parameters < SMALL:
         torch.set_num_threads(1)
-    return Inputs(base, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment, root))
+    return base
 
 
 def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     """Training prompts and labelled pairs of an experiment."""
     if TESTBED in (experiment.prompts, experiment.preferences):
         from harness.testbed import prompts as testbed
-    plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts)
+    plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts, experiment)
     labelled = (
         testbed.preferences()
         if experiment.preferences == TESTBED
-        else _read_prompts(experiment.preferences, labelled=True)
+        else _read_prompts(experiment.preferences, experiment, labelled=True)
     )
     return plain, labelled
 
 
+def _read_prompts(source: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
+    return _fitting_prompts(source, model_folder(experiment.model), labelled, experiment.trust_remote_code)
+
+
 @cache
-def _read_prompts(path: str, labelled: bool = False) -> Sequence[Prompt]:
-    """The prompts of a file; rows that were left out are told."""
-    found = prompts.load_prompts(path, labelled)
-    if found.duplicates or found.empty:
-        left_out = f"{found.duplicates} duplicate and {found.empty} empty rows left out"
-        print(f"{path}: {len(found.prompts)} prompts, {left_out}", file=sys.stderr)
-    return found.prompts
+def _fitting_prompts(source: str, model: Path, labelled: bool, trust_remote_code: bool) -> Sequence[Prompt]:
+    """The prompts of a file or data set that the model's context can hold; rows that were left out are told."""
+    found = prompts.load_prompts(source, labelled)
+    fitting = context.fitting(found.prompts, model, labelled, trust_remote_code)
+    too_long = len(found.prompts) - len(fitting)
+    left_out = {"duplicate": found.duplicates, "empty": found.empty, "too long for the model": too_long}
+    if any(left_out.values()):
+        told = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        print(f"{source}: {len(fitting)} prompts, rows left out: {told}", file=sys.stderr)
+    if not fitting:
+        raise UserError(
+            f"{source}: all {too_long} prompts are too long for the context of {model}: give shorter ones, "
+            "or another model"
+        )
+    return fitting
 
 
-def data_dir(experiment: Experiment, root: store.Folder) -> Path:
+def data_dir(experiment: Experiment, root: Folder) -> Path:
     if experiment.data_dir != TESTBED:
         return Path(experiment.data_dir)
     from harness.testbed.suites import write_suites
@@ -138,7 +172,7 @@ def data_dir(experiment: Experiment, root: store.Folder) -> Path:
     return folder
 
 
-def load_judge(experiment: Experiment, root: store.Folder | None = None) -> Judge | None:
+def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | None:
     """The judge, or None when no benchmark and no method needs one that is given.
 
     Args:

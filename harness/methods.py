@@ -61,7 +61,7 @@ class QueryCost:
 @dataclass
 class Workbench:
     """What a stage works with. `engine` is the stage's generating model; `shared` is a folder for what the runs of an
-    experiment share, such as the log of an endpoint."""
+    experiment share, such as the log of an endpoint; `judge` is for stages that ask one."""
 
     engine: Engine
     ledger: Ledger
@@ -126,6 +126,7 @@ class Stage:
     expect: the plan of a query, for `estimate` and for sizing the stage.
     generator, start: which model generates, and which is trained (a copy of it) and serves as the reference.
     labelled: draws given labelled pairs instead of prompts.
+    judged: asks the experiment's judge while it collects.
     """
 
     name: str
@@ -137,6 +138,7 @@ class Stage:
     generator: Start = "current"
     start: Start = "current"
     labelled: bool = False
+    judged: bool = False
 
 
 class Method(Protocol):

@@ -2,12 +2,14 @@
 
 import shutil
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from harness import store
+from harness import fingerprints, store
 from harness.budget import Budget, Ledger
 from harness.engines.base import Sampling
 from harness.engines.logged import LoggedEngine
@@ -17,21 +19,31 @@ from harness.methods import Lengths, Stage, Workbench
 from harness.progress import progress
 from harness.prompts import PromptStream
 from harness.stages import allowances, collect_stage, plan_stage
+from harness.steps import Folder
 from harness.training.example_file import read_examples
+from harness.training.examples import TrainingOptions
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
     from harness.training.trainer import Training
+
+LOOP = tuple(each.name for each in fields(TrainingOptions) if each.name != "batch_size")  # options of training alone
+CODE = tuple(
+    f"harness.{room}" for room in ("engines", "judges", "methods", "pipeline", "stages", "testbed", "training")
+)  # that training rests on, beside the method's own
+SURROUNDINGS = ("code", "device", "packages")  # dependencies that are no choice of the experiment
+PACKAGES = ("torch", "transformers", "tokenizers", "trl", "accelerate", "peft")
 
 
 @dataclass(frozen=True)
 class Setting:
     """What the stages of a run have in common.
 
-    base: the model that the run starts from.
+    base: gives the model that the run starts from.
     folder: gets preferences/, checkpoints/, training/ and health/, a file or folder for each stage, and ledger.json.
     shared: folder of what runs share: reference/ (log-probabilities), logs of endpoints.
-    key: digest of all that the results depend on.
+    depends_on: all that the results of a stage depend on, by name, but the options of its training loop; SURROUNDINGS
+        are among them.
     stream: the prompts of a stage.
     lengths: expected tokens of a stage's prompts and completions.
     training: how a stage is trained, given the folder of its state.
@@ -39,10 +51,10 @@ class Setting:
     check_pairs: pairs of each stage whose order a judge is asked about.
     """
 
-    base: "TransformersEngine"
-    folder: store.Folder
+    base: "Callable[[], TransformersEngine]"
+    folder: Folder
     shared: Path
-    key: str
+    depends_on: Callable[[Stage], dict[str, Any]]
     budget: Budget
     sampling: Sampling
     stream: Callable[[Stage], PromptStream]
@@ -64,47 +76,112 @@ class Setting:
         return self.folder / "training" / stage.name
 
 
+def collecting(stage: Stage) -> str:
+    """The name of the step that makes a stage's examples; that of its training is the stage's own."""
+    return f"{stage.name}-examples"
+
+
 @dataclass(frozen=True)
 class Trained:
-    """The policy, what was spent, and whether this call did any step."""
+    """The policy, loaded when it is asked for, what was spent, and whether this call did any step."""
 
-    engine: "TransformersEngine"
+    engine: "Callable[[], TransformersEngine]"
     ledger: Ledger
     worked: bool
 
 
-def train_stages(stages: Sequence[Stage], setting: Setting) -> Trained:
+def stage_steps(stages: Sequence[Stage], setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and dependencies of each step, in order. A step's can be known only when those before it are finished: who
+    asks for the next one has looked."""
+    before = None
+    for stage in stages:
+        yield collecting(stage), _collect_depends(stage, before, setting)
+        yield stage.name, _train_depends(stage, setting)
+        before = stage
+
+
+def finished_stages(stages: Sequence[Stage], setting: Setting) -> int:
+    """How many stages are finished, from the first on.
+
+    Raises:
+        UserError: when one was made from other things than it depends on now, naming them.
+    """
+    steps = stage_steps(stages, setting)
+    return len(list(takewhile(lambda step: setting.folder.finished(*step), steps))) // 2
+
+
+def train_stages(stages: Sequence[Stage], setting: Setting, needed: bool = True) -> Trained:
     """The result of the last stage (the base model where there is none).
+
+    Args:
+        needed: whether its model is; else that of a finished stage may have been deleted.
 
     Raises:
         UserError: for anything the user can mend; what was finished stays in the folder.
     """
     folder = setting.folder
+    done = finished_stages(stages, setting)
+    while done and (needed or done < len(stages)) and not folder.whole(stages[done - 1].name):
+        done -= 1
     ledger = Ledger(setting.budget.amount if setting.budget.kind == "flops" else None)
-    engines = {"base": setting.base, "current": setting.base}
-    key, worked = setting.key, False
-    for index, stage in enumerate(stages):
-        key = store.digest([key, stage.name])
-        collected = f"{stage.name}-examples"
-        stream = setting.stream(stage)
-        if not (folder.finished(stage.name, key) and setting.checkpoint(stage).exists()):
-            worked = True
-            if not (folder.finished(collected, key) and setting.examples(stage).exists()):
-                allowance = allowances(stages, setting.budget, ledger, index)
-                facts = _collect(stage, engines, stream, ledger, allowance, setting)
-                folder.finish(collected, key, **facts)
-            facts = folder.facts(collected)
-            ledger = Ledger.from_dict(facts["ledger"])
-            _train(stage, engines[stage.start], facts, ledger, setting)
-            store.write_json(folder / "ledger.json", ledger.as_dict())
-            folder.finish(stage.name, key, drawn=facts["drawn"], ledger=ledger.as_dict())
-        facts = folder.facts(stage.name)
-        stream.position = facts["drawn"]
-        ledger = Ledger.from_dict(facts["ledger"])
-        engines["current"] = setting.load(setting.checkpoint(stage))
-    if not (folder / "ledger.json").exists():
-        store.write_json(folder / "ledger.json", ledger.as_dict())
-    return Trained(engines["current"], ledger, worked)
+    if done:
+        ledger = Ledger.from_dict(folder.facts(stages[done - 1].name)["ledger"])
+    for stage in stages[:done]:
+        setting.stream(stage).position = folder.facts(stage.name)["drawn"]
+        shutil.rmtree(setting.work(stage), ignore_errors=True)
+    current = _loader(stages[done - 1], setting) if done else setting.base
+    for index in range(done, len(stages)):
+        engines = {"base": setting.base(), "current": current()}
+        ledger = _run_stage(stages, index, engines, ledger, setting)
+        current = _loader(stages[index], setting)
+    store.write_json(folder / "ledger.json", ledger.as_dict())
+    return Trained(current, ledger, worked=done < len(stages))
+
+
+def _loader(stage: Stage, setting: Setting) -> "Callable[[], TransformersEngine]":
+    """Loads the model of a finished stage, once."""
+
+    @cache
+    def load() -> "TransformersEngine":
+        setting.folder.check(stage.name)
+        return setting.load(setting.checkpoint(stage))
+
+    return load
+
+
+def _collect_depends(stage: Stage, before: Stage | None, setting: Setting) -> dict[str, Any]:
+    mark = setting.folder.mark(before.name) if before else None
+    return {**setting.depends_on(stage), "stage": stage.name, "stage before": mark.key if mark else None}
+
+
+def _train_depends(stage: Stage, setting: Setting) -> dict[str, Any]:
+    collected = setting.folder.mark(collecting(stage))
+    loop = {name: getattr(stage.training, name) for name in LOOP}
+    return {**collected.depends_on, "training": loop, "examples": list(collected.files.values())}
+
+
+def _run_stage(
+    stages: Sequence[Stage], index: int, engines: "dict[str, TransformersEngine]", ledger: Ledger, setting: Setting
+) -> Ledger:
+    """Collects and trains one stage. Returns what was spent with it."""
+    folder, stage = setting.folder, stages[index]
+    before = stages[index - 1] if index else None
+    stream, step = setting.stream(stage), collecting(stage)
+    depends_on = _collect_depends(stage, before, setting)
+    if not (folder.finished(step, depends_on) and folder.whole(step)):
+        allowance = allowances(stages, setting.budget, ledger, index)
+        facts = _collect(stage, engines, stream, ledger, allowance, setting, store.digest(depends_on))
+        folder.finish(step, depends_on, [setting.examples(stage)], **facts)
+    folder.check(step)
+    facts = folder.facts(step)
+    stream.position = facts["drawn"]
+    ledger = Ledger.from_dict(facts["ledger"])
+    depends_on = _train_depends(stage, setting)
+    files = _train(stage, engines[stage.start], facts, ledger, setting, depends_on)
+    model = fingerprints.of_model(setting.checkpoint(stage))
+    folder.finish(stage.name, depends_on, files, drawn=facts["drawn"], ledger=ledger.as_dict(), model=model)
+    shutil.rmtree(setting.work(stage))
+    return ledger
 
 
 def _collect(
@@ -114,14 +191,19 @@ def _collect(
     ledger: Ledger,
     allowance: float,
     setting: Setting,
+    key: str,
 ) -> dict:
-    """Writes the examples of a stage; what else the next steps must know of it."""
+    """Writes the examples of a stage; what else the next steps must know of it.
+
+    Args:
+        key: of all that the examples depend on: completions that were made already are for no others.
+    """
     bench = Workbench(
-        engine=LoggedEngine(engines[stage.generator], setting.work(stage) / "completions.jsonl"),
+        engine=LoggedEngine(engines[stage.generator], setting.work(stage) / f"completions-{key}.jsonl"),
         ledger=ledger,
         sampling=setting.sampling,
         stage=stage.name,
-        judge=setting.judge,
+        judge=setting.judge if stage.judged else None,
         label=setting.label,
         shared=setting.shared,
     )
@@ -138,8 +220,13 @@ def _collect(
 
 
 def _train(
-    stage: Stage, start: "TransformersEngine", collected: dict, ledger: Ledger, setting: Setting
-) -> None:
+    stage: Stage, start: "TransformersEngine", collected: dict, ledger: Ledger, setting: Setting, depends_on: dict
+) -> list[Path]:
+    """Trains on the examples of a stage. Returns the files and folders that are left.
+
+    Args:
+        depends_on: of the training: its state is for no other, nor are log-probabilities from other surroundings.
+    """
     from harness.training.dataset import build_data
     from harness.training.reference import reference_logprobs
     from harness.training.trainer import train
@@ -151,14 +238,18 @@ def _train(
     reference = None
     if objective.needs_reference:
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
-            reference = reference_logprobs(start, data, ledger, setting.shared / "reference", advance)
-    training = setting.training(stage, work / "state")
+            surroundings = store.digest([depends_on[name] for name in SURROUNDINGS])
+            cache = setting.shared / "reference" / surroundings
+            reference = reference_logprobs(start, data, ledger, cache, advance)
+    training = setting.training(stage, work / f"state-{store.digest(depends_on)}")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setting.checkpoint(stage), ledger, advance)
-    store.write_jsonl(setting.folder / "training" / f"{stage.name}.jsonl", result.history)
+    history = setting.folder / "training" / f"{stage.name}.jsonl"
+    store.write_jsonl(history, result.history)
     examples = read_examples(setting.examples(stage))
     health = stage_health(examples, reference, collected, setting.judge, setting.check_pairs, result.history)
-    store.write_json(setting.folder / "health" / f"{stage.name}.json", health)
+    health_file = setting.folder / "health" / f"{stage.name}.json"
+    store.write_json(health_file, health)
     for warning in health["warnings"]:
         print(f"warning: {label}: {warning}", file=sys.stderr)
-    shutil.rmtree(work)
+    return [result.checkpoint, history, health_file]

@@ -1,8 +1,4 @@
-"""The run folder: every file a step leaves is written through here, whole or not at all.
-
-A finished step has its files and then a mark with the key of what it depends on; a step whose mark has the same key
-is not done again.
-"""
+"""The run folder: every file a step leaves is written through here, whole or not at all."""
 
 import fcntl
 import hashlib
@@ -19,6 +15,8 @@ from typing import Any, BinaryIO
 from harness.errors import UserError
 
 LOCK = ".lock"  # of a folder: held by the process that writes there
+LONGEST_NAME = 100  # characters: with what is added to it, a file's name is at most 255 bytes
+TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 
 def digest(value: Any) -> str:
@@ -28,8 +26,9 @@ def digest(value: Any) -> str:
 
 
 def file_digest(path: Path) -> str:
+    """SHA-256 of a file, as sha256sum prints it."""
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
@@ -37,7 +36,7 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
     """A file that appears at `path` when the `with` ends well, and not at all otherwise: a temporary file beside it,
     fsync, rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
     try:
         with os.fdopen(handle, "wb") as file:
             yield file
@@ -49,26 +48,18 @@ def _whole(path: Path) -> Iterator[BinaryIO]:
         raise
 
 
-def tree_digest(path: Path) -> str | None:
-    """Of a file's content, or of all files in a folder with their names; None where there is neither."""
-    if path.is_file():
-        return file_digest(path)
-    if path.is_dir():
-        files = sorted(each for each in path.rglob("*") if each.is_file())
-        return digest({str(each.relative_to(path)): file_digest(each) for each in files})
-    return None
-
-
-def contents(values: Iterable[Any]) -> dict[str, str]:
-    """`tree_digest` of the files and folders that are named among the values."""
-    names = (value for value in values if isinstance(value, str))
-    return {name: found for name in names if name and (found := tree_digest(Path(name)))}
-
-
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file atomically."""
+    """Write a whole file atomically; one that holds just this already is left alone."""
+    content = _encoded(text)
+    if path.is_file() and path.read_bytes() == content:
+        return
     with _whole(path) as file:
-        file.write(text.encode())
+        file.write(content)
+
+
+def _encoded(text: str) -> bytes:
+    """As UTF-8; half of a surrogate pair, which UTF-8 has not, becomes JSON's escape of it."""
+    return text.encode("utf-8", "backslashreplace")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -90,7 +81,7 @@ class RowWriter:
 
     def add(self, row: dict) -> None:
         line = json.dumps(row, ensure_ascii=False) + "\n"
-        self._ends.append(self._ends[-1] + self._file.write(line.encode()))
+        self._ends.append(self._ends[-1] + self._file.write(_encoded(line)))
 
     def keep(self, number: int) -> None:
         """Drops all rows after the first `number`."""
@@ -127,9 +118,13 @@ def iterate_jsonl(path: Path) -> Iterator[dict]:
 
 
 def safe_name(name: str) -> str:
-    """The name itself, when it can not lead out of its folder."""
-    if not name or name.startswith(".") or any(mark in name for mark in '/\\\0\n<>:"|?*'):
-        raise UserError(f"name {name!r} is not allowed: use letters, digits, '-', '_' and '.', not a dot first")
+    """The name itself, when it can be that of one file or folder below another on any system."""
+    odd = not name.isprintable() or any(mark in name for mark in '/\\<>:"|?*')
+    if not name or name[0] in ".-" or odd or len(name) > LONGEST_NAME:
+        raise UserError(
+            f"name {name!r:.120} is not allowed: use letters, digits, '-', '_' and '.', neither dot nor hyphen first, "
+            f"at most {LONGEST_NAME} characters"
+        )
     return name
 
 
@@ -151,32 +146,7 @@ def only_writer(path: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         file.flush()
+        for left in path.rglob(f".*{TEMPORARY}"):  # by a process that was killed while it wrote
+            left.unlink(missing_ok=True)
         yield
         file.truncate(0)
-
-
-class Folder:
-    """A folder with finished steps in it."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def __truediv__(self, name: str) -> Path:
-        return self.path / name
-
-    def folder(self, name: str) -> "Folder":
-        return Folder(self.path / safe_name(name))
-
-    def _mark(self, step: str) -> Path:
-        return self.path / "steps" / f"{safe_name(step)}.json"
-
-    def finished(self, step: str, key: str) -> bool:
-        mark = self._mark(step)
-        return mark.exists() and read_json(mark)["key"] == key
-
-    def finish(self, step: str, key: str, **facts: Any) -> None:
-        """Mark a step as finished; its files must be written before."""
-        write_json(self._mark(step), {"key": key, **facts})
-
-    def facts(self, step: str) -> dict:
-        return read_json(self._mark(step))

@@ -18,14 +18,15 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 from trl import DPOConfig
 
-from harness import store
+from harness import fingerprints, store
 from harness.budget import Budget
 from harness.engines.base import Sampling
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.methods import Lengths, Method, Prompt, Stage
-from harness.pipeline import Setting, Trained, train_stages
+from harness.pipeline import CODE, PACKAGES, Setting, Trained, train_stages
 from harness.prompts import Malformed, PromptStream, read_row
+from harness.steps import Folder
 from harness.training.trainer import Training
 from sso.method import SSO
 from sso.version1 import SSOVersion1
@@ -149,13 +150,13 @@ class _Trainer(ABC):
         self.options = self._options()
         self.engine = self._engine(model, processing_class)
         self.peft_config, self.callbacks = peft_config, tuple(callbacks)
-        self.folder = store.Folder(Path(self.args.output_dir))
+        self.folder = Folder(Path(self.args.output_dir))
         self.trained: Trained | None = None
 
     @property
     def model(self) -> PreTrainedModel:
         """The trained policy; before `train`, the model that it starts from."""
-        return (self.trained.engine if self.trained else self.engine).model
+        return (self.trained.engine() if self.trained else self.engine).model
 
     def train(self) -> TrainOutput:
         """Trains the policy. Returns the updates of all stages, the mean loss of the last one, and what was spent.
@@ -207,11 +208,19 @@ class _Trainer(ABC):
         args = self.args
         streams = {stage.name: PromptStream(self.prompts, args.seed) for stage in stages}
         settings = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
+        depends_on = {
+            "model": self.engine.weights_hash,
+            "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
+            "arguments": settings,
+            "device": str(args.device),
+            "packages": fingerprints.of_packages(*PACKAGES),
+            "code": fingerprints.of_code(*CODE, "sso"),
+        }
         return Setting(
-            base=self.engine,
+            base=lambda: self.engine,
             folder=self.folder,
             shared=self.folder.path,
-            key=store.digest([self.engine.weights_hash, settings, [asdict(prompt) for prompt in self.prompts]]),
+            depends_on=lambda stage: depends_on,
             budget=self._budget(),
             sampling=Sampling(args.max_completion_length, args.temperature, args.top_p, args.seed),
             stream=lambda stage: streams[stage.name],

@@ -39,7 +39,11 @@ def finished(testbed_model_dir, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "command", [(), ("run",), ("eval",), ("table",), ("estimate",), ("list",), ("testbed", "build"), ("data", "fetch")]
+    "command",
+    [
+        *((), ("run",), ("eval",), ("table",), ("verify",), ("show",), ("estimate",), ("list",)),
+        *(("testbed", "build"), ("data", "fetch")),
+    ],
 )
 def test_help_has_examples(command, tmp_path):
     text = " ".join(harness(*command, "--help", cwd=tmp_path).split())
@@ -113,8 +117,8 @@ def test_the_ledger_agrees_with_the_plan(finished, tmp_path):
 def test_the_folder_tells_what_happened(finished):
     place, _ = finished
     run = place / "results/runs/small"
-    files = {"experiment.yaml", "versions.json", "table.md", "table.json", ".lock"}
-    assert files | {"arms", "data", "reference", "steps"} == {path.name for path in run.iterdir()}
+    files = {"experiment.yaml", "versions.json", "index.json", "table.md", "table.json", ".lock"}
+    assert files | {"arms", "data", "reference"} == {path.name for path in run.iterdir()}
     arm = run / "arms/sso-seed0"
     pairs = [json.loads(line) for line in (arm / "preferences/policy.jsonl").read_text().splitlines()]
     assert {"prompt", "good_principle", "bad_principle", "chosen", "rejected", "sequences"} <= set(pairs[0])
@@ -162,10 +166,77 @@ def test_the_table_is_computed_from_stored_scores(finished):
     assert "| dpo" in harness("table", "results/runs/small", cwd=place)
 
 
-def test_another_configuration_does_not_mix_into_a_folder(finished):
+def test_a_changed_option_is_refused_and_named(finished):
     place, _ = finished
-    told = harness("run", "--method", "sso", *SMALL, "--temperature", "0.5", cwd=place, code=2)
-    assert "holds a run with another temperature" in told
+    run = place / "results/runs/small"
+    before = (run / "experiment.yaml").read_bytes()
+    told = harness("run", "--method", "sso,dpo", *SMALL, "--temperature", "0.5", cwd=place, code=2)
+    assert "sso-seed0: step generator-examples was made with another temperature (1.0, now 0.5)" in told
+    told = harness("run", "--method", "sso,dpo", *SMALL, "--set", "dpo.beta=0.5", cwd=place, code=2)
+    assert "dpo-seed0: step policy-examples was made with another options.beta (0.2, now 0.5)" in told
+    assert (run / "experiment.yaml").read_bytes() == before
+
+
+def test_a_step_is_done_anew_where_asked(finished, tmp_path):
+    place, table = finished
+    shutil.copytree(place / "results", tmp_path / "results")
+    arms = tmp_path / "results/runs/small/arms"
+    examples = (arms / "dpo-seed0/steps/policy-examples.json").stat().st_mtime_ns
+    slower = ("run", "--method", "sso,dpo", *SMALL, "--set", "dpo.learning_rate=1e-6")
+    told = harness(*slower, cwd=tmp_path, code=2)
+    assert "step policy was made with another training.learning_rate (0.0001, now 1e-06)" in told
+    assert "--restart-from policy\n" in told
+    again = json.loads(harness(*slower, "--restart-from", "dpo/policy", "--json", cwd=tmp_path))
+    assert (arms / "dpo-seed0/steps/policy-examples.json").stat().st_mtime_ns == examples
+    cells = [[row["cells"] for row in each["rows"]] for each in (table, again)]
+    assert cells[0][:2] == cells[1][:2]
+    assert cells[0][2]["mt-bench"]["value"] != cells[1][2]["mt-bench"]["value"]
+
+
+def test_a_step_that_no_arm_has_is_refused_with_those_it_has(finished):
+    place, _ = finished
+    for step in ("polcy", "base/policy", "ipo/policy"):
+        told = harness("run", "--method", "sso,dpo", *SMALL, "--restart-from", step, cwd=place, code=2)
+        assert f"no arm has a step {step!r}" in told
+        assert "samples-math, samples-mt-bench" in told
+
+
+def test_a_deleted_checkpoint_is_no_loss(finished, tmp_path):
+    """Until something has to be answered anew; then it is trained again from the stored examples."""
+    place, table = finished
+    shutil.copytree(place / "results", tmp_path / "results")
+    arm = tmp_path / "results/runs/small/arms/dpo-seed0"
+    weights = arm / "checkpoints/policy/model.safetensors"
+    before = weights.read_bytes()
+    shutil.rmtree(arm / "checkpoints")
+    assert json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=tmp_path)) == table
+    assert not weights.exists()
+    (arm / "samples/math.jsonl").unlink()
+    again = json.loads(harness("run", "--method", "sso,dpo", *SMALL, "--json", cwd=tmp_path))
+    assert [row["cells"] for row in again["rows"]] == [row["cells"] for row in table["rows"]]
+    assert weights.read_bytes() == before
+
+
+def test_the_index_is_made_again(finished, tmp_path):
+    place, _ = finished
+    shutil.copytree(place / "results", tmp_path / "results")
+    index = tmp_path / "results/runs/small/index.json"
+    before = index.read_bytes()
+    assert json.loads(before)["files"]["arms/sso-seed0/scores/math.json"]["step"] == "score-math"
+    index.unlink()
+    harness("run", "--method", "sso,dpo", *SMALL, cwd=tmp_path)
+    assert index.read_bytes() == before
+
+
+@pytest.mark.parametrize("found", [2, None, "1"])
+def test_an_unknown_format_is_refused(finished, tmp_path, found):
+    place, _ = finished
+    shutil.copytree(place / "results", tmp_path / "results")
+    versions = tmp_path / "results/runs/small/versions.json"
+    versions.write_text(json.dumps(json.loads(versions.read_text()) | {"format": found}))
+    for command in (("run", "--method", "sso,dpo", *SMALL), ("table", versions.parent), ("verify", versions.parent)):
+        told = harness(*command, cwd=tmp_path, code=2)
+        assert f"has format {found}, and this harness reads format 1" in told
 
 
 def test_a_checkpoint_can_be_scored(finished):

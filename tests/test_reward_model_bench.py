@@ -124,9 +124,9 @@ def test_pairs_are_needed(engine, items, tmp_path):
     policy, settings = Policy(engine, folder=tmp_path), Settings()
     assert RewardModelBench.needs_pairs
     has_pairs = RewardModelBench().has_pairs
-    assert not has_pairs(policy, settings) and not has_pairs(replace(policy, pairs=[]), settings)
-    assert has_pairs(replace(policy, pairs=PAIRS), settings)
-    assert has_pairs(policy, Settings(options=Options(preferences="x.jsonl")))
+    assert not has_pairs(None, settings) and not has_pairs([], settings)
+    assert has_pairs(PAIRS, settings)
+    assert has_pairs(None, Settings(options=Options(preferences="x.jsonl")))
     with pytest.raises(UserError, match="reward-model.preferences=FILE"):
         RewardModelBench().answer(policy, items, settings, None)
 

@@ -55,11 +55,13 @@ def test_a_second_call_does_nothing_again(testbed_model_dir, tmp_path, monkeypat
     def train(**changes):
         trainer = SSOTrainer(str(testbed_model_dir), config(tmp_path, generator_prompts=24, **changes), rows(24))
         result = trainer.train()
-        return result, trainer.trained.worked, trainer.engine.weights_hash, trainer.trained.engine.weights_hash
+        return result, trainer.trained.worked, trainer.engine.weights_hash, trainer.trained.engine().weights_hash
 
-    first, again, changed = train(), train(), train(beta=0.5)
-    assert (first[1], again[1], changed[1]) == (True, False, True)
-    assert first[0] == again[0] and first[3] == again[3] != changed[3]
+    first, again = train(), train()
+    assert (first[1], again[1]) == (True, False)
+    assert first[0] == again[0] and first[2] != first[3] == again[3]
+    with pytest.raises(UserError, match=r"made with another arguments\.beta \(0.1, now 0.5\).*another folder"):
+        train(beta=0.5)
     updates = [len(read(tmp_path / f"training/{stage}.jsonl")) for stage in ("generator", "policy")]
     assert first[0].metrics["flops"] > 0 and first[0].global_step == sum(updates)
 

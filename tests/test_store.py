@@ -1,4 +1,4 @@
-"""Files are whole or absent, and a finished step is recognised by its key alone."""
+"""Files are whole or absent, and a folder has one writer."""
 
 import json
 import os
@@ -9,6 +9,7 @@ import pytest
 
 from harness import store
 from harness.errors import UserError
+from harness.steps import Folder
 from harness.store import only_writer, read_jsonl, row_writer
 
 
@@ -48,19 +49,39 @@ def test_a_broken_line_is_named(tmp_path):
         store.read_jsonl(tmp_path / "rows.jsonl")
 
 
-def test_a_step_is_finished_for_its_key_only(tmp_path):
-    folder = store.Folder(tmp_path)
-    assert not folder.finished("policy", "key")
-    folder.finish("policy", "key", drawn=7)
-    assert folder.finished("policy", "key")
-    assert not folder.finished("policy", "other key")
-    assert folder.facts("policy")["drawn"] == 7
-
-
-@pytest.mark.parametrize("name", ["", ".", "..", "../x", "a/b", "a\\b", "a\nb", ".hidden", "a:b", "nul\0"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("", ".", "..", "../x", "a/b", "a\\b", "a\nb", ".hidden", "a:b", "nul\0"),
+        *("-rf", "a\x1b[31m", "a\u202eb", "x" * 101),
+    ],
+)
 def test_names_stay_in_their_folder(tmp_path, name):
     with pytest.raises(UserError, match="not allowed"):
-        store.Folder(tmp_path).folder(name)
+        Folder(tmp_path).folder(name)
+
+
+def test_half_a_surrogate_pair_is_kept_as_an_escape(tmp_path):
+    store.write_jsonl(tmp_path / "rows.jsonl", [{"text": "a\ud800b"}])
+    assert (tmp_path / "rows.jsonl").read_text() == '{"text": "a\\ud800b"}\n'
+    assert store.read_jsonl(tmp_path / "rows.jsonl") == [{"text": "a\ud800b"}]
+
+
+def test_the_same_text_is_not_written_again(tmp_path):
+    file = tmp_path / "a.json"
+    store.write_json(file, {"a": 1})
+    inode = file.stat().st_ino
+    store.write_json(file, {"a": 1})
+    assert file.stat().st_ino == inode
+    store.write_json(file, {"a": 2})
+    assert file.stat().st_ino != inode
+
+
+def test_what_a_killed_writer_left_is_removed(tmp_path):
+    (tmp_path / "scores").mkdir()
+    (tmp_path / "scores" / ".math.json.x1y2.tmp").write_text('{"val')
+    with only_writer(tmp_path):
+        assert list((tmp_path / "scores").iterdir()) == []
 
 
 def test_digest_does_not_depend_on_the_order_of_keys():

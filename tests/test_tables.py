@@ -114,7 +114,7 @@ def test_weights_count():
 
 def test_a_score_that_is_not_the_mean_of_its_values_is_a_fault():
     wrong = Score("a", "accuracy %", 60.0, {"x": 100.0, "y": 0.0}, questions=2)
-    with pytest.raises(ValueError, match="a, base seed 0: the score 60.0 is not the weighted mean 50.0"):
+    with pytest.raises(UserError, match="a, base seed 0: the score 60.0 is not the weighted mean 50.0"):
         build([row("base", {"a": [wrong]})])
 
 

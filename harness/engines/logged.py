@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.base import Advance, Completion, Engine, Sampling, TokenIds
+from harness.faults import writing
 
 
 class LoggedEngine:
@@ -16,7 +17,8 @@ class LoggedEngine:
 
     The file grows by whole batches of the engine's own size and order, so that what is generated after an interruption
     shares its batches with what it would have shared them with: results do not depend, in any digit, on whether there
-    was one. In memory is only where each completion stands in the file.
+    was one. (After a batch that memory did not hold, each completion says how many prompts fitted at once.) In memory
+    is only where each completion stands in the file.
     """
 
     def __init__(self, engine: Engine, file: Path):
@@ -31,7 +33,11 @@ class LoggedEngine:
     ) -> list[Completion]:
         """As the engine's."""
         if self._places is None:
-            self._places = dict(_places(self._file))
+            self._places = {}
+            for key, place, at_once in _places(self._file):
+                self._places[key] = place
+                if at_once:
+                    self._engine.generates.size = min(self._engine.generates.size, at_once)
         keys = [self._key(prompt, item, sampling) for prompt, item in zip(prompts, items, strict=True)]
         completions: list[Completion | None] = [None] * len(prompts)
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
@@ -45,7 +51,9 @@ class LoggedEngine:
                 found = self._engine.generate(
                     [prompts[index] for index in batch], [items[index] for index in batch], sampling, advance
                 )
-                self._places |= _append(self._file, dict(zip((keys[index] for index in batch), found, strict=True)))
+                made = dict(zip((keys[index] for index in batch), found, strict=True))
+                at_once = self._engine.generates.size
+                self._places |= _append(self._file, made, at_once if at_once < self._engine.batch_size else None)
             for index, completion in zip(batch, found, strict=True):
                 completions[index] = completion
         return completions
@@ -60,8 +68,8 @@ class LoggedEngine:
         self._places = None
 
 
-def _places(file: Path) -> Iterator[tuple[str, int]]:
-    """Key and start of every whole line; what was cut off while it was written is removed."""
+def _places(file: Path) -> Iterator[tuple[str, int, int | None]]:
+    """Key, start and prompts at once of every whole line; what was cut off while it was written is removed."""
     if not file.exists():
         return
     with open(file, "rb+") as opened:
@@ -71,9 +79,9 @@ def _places(file: Path) -> Iterator[tuple[str, int]]:
                 row = json.loads(line) if line.endswith(b"\n") else None
             except ValueError:
                 row = None
-            if row is None:
+            if not isinstance(row, dict) or "key" not in row:
                 break
-            yield row["key"], whole
+            yield row["key"], whole, row["at_once"]
             whole += len(line)
         opened.truncate(whole)
 
@@ -88,14 +96,15 @@ def _read(file: Path, places: Sequence[int]) -> list[Completion]:
     return completions
 
 
-def _append(file: Path, completions: dict[str, Completion]) -> dict[str, int]:
+def _append(file: Path, completions: dict[str, Completion], at_once: int | None) -> dict[str, int]:
     """Writes the completions, on the disk when this returns, and tells where their lines start."""
-    file.parent.mkdir(parents=True, exist_ok=True)
     places = {}
-    with open(file, "ab") as opened:
-        for key, completion in completions.items():
-            places[key] = opened.tell()
-            opened.write(json.dumps({"key": key, **vars(completion)}).encode() + b"\n")
-        opened.flush()
-        os.fsync(opened.fileno())
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with open(file, "ab") as opened:
+            for key, completion in completions.items():
+                places[key] = opened.tell()
+                opened.write(json.dumps({"key": key, "at_once": at_once, **vars(completion)}).encode() + b"\n")
+            opened.flush()
+            os.fsync(opened.fileno())
     return places

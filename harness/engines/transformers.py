@@ -15,6 +15,7 @@ from harness.engines.base import Advance, Completion, LogProb, Message, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
 from harness.engines.logprobs import ATTENTIONS, Reading, attend_packed, how_to_read, sequence_logprobs
+from harness.engines.memory import Counted, Limit
 from harness.engines.packing import pack, rows_of
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
@@ -50,6 +51,8 @@ class TransformersEngine:
         self.tokenizer = tokenizer
         self.name = name
         self.batch_size = batch_size
+        self.generates = Limit(batch_size, "prompts", name)
+        self.scores = Limit(loading.SCORING_TOKENS, "tokens", name)
         self.device = model.device
         self.parameters = loading.parameter_count(model)
         configured = model.generation_config.eos_token_id if model.generation_config else None
@@ -82,7 +85,7 @@ class TransformersEngine:
         name = str(path)
         device = loading.choose_device(device)
         torch_dtype = loading.choose_dtype(dtype, device)
-        with loading.load_errors(name):
+        with loading.load_errors(name, trust_remote_code):
             model = AutoModelForCausalLM.from_pretrained(
                 name, dtype=torch_dtype, use_safetensors=True, trust_remote_code=trust_remote_code
             ).to(device)
@@ -109,8 +112,10 @@ class TransformersEngine:
     ) -> list[Completion]:
         """One completion a prompt; a prompt near the end of the context gets fewer than max_new_tokens.
 
+        What memory does not hold is tried again in halves.
+
         Raises:
-            UserError: when a prompt leaves no room for a completion.
+            UserError: when a prompt leaves no room for a completion, or memory does not hold even one.
         """
         limits = [min(sampling.max_new_tokens, self.context_length - len(prompt)) for prompt in prompts]
         for item, prompt, limit in zip(items, prompts, limits, strict=True):
@@ -123,20 +128,41 @@ class TransformersEngine:
         completions: list[Completion | None] = [None] * len(prompts)
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(prompts), self.batch_size):
-            batch = longest_first[start : start + self.batch_size]
-            rows = generate_batch(
-                self.model,
-                [prompts[index] for index in batch],
-                keys[batch],
-                [limits[index] for index in batch],
-                self.stop_tokens,
-                self.tokenizer.pad_token_id,
-                sampling,
-                advance,
-            )
-            for index, token_ids in zip(batch, rows, strict=True):
-                completions[index] = self._completion(token_ids)
+            waiting = longest_first[start : start + self.batch_size]
+            while waiting:
+                batch = waiting[: self.generates.size]
+                rows = self._generate_batch(
+                    [prompts[index] for index in batch],
+                    keys[batch],
+                    [limits[index] for index in batch],
+                    sampling,
+                    advance,
+                )
+                if rows is not None:
+                    del waiting[: len(batch)]
+                    for index, token_ids in zip(batch, rows, strict=True):
+                        completions[index] = self._completion(token_ids)
         return completions
+
+    def _generate_batch(
+        self,
+        prompts: list[TokenIds],
+        keys: torch.Tensor,
+        limits: list[int],
+        sampling: Sampling,
+        advance: Advance | None,
+    ) -> list[list[int]] | None:
+        """As `generate_batch`; None when memory does not hold it."""
+        counted = Counted(advance)
+
+        def generate() -> list[list[int]]:
+            pad = self.tokenizer.pad_token_id
+            return generate_batch(self.model, prompts, keys, limits, self.stop_tokens, pad, sampling, counted)
+
+        rows = self.generates.attempt(generate, len(prompts), len(prompts))
+        if rows is None:
+            counted.take_back()
+        return rows
 
     def _completion(self, token_ids: Sequence[int]) -> Completion:
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -149,23 +175,26 @@ class TransformersEngine:
         """Log-probability of each completion given its prompt, in order; a prompt is read once for its completions.
 
         Raises:
-            UserError: when a prompt and its completion are longer than the context.
+            UserError: when a prompt and its completion are longer than the context, or memory does not hold them.
         """
         pairs = list(zip(prompts, completions, strict=True))
         loading.check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self)
         rows = rows_of(pairs)
         results: list[LogProb | None] = [None] * len(pairs)
         reading = self.reading
+
+        def score(batch: list[int]) -> list[tuple[float, int]]:
+            pairs = [(rows[index].prompt, completion) for index in batch for completion in rows[index].completions]
+            packed = pack(pairs)
+            totals = sequence_logprobs(self.model, packed.to(self.device), reading)
+            return list(zip(totals.tolist(), packed.lengths.tolist(), strict=True))
+
         with attend_packed(self.model, reading):
-            for batch in loading.scoring_batches(list(map(len, rows)), self.batch_size):
-                chosen = [rows[index] for index in batch]
-                packed = pack([(row.prompt, completion) for row in chosen for completion in row.completions])
-                totals = sequence_logprobs(self.model, packed.to(self.device), reading)
-                scored = zip(totals.tolist(), packed.lengths.tolist(), strict=True)
-                for places in (each for row in chosen for each in row.sequences):
-                    logprob = LogProb(*next(scored))
+            for batch, scored in loading.in_batches(list(map(len, rows)), self.batch_size, self.scores, score):
+                sequences = (places for index in batch for places in rows[index].sequences)
+                for places, (total, tokens) in zip(sequences, scored, strict=True):
                     for place in places:
-                        results[place] = logprob
+                        results[place] = LogProb(total, tokens)
                     if advance:
                         advance(len(places))
         return results

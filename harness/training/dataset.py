@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from harness.errors import UserError
+from harness.faults import whole
 from harness.training.examples import Example
 
 if TYPE_CHECKING:
@@ -55,12 +55,13 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
     from datasets import Dataset, Features, List, Value
     from datasets.arrow_writer import ArrowWriter
 
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     ids = List(List(Value("int32")))
     features = Features({"index": Value("int64"), "id": Value("string"), "prompt_ids": ids, "completion_ids": ids})
     digests, lengths, tokens = [], [], 0
-    with ArrowWriter(path=str(temporary), features=features, writer_batch_size=WRITTEN_AT_ONCE) as writer:
+    with (
+        whole(path) as temporary,
+        ArrowWriter(path=str(temporary), features=features, writer_batch_size=WRITTEN_AT_ONCE) as writer,
+    ):
         for index, example in enumerate(examples):
             _check(example, sequences, context_length)
             prompts = [list(each.prompt_ids) for each in example.sequences]
@@ -73,7 +74,6 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
             raise ValueError("there are no examples to train on")
         writer.write({"index": FILLER, "id": "", "prompt_ids": [[0]] * sequences, "completion_ids": [[0]] * sequences})
         writer.finalize()
-    os.replace(temporary, path)
     return ExampleData(Dataset.from_file(str(path)), digests, np.array(lengths), sequences, tokens)
 
 

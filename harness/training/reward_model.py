@@ -6,8 +6,6 @@ into token ids once, the same way as when the reward model scores it.
 
 import copy
 import math
-import shutil
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -27,12 +25,14 @@ from harness.budget import Ledger, Spending
 from harness.engines import loading
 from harness.engines.base import Advance
 from harness.engines.classifier import load_classifier, spare_token, turn_end
+from harness.engines.memory import Counted
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.faults import whole
 from harness.methods import Prompt
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
-from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout
+from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout, within_memory
 
 RECORD_FILE = "reward_model.json"  # in the folder of the model: how it was trained
 ROLE = "reward model"  # of the spending
@@ -142,15 +142,10 @@ def train_reward_model(
         if record.pop("key") == key:
             spent = Spending(**record.pop("spent"))
             return RewardResult(checkpoint=out, spent=spent, **record)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
-        folder = Path(temporary) / "model"
+    with whole(out) as folder:
         result = _train(start, pairs, options, folder, seed, advance)
         record = {name: value for name, value in asdict(result).items() if name != "checkpoint"}
         store.write_json(folder / RECORD_FILE, {"key": key, **record})
-        if out.exists():
-            shutil.rmtree(out)
-        folder.rename(out)
     return RewardResult(**{**vars(result), "checkpoint": out})
 
 
@@ -181,7 +176,6 @@ def _train(
     arguments = _arguments(options, folder, seed, on_gpu)
     tokenizer = copy.deepcopy(start.tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare_token(tokenizer, turn_end(start.chat)[-1]))
-    model = _with_new_head(start, seed)
     order = update_order(data.lengths, options.batch_size, seed)
     dataset = Dataset.from_dict(
         {
@@ -189,8 +183,16 @@ def _train(
             "rejected_ids": [data.rejected[index] for index in order],
         }
     )
-    trainer = BradleyTerryTrainer(model, dataset, tokenizer, arguments, advance)
-    trainer.train()
+    counted = Counted(advance)
+
+    def attempt(args: RewardConfig) -> BradleyTerryTrainer:
+        counted.take_back()
+        trainer = BradleyTerryTrainer(_with_new_head(start, seed), dataset, tokenizer, args, counted)
+        trainer.train()
+        return trainer
+
+    trainer = within_memory(arguments, attempt)
+    model = trainer.model
     disable_progress_bar()
     # What ends a reply has to be the same for the reward model, which has no generation config to say it.
     model.config.get_text_config().eos_token_id = list(start.stop_tokens)
@@ -234,8 +236,6 @@ def _with_new_head(start: TransformersEngine, seed: int) -> PreTrainedModel:
 
 
 def _arguments(options: RewardOptions, folder: Path, seed: int, on_gpu: bool) -> RewardConfig:
-    if options.epochs < 1:
-        raise UserError(f"epochs {options.epochs}: a reward model needs at least 1")
     return RewardConfig(
         **loop_settings(options, folder, seed, on_gpu),
         num_train_epochs=options.epochs,

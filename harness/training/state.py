@@ -10,6 +10,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from harness import store
+from harness.faults import sync
 
 SHARE = 0.05  # of the time that saving may take
 SHORTEST = 1.0  # seconds between two states
@@ -45,6 +46,7 @@ class SaveState(TrainerCallback):
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
         if state.is_world_process_zero:
             folder = _folder(Path(args.output_dir), state.global_step)
+            sync(folder)
             store.write_json(folder / MARK, {"step": state.global_step})
             for other in _folders(Path(args.output_dir)):
                 if other != folder:

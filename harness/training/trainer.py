@@ -10,24 +10,34 @@ import json
 import math
 import os
 import shutil
+import sys
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, TrainerCallback
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_utils import SchedulerType
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer
 
+from harness import store
 from harness.budget import Ledger
+from harness.engines import memory
 from harness.engines.base import Advance
 from harness.engines.logprobs import Reading, attend_packed, sequence_logprobs
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError, unknown_name
+from harness.faults import whole, writing
 from harness.training.dataset import Collator, ExampleData, in_order
 from harness.training.examples import Objective, TrainingOptions
 from harness.training.pairs import RewardOptions
@@ -35,6 +45,7 @@ from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
 
 DIVERGED_FILE = "diverged_batch.json"
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -60,7 +71,7 @@ class TrainResult:
     history: list[dict]
 
 
-class TrainingDiverged(RuntimeError):
+class TrainingDiverged(UserError):
     """The loss or the gradient is not finite; the batch was saved."""
 
 
@@ -147,7 +158,7 @@ class PreferenceTrainer(DPOTrainer):
             "position_ids": packed.position_ids.tolist(),
             "reference": None if reference is None else reference.tolist(),
         }
-        path.write_text(json.dumps(row), encoding="utf-8")
+        store.write_text(path, json.dumps(row))
         return TrainingDiverged(
             f"the {what} is not finite at update {self.state.global_step} (batch saved in {path}): "
             "lower the learning rate"
@@ -185,7 +196,8 @@ def train(
 ) -> TrainResult:
     """Train a copy of the engine's model on the examples, charged to the role "train".
 
-    The state is saved as it goes, and a training that was cut off goes on from there; in the end the state is removed.
+    The state is saved as it goes, and a training that was cut off goes on from there, as does one whose micro-batches
+    memory does not hold, with smaller ones; in the end the state is removed.
 
     Args:
         engine: the start model, left as it is.
@@ -194,14 +206,53 @@ def train(
 
     Raises:
         TrainingDiverged: when the loss or the gradient is not finite.
+        UserError: when memory does not hold a single example, or for an error of the disk.
     """
     start = time.perf_counter()
-    args, peft_config = training.args, training.peft_config
     if objective.needs_reference and reference is None:
         raise ValueError("the objective needs log-probabilities of the reference")
-    reading = engine.reading
+    counted = memory.Counted(advance)
+
+    def attempt(args: DPOConfig) -> PreferenceTrainer:
+        counted.take_back()
+        return _train(engine, data, objective, reference, replace(training, args=args), counted)
+
+    output_dir = Path(output_dir)
+    trainer = within_memory(training.args, attempt)
+    disable_progress_bar()
+    if trainer.accelerator.is_main_process:
+        trained = trainer.model
+        if training.peft_config is not None:
+            trained = trained.float().merge_and_unload()
+        with whole(output_dir) as folder:
+            trained.to(engine.model.dtype).save_pretrained(folder)
+            engine.tokenizer.save_pretrained(folder)
+        shutil.rmtree(training.args.output_dir)
+    trainer.accelerator.wait_for_everyone()
+    ledger.charge(
+        "train",
+        engine.parameters,
+        trained_tokens=round(data.tokens * training.args.num_train_epochs),
+        updates=trainer.state.global_step,
+        seconds=time.perf_counter() - start,
+    )
+    # sorted as a saved state sorts them, so that the file is the same with and without an interruption
+    history = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
+    return TrainResult(output_dir, trainer.state.global_step, history)
+
+
+def _train(
+    engine: TransformersEngine,
+    data: ExampleData,
+    objective: Objective,
+    reference: ReferenceLogProbs | None,
+    training: Training,
+    advance: Advance,
+) -> PreferenceTrainer:
+    """The trainer after its last update, from the start or the last saved state."""
+    args, peft_config, reading = training.args, training.peft_config, engine.reading
     together = args.per_device_train_batch_size * args.world_size
-    rows = in_order(data, together * args.gradient_accumulation_steps, args.seed, together)
+    an_update = together * args.gradient_accumulation_steps
     model = copy.deepcopy(engine.model)
     if peft_config is None:
         model = model.float()  # small updates vanish in bfloat16; on a GPU autocast does the arithmetic in it
@@ -209,7 +260,7 @@ def train(
     trainer = PreferenceTrainer(
         model,
         objective,
-        rows,
+        in_order(data, an_update, args.seed, together),
         Collator(reference.totals if objective.needs_reference else None),
         engine.tokenizer,
         args,
@@ -219,29 +270,42 @@ def train(
         [SaveState(), *training.callbacks],
     )
     state = last_state(Path(args.output_dir))
-    if state and advance:
-        advance(min(round(len(data) * args.num_train_epochs), state.step * together * args.gradient_accumulation_steps))
-    with attend_packed(model, reading):
+    if state:
+        advance(min(round(len(data) * args.num_train_epochs), state.step * an_update))
+    with attend_packed(model, reading), writing(Path(args.output_dir)):
         trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
-    disable_progress_bar()
-    if trainer.accelerator.is_main_process:
-        trained = trainer.model
-        if peft_config is not None:
-            trained = trained.float().merge_and_unload()
-        trained.to(engine.model.dtype).save_pretrained(output_dir)
-        engine.tokenizer.save_pretrained(output_dir)
-        shutil.rmtree(args.output_dir)
-    trainer.accelerator.wait_for_everyone()
-    ledger.charge(
-        "train",
-        engine.parameters,
-        trained_tokens=round(data.tokens * args.num_train_epochs),
-        updates=trainer.state.global_step,
-        seconds=time.perf_counter() - start,
-    )
-    # sorted as a saved state sorts them, so that the file is the same with and without an interruption
-    history = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
-    return TrainResult(Path(output_dir), trainer.state.global_step, history)
+    return trainer
+
+
+def within_memory(args: TrainingArguments, attempt: Callable[[TrainingArguments], T]) -> T:
+    """`attempt(args)`; when memory does not hold a micro-batch, again with smaller ones: updates stay the same.
+
+    Raises:
+        UserError: when it does not hold a single example.
+    """
+    while True:
+        try:
+            return attempt(args)
+        except (MemoryError, RuntimeError) as error:
+            if not memory.out_of_memory(error) or args.world_size > 1:  # the other processes would wait for ever
+                raise
+            reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        memory.free()  # the error held the tensors of the failed try
+        micro = args.per_device_train_batch_size
+        if micro == 1:
+            raise UserError(
+                f"memory does not hold the training on a single example ({reason}): set gradient_checkpointing=true, "
+                "lora_rank, a shorter --max-new-tokens, or take another --device or model"
+            )
+        batch = micro * args.gradient_accumulation_steps
+        smaller = next(size for size in range(micro // 2, 0, -1) if batch % size == 0)
+        print(
+            f"warning: memory does not hold the training on {micro} examples at once: going on with {smaller}, the "
+            f"same updates (micro_batch_size={smaller} avoids the failed try)",
+            file=sys.stderr,
+        )
+        args = copy.copy(args)
+        args.per_device_train_batch_size, args.gradient_accumulation_steps = smaller, batch // smaller
 
 
 def switch_off_dropout(model: torch.nn.Module) -> None:
@@ -272,8 +336,6 @@ def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on
     schedulers = [each.value for each in SchedulerType]
     if options.lr_scheduler not in schedulers:
         raise unknown_name("lr_scheduler", options.lr_scheduler, schedulers)
-    if options.lora_rank < 0 or options.lora_alpha <= 0:
-        raise UserError("lora_rank must be at least 0 and lora_alpha above 0")
     settings = loop_settings(options, output_dir, seed, on_gpu)
     if options.gradient_checkpointing is not None:
         settings["activation_checkpointing"] = options.gradient_checkpointing

@@ -1,0 +1,58 @@
+"""What people see of a stored run: whether it holds, and what a number was made of."""
+
+from typing import Any
+
+from harness.commands.output import print_facts, print_rows, shown
+
+KEY = 8  # digits of a digest that people see
+
+
+def print_verified(report: dict[str, Any]) -> None:
+    """The report of `harness.verify`."""
+    rows = []
+    for number in report["numbers"]:
+        state = "verified" if number["verified"] else "not verified"
+        rows.append([number["method"], number["seed"], number["benchmark"], number["value"], state, _chain(number)])
+    print_rows(("method", "seed", "benchmark", "value", "", "rests on"), rows, title=report["run"])
+    for problem in report["problems"]:
+        print(shown(f"problem: {problem}"))
+    if report["surroundings"]:
+        print("Not as here (a run with these would make the steps anew):")
+        for text in report["surroundings"]:
+            print(shown(f"  {text}"))
+    verified = sum(number["verified"] for number in report["numbers"])
+    print(f"{verified} of {len(report['numbers'])} numbers verified; --json has every file and digest")
+
+
+def _chain(number: dict[str, Any]) -> str:
+    """Steps from the score back to the base model, each with the start of a digest."""
+    links = [f"{each['step']} {_digest(each['files'])}" for each in number["rests_on"]]
+    made = number["rests_on"][-1]["depends_on"] if number["rests_on"] else {}
+    data = [f"{name} {made[name][:KEY]}" for name in ("prompts", "preferences") if name in made]
+    model = [f"model {made['model']['weights'][:KEY]}"] if "weights" in made.get("model", {}) else []
+    return " < ".join([*links, *data, *model])
+
+
+def _digest(files: dict[str, str]) -> str:
+    """Of the first file: a step's own, or the weights."""
+    chosen = [name for name in files if name.endswith(".safetensors")] or list(files)
+    return files[chosen[0]][:KEY] if chosen else ""
+
+
+def print_values(found: dict[str, Any]) -> None:
+    """The values of `harness.show.values`."""
+    rows = [[row["question"], *(row[name] for name in found["methods"])] for row in found["questions"]]
+    print_rows(("question", *found["methods"]), rows, title=found["benchmark"])
+
+
+def print_question(found: dict[str, Any]) -> None:
+    """The question of `harness.show.question`, with what each arm made of it."""
+    print_facts({"question": found["question"] or {"id": "its file is not here any more"}})
+    for arm in found["arms"]:
+        print()
+        facts: dict[str, Any] = {"value": arm["value"]}
+        for kind in ("samples", "judgments"):
+            for place, row in enumerate(arm[kind], 1):
+                facts[f"{kind[:-1]} {place}"] = {name: value for name, value in row.items() if name != "id"}
+        facts["files"] = {name: digest[:KEY] for name, digest in arm["files"].items()}
+        print_facts({f"{arm['method']} seed {arm['seed']}": facts})

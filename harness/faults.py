@@ -1,0 +1,139 @@
+"""What goes wrong with the machine, as one clear line: a disk that is full or broken, a signal to stop."""
+
+import errno
+import os
+import re
+import shutil
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.errors import UserError
+
+TEMPORARY = ".tmp"  # ends the name of what is being written, a dot begins it
+GO_ON = "the same command goes on where this one stopped"
+AGAIN = "and give the same command again: it goes on from what is finished"
+REMEDIES = {  # of the errors of a disk; what is not here is a mistake in a program
+    errno.ENOSPC: "make room",
+    errno.EDQUOT: "make room",
+    errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
+    errno.EIO: "look after the disk",
+    errno.ESTALE: "look after the disk",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "change its permissions",
+    errno.EPERM: "change its permissions",
+    errno.EMFILE: "raise the limit of open files (ulimit -n)",
+    errno.ENFILE: "raise the limit of open files (ulimit -n)",
+}
+RUST = re.compile(r"\(os error (\d+)\)")  # safetensors and tokenizers
+TORCH = ("inline_container", "iostream error")  # torch.save does not say why
+
+
+def of_disk(error: Exception, path: str | Path | None = None) -> UserError | None:
+    """What the user is told when this error is one of the disk.
+
+    Args:
+        path: that was being written, in case the error does not say.
+    """
+    text = str(error)
+    rust = RUST.search(text)
+    number = error.errno if isinstance(error, OSError) else int(rust[1]) if rust else None
+    name = getattr(error, "filename", None)
+    if not name or str(name).endswith(TEMPORARY):
+        name = path or name or "a file"
+    if number in REMEDIES:
+        return UserError(f"{name}: {os.strerror(number)}: {REMEDIES[number]} {AGAIN}")
+    if isinstance(error, RuntimeError) and any(sign in text for sign in TORCH):
+        return UserError(f"{name} can not be written: is the disk full? Make room {AGAIN}")
+    return None
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Around what writes to `path`, with whatever library.
+
+    Raises:
+        UserError: for an error of the disk.
+    """
+    try:
+        yield
+    except Exception as error:  # Rust raises just that; what is not of the disk goes on as it is
+        told = of_disk(error, path)
+        if told is None:
+            raise
+        raise told from error
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """Where to write a file or a folder that is at `path`, on the disk and in the place of what was there, when the
+    `with` ends well, and leaves nothing otherwise.
+
+    Raises:
+        UserError: for an error of the disk.
+    """
+    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        remove(temporary)  # of a process that was killed
+        try:
+            yield temporary
+            sync(temporary)
+            if path.is_dir():
+                shutil.rmtree(path)
+            os.replace(temporary, path)
+        except BaseException:
+            remove(temporary)
+            raise
+
+
+def remove(path: Path) -> None:
+    """A file or a folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or all in a folder, is on the disk."""
+    for file in path.rglob("*") if path.is_dir() else [path]:
+        if file.is_file():
+            with open(file, "rb") as opened:
+                os.fsync(opened.fileno())
+
+
+class Stopped(BaseException):
+    """A signal ended a run."""
+
+    def __init__(self, path: Path, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}: what was done is kept in {path}, and {GO_ON}")
+        self.exit_code = 128 + number
+
+
+@contextmanager
+def stoppable(path: Path) -> Iterator[None]:
+    """Inside, SIGINT (Ctrl-C) and SIGTERM (of a batch system) end the run in the folder `path`.
+
+    Raises:
+        Stopped: after the `finally` of all that was running.
+    """
+    number = signal.SIGINT
+
+    def terminate(received: int, frame) -> None:
+        nonlocal number
+        number = received
+        interrupt = signal.getsignal(signal.SIGINT)  # asyncio has its own; a shell may have it ignored
+        (interrupt if callable(interrupt) else signal.default_int_handler)(signal.SIGINT, frame)
+
+    main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, terminate) if main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise Stopped(path, number) from None
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,142 @@
+"""One arm's answers to one benchmark, their judgments and the score: samples and score are steps of their own.
+
+Answers are generated once; whatever changes in judging and scoring is done again from the stored answers.
+"""
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from harness import fingerprints, registry, store
+from harness.benchmarks.base import Benchmark, Judging, Score, Settings
+from harness.benchmarks.files import with_suite_settings
+from harness.engines.logged import LoggedEngine
+from harness.inputs import Inputs
+from harness.pipeline import PACKAGES, Trained
+from harness.progress import progress
+
+if TYPE_CHECKING:
+    from harness.arm import Arm
+
+NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
+ANSWERING = ("harness.engines", "harness.benchmarks.base", "harness.benchmarks.files")
+SCORING = ("harness.benchmarks", "harness.judges", "harness.testbed")
+SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
+
+
+class Scoring:
+    """The answers of an arm to one benchmark, their judgments and the score."""
+
+    def __init__(self, arm: "Arm", name: str, inputs: Inputs):
+        self.arm, self.name, self.inputs = arm, name, inputs
+        self.folder, experiment = arm.folder, arm.experiment
+        self.benchmark: Benchmark = registry.load("benchmark", name)
+        chosen = Settings(
+            arm.seed,
+            max_new_tokens=experiment.answer_tokens,
+            limit=experiment.limit,
+            options=experiment.benchmark_options(name),
+        )
+        self.settings = with_suite_settings(inputs.data_dir, chosen)
+        self.judging = Judging(experiment.rejudge, experiment.both_orders)
+        self.samples_step, self.score_step = f"samples-{name}", f"score-{name}"
+        self.samples_file = arm.folder / "samples" / f"{name}.jsonl"
+        self.judgments_file = arm.folder / "judgments" / f"{name}.jsonl"
+        self.score_file = arm.folder / "scores" / f"{name}.json"
+
+    @cached_property
+    def items(self) -> list[dict]:
+        return self.inputs.questions(self.name, self.settings)
+
+    @cached_property
+    def left_out(self) -> bool:
+        """Whether the benchmark needs pairs, and there are none."""
+        return self.benchmark.needs_pairs and not self.benchmark.has_pairs(self.arm.pairs(), self.settings)
+
+    @cached_property
+    def _samples_depend_on(self) -> dict[str, Any]:
+        arm = self.arm
+        return {
+            "benchmark": self.name,
+            "questions": store.digest(self.items),
+            "settings": asdict(self.settings),
+            "option files": fingerprints.of_named(vars(self.settings.options).values()),
+            "model": arm.model(self.inputs),
+            "reference": self.inputs.model if arm.stages else None,
+            "beta": getattr(arm.options, "beta", None),
+            "pairs": store.digest(arm.pairs()) if self.benchmark.needs_pairs else None,
+            "attention": arm.experiment.attention,
+            "device": fingerprints.of_device(arm.experiment.device),
+            "packages": fingerprints.of_packages(*PACKAGES),
+            "code": fingerprints.of_code(*ANSWERING, type(self.benchmark).__module__),
+        }
+
+    def _score_depends_on(self) -> dict[str, Any]:
+        judge = self.inputs.judge
+        return {
+            "samples": list(self.folder.mark(self.samples_step).files.values()),
+            "judge": judge.name if self.benchmark.needs_judge else None,
+            "judging": asdict(self.judging),
+            "packages": fingerprints.of_packages(*SCORERS),
+            "code": fingerprints.of_code(*SCORING, type(self.benchmark).__module__),
+        }
+
+    def answered(self) -> bool:
+        """Whether no model is needed: the answers are there, or nothing is asked."""
+        if self.left_out:
+            return True
+        done = self.folder.finished(self.samples_step, self._samples_depend_on)
+        return done and self.folder.whole(self.samples_step)
+
+    def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and dependencies of each step, as of `stage_steps`."""
+        if self.left_out:
+            yield self.score_step, NO_PAIRS
+            return
+        yield self.samples_step, self._samples_depend_on
+        yield self.score_step, self._score_depends_on()
+
+    def finished(self) -> bool:
+        """
+        Raises:
+            UserError: when the answers or the score were made from other things than they depend on now.
+        """
+        return all(self.folder.finished(*step) for step in self.steps())
+
+    def run(self, trained: Trained) -> bool:
+        """Leaves samples, judgments and the score in the folder. Whether there was anything to do."""
+        if self.finished() and self.folder.whole(self.score_step) and (self.left_out or self.answered()):
+            return False
+        if self.left_out:
+            self.folder.finish(self.score_step, NO_PAIRS, [])
+            return True
+        if not self.answered():
+            self._answer(trained)
+        self.folder.check(self.samples_step)
+        files = [self.score_file]
+        if self.benchmark.needs_judge:
+            samples = store.read_jsonl(self.samples_file)
+            with progress(f"{self.arm.label} {self.name}: judge", self.benchmark.turns * len(self.items)) as advance:
+                judgments = self.benchmark.judge(self.items, samples, self.inputs.judge, self.judging, advance)
+            store.write_jsonl(self.judgments_file, judgments)
+            files.append(self.judgments_file)
+        store.write_json(self.score_file, asdict(self.score()))
+        self.folder.finish(self.score_step, self._score_depends_on(), files)
+        return True
+
+    def score(self) -> Score:
+        """From the stored answers and judgments."""
+        judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
+        return self.benchmark.score(self.items, store.read_jsonl(self.samples_file), judgments)
+
+    def _answer(self, trained: Trained) -> None:
+        policy = self.arm.policy(trained, self.inputs)
+        work = self.folder / "answering" / self.name
+        logged = LoggedEngine(policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl")
+        with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
+            answered = self.benchmark.answer(replace(policy, engine=logged), self.items, self.settings, advance)
+            store.write_jsonl(self.samples_file, answered)
+        self.folder.finish(self.samples_step, self._samples_depend_on, [self.samples_file])
+        shutil.rmtree(work.parent, ignore_errors=True)  # not there where nothing was generated
