@@ -74,10 +74,9 @@ def whole(path: Path) -> Iterator[Path]:
     Raises:
         UserError: for an error of the disk.
     """
-    temporary = path.with_name(f".{path.name}{TEMPORARY}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")  # arms may write the same file of the cache
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        remove(temporary)  # of a process that was killed
         try:
             yield temporary
             sync(temporary)

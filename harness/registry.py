@@ -1,7 +1,7 @@
 """Methods and benchmarks by name, found through entry points: another package adds one by declaring it."""
 
 from functools import cache
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from harness.errors import UserError, unknown_name
@@ -10,9 +10,13 @@ GROUPS = {"method": "harness.methods", "benchmark": "harness.benchmarks"}
 
 
 @cache
+def _points(kind: str) -> dict[str, EntryPoint]:
+    return {point.name: point for point in reversed(entry_points(group=GROUPS[kind]))}  # the first of a name wins
+
+
 def names(kind: str) -> tuple[str, ...]:
     """The known names of a kind ("method" or "benchmark"), sorted; nothing is imported."""
-    return tuple(sorted({point.name for point in entry_points(group=GROUPS[kind])}))
+    return tuple(sorted(_points(kind)))
 
 
 def load(kind: str, name: str) -> Any:
@@ -25,5 +29,4 @@ def load(kind: str, name: str) -> Any:
         if not names(kind):
             raise UserError("no methods or benchmarks are registered: install the package (pip install -e .)")
         raise unknown_name(kind, name, names(kind))
-    (point, *_) = entry_points(group=GROUPS[kind], name=name)
-    return point.load()()
+    return _points(kind)[name].load()()

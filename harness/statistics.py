@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
 LEVEL = 0.95
 DRAWS = 10_000
@@ -146,8 +146,8 @@ def sign_flip_p_value(
         flipped = _random_flips(parts, draws, rng_seed)
     spread = np.sqrt(seed_variance(values, weights) / len(values))
     if spread:
-        noise = stats.t(len(values) - 1)
-        beyond = noise.sf((observed - flipped) / spread) + noise.cdf((-observed - flipped) / spread)
+        freedom = len(values) - 1
+        beyond = stdtr(freedom, (flipped - observed) / spread) + stdtr(freedom, (-observed - flipped) / spread)
     else:
         beyond = np.abs(flipped) >= observed - 1e-12 * np.abs(parts).sum()  # equal sums differ in rounding
     return float(beyond.mean() if exact else (beyond.sum() + 1) / (len(flipped) + 1))
@@ -243,7 +243,7 @@ def _resamples(questions: int, draws: int, rng_seed: int) -> np.ndarray:
 def _t_noise(freedom: int, draws: int, rng_seed: int) -> np.ndarray:
     """Student's t at evenly spaced probabilities in random order: its heavy tails would be rough if drawn."""
     ranks = np.random.default_rng([rng_seed, 1]).permutation(draws)
-    noise = stats.t.ppf((ranks + 0.5) / draws, freedom)
+    noise = stdtrit(freedom, (ranks + 0.5) / draws)
     noise.flags.writeable = False
     return noise
 

@@ -5,24 +5,24 @@ import hashlib
 import json
 import os
 import platform
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from harness import faults
 from harness.errors import UserError
+from harness.faults import TEMPORARY
 
 LOCK = ".lock"  # of a folder: held by the process that writes there
 LONGEST_NAME = 100  # characters: with what is added to it, a file's name is at most 255 bytes
-TEMPORARY = ".tmp"  # ends the name of a file that is being written
 
 
 def digest(value: Any) -> str:
     """A key for plain data: sha256 of its canonical JSON, 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(_encoded(text)).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
@@ -33,19 +33,9 @@ def file_digest(path: Path) -> str:
 
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when the `with` ends well, and not at all otherwise: a temporary file beside it,
-    fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    """A file that appears at `path` when the `with` ends well, and not at all otherwise."""
+    with faults.whole(path) as temporary, open(temporary, "wb") as file:
+        yield file
 
 
 def write_text(path: Path, text: str) -> None:
@@ -135,18 +125,23 @@ def only_writer(path: Path) -> Iterator[None]:
     Raises:
         UserError: when another process has it, naming that process.
     """
-    path.mkdir(parents=True, exist_ok=True)
-    with open(path / LOCK, "a+", encoding="utf-8") as file:
+    with faults.writing(path / LOCK):
+        path.mkdir(parents=True, exist_ok=True)
+        file = open(path / LOCK, "a+b", buffering=0)  # noqa: SIM115 (closed below)
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.seek(0)
-            owner = file.read().strip() or "another process"
+            owner = file.read().decode().strip() or "another process"
             raise UserError(f"{path} is in use by {owner}: wait for it, or choose another --name") from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
-        file.flush()
-        for left in path.rglob(f".*{TEMPORARY}"):  # by a process that was killed while it wrote
-            left.unlink(missing_ok=True)
+        owner = f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
+        with faults.writing(path / LOCK):
+            file.truncate(0)
+            file.write(owner.encode())
+        for left in list(path.rglob(f".*{TEMPORARY}")):  # by a process that was killed while it wrote
+            if not (left.parent / "lock").exists():  # a judge's log, which other runs may be writing
+                faults.remove(left)
         yield
-        file.truncate(0)
+        with faults.writing(path / LOCK):
+            file.truncate(0)
