@@ -41,7 +41,7 @@ def of_disk(error: Exception, path: str | Path | None = None) -> UserError | Non
     rust = RUST.search(text)
     number = error.errno if isinstance(error, OSError) else int(rust[1]) if rust else None
     name = getattr(error, "filename", None)
-    if not name or str(name).endswith(TEMPORARY):
+    if not name or any(part.endswith(TEMPORARY) for part in Path(os.fsdecode(name)).parts):
         name = path or name or "a file"
     if number in REMEDIES:
         return UserError(f"{name}: {os.strerror(number)}: {REMEDIES[number]} {AGAIN}")

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import sys
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,6 +19,8 @@ from harness.faults import GO_ON, of_disk
 from harness.inputs import load_inputs
 from harness.progress import PLAIN_VARIABLE
 from harness.steps import Folder
+
+GRACE = 10.0  # seconds in which a process may end what it does by itself
 
 
 def run_arms(experiment: Experiment, root: Folder, arms: Sequence[tuple[str, int]], jobs: int) -> None:
@@ -52,7 +56,7 @@ def _start(connection: Connection, waiting: deque[tuple[str, int]]) -> tuple[str
 def _died(process: SpawnProcess, arm: str) -> UserError:
     process.join()
     status = process.exitcode
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}, see above"
+    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     memory = " (is memory short? fewer --jobs need less)" if status == -signal.SIGKILL else ""
     return UserError(f"{arm}: its process {process.pid} {how}{memory}; {GO_ON}")
 
@@ -73,10 +77,14 @@ def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[di
         yield processes
     finally:
         with _uninterrupted():
-            for connection, process in processes.items():
-                connection.close()
+            for process in processes.values():
                 if process.pid:
-                    process.kill()  # what it was doing goes on in the next run
+                    process.terminate()
+            deadline = time.monotonic() + GRACE
+            for process in processes.values():
+                if process.pid:
+                    process.join(max(0.0, deadline - time.monotonic()))
+                    process.kill()
                     process.join()
 
 
@@ -91,6 +99,7 @@ def _uninterrupted() -> Iterator[None]:
 
 
 def _work(connection: Connection, experiment: Experiment, root: Folder) -> None:
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     Thread(target=_end_with_parent, daemon=True).start()
     os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other

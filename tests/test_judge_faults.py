@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.judges.base import JudgeRequest, complete
 from harness.judges.limits import Limits, Price
 from harness.judges.log import LINES, JudgeLog
-from harness.judges.openai import KEY_VARIABLE, OpenAIJudge
+from harness.judges.openai import DEAD, KEY_VARIABLE, OpenAIJudge
 from harness.judges.verdicts import parse_rating
 
 KEY = "sk-secret-of-the-test"
@@ -38,10 +38,10 @@ class Faulty(ThreadingHTTPServer):
     daemon_threads = True
     request_queue_size = 256
 
-    def __init__(self, share: float, seed: int = 0, ways: str = "429 500 slow cut none") -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
+    def __init__(self, share: float, seed: int = 0, ways: str = "429 500 slow cut none", port: int = 0) -> None:
+        super().__init__(("127.0.0.1", port), Handler)
         self.share, self.draw, self.ways = share, random.Random(seed), ways.split()
-        self.attempts, self.lock, self.delay = Counter(), threading.Lock(), 0.0
+        self.attempts, self.lock, self.delay, self.dead = Counter(), threading.Lock(), 0.0, False
 
     def handle_error(self, *_):
         """Clients that have given up waiting are part of the test."""
@@ -54,6 +54,9 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
     def do_POST(self):
+        if self.server.dead:
+            self.close_connection = True
+            return
         text = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["messages"][0]["content"]
         with self.server.lock:
             self.server.attempts[text] += 1
@@ -104,7 +107,7 @@ def requests(number):
 def judge_of(url, folder=None, concurrent=32, **rest):
     log = JudgeLog(folder) if folder else None
     limits = Limits(concurrent, **{name: rest.pop(name) for name in ("max_calls", "max_cost") if name in rest})
-    return OpenAIJudge("m", url, log=log, limits=limits, timeout=TIMEOUT, first_wait=0.01, retries=12, **rest)
+    return OpenAIJudge("m", url, log=log, limits=limits, timeout=TIMEOUT, first_wait=0.01, **{"retries": 12} | rest)
 
 
 def lines(folder):
@@ -214,6 +217,38 @@ def test_after_a_kill_nothing_that_was_stored_is_asked_again(tmp_path):
         assert [parse_rating(reply.text) for reply in replies] == [1 + n % 10 for n in range(400)]
         assert all(server.attempts[text] == before[text] for text in stored)
         assert sum(server.attempts.values()) <= 400 + 8  # at most those that were under way
+
+
+def test_a_server_that_dies_ends_the_run_and_is_asked_the_rest_when_it_is_back(tmp_path):
+    """Connections are refused from the 41st reply on."""
+    with serving() as (server, url):
+        server.delay = 0.01
+        judge = judge_of(url, tmp_path, concurrent=4, retries=3)
+
+        def die(count):
+            if JudgeLog(tmp_path).stored() > 40:
+                server.dead = True
+                server.shutdown()
+                server.server_close()
+
+        with pytest.raises(UserError) as raised:
+            judge.complete(requests(200), die)
+    stored = {row["request"]["messages"][0]["content"] for row in lines(tmp_path) if row["reply"]}
+    assert 40 < len(stored) < 60
+    told = str(raised.value)
+    assert f"the judge at {url} does not answer any more" in told and "APIConnectionError" in told
+    assert f"{len(stored)} replies are stored in {tmp_path}" in told and "the same command goes on from there" in told
+    with serving(port=server.server_port) as (back, _):
+        assert not any(reply.error for reply in judge_of(url, tmp_path).complete(requests(200)))
+    assert stored.isdisjoint(back.attempts) and len(back.attempts) == 200 - len(stored)
+
+
+def test_a_server_that_only_fails_ends_the_run(tmp_path):
+    """Of an engine that has died behind its server; one request that fails alone does not end the run."""
+    with serving(1.0, ways="500") as (server, url):
+        with pytest.raises(UserError, match=r"does not answer any more.*InternalServerError.*0 replies are stored"):
+            judge_of(url, tmp_path, concurrent=4, retries=1).complete(requests(200))
+        assert len(server.attempts) <= DEAD + 4
 
 
 def lines_of_whole(folder):

@@ -20,8 +20,8 @@ from pathlib import Path
 
 NAME = "killed"
 WHOLE = ("--method", "sso,dpo,ipo,self-rewarding,pbaa", "--seeds", "3")
-SHORT, SHORT_KILLS = ("--method", "sso,dpo", "--budget", "3e11", "--limit", "100"), 4  # in the test suite
-SHORT_TWICE = 0.25  # of its work, at most
+SHORT, SHORT_KILLS = ("--method", "sso", "--budget", "2e11", "--limit", "24"), 3  # in the test suite
+SHORT_TWICE = 0.3  # of its work, at most: a batch of 128 completions is 15 % of it
 WITH_TIMES = {"seconds.json", "table.md"}  # files that two runs do not share
 START, END = "start-up", "end"
 LOOK = 0.002  # seconds between two looks at what a run has done
@@ -80,8 +80,12 @@ class Run:
         with open(self._count, "rb") as file:
             file.seek(written)
             while process.poll() is None:
-                yield from (Row(**json.loads(line)) for line in file)
-                time.sleep(LOOK)
+                line = file.readline()
+                if line.endswith(b"\n"):
+                    yield Row(**json.loads(line))
+                else:  # nothing, or a line that is being written
+                    file.seek(-len(line), os.SEEK_CUR)
+                    time.sleep(LOOK)
 
     def _end(self) -> None:
         with open(self._count, "a") as file:
@@ -137,7 +141,8 @@ def step_order(rows: list[Row]) -> dict[str, int]:
 
 
 def draw_moments(rows: list[Row], kills: int, draw: random.Random) -> list[Moment]:
-    """One moment in each phase, for up to half of the kills, and the others at any time after start-up.
+    """One moment in each phase, for up to half of the kills, and the others at any time after start-up and before the
+    last step, which a resumed run may have ended sooner.
 
     Args:
         rows: of the undisturbed run. Its times tell how far into a step a moment is; a step that has been resumed has
@@ -146,14 +151,14 @@ def draw_moments(rows: list[Row], kills: int, draw: random.Random) -> list[Momen
     order, begins = step_order(rows), {}
     for row in rows:
         begins.setdefault(row.step, row.time)
-    spans = list(pairwise(rows))
+    spans = list(pairwise(rows))[:-1]  # the last is the process after its work
     phases = sorted({row.phase for row, _ in spans})
     drawn = []  # time in the undisturbed run, step, phase, delay
     for phase in draw.sample(phases, min(len(phases), kills // 2)):
         row, after = draw.choice([span for span in spans if span[0].phase == phase])
         drawn.append((row.time, row.step, phase, draw.uniform(0, after.time - row.time)))
     for _ in range(kills - len(drawn)):
-        moment = draw.uniform(spans[0][1].time, rows[-1].time)
+        moment = draw.uniform(spans[0][1].time, begins[spans[-1][0].step])
         row = next(row for row, after in spans if moment <= after.time)
         drawn.append((moment, row.step, None, 0.0))
     drawn.sort()

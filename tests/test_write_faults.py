@@ -1,11 +1,12 @@
-"""Every write of a run fails once, on a full or a broken disk: each time one clear line, no half file, and in the end the
-same bytes.
+"""Every write of a run fails once, on a full or a broken disk: each time one clear line and no half file, in the end
+the same bytes.
 
 All write points, a full disk and a broken one: python tests/test_write_faults.py
 """
 
 import ctypes
 import errno
+import gc
 import hashlib
 import io
 import json
@@ -26,7 +27,15 @@ import pytest
 
 SOURCE = Path(__file__).with_name("write_faults.c")
 WITH_TIMES = {"seconds.json", "table.md", "spent.json", ".lock", "lock"}  # which two runs do not share
-RETRIED = ("sendfile", "copy")  # shutil goes on by plain reading and writing
+HARMLESS = (  # points that may fail unnoticed
+    *("sendfile", "copy"),  # shutil goes on by plain reading and writing
+    "short /runs/faults/.lock",  # the name of the owner
+)
+SHORT = (  # the points that fail in the test suite
+    "^(write|short-more|fsync|rename) /runs/faults/.*(base-seed#/(answering/math/comp|steps/.?samples-math)|judge/req"
+    "|index[.]|preferences/.?policy|policy/(.?examples|.*/(optimizer|.?complete))|checkpoints/.?policy($|.*(.tmp|r.json)$))"
+)
+DATED = ("seconds", "date", "judgments/")  # parts of the names of values; judgments have dates, so their digests differ
 
 
 @dataclass
@@ -52,6 +61,7 @@ def survive(run, folder: Path, error: int, lasting: bool, pattern: str) -> Findi
     folder.mkdir()
     while True:
         told, spoken = None, io.StringIO()
+        gc.collect()  # files of the last attempt, which its traceback held, are written to when they go
         library.faults_begin(os.fsencode(folder), error, lasting, pattern.encode())
         try:
             with redirect_stderr(spoken):
@@ -63,22 +73,26 @@ def survive(run, folder: Path, error: int, lasting: bool, pattern: str) -> Findi
             assert told is None, told
             return findings
         findings.points[point.split()[0]] += 1
-        wrong = list(problems(folder, point, path, error, told))
+        wrong = list(problems(folder, point, path, error, lasting, told))
+        if told is None:  # the run has finished
+            shutil.rmtree(folder)
+            folder.mkdir()
         if "Traceback" in spoken.getvalue():
             wrong.append(spoken.getvalue())
         findings.problems += [f"{point}: {each}" for each in wrong]
 
 
-def problems(folder: Path, point: str, path: Path, error: int, told: str | None):
+def problems(folder: Path, point: str, path: Path, error: int, lasting: bool, told: str | None):
     """What is wrong after a point has failed, with what the user was told."""
     from harness.steps import Folder
 
     if told is None:
-        if not point.startswith(RETRIED):
+        if not point.startswith(HARMLESS):
             yield "nobody noticed"
     else:
         named = Path(told.partition(": ")[0].partition(" can not")[0])
-        if named != target(path) and named not in path.parents or named in (folder, *folder.parents):
+        meant = [path for path in (target(path), *target(path).parents) if folder in path.parents]
+        if named not in meant and not (lasting and folder in named.parents):  # then what is written next fails too
             yield f"names another file than {path}: {told}"
         if os.strerror(error) not in told and "is the disk full?" not in told:
             yield f"does not name the error: {told}"
@@ -95,9 +109,8 @@ def problems(folder: Path, point: str, path: Path, error: int, told: str | None)
 
 
 def target(path: Path) -> Path:
-    """The file that a temporary one was to become."""
-    name = re.sub(r"(\.[a-z0-9_]{8})?\.tmp$", "", path.name)
-    return path if name == path.name else path.with_name(name.removeprefix("."))
+    """What a temporary file, or one in a temporary folder, was to become."""
+    return Path(re.sub(r"/\.([^/]+?)(\.\d+)?\.tmp(?=/|$)", r"/\1", str(path)))
 
 
 def content(root: Path) -> dict[str, str]:
@@ -121,28 +134,32 @@ def timeless(path: Path) -> bytes:
 
 def without_times(value):
     if isinstance(value, dict):
-        return {
-            name: without_times(each) for name, each in value.items() if "seconds" not in name and name != "date"
-        }
+        return {name: without_times(each) for name, each in value.items() if not any(part in name for part in DATED)}
     return [without_times(each) for each in value] if isinstance(value, list) else value
 
 
 def run_of(place: Path, method: str, budget: str, judge_url: str):
     """A run with all kinds of files: suites, completions, examples, states of training, checkpoints, a judge's log."""
+    from harness import store
     from harness.errors import UserError
     from harness.experiment import Experiment
     from harness.faults import of_disk
+    from harness.inputs import load_prompts
     from harness.runner import run
     from harness.testbed.suites import write_suites
     from harness.training import state
 
     state.SHORTEST, state.SHARE = 0.0, 1.0  # a state after each update
     write_suites(place / "suites")
+    for name, rows in zip(("prompts", "preferences"), load_prompts(Experiment()), strict=True):
+        store.write_jsonl(place / f"{name}.jsonl", map(vars, rows))
     experiment = Experiment(
         name="faults",
         methods=tuple(method.split(",")),
         budget=budget,
         data_dir=str(place / "suites"),
+        prompts=str(place / "prompts.jsonl"),
+        preferences=str(place / "preferences.jsonl"),
         judge_url=judge_url,
         judge_model="loopback",
         limit=2,
@@ -197,7 +214,17 @@ def start(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.run(command, env=os.environ | environment, capture_output=bool(arguments), text=True)
 
 
-LONG = ("sso,dpo", "1e11", "ENOSPC-lasting,ENOSPC,EIO", "")
+@pytest.mark.skipif(sys.platform != "linux", reason="a library is preloaded, as on Linux")
+@pytest.mark.skipif(shutil.which("cc") is None, reason="there is no C compiler (cc)")
+def test_a_disk_that_is_full_for_a_moment(tmp_path, testbed_model_dir):
+    """All operations on some files of each kind."""
+    done = start(tmp_path, "sso", "5e10", "ENOSPC", SHORT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    operations = {"write", "short-more", "fsync", "rename"}
+    assert all(operation in done.stdout for operation in operations), done.stdout
+
+
+LONG = ("sso", "5e10", "ENOSPC,EIO,ENOSPC-lasting", "")
 
 if __name__ == "__main__":
     if "write_faults" in os.environ.get("LD_PRELOAD", ""):

@@ -64,8 +64,6 @@ static void normalise(const char *path, char *into) {
         name[length] = 0;
         path += length;
         if (!strncmp(name, ".tmp", 4)) name[length = 4] = 0; /* safetensors: .tmpAbCdEf */
-        if (name[0] == '.' && length > 14 && !strcmp(name + length - 4, ".tmp") && name[length - 13] == '.')
-            name[length - 13] = 0; /* mkstemp: .NAME.abcdefgh.tmp */
         for (char *letter = name; *letter; letter++) {
             if (!isdigit((unsigned char)*letter)) *end++ = *letter;
             else if (end == into || end[-1] != '#') *end++ = '#';

@@ -136,7 +136,9 @@ def in_batches(
         parts = [batch]
         while parts:
             part = parts.pop()
-            made = limit.attempt(partial(compute, part), len(part), len(part) * lengths[part[0]])
+            tokens = len(part) * lengths[part[0]]
+            tried = len(part) == 1 or tokens <= limit.size
+            made = limit.attempt(partial(compute, part), len(part), tokens) if tried else None
             if made is None:
                 middle = len(part) // 2
                 parts += [part[middle:], part[:middle]]

@@ -72,7 +72,7 @@ def _places(file: Path) -> Iterator[tuple[str, int, int | None]]:
     """Key, start and prompts at once of every whole line; what was cut off while it was written is removed."""
     if not file.exists():
         return
-    with open(file, "rb+") as opened:
+    with writing(file), open(file, "rb+") as opened:
         whole = 0
         for line in opened:
             try:
@@ -83,7 +83,8 @@ def _places(file: Path) -> Iterator[tuple[str, int, int | None]]:
                 break
             yield row["key"], whole, row["at_once"]
             whole += len(line)
-        opened.truncate(whole)
+        if whole < file.stat().st_size:
+            opened.truncate(whole)
 
 
 def _read(file: Path, places: Sequence[int]) -> list[Completion]:

@@ -33,6 +33,7 @@ DEFAULT_URL = "https://api.openai.com/v1"
 TIMEOUT = 120.0  # seconds an attempt
 RETRIES = 10  # with 30 % of attempts failing, one request in 500,000 fails
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubled from one to the next
+DEAD = 16  # requests that fail to their last attempt, one after the other: the endpoint has failed, not they
 LONGEST_BACKOFF = 60.0
 LONGEST_WAIT = 300.0  # seconds; an endpoint that asks for more is for another day
 POLL = 0.05  # seconds between two looks whether a call fits under the cap on cost
@@ -76,6 +77,7 @@ class OpenAIJudge:
         self.log, self.limits = log, limits
         self.retries, self.timeout, self.first_wait = retries, timeout, first_wait
         self._reached = False  # a request was answered: what fails from then on fails alone
+        self._unanswered = 0  # requests, one after the other, that failed to the last attempt
         self._next_start = 0.0  # when the rate limit allows the next attempt
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key and base_url is None:
@@ -169,8 +171,14 @@ class OpenAIJudge:
             retry_error_callback=lambda state: state.outcome.result(),
             sleep=run.pause,
         )
+        start = time.monotonic()
         try:
-            return (await retrying(self._attempt, run, retrying, key, request)).row
+            attempt = await retrying(self._attempt, run, retrying, key, request)
+            self._unanswered = self._unanswered + 1 if attempt.error and attempt.passing else 0
+            if self._unanswered == DEAD or attempt.unreached:
+                tried = f"tried for {time.monotonic() - start:.0f} s"
+                raise UserError(f"the judge at {self.endpoint} does not answer any more ({tried}: {attempt.error})")
+            return attempt.row
         except _Stopped:
             return None
         except UserError as error:
@@ -257,7 +265,7 @@ class OpenAIJudge:
             return _Attempt(error=f"APITimeoutError: no reply within {self.timeout:g} s", passing=True)
         except APIConnectionError as error:
             unreached = type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
-            attempt = _Attempt(error=self._error(error), passing=True, charged=not unreached)
+            attempt = _Attempt(error=self._error(error), passing=True, charged=not unreached, unreached=unreached)
             if unreached and not self._reached:
                 attempt.hopeless = JudgeUnreachable(f"the judge at {self.endpoint} can not be reached: is it running?")
             return attempt
@@ -383,7 +391,7 @@ class _Attempt:
     """What one HTTP request came to.
 
     passing: worth another attempt. charged: the provider may ask money for it, also where no usage is known.
-    wait: seconds that the endpoint asks for. hopeless: why no request can succeed.
+    wait: seconds that the endpoint asks for. unreached: nothing was sent. hopeless: why no request can succeed.
     """
 
     status: int | None = None
@@ -393,5 +401,6 @@ class _Attempt:
     passing: bool = False
     charged: bool = True
     wait: float | None = None
+    unreached: bool = False
     hopeless: UserError | None = None
     row: dict = field(default_factory=dict)
