@@ -156,7 +156,7 @@ def draw_moments(rows: list[Row], kills: int, draw: random.Random) -> list[Momen
     drawn = []  # time in the undisturbed run, step, phase, delay
     for phase in draw.sample(phases, min(len(phases), kills // 2)):
         row, after = draw.choice([span for span in spans if span[0].phase == phase])
-        drawn.append((row.time, row.step, phase, draw.uniform(0, after.time - row.time)))
+        drawn.append((row.time, row.step, phase, draw.uniform(0, (after.time - row.time) / 2)))
     for _ in range(kills - len(drawn)):
         moment = draw.uniform(spans[0][1].time, begins[spans[-1][0].step])
         row = next(row for row, after in spans if moment <= after.time)
