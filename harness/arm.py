@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +17,7 @@ from harness.methods import Method, Prompt, Stage
 from harness.pipeline import CODE, LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
 from harness.planning import measure_lengths
 from harness.prompts import PromptStream
-from harness.scoring import Scoring
+from harness.scoring import Scoring, step_names
 from harness.steps import Folder
 
 if TYPE_CHECKING:
@@ -45,18 +46,16 @@ class Arm:
 
     def steps(self) -> list[str]:
         """Names of all steps, each before those that depend on it."""
-        scored = [name for each in self.experiment.benchmarks for name in (f"samples-{each}", f"score-{each}")]
-        return [*self.training_steps(), *scored]
+        return [*self.training_steps(), *chain.from_iterable(map(step_names, self.experiment.benchmarks))]
 
     def forget(self, step: str) -> bool:
         """Forgets that a step, and those that depend on it, were done. Whether the arm has such a step."""
-        steps = self.steps()
-        if step not in steps:
-            return False
-        for later in steps[steps.index(step) :]:
-            if not step.startswith(("samples-", "score-")) or later.split("-", 1)[1] == step.split("-", 1)[1]:
-                self.folder.forget(later)
-        return True
+        for steps in (*map(step_names, self.experiment.benchmarks), self.steps()):  # none follows a benchmark's own
+            if step in steps:
+                for later in steps[steps.index(step) :]:
+                    self.folder.forget(later)
+                return True
+        return False
 
     def stage_steps(self, inputs: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and dependencies of each step of training, as of `pipeline.stage_steps`."""
@@ -75,15 +74,18 @@ class Arm:
             UserError: when a finished step was made from other things than it depends on now, naming them.
         """
         if self.trained(inputs):
-            for name in self.experiment.benchmarks:
-                Scoring(self, name, inputs).finished()
+            for scoring in self.scorings(inputs):
+                scoring.finished()
+
+    def scorings(self, inputs: Inputs) -> list[Scoring]:
+        return [Scoring(self, name, inputs) for name in self.experiment.benchmarks]
 
     def run(self, inputs: Inputs) -> None:
         start = time.perf_counter()
         trained = self.train(inputs)
         scoring = time.perf_counter()
-        for name in self.experiment.benchmarks:
-            self.worked |= Scoring(self, name, inputs).run(trained)
+        for each in self.scorings(inputs):
+            self.worked |= each.run(trained)
         self._book_seconds(scoring - start, time.perf_counter() - scoring)
 
     def _book_seconds(self, training: float, scoring: float) -> None:
@@ -101,8 +103,7 @@ class Arm:
 
     def train(self, inputs: Inputs) -> Trained:
         """The trained policy; the files of each stage and the ledger are left in the folder."""
-        scorings = [Scoring(self, name, inputs) for name in self.experiment.benchmarks]
-        needed = not (self.trained(inputs) and all(scoring.answered() for scoring in scorings))
+        needed = not (self.trained(inputs) and all(scoring.answered() for scoring in self.scorings(inputs)))
         trained = train_stages(self.stages, self._setting(inputs), needed)
         self.worked |= trained.worked
         return trained

@@ -29,12 +29,12 @@ def fitting(
     from transformers import AutoConfig, AutoTokenizer
 
     from harness.engines.chat import ChatTemplate
-    from harness.engines.loading import load_errors
+    from harness.engines.loading import context_length, load_errors
 
     with load_errors(str(folder)):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code).get_text_config()
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    context = getattr(config, "max_position_embeddings", None) or tokenizer.model_max_length
+    context = context_length(config, tokenizer)
     chat = ChatTemplate(tokenizer, (tokenizer.eos_token_id or 0,), str(folder))  # one stop token is as long as another
 
     def fits(prompt: Prompt) -> bool:

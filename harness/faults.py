@@ -83,9 +83,8 @@ def whole(path: Path) -> Iterator[Path]:
             if path.is_dir():
                 shutil.rmtree(path)
             os.replace(temporary, path)
-        except BaseException:
+        finally:
             remove(temporary)
-            raise
 
 
 def remove(path: Path) -> None:

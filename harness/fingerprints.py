@@ -54,7 +54,7 @@ def of_named(values: Iterable[Any]) -> dict[str, str]:
 
 @cache
 def of_code(*modules: str) -> str:
-    """Of the source of modules and of all in packages; "package" stands for everything that was not named alone."""
+    """Of the source of modules, and of all modules in packages."""
     total = hashlib.sha256()
     for name in modules:
         spec = importlib.util.find_spec(name)
@@ -65,6 +65,7 @@ def of_code(*modules: str) -> str:
     return total.hexdigest()[:16]
 
 
+@cache
 def of_packages(*names: str) -> dict[str, str]:
     """Versions of those that are installed, and of Python."""
     versions = {"python": platform.python_version()}

@@ -101,8 +101,13 @@ def _check_training_data(experiment: Experiment) -> None:
 
 
 def load_inputs(experiment: Experiment, root: Folder) -> Inputs:
-    """Model, prompts, benchmark files and judge of an experiment."""
-    return Inputs(experiment, *load_prompts(experiment), data_dir(experiment, root), load_judge(experiment, root))
+    """Model, prompts, benchmark files (the testbed's are written) and judge of an experiment."""
+    folder = data_folder(experiment, root.path)
+    if experiment.data_dir == TESTBED:
+        from harness.testbed.suites import write_suites
+
+        write_suites(folder)
+    return Inputs(experiment, *load_prompts(experiment), folder, load_judge(experiment, root))
 
 
 def load_base(experiment: Experiment) -> Engine:
@@ -162,14 +167,9 @@ def _fitting_prompts(source: str, model: Path, labelled: bool, trust_remote_code
     return fitting
 
 
-def data_dir(experiment: Experiment, root: Folder) -> Path:
-    if experiment.data_dir != TESTBED:
-        return Path(experiment.data_dir)
-    from harness.testbed.suites import write_suites
-
-    folder = root / "data"
-    write_suites(folder)
-    return folder
+def data_folder(experiment: Experiment, run: Path) -> Path:
+    """Where the benchmark files of a run are; the testbed's are in its own folder."""
+    return run / "data" if experiment.data_dir == TESTBED else Path(experiment.data_dir)
 
 
 def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | None:

@@ -133,10 +133,8 @@ def _text(row: dict, name: str) -> str:
 
 def _whole(text: str, name: str) -> str:
     """The text, where it is one: JSON can hold half of a surrogate pair, which no file can."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise Malformed(f'"{name}" holds half a character (a lone surrogate); mend or remove it') from None
+    if rows.holds_half_character(text):
+        raise Malformed(f'"{name}" holds half a character (a lone surrogate); mend or remove it')
     return text
 
 

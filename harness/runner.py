@@ -2,12 +2,11 @@
 
 import platform
 from collections.abc import Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import yaml
 
-from harness import fingerprints, registry, store
+from harness import fingerprints, pipeline, registry, store
 from harness.arm import Arm
 from harness.benchmarks.base import Score
 from harness.comparison import ResultRow, Table
@@ -18,12 +17,13 @@ from harness.faults import stoppable
 from harness.inputs import check_inputs, load_inputs
 from harness.parallel import run_arms
 from harness.planning import model_folder
+from harness.scoring import SCORERS, step_names
 from harness.steps import Folder
 from harness.tables import to_json, to_markdown
 
 INDEX = "index.json"
 FORMAT = 1  # of a run folder
-PACKAGES = ("harness", "torch", "transformers", "trl", "lm-eval", "alpaca-eval", "math-verify", "numpy")
+PACKAGES = ("harness", *pipeline.PACKAGES, *SCORERS)
 
 
 def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str | None = None) -> Table:
@@ -57,7 +57,7 @@ def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str 
         else:
             run_arms(experiment, root, [(arm.name, arm.seed) for arm in arms], jobs)
         table = write_table(root.path)
-        write_index(root, key)
+        _write_index(root, key)
         return table
 
 
@@ -106,7 +106,7 @@ def _finished(root: Folder, key: str) -> bool:
     return index["key"] == key and all((root / name).exists() for name in index["files"])
 
 
-def write_index(root: Folder, key: str) -> None:
+def _write_index(root: Folder, key: str) -> None:
     """What is in a finished run: each file with its SHA-256 and the step that made it, from the marks of the steps."""
     files = {}
     for arm in sorted((root / "arms").iterdir()):
@@ -127,9 +127,8 @@ def _restart(arms: Sequence[Arm], restart_from: str) -> None:
 
 def _claim(root: Folder, experiment: Experiment) -> None:
     """Writes the resolved configuration, and what it runs on."""
-    versions = {name: version(name) for name in PACKAGES}
-    versions |= {"python": platform.python_version(), "machine": platform.machine(), "system": platform.system()}
-    store.write_json(root / "versions.json", {"format": FORMAT, **versions})
+    versions = {"format": FORMAT, **fingerprints.of_packages(*PACKAGES)}
+    store.write_json(root / "versions.json", versions | {"machine": platform.machine(), "system": platform.system()})
     store.write_text(root / "experiment.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False))
 
 
@@ -175,7 +174,7 @@ def _row(experiment: Experiment, name: str, root: Folder) -> ResultRow:
         for benchmark in experiment.benchmarks:
             file = arm.folder / "scores" / f"{benchmark}.json"
             if not file.exists():
-                if arm.folder.mark(f"score-{benchmark}"):  # left out
+                if arm.folder.mark(step_names(benchmark)[1]):  # left out
                     continue
                 raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
             scores.setdefault(benchmark, {})[seed] = Score(**store.read_json(file))

@@ -26,6 +26,11 @@ SCORING = ("harness.benchmarks", "harness.judges", "harness.testbed")
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
 
 
+def step_names(benchmark: str) -> tuple[str, str]:
+    """Of the answers to a benchmark, and of their score."""
+    return f"samples-{benchmark}", f"score-{benchmark}"
+
+
 class Scoring:
     """The answers of an arm to one benchmark, their judgments and the score."""
 
@@ -41,7 +46,7 @@ class Scoring:
         )
         self.settings = with_suite_settings(inputs.data_dir, chosen)
         self.judging = Judging(experiment.rejudge, experiment.both_orders)
-        self.samples_step, self.score_step = f"samples-{name}", f"score-{name}"
+        self.samples_step, self.score_step = step_names(name)
         self.samples_file = arm.folder / "samples" / f"{name}.jsonl"
         self.judgments_file = arm.folder / "judgments" / f"{name}.jsonl"
         self.score_file = arm.folder / "scores" / f"{name}.json"

@@ -10,8 +10,10 @@ from harness.arm import Arm
 from harness.benchmarks.base import Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.errors import UserError, unknown_name
-from harness.experiment import TESTBED, Experiment
+from harness.experiment import Experiment
+from harness.inputs import data_folder
 from harness.runner import arms_of, read_experiment
+from harness.scoring import step_names
 from harness.steps import Folder
 
 
@@ -59,7 +61,7 @@ def question(
                 "judgments": _rows(arm, "judgments", benchmark, question),
                 "files": {
                     f"arms/{arm.folder.path.name}/{name}": digest
-                    for step in (f"samples-{benchmark}", f"score-{benchmark}")
+                    for step in step_names(benchmark)
                     for name, digest in arm.folder.mark(step).files.items()
                 },
             }
@@ -101,7 +103,7 @@ def _rows(arm: Arm, kind: str, benchmark: str, question: str) -> list[dict]:
 
 def _item(experiment: Experiment, path: Path, benchmark: str, question: str) -> dict | None:
     """The question itself, where its file is still there."""
-    folder = path / "data" if experiment.data_dir == TESTBED else Path(experiment.data_dir)
+    folder = data_folder(experiment, path)
     settings = Settings(limit=experiment.limit, options=experiment.benchmark_options(benchmark))
     try:
         items = registry.load("benchmark", benchmark).load(folder, with_suite_settings(folder, settings))

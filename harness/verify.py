@@ -12,8 +12,8 @@ from typing import Any
 from harness import store
 from harness.arm import Arm
 from harness.errors import UserError
-from harness.experiment import TESTBED, Experiment
-from harness.inputs import Inputs, load_judge, load_prompts
+from harness.experiment import Experiment
+from harness.inputs import Inputs, data_folder, load_judge, load_prompts
 from harness.pipeline import SURROUNDINGS
 from harness.runner import FORMAT, arms_of, read_experiment, table_of
 from harness.scoring import Scoring
@@ -38,16 +38,15 @@ def verify(path: Path) -> dict[str, Any]:
         trained, here = _steps(arm, arm.stage_steps(inputs))
         surroundings |= here
         trained += _ledger(arm)
-        for benchmark in experiment.benchmarks:
-            scoring = Scoring(arm, benchmark, inputs)
+        for scoring in arm.scorings(inputs):
             if not all(map(arm.folder.mark, arm.training_steps())):
-                numbers.append(_number(arm, benchmark, trained))
+                numbers.append(_number(arm, scoring.name, trained))
                 continue
             scored, here = _steps(arm, scoring.steps())
             surroundings |= here
             if not scoring.left_out:
                 scored += _recomputed(scoring)
-                numbers.append(_number(arm, benchmark, trained + scored, scoring))
+                numbers.append(_number(arm, scoring.name, trained + scored, scoring))
             problems += scored
         problems += trained
     problems += _table(path)
@@ -62,9 +61,8 @@ def verify(path: Path) -> dict[str, Any]:
 
 
 def _inputs(experiment: Experiment, root: Folder) -> Inputs:
-    folder = root / "data" if experiment.data_dir == TESTBED else Path(experiment.data_dir)
     judge = None if experiment.judge_engine else load_judge(experiment)
-    return Inputs(experiment, *load_prompts(experiment), folder, judge)
+    return Inputs(experiment, *load_prompts(experiment), data_folder(experiment, root.path), judge)
 
 
 def _steps(arm: Arm, steps: Iterator[tuple[str, dict]]) -> tuple[list[str], set[str]]:

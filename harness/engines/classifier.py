@@ -1,6 +1,5 @@
 """Rewards from a sequence classifier with one output: the usual form of a reward model."""
 
-import gc
 import json
 from collections.abc import Sequence
 from functools import cached_property
@@ -13,7 +12,7 @@ from transformers.utils import logging
 from harness.engines import loading
 from harness.engines.base import Advance, Message, TokenIds
 from harness.engines.chat import ChatTemplate
-from harness.engines.memory import Limit
+from harness.engines.memory import Limit, free
 from harness.errors import UserError
 
 
@@ -36,7 +35,7 @@ class RewardModel:
         self.scores = Limit(loading.SCORING_TOKENS, "tokens", name)
         self.device = model.device
         self.parameters = loading.parameter_count(model)
-        self.context_length = loading.context_length(model, tokenizer)
+        self.context_length = loading.context_length(model.config, tokenizer)
         config = model.config.get_text_config()
         stops = loading.stop_tokens(getattr(config, "eos_token_id", None), tokenizer)
         self.chat = ChatTemplate(tokenizer, stops, name)
@@ -116,9 +115,7 @@ class RewardModel:
     def release(self) -> None:
         """Free the model's memory; the reward model can not be used afterwards."""
         self.model = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free()
 
 
 def is_classifier(folder: Path) -> bool:

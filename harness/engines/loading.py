@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.engines.memory import Limit
 from harness.errors import UserError
@@ -110,9 +110,9 @@ def stop_tokens(configured: int | list[int] | None, tokenizer: PreTrainedTokeniz
     return tuple(sorted({token for token in (*stops, tokenizer.eos_token_id) if token is not None}))
 
 
-def context_length(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that fit the model; where its config does not say, the tokenizer's own limit (huge when unknown)."""
-    return getattr(model.config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
+def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens that fit a model; where its config does not say, the tokenizer's own limit (huge when unknown)."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
 
 
 def check_lengths(lengths: Sequence[int], engine) -> None:

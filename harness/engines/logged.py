@@ -62,11 +62,6 @@ class LoggedEngine:
         depends_on = [self._engine.weights_hash, prompt, item, asdict(sampling)]
         return hashlib.sha256(json.dumps(depends_on).encode()).hexdigest()
 
-    def forget(self) -> None:
-        """Removes the file, when what was made of the completions has been written."""
-        self._file.unlink(missing_ok=True)
-        self._places = None
-
 
 def _places(file: Path) -> Iterator[tuple[str, int, int | None]]:
     """Key, start and prompts at once of every whole line; what was cut off while it was written is removed."""

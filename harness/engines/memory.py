@@ -20,10 +20,11 @@ SIGNS = (  # in errors of PyTorch, CUDA, cuBLAS, oneDNN
 T = TypeVar("T")
 
 
-def out_of_memory(error: Exception) -> bool:
-    if isinstance(error, RuntimeError):
-        return any(sign in str(error) for sign in SIGNS)
-    return isinstance(error, MemoryError)
+def shortage(error: MemoryError | RuntimeError) -> str | None:
+    """What an error says of memory that was short, None when that is not what it is about."""
+    if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in SIGNS):
+        return None
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def free() -> None:
@@ -70,9 +71,8 @@ class Limit:
         try:
             result = compute()
         except (MemoryError, RuntimeError) as error:
-            if not out_of_memory(error):
+            if (reason := shortage(error)) is None:
                 raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
         else:
             self._tell(rows)
             return result

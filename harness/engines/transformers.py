@@ -1,6 +1,5 @@
 """Completions and log-probabilities from a model of transformers, in this process."""
 
-import gc
 import inspect
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,7 +14,7 @@ from harness.engines.base import Advance, Completion, LogProb, Message, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
 from harness.engines.logprobs import ATTENTIONS, Reading, attend_packed, how_to_read, sequence_logprobs
-from harness.engines.memory import Counted, Limit
+from harness.engines.memory import Counted, Limit, free
 from harness.engines.packing import pack, rows_of
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
@@ -60,7 +59,7 @@ class TransformersEngine:
         self.chat = ChatTemplate(tokenizer, self.stop_tokens, name)
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.chat.stop_token)
-        self.context_length = loading.context_length(model, tokenizer)
+        self.context_length = loading.context_length(model.config, tokenizer)
 
     @classmethod
     def load(
@@ -202,6 +201,4 @@ class TransformersEngine:
     def release(self) -> None:
         """Free the model's memory; the engine can not be used afterwards."""
         self.model = None
-        gc.collect()
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()
+        free()

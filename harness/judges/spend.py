@@ -81,9 +81,8 @@ class Spend:
             with writing(self.file):
                 draft.write_text(json.dumps(vars(spent)) + "\n")
                 os.replace(draft, self.file)
-        except BaseException:
+        finally:
             remove(draft)
-            raise
 
     def reserve(self, most: float, max_calls: int | None, max_cost: float | None, seconds: float) -> str | None:
         """Counts a call that costs at most `most` and surely ends within `seconds`.

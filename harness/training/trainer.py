@@ -287,9 +287,8 @@ def within_memory(args: TrainingArguments, attempt: Callable[[TrainingArguments]
         try:
             return attempt(args)
         except (MemoryError, RuntimeError) as error:
-            if not memory.out_of_memory(error) or args.world_size > 1:  # the other processes would wait for ever
+            if (reason := memory.shortage(error)) is None or args.world_size > 1:  # others would wait for ever
                 raise
-            reason = str(error).strip().partition("\n")[0] or type(error).__name__
         memory.free()  # the error held the tensors of the failed try
         micro = args.per_device_train_batch_size
         if micro == 1:
