@@ -205,7 +205,8 @@ def test_a_training_state_is_no_pickle_that_runs(tmp_path):
 )
 def test_a_template_is_a_program_of_others(model, source, message, monkeypatch):
     """No code, no file, no hang, no bomb: for a model that is loaded and for one that is only counted with."""
-    monkeypatch.setattr(templates, "SECONDS", 0.3)
+    if "takes more" in message:  # elsewhere the limit on time must not be first, on a machine that is busy
+        monkeypatch.setattr(templates, "SECONDS", 0.3)
     folder, _ = model
     (folder / "chat_template.jinja").write_text(source)
     with pytest.raises(UserError, match=message):
