@@ -240,7 +240,8 @@ def _train(
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on[name] for name in SURROUNDINGS])
             cache = setting.shared / "reference" / surroundings
-            reference = reference_logprobs(start, data, ledger, cache, advance)
+            logged = LoggedEngine(start, work / f"reference-{surroundings}.jsonl")
+            reference = reference_logprobs(logged, data, ledger, cache, advance)
     training = setting.training(stage, work / f"state-{store.digest(depends_on)}")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setting.checkpoint(stage), ledger, advance)

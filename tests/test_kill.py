@@ -18,6 +18,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+import pytest
+
 NAME = "killed"
 WHOLE = ("--method", "sso,dpo,ipo,self-rewarding,pbaa", "--seeds", "3")
 SHORT, SHORT_KILLS = ("--method", "sso", "--budget", "2e11", "--limit", "24"), 3  # in the test suite
@@ -212,6 +214,27 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path, testbed_model_dir):
     assert hits.total() == SHORT_KILLS
     assert not differences(killed, undisturbed)
     assert 0 < done_twice(killed, undisturbed) < SHORT_TWICE
+
+
+def test_a_training_that_has_ended_is_not_done_again_for_want_of_its_mark(tmp_path, testbed_model_dir, monkeypatch):
+    from harness import pipeline, runner
+    from harness.experiment import Experiment
+    from harness.training import state
+    from harness.training.trainer import PreferenceTrainer
+
+    monkeypatch.setattr(state, "SHORTEST", 0.0)
+    monkeypatch.setattr(state, "SHARE", float("inf"))  # a state after every update
+    experiment = Experiment(methods=("dpo",), benchmarks=("reward-bench",), budget="1e11", limit=8, name=NAME)
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "stage_health", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit, match="killed"):
+            runner.run(experiment, tmp_path)
+    passes, compute_loss = [], PreferenceTrainer.compute_loss
+    monkeypatch.setattr(
+        PreferenceTrainer, "compute_loss", lambda self, *args, **kw: passes.append(1) or compute_loss(self, *args, **kw)
+    )
+    runner.run(experiment, tmp_path)
+    assert len(passes) == 1  # of the update after the last state
 
 
 def main() -> None:

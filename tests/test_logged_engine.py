@@ -1,8 +1,8 @@
-"""Completions that were made before an interruption are found, and nothing else changes."""
+"""What was made before an interruption is found, and nothing else changes."""
 
 import pytest
 
-from harness.engines.base import Sampling
+from harness.engines.base import LogProb, Sampling
 from harness.engines.logged import LoggedEngine
 from harness.engines.transformers import TransformersEngine
 
@@ -71,6 +71,28 @@ def test_nothing_else_is_taken_for_it(engine, tmp_path, monkeypatch, prompt, ite
     asked = count_batches(engine, monkeypatch)
     LoggedEngine(engine, tmp_path / "log.jsonl").generate([prompt], [item], sampling)
     assert asked == [[item]]
+
+
+def test_log_probabilities_too_call_by_call(engine, tmp_path, monkeypatch):
+    calls = []
+
+    def logprobs(prompts, completions, advance=None):
+        if len(calls) == 2:
+            raise Interrupted
+        calls.append(len(prompts))
+        return [LogProb(-float(len(calls)), len(completion)) for completion in completions]  # other digits in each
+
+    monkeypatch.setattr(engine, "logprobs", logprobs)
+    asked = [(PROMPTS[:2], [(9, 9), (9,)]), (PROMPTS[1:3], [(9,), (8, 8)]), (PROMPTS[3:4], [(7,)])]
+    first = LoggedEngine(engine, tmp_path / "log.jsonl")
+    expected = [first.logprobs(*each) for each in asked[:2]]
+    with pytest.raises(Interrupted):
+        first.logprobs(*asked[2])
+    calls[1:], advanced = [], []
+    resumed = LoggedEngine(engine, tmp_path / "log.jsonl")
+    assert [resumed.logprobs(*each, advanced.append) for each in asked[:2]] == expected
+    assert resumed.logprobs(*asked[2], advanced.append) == [LogProb(-2.0, 1)]
+    assert calls == [2, 1] and sum(advanced) == 4
 
 
 def test_all_else_is_the_engine_s(engine, tmp_path):

@@ -52,12 +52,15 @@ class Counted:
 
 @dataclass
 class Limit:
-    """The largest batch that is tried, in `unit`: half of the last one that did not fit."""
+    """The largest batch that is tried, in `unit`: half of the last one that did not fit, or `first`."""
 
     size: int
     unit: str
     name: str
     _failed: int = 0  # size of the first batch that did not fit and has not been told of
+
+    def __post_init__(self) -> None:
+        self.first = self.size
 
     def attempt(self, compute: Callable[[], T], rows: int, size: int) -> T | None:
         """What `compute` returns, or None when memory does not hold it: then `size` is less.

@@ -13,7 +13,7 @@ from harness.budget import Ledger
 from harness.engines.base import Advance, Engine
 from harness.training.dataset import ExampleData, sequences_of
 
-BLOCK = 512  # examples that are in memory at once
+BLOCK = 128  # examples that are in memory, and lost by an interruption, at once
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ import copy
 import json
 import math
 import os
-import shutil
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -197,7 +196,7 @@ def train(
     """Train a copy of the engine's model on the examples, charged to the role "train".
 
     The state is saved as it goes, and a training that was cut off goes on from there, as does one whose micro-batches
-    memory does not hold, with smaller ones; in the end the state is removed.
+    memory does not hold, with smaller ones. The state is removed by who has kept the result.
 
     Args:
         engine: the start model, left as it is.
@@ -227,7 +226,6 @@ def train(
         with whole(output_dir) as folder:
             trained.to(engine.model.dtype).save_pretrained(folder)
             engine.tokenizer.save_pretrained(folder)
-        shutil.rmtree(training.args.output_dir)
     trainer.accelerator.wait_for_everyone()
     ledger.charge(
         "train",
