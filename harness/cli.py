@@ -12,7 +12,7 @@ import typer
 from harness import registry
 from harness.commands import bench, data, score, testbed
 from harness.commands.options import Config, experiment, takes
-from harness.commands.output import Json, print_json
+from harness.commands.output import Json, print_json, shown
 from harness.errors import UserError
 from harness.faults import Stopped, of_disk
 
@@ -235,9 +235,11 @@ def main() -> None:
         _end(f"error: {told}", 2)
     except Stopped as stopped:
         _end(str(stopped), stopped.exit_code)
+    except KeyboardInterrupt:
+        _end("stopped by SIGINT", 128 + signal.SIGINT)
 
 
 def _end(text: str, code: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
-    print(text, file=sys.stderr)
+    print(shown(text), file=sys.stderr)
     sys.exit(code)

@@ -15,6 +15,7 @@ from harness.judges.chat_completions import public_url
 from harness.store import safe_name
 
 TESTBED = "testbed"
+MOST_SEEDS = 1000
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
 
 
@@ -80,6 +81,8 @@ class Experiment:
         for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
+        if self.seeds > MOST_SEEDS:
+            raise UserError(f"seeds must be at most {MOST_SEEDS}, not {self.seeds}")
         for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")

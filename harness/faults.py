@@ -24,6 +24,7 @@ REMEDIES = {  # of the errors of a disk; what is not here is a mistake in a prog
     errno.EROFS: "make it writable",
     errno.EACCES: "change its permissions",
     errno.EPERM: "change its permissions",
+    errno.ENOTDIR: "take another folder",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (ulimit -n)",
 }

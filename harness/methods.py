@@ -76,20 +76,31 @@ class Workbench:
     def sample(
         self, role: str, chats: Sequence[Sequence[Message]], items: Sequence[str], sampling: Sampling | None = None
     ) -> list[Completion]:
-        """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here."""
+        """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here.
+
+        A chat that the context can not hold (with what a method has added to its prompt) is counted, and its completion
+        is empty and unfinished.
+        """
         prompts = [self.engine.encode_chat(chat) for chat in chats]
-        keys = [f"{self.stage}/{item}" for item in items]
+        asked = [index for index, prompt in enumerate(prompts) if len(prompt) < self.engine.context_length]
+        self.count("prompt longer than the context", len(prompts) - len(asked))
+        keys = [f"{self.stage}/{items[index]}" for index in asked]
         start = time.perf_counter()
-        with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
-            completions = self.engine.generate(prompts, keys, sampling or self.sampling, advance)
+        with progress(f"{self.label} {self.stage}: {role}", len(asked)) as advance:
+            generated = self.engine.generate(
+                [prompts[index] for index in asked], keys, sampling or self.sampling, advance
+            )
         self.ledger.charge(
             role,
             self.engine.parameters,
-            calls=len(prompts),
-            prompt_tokens=sum(map(len, prompts)),
-            generated_tokens=sum(len(completion.token_ids) for completion in completions),
+            calls=len(asked),
+            prompt_tokens=sum(len(prompts[index]) for index in asked),
+            generated_tokens=sum(len(completion.token_ids) for completion in generated),
             seconds=time.perf_counter() - start,
         )
+        completions = [Completion((), "", finished=False)] * len(prompts)
+        for index, completion in zip(asked, generated, strict=True):
+            completions[index] = completion
         return completions
 
     def score(
@@ -104,9 +115,10 @@ class Workbench:
         self.ledger.charge(role, self.engine.parameters, calls=len(prompts), prompt_tokens=tokens, seconds=seconds)
         return scored
 
-    def count(self, event: str) -> None:
+    def count(self, event: str, number: int = 1) -> None:
         """Count something that people should see, such as a judgment that could not be read."""
-        self.events[event] = self.events.get(event, 0) + 1
+        if number:
+            self.events[event] = self.events.get(event, 0) + number
 
     def discard(self, reason: str, number: int = 1) -> None:
         """Count queries that became no example."""

@@ -14,6 +14,7 @@ from harness.benchmarks.base import Benchmark, Judging, Score, Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.logged import LoggedEngine
 from harness.inputs import Inputs
+from harness.methods import Prompt
 from harness.pipeline import PACKAGES, Trained
 from harness.progress import progress
 
@@ -56,9 +57,14 @@ class Scoring:
         return self.inputs.questions(self.name, self.settings)
 
     @cached_property
+    def pairs(self) -> list[Prompt] | None:
+        """What a benchmark that needs pairs is trained on."""
+        return self.benchmark.pairs(self.arm.pairs(), self.settings) if self.benchmark.needs_pairs else None
+
+    @property
     def left_out(self) -> bool:
         """Whether the benchmark needs pairs, and there are none."""
-        return self.benchmark.needs_pairs and not self.benchmark.has_pairs(self.arm.pairs(), self.settings)
+        return self.benchmark.needs_pairs and not self.pairs
 
     @cached_property
     def _samples_depend_on(self) -> dict[str, Any]:
@@ -71,7 +77,7 @@ class Scoring:
             "model": arm.model(self.inputs),
             "reference": self.inputs.model if arm.stages else None,
             "beta": getattr(arm.options, "beta", None),
-            "pairs": store.digest(arm.pairs()) if self.benchmark.needs_pairs else None,
+            "pairs": store.digest(self.pairs) if self.pairs else None,
             "attention": arm.experiment.attention,
             "device": fingerprints.of_device(arm.experiment.device),
             "packages": fingerprints.of_packages(*PACKAGES),

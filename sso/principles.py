@@ -4,13 +4,13 @@ A set of principles is data: features, each with good and bad texts. `fixed` dra
 `model` a writer (the policy, or another model) makes them from the query, and drawn ones stand in where it does not.
 """
 
-import json
 import random
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness import rows
 from harness.engines.base import Message
 from harness.errors import UserError
 from harness.health import NOT_WRITTEN
@@ -105,12 +105,7 @@ def load_set(name: str) -> PrincipleSet:
     path = Path(name)
     if not path.is_file():
         raise UserError(f"no principle set {name!r}: give 'general', 'testbed' or a JSON file")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: can not be read ({error})") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg})") from None
+    data = rows.read_json(path)
     if not (isinstance(data, dict) and data and all(isinstance(texts, dict) for texts in data.values())):
         raise UserError(f'{path}: must be {{FEATURE: {{"good": [texts], "bad": [texts]}}}}')
     for feature, texts in data.items():

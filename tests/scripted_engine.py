@@ -20,7 +20,7 @@ class ScriptedEngine:
     A reply without a STOP at its end did not finish.
     """
 
-    name, weights_hash, parameters = "scripted", "none", 1000
+    name, weights_hash, parameters, context_length = "scripted", "none", 1000, 10_000
 
     def __init__(self, script: Callable[[str, str], str] = lambda chat, item: f"reply{chr(STOP)}"):
         self.script = script

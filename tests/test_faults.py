@@ -21,7 +21,7 @@ from harness.experiment import Experiment
 
 SCRIPT = Path(__file__).with_name("counted_run.py")  # writes down, as it goes, what the run does
 SMALL = ("--method", "sso,dpo", "--budget", "1e11", "--limit", "10", "--name", "x")
-WORKERS = ("--jobs", "2", "--benchmark", "math")
+WORKERS = ("--jobs", "2", "--benchmark", "math", "--limit", "4")
 
 
 class Run:
@@ -138,15 +138,15 @@ def test_a_worker_that_was_killed_is_named_and_the_others_end(tmp_path, testbed_
 
 
 def test_a_mistake_in_a_worker_is_one_line(tmp_path, testbed_model_dir):
-    with Run(tmp_path / "a", *WORKERS, "--set", "dpo.learning_rate=1e30") as run:
+    with Run(tmp_path / "a", *WORKERS, "--method", "dpo", "--set", "dpo.learning_rate=1e30") as run:
         assert run.process.wait() == 2
     assert "Traceback" not in run.said()
     assert run.said().splitlines()[-1].startswith("error: dpo seed 0: the gradient norm is not finite")
 
 
 def test_ctrl_c_ends_workers_too(tmp_path, testbed_model_dir):
-    with Run(tmp_path / "a", *WORKERS) as run:
-        run.wait_for(lambda run: run.root.joinpath("arms/sso-seed0/preferences/generator.jsonl").exists())
+    with Run(tmp_path / "a", *WORKERS, "--method", "dpo") as run:
+        run.wait_for(lambda run: run.root.joinpath("arms/dpo-seed0/preferences/policy.jsonl").exists())
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.process.wait() == 130
     assert run.said().splitlines()[-1].startswith("stopped by SIGINT: what was done is kept in results/runs/x")
@@ -182,7 +182,7 @@ def failing(monkeypatch, error):
     monkeypatch.setattr(sys, "argv", ["harness", "table", "somewhere"])
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.EACCES, errno.EMFILE])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS, errno.ENOTDIR, errno.EMFILE])
 def test_an_error_of_the_disk_is_one_line(monkeypatch, capsys, number):
     failing(monkeypatch, OSError(number, os.strerror(number), "runs/x/table.md"))
     with pytest.raises(SystemExit) as end:

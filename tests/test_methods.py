@@ -61,6 +61,17 @@ def collect(method, options, engine=None, asked=None, stage=0, judge=None, seed=
     return stages[stage].collect(bench, prompts() if asked is None else asked), bench
 
 
+def test_prompts_that_outgrow_the_context_are_counted_and_dropped():
+    engine = ScriptedEngine(by_kind)
+    longest = {kind: [len(chats(each, PBAA.Options())[kind]) for each in prompts()] for kind in ("good", "bad")}
+    engine.context_length = max(map(max, longest.values()))  # one that is as long leaves no room for a completion
+    beyond = sum(length >= engine.context_length for lengths in longest.values() for length in lengths)
+    examples, bench = collect(PBAA(), PBAA.Options(), engine)
+    assert bench.events == {"prompt longer than the context": beyond}
+    assert len(examples) == 3 - bench.discarded["unfinished"] < 3
+    assert bench.ledger.roles["generate"].calls == len(engine.asked) == 6 - beyond
+
+
 # ---- the sequences of each method
 
 

@@ -115,6 +115,7 @@ def test_a_file_of_preferences_is_mixed_in(engine, items, tmp_path):
     assert mixed["given_left_out"] == 1
     given = answer(engine, items, tmp_path / "given", preferences=str(file), max_pairs=0)[0]["training"]
     assert (given["own_pairs"], given["trained_pairs"]) == (0, 3)
+    assert len(RewardModelBench().pairs(None, Settings(options=Options(preferences=str(file))))) == 3
     file.write_text(json.dumps({"prompt": "No pair?"}) + "\n")
     with pytest.raises(UserError, match="given.jsonl:1"):
         answer(engine, items, tmp_path / "bad", preferences=str(file))
@@ -123,20 +124,18 @@ def test_a_file_of_preferences_is_mixed_in(engine, items, tmp_path):
 def test_pairs_are_needed(engine, items, tmp_path):
     policy, settings = Policy(engine, folder=tmp_path), Settings()
     assert RewardModelBench.needs_pairs
-    has_pairs = RewardModelBench().has_pairs
-    assert not has_pairs(None, settings) and not has_pairs([], settings)
-    assert has_pairs(PAIRS, settings)
-    assert has_pairs(None, Settings(options=Options(preferences="x.jsonl")))
+    pairs = RewardModelBench().pairs
+    assert pairs(None, settings) == pairs([], settings) == []
+    assert pairs(PAIRS, settings) == PAIRS
     with pytest.raises(UserError, match="reward-model.preferences=FILE"):
         RewardModelBench().answer(policy, items, settings, None)
 
 
-def test_a_sample_of_the_pairs_is_seeded(engine):
-    policy = Policy(engine, pairs=PAIRS)
-    sample = own_pairs(policy, Options(max_pairs=3), seed=0)
-    assert len({each.id for each in sample}) == 3 and sample == own_pairs(policy, Options(max_pairs=3), seed=0)
-    assert own_pairs(policy, Options(max_pairs=3), seed=1) != sample
-    assert own_pairs(policy, Options(max_pairs=7), seed=0) == PAIRS
+def test_a_sample_of_the_pairs_is_seeded():
+    sample = own_pairs(PAIRS, Options(max_pairs=3), seed=0)
+    assert len({each.id for each in sample}) == 3 and sample == own_pairs(PAIRS, Options(max_pairs=3), seed=0)
+    assert own_pairs(PAIRS, Options(max_pairs=3), seed=1) != sample
+    assert own_pairs(PAIRS, Options(max_pairs=7), seed=0) == PAIRS
 
 
 def test_the_start_is_the_untrained_model(engine, items, tmp_path, monkeypatch):

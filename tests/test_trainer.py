@@ -18,7 +18,7 @@ from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.training.dataset import Collator, build_data, in_order, update_order
-from harness.training.examples import Example, Sequence, TrainingOptions
+from harness.training.examples import SCHEDULERS, Example, Sequence, TrainingOptions
 from harness.training.losses import PreferenceObjective, SFTObjective
 from harness.training.reference import reference_logprobs
 from harness.training.trainer import (
@@ -313,16 +313,16 @@ def test_divergence_stops_and_saves_the_batch(engine, examples, tmp_path, broken
     assert not (tmp_path / "model").exists()
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (TrainingOptions(batch_size=4, micro_batch_size=3), "batch_size 4 is not a multiple of micro_batch_size 3"),
-        (TrainingOptions(lr_scheduler="cosin"), "did you mean 'cosine'"),
-    ],
-)
-def test_options_that_do_not_fit(engine, examples, tmp_path, options, message):
-    with pytest.raises(UserError, match=message):
-        run(engine, examples, tmp_path, options=options)
+def test_options_that_do_not_fit(engine, examples, tmp_path):
+    with pytest.raises(UserError, match="batch_size 4 is not a multiple of micro_batch_size 3"):
+        run(engine, examples, tmp_path, options=TrainingOptions(batch_size=4, micro_batch_size=3))
+    with pytest.raises(UserError, match="did you mean 'cosine'"):
+        TrainingOptions(lr_scheduler="cosin")
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_scheduler_trains(engine, examples, tmp_path, name):
+    run(engine, examples[:2], tmp_path, options=TrainingOptions(batch_size=2, micro_batch_size=2, lr_scheduler=name))
 
 
 def test_an_example_beyond_the_context_is_named(engine, tmp_path):

@@ -89,7 +89,7 @@ class Benchmark(Protocol):
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"
     needs_judge: bool
-    needs_pairs: bool  # trains on a method's pairs: it also has `has_pairs(pairs, settings)`, and is left out without
+    needs_pairs: bool  # trains on a method's pairs: it also has `pairs(own, settings)`, and is left out without
     turns: int  # how often `advance` counts an item, in answering and in judging
     Options: type  # a frozen dataclass of plain values, every one with a default
 

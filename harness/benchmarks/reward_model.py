@@ -39,9 +39,10 @@ class RewardModelBench:
     turns = 2
     Options = Options
 
-    def has_pairs(self, pairs: Sequence[Prompt] | None, settings: Settings) -> bool:
-        """Whether there is anything to train a reward model on: a method's pairs, or given ones."""
-        return bool(pairs) or bool(settings.options and settings.options.preferences)
+    def pairs(self, own: Sequence[Prompt] | None, settings: Settings) -> list[Prompt]:
+        """What a reward model is trained on: a method's pairs, and given ones."""
+        options = settings.options or Options()
+        return [*own_pairs(own, options, settings.seed), *given_pairs(options).prompts]
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
         return RewardBench().load(data_dir, replace(settings, options=None))
@@ -52,7 +53,7 @@ class RewardModelBench:
 
         options = settings.options or Options()
         start = policy.reference or policy.engine
-        own, given = own_pairs(policy, options, settings.seed), given_pairs(options)
+        own, given = own_pairs(policy.pairs, options, settings.seed), given_pairs(options)
         pairs = [*own, *given.prompts]
         if not pairs:
             raise UserError(f"{self.name}: there are no pairs to train on; give --set {self.name}.preferences=FILE")
@@ -92,9 +93,9 @@ class RewardModelBench:
         return replace(scored, details=scored.details | details)
 
 
-def own_pairs(policy: Policy, options: Options, seed: int) -> list[Prompt]:
+def own_pairs(own: Sequence[Prompt] | None, options: Options, seed: int) -> list[Prompt]:
     """The method's pairs, or a sample of them where max_pairs asks for fewer."""
-    pairs = list(policy.pairs or ())
+    pairs = list(own or ())
     if options.max_pairs is None or options.max_pairs >= len(pairs):
         return pairs
     if options.max_pairs < 0:

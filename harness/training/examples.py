@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from harness.engines.base import TokenIds, shared_tokens
-from harness.errors import UserError
+from harness.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     import torch
+
+SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restarts", "inverse_sqrt", "linear")
 
 
 @dataclass(frozen=True)
@@ -88,5 +90,7 @@ class TrainingOptions:
         for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")
+        if self.lr_scheduler not in SCHEDULERS:
+            raise unknown_name("lr_scheduler", self.lr_scheduler, SCHEDULERS)
         if self.lora_rank < 0 or self.lora_alpha <= 0:
             raise UserError("lora_rank must be at least 0 and lora_alpha above 0")

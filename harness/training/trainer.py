@@ -25,7 +25,6 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
-from transformers.trainer_utils import SchedulerType
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer
 
@@ -35,7 +34,7 @@ from harness.engines import memory
 from harness.engines.base import Advance
 from harness.engines.logprobs import Reading, attend_packed, sequence_logprobs
 from harness.engines.transformers import TransformersEngine
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError
 from harness.faults import whole, writing
 from harness.training.dataset import Collator, ExampleData, in_order
 from harness.training.examples import Objective, TrainingOptions
@@ -330,9 +329,6 @@ def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on
     Raises:
         UserError: when they do not fit together.
     """
-    schedulers = [each.value for each in SchedulerType]
-    if options.lr_scheduler not in schedulers:
-        raise unknown_name("lr_scheduler", options.lr_scheduler, schedulers)
     settings = loop_settings(options, output_dir, seed, on_gpu)
     if options.gradient_checkpointing is not None:
         settings["activation_checkpointing"] = options.gradient_checkpointing
