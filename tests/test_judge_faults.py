@@ -23,7 +23,7 @@ from harness.judges.openai import DEAD, KEY_VARIABLE, OpenAIJudge
 from harness.judges.verdicts import parse_rating
 
 KEY = "sk-secret-of-the-test"
-TIMEOUT = 2.0
+TIMEOUT = 5.0  # of a busy machine
 PRICE = Price(1000.0, 1000.0)  # USD per million: a request of 10 + 5 tokens costs 0.015
 
 
@@ -123,14 +123,14 @@ def test_two_thousand_requests_of_which_a_third_fails(tmp_path):
 
     A judgment without a verdict is no failure of the server: it is asked for once more, and then shown as unparsed.
     """
-    with serving(0.3) as (server, url):
+    with serving(0.3, ways=3 * "429 500 cut none " + "slow") as (server, url):
         replies = complete(judge_of(url, tmp_path), requests(2000), has_verdict, rejudge=True)
         attempts = sum(server.attempts.values())
     assert [reply.id for reply in replies] == [str(n) for n in range(2000)]
     assert not any(reply.error for reply in replies)
     ratings = {reply.id: parse_rating(reply.text) for reply in replies}
     unparsed = [id for id, rating in ratings.items() if rating is None]
-    assert len(unparsed) < 25  # 0.06 ** 2 of 2,000 is 7
+    assert len(unparsed) < 25  # 0.07 ** 2 of 2,000 is 10
     assert all(rating == 1 + int(id) % 10 for id, rating in ratings.items() if rating is not None)
     assert len(lines(tmp_path)) == attempts == JudgeLog(tmp_path).spent().calls > 2600
     kept = Counter(row["key"] for row in lines(tmp_path) if row["reply"])
