@@ -25,6 +25,7 @@ REMEDIES = {  # of the errors of a disk; what is not here is a mistake in a prog
     errno.EACCES: "change its permissions",
     errno.EPERM: "change its permissions",
     errno.ENOTDIR: "take another folder",
+    errno.EISDIR: "name a file",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (ulimit -n)",
 }
@@ -70,7 +71,7 @@ def writing(path: Path) -> Iterator[None]:
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
     """Where to write a file or a folder that is at `path`, on the disk and in the place of what was there, when the
-    `with` ends well, and leaves nothing otherwise.
+    `with` ends well, and leaves nothing otherwise. A file never takes the place of a folder.
 
     Raises:
         UserError: for an error of the disk.
@@ -81,7 +82,7 @@ def whole(path: Path) -> Iterator[Path]:
         try:
             yield temporary
             sync(temporary)
-            if path.is_dir():
+            if path.is_dir() and temporary.is_dir():
                 shutil.rmtree(path)
             os.replace(temporary, path)
         finally:

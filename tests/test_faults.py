@@ -224,6 +224,13 @@ def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
     assert [each.name for each in tmp_path.iterdir()] == ["model"] and (path / "new").exists()
 
 
+def test_a_file_never_takes_the_place_of_a_folder(tmp_path):
+    (tmp_path / "kept").write_text("kept")
+    with pytest.raises(UserError, match=f"{tmp_path}: Is a directory: name a file"):
+        store.write_text(tmp_path, "text")
+    assert (tmp_path / "kept").read_text() == "kept" and not list(tmp_path.parent.glob(".*.tmp"))
+
+
 def test_what_a_killed_writer_left_of_a_folder_is_removed(tmp_path):
     (tmp_path / "checkpoints" / ".policy.77.tmp").mkdir(parents=True)
     (tmp_path / "checkpoints" / ".policy.77.tmp" / "model.safetensors").write_text("half")
