@@ -107,4 +107,3 @@ def test_killed_and_resumed(tiny_model_dir, undisturbed, tmp_path, update, torn)
     assert losses(history) == losses(expected)
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
         assert (tmp_path / "model" / name).read_bytes() == (folder / "model" / name).read_bytes()
-    assert not (tmp_path / "state").exists()

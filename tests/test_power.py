@@ -1,0 +1,125 @@
+"""What a comparison can see: power, detectable effects and non-inferiority, against simulated experiments."""
+
+from math import sqrt
+
+import numpy as np
+import pytest
+from scipy.special import ndtr, ndtri
+
+from harness.power import (
+    Variance,
+    margin_for,
+    minimum_detectable_effect,
+    non_inferiority,
+    power_of,
+    questions_needed,
+    variance,
+)
+from harness.statistics import grid, sign_flip_p_value
+
+TIMES = 1500
+SPREADS = [(0.0, 1.0, 1.0, 3), (0.1, 1.0, 1.0, 5), (0.3, 1.0, 1.0, 3), (0.0, 0.3, 1.0, 5)]  # seed, question, rest, S
+
+
+def draw(rng, seeds, seed, rest, question):
+    """Values of S seeds on the questions whose effects are given."""
+    return rng.normal(0, seed, (seeds, 1)) + question + rng.normal(0, rest, (seeds, len(question)))
+
+
+def grid_of(values):
+    return grid({seed: {str(place): value for place, value in enumerate(row)} for seed, row in enumerate(values)})
+
+
+def test_the_parts_of_a_known_variance():
+    """Questions alone: deviations -1, 0, 1 of a mean have the variance (1 + 0 + 1) / 2. Seeds that add 0 and 2: 2.
+    A rest of +-1, by seed and question crosswise: 4 squares of 1 over (2 - 1) (2 - 1) degrees of freedom."""
+    questions = np.array([[1.0, 2.0, 3.0]] * 2)
+    assert variance(questions) == Variance(pytest.approx(1.0), 0.0, 0.0)
+    assert variance(questions + [[0.0], [2.0]]) == Variance(pytest.approx(1.0), 0.0, pytest.approx(2.0))
+    crosswise = variance(np.array([[1.0, -1.0], [-1.0, 1.0]]))
+    assert (crosswise.question, crosswise.seed) == (0.0, 0.0) and crosswise.rest == pytest.approx(4.0)
+    assert variance(np.array([[1.0, 2.0, 3.0]])) == Variance(pytest.approx(1.0), 0.0, 0.0)
+
+
+def test_the_parts_are_found_on_average():
+    rng = np.random.default_rng(0)
+    found = [variance(draw(rng, 4, 0.5, 1.0, rng.normal(0, 2.0, 50))) for _ in range(400)]
+    assert np.mean([each.question for each in found]) == pytest.approx(4.0, rel=0.05)
+    assert np.mean([each.rest for each in found]) == pytest.approx(1.0, rel=0.02)
+    assert np.mean([each.seed for each in found]) == pytest.approx(0.25, rel=0.15)
+
+
+def test_one_seed_is_the_normal_test():
+    """Under flipped signs the effect itself is part of the spread: the threshold is z sqrt((1 + effect^2) / Q)."""
+    effect, questions, z = 0.25, 100, ndtri(0.975)
+    least = z * sqrt((1 + effect**2) / questions)
+    expected = ndtr((effect - least) * 10) + ndtr((-effect - least) * 10)
+    assert power_of(effect, Variance(1.0, 0.0, 0.0), 1, questions) == pytest.approx(expected, abs=1e-9)
+    assert power_of(0.0, Variance(1.0, 0.0, 0.0), 1, questions) == pytest.approx(0.05, abs=1e-9)
+
+
+@pytest.mark.parametrize(("seed", "question", "rest", "seeds"), SPREADS)
+def test_power_is_as_promised(seed, question, rest, seeds):
+    rng = np.random.default_rng(1)
+    true = Variance(question**2, rest**2, seed**2)
+    effect = minimum_detectable_effect(true, seeds, 60)
+    assert power_of(effect, true, seeds, 60) == pytest.approx(0.8, abs=1e-3)
+    found = [
+        sign_flip_p_value(effect + draw(rng, seeds, seed, rest, rng.normal(0, question, 60)), draws=1000) < 0.05
+        for _ in range(TIMES)
+    ]
+    assert np.mean(found) == pytest.approx(0.8, abs=0.035)  # 3 standard errors are 0.031
+
+
+def test_questions_that_are_needed():
+    spread = Variance(1.0, 1.0, 0.0)
+    effect = minimum_detectable_effect(spread, 3, 200)
+    assert questions_needed(effect, spread, 3) == pytest.approx(200, abs=1)
+    assert questions_needed(effect / 2, spread, 3) == pytest.approx(800, rel=0.03)
+    assert questions_needed(0.5, Variance(1.0, 1.0, 1.0), 3) is None  # seeds vary more than that
+    assert questions_needed(0.5, Variance(1.0, 1.0, 0.01), 3) is not None
+
+
+@pytest.mark.parametrize(("seed", "rest", "seeds"), [(0.0, 1.0, (1, 5)), (0.2, 1.0, (2, 5)), (0.5, 0.5, (3, 3))])
+def test_non_inferiority_passes_as_often_as_it_says(seed, rest, seeds):
+    """At the margin itself in 5 % (less where seeds that do not vary must be taken to), at equality with its power."""
+    rng = np.random.default_rng(2)
+    margin, at_margin, equal = 2.5 * sqrt(seed**2 + rest**2 / 40), [], []
+    for _ in range(TIMES):
+        question = rng.normal(0, 1.0, 40)
+        new, reference = (draw(rng, number, seed, rest, question) for number in seeds)
+        equal.append(non_inferiority(grid_of(new), grid_of(reference), margin, draws=1000))
+        at_margin.append(non_inferiority(grid_of(new - margin), grid_of(reference), margin, draws=1000).passed)
+    promised = np.mean([each.power for each in equal])
+    assert 0.025 <= np.mean(at_margin) <= 0.065
+    assert np.mean([each.passed for each in equal]) == pytest.approx(promised, abs=0.06)
+
+
+@pytest.mark.parametrize(("seed", "new_seeds"), [(0.0, 1), (0.3, 2)])
+def test_a_margin_lets_equal_runs_pass(seed, new_seeds):
+    rng = np.random.default_rng(3)
+    passed = []
+    for _ in range(TIMES // 15):
+        question = rng.normal(0, 1.0, 40)
+        reference, new = (grid_of(draw(rng, number, seed, 1.0, question)) for number in (6, new_seeds))
+        passed.append(non_inferiority(new, reference, margin_for(new_seeds, reference, 0.05, 0.95), draws=1000).passed)
+    assert np.mean(passed) == pytest.approx(0.95, abs=0.05)
+
+
+def test_non_inferiority_of_what_has_no_spread():
+    same = grid({0: {"a": 1.0, "b": 0.0}, 1: {"a": 1.0, "b": 0.0}})
+    lower = grid({5: {"a": 0.5, "b": -0.5, "c": 9.0}})
+    found = non_inferiority(lower, same, margin=0.6)
+    assert (found.difference, found.bound, found.dropped) == (-0.5, -0.5, 1)
+    assert found.passed and found.power == 1.0 and found.seeds == (1, 2) and found.questions == 2
+    assert not non_inferiority(lower, same, margin=0.4).passed
+    assert margin_for(1, same, 0.05, 0.9) == 0.0
+    assert non_inferiority(grid({0: {"z": 1.0}}), same, 1.0) is None
+    with pytest.raises(ValueError, match="one seed"):
+        margin_for(1, lower, 0.05, 0.9)
+
+
+def test_two_questions_are_the_least():
+    with pytest.raises(ValueError, match="one question"):
+        power_of(1.0, Variance(1.0, 0.0, 0.0), 3, 1)
+    assert minimum_detectable_effect(Variance(0.0, 0.0, 0.0), 3, 10) == 0.0
