@@ -1,5 +1,6 @@
 # make demo   install, then compare the methods on the embedded model
 # make test   install with the tools for development, check the style, run the tests
+# make browser  Chromium from Debian's packages (as root), with which the tests open the report page; else they skip that
 # make clean  remove the virtual environment and what tools leave behind
 PYTHON ?= python3
 VENV ?= .venv
@@ -7,14 +8,17 @@ BIN := $(VENV)/bin
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test clean
+.PHONY: demo test browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo --jobs 2
 
 test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+browser:
+	command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium chromium-driver; }
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

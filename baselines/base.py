@@ -10,6 +10,7 @@ class Base:
 
     name = "base"
     summary = "the model as it is, without training"
+    search_space = {}
 
     @dataclass(frozen=True)
     class Options:

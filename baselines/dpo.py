@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from baselines.preference import PreferenceOptions, preference_stage, supervision
+from baselines.preference import SPACE, PreferenceOptions, preference_stage, supervision
 from harness.methods import Stage
 from harness.training.losses import PreferenceObjective
 
@@ -12,6 +12,7 @@ class DPO:
 
     name = "dpo"
     summary = "direct preference optimization on labelled pairs, or on pairs ranked by a judge"
+    search_space = SPACE
 
     @dataclass(frozen=True)
     class Options(PreferenceOptions):

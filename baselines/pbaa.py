@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from harness.methods import Stage
 from harness.training.losses import PreferenceObjective
-from sso.options import LossOptions
+from sso.options import LOSS_SPACE, LossOptions
 from sso.responses import collect_pairs, expect_pairs
 
 
@@ -16,6 +16,7 @@ class PBAA:
 
     name = "pbaa"
     summary = "pairs from the policy itself under good and bad principles (the control of SSO)"
+    search_space = LOSS_SPACE
 
     @dataclass(frozen=True)
     class Options(LossOptions):

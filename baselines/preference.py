@@ -4,24 +4,19 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.engines.base import Message
 from harness.errors import UserError
-from harness.judges.base import JudgeRequest
+from harness.judges.rating import rating_request
 from harness.judges.verdicts import parse_rating
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.progress import progress
-from harness.prompts import question_text
+from harness.search import BETA, LEARNING_RATE
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective
 
 SOURCES = ("offline", "on-policy")
+SPACE = {"learning_rate": LEARNING_RATE, "beta": BETA}
 KEPT_RANKED = 0.89  # queries whose candidates are not all rated the same, measured on the testbed
-RATING_PROMPT = (
-    "[Instruction]\nRate how well the assistant's answer serves the user, from 1 to 10. Explain briefly, then end with "
-    "the rating in this form: [[5]].\n\n[Question]\n{question}\n\n"
-    "[The Start of Assistant's Answer]\n{answer}\n[The End of Assistant's Answer]"
-)
 
 
 @dataclass(frozen=True)
@@ -81,7 +76,7 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
         raise UserError("on-policy pairs need a judge: give --judge-model (and --judge-url)")
     candidates = sample_candidates(bench, prompts, number)
     requests = [
-        JudgeRequest(f"{prompt.id}/{index}", _ask(prompt, candidate.text))
+        rating_request(f"{prompt.id}/{index}", prompt.messages, candidate.text)
         for prompt, row in zip(prompts, candidates, strict=True)
         for index, candidate in enumerate(row)
     ]
@@ -102,12 +97,6 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
             bench.count("failed judgments" if reply.error else "unparsed judgments")
     rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
     return best_against_worst(bench, prompts, candidates, rows)
-
-
-def _ask(prompt: Prompt, answer: str) -> tuple[Message, ...]:
-    before, after = RATING_PROMPT.split("{answer}")
-    text = before.replace("{question}", question_text(prompt.messages)) + answer + after
-    return ({"role": "user", "content": text},)
 
 
 def sample_candidates(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list]:

@@ -9,6 +9,7 @@ from baselines.preference import best_against_worst, sample_candidates
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.prompts import question_text
+from harness.search import BETA, LEARNING_RATE
 from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
 
@@ -30,6 +31,7 @@ class SelfRewarding:
 
     name = "self-rewarding"
     summary = "DPO on the policy's own candidates, judged by the policy itself, in iterations"
+    search_space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 
     @dataclass(frozen=True)
     class Options(TrainingOptions):

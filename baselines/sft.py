@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.search import LEARNING_RATE
 from harness.training.examples import Example
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import SFTObjective
@@ -15,6 +16,7 @@ class SFT:
 
     name = "sft"
     summary = "cross entropy on the policy's own responses under good principles"
+    search_space = {"learning_rate": LEARNING_RATE}
 
     @dataclass(frozen=True)
     class Options(PrincipleOptions):

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from harness import fingerprints, store
 from harness.benchmarks.base import Policy
 from harness.engines.base import Sampling
+from harness.errors import UserError
 from harness.experiment import Experiment
+from harness.faults import GO_ON
 from harness.inputs import Inputs
 from harness.methods import Method, Prompt, Stage
 from harness.pipeline import CODE, LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
@@ -19,6 +21,8 @@ from harness.planning import measure_lengths
 from harness.prompts import PromptStream
 from harness.scoring import Scoring, step_names
 from harness.steps import Folder
+from harness.tracking import tracking
+from harness.trials import choice
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -32,25 +36,52 @@ class Arm:
         self.experiment, self.name, self.seed, self.root = experiment, method, seed, root
         self.label = f"{method} seed {seed}"
         self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
+        self.benchmarks = experiment.benchmarks
         self.method: Method = experiment.method(method)
-        self.options = experiment.method_options(method)
         self.worked = False  # whether this call did any step
+
+    def __reduce__(self) -> tuple:
+        """For other processes: how it is made anew there."""
+        return type(self), (self.experiment, self.name, self.seed, self.root)
+
+    def is_tuned(self) -> bool:
+        """Whether its options are known: there is nothing to choose, or it was chosen."""
+        return not self.experiment.tuned(self.name) or choice(self.root.path, self.name) is not None
+
+    @cached_property
+    def options(self) -> Any:
+        """Those of the experiment, with what tuning chose.
+
+        Raises:
+            UserError: when there is to be tuning, and it is not finished.
+        """
+        options = self.experiment.method_options(self.name)
+        if not self.experiment.tuned(self.name):
+            return options
+        if (chosen := choice(self.root.path, self.name)) is None:
+            raise UserError(f"{self.root.path}: the tuning of {self.name} is not finished: {GO_ON}")
+        return replace(options, **chosen)
 
     @cached_property
     def stages(self) -> list[Stage]:
         return self.method.stages(self.options)
 
     def training_steps(self) -> list[str]:
-        """Names, in order."""
-        return [name for stage in self.stages for name in (collecting(stage), stage.name)]
+        """Names, in order; they are the same whatever tuning chooses."""
+        stages = self.method.stages(self.experiment.method_options(self.name))
+        return [name for stage in stages for name in (collecting(stage), stage.name)]
 
     def steps(self) -> list[str]:
         """Names of all steps, each before those that depend on it."""
-        return [*self.training_steps(), *chain.from_iterable(map(step_names, self.experiment.benchmarks))]
+        return [*self.training_steps(), *chain.from_iterable(map(step_names, self.benchmarks))]
+
+    def damage(self, step: str) -> Iterator[str]:
+        """What is wrong with the files of a finished step, a text for each."""
+        return self.folder.damage(step)
 
     def forget(self, step: str) -> bool:
         """Forgets that a step, and those that depend on it, were done. Whether the arm has such a step."""
-        for steps in (*map(step_names, self.experiment.benchmarks), self.steps()):  # none follows a benchmark's own
+        for steps in (*map(step_names, self.benchmarks), self.steps()):  # none follows a benchmark's own
             if step in steps:
                 for later in steps[steps.index(step) :]:
                     self.folder.forget(later)
@@ -78,7 +109,7 @@ class Arm:
                 scoring.finished()
 
     def scorings(self, inputs: Inputs) -> list[Scoring]:
-        return [Scoring(self, name, inputs) for name in self.experiment.benchmarks]
+        return [Scoring(self, name, inputs) for name in self.benchmarks]
 
     def run(self, inputs: Inputs) -> None:
         start = time.perf_counter()
@@ -169,8 +200,13 @@ class Arm:
         from harness.engines.loading import choose_device
         from harness.training.trainer import Training, lora, training_arguments
 
-        on_gpu = choose_device(self.experiment.device) != "cpu"
-        return Training(training_arguments(stage.training, state, self.seed, on_gpu), lora(stage.training))
+        experiment = self.experiment
+        on_gpu = choose_device(experiment.device) != "cpu"
+        return Training(
+            training_arguments(stage.training, state, self.seed, on_gpu),
+            lora(stage.training),
+            tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
+        )
 
     def pairs(self) -> list[Prompt] | None:
         """The pairs that the policy was trained on: those of its last stage, and of the stages that it went on from."""

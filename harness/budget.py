@@ -99,6 +99,11 @@ class Ledger:
         if self.cap is not None and self.flops > self.cap:
             raise BudgetExceeded(f"{role} brings the run to {self.flops:.4g} FLOPs, above the cap of {self.cap:.4g}")
 
+    def add(self, other: "Ledger") -> None:
+        """Book what another ledger has, role by role."""
+        for role, spent in other.roles.items():
+            self.roles.setdefault(role, Spending()).add(spent)
+
     @property
     def total(self) -> Spending:
         total = Spending()

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import registry
-from harness.commands import bench, data, score, testbed
+from harness.commands import bench, data, export, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json, shown
 from harness.errors import UserError
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 app.add_typer(score.app, name="score")
 app.add_typer(data.app, name="data")
+app.add_typer(export.app, name="export")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(bench.app, name="bench")
 
@@ -59,6 +61,7 @@ def _print_table(table: Any, as_json: bool) -> None:
     epilog="Examples:\n\n  harness run --method sso\n\n"
     "  harness run --method sso,dpo,ipo,self-rewarding --seeds 3 --jobs 2 --name all\n\n"
     "  harness run --method sso --budget updates=40 --set sso.loss=ipo --set sso.learning_rate=1e-4\n\n"
+    "  harness run --method sso,dpo --tune 6 --set dpo.beta=0.1 --name tuned\n\n"
     "  harness run --method dpo --model ./my-model --prompts prompts.jsonl --preferences pairs.jsonl "
     "--data-dir data --judge-url http://localhost:8000/v1 --judge-model my-judge"
 )
@@ -85,23 +88,27 @@ def run(
     epilog="Examples:\n\n  harness eval testbed\n\n"
     "  harness eval results/runs/experiment/arms/sso-seed0/checkpoints/policy --benchmark math\n\n"
     "  harness eval ./my-model --data-dir data --benchmark mt-bench --judge-url http://localhost:8000/v1 "
-    "--judge-model my-judge"
+    "--judge-model my-judge\n\n  harness eval my-model --model-url http://localhost:8000/v1 --benchmark mt-bench,math"
 )
 @takes(
     *("name", "benchmarks", "seeds", "data_dir", "judge_model", "judge_url", "judge_engine", "judge_max_calls"),
     *("judge_max_cost", "judge_price", "judge_concurrency", "judge_rate", "judge_log", "limit", "answer_tokens"),
-    *("batch_size", "device", "trust_remote_code", "rejudge", "both_orders", "options"),
+    *("batch_size", "device", "trust_remote_code", "rejudge", "both_orders", "options", "model_url"),
 )
 def eval(
     given: dict,
-    model: Annotated[str, typer.Argument(help="'testbed', a folder or a hub id.")],
+    model: Annotated[
+        str,
+        typer.Argument(help="'testbed', a folder (of a PEFT adapter, too), a hub id, or a name at --model-url."),
+    ],
     results: Results = RESULTS,
     as_json: Json = False,
 ) -> None:
-    """Score a model or checkpoint without training it."""
+    """Score a model, checkpoint, adapter or endpoint without training it."""
     from harness.runner import run as run_experiment
 
-    name = "eval-" + "-".join(Path(model).resolve().parts[-3:] if "/" in model else [model])
+    parts = Path(model).resolve().parts[-3:] if "/" in model and os.path.isdir(model) else [model]
+    name = "eval-" + re.sub(r"[^\w.-]+", "-", "-".join(parts))
     scored = experiment({"name": name} | given | {"model": model, "methods": ["base"]})
     _print_table(run_experiment(scored, results), as_json)
 
@@ -124,6 +131,68 @@ def table(
 
     published = read(reported_file, reported) if reported else ()
     _print_table(dataclasses.replace(write_table(run_folder), reported=published), as_json)
+
+
+@app.command(
+    epilog="Examples:\n\n  harness report results/runs/experiment\n\n  harness report results/runs/all -o all.html"
+)
+def report(
+    run_folder: RunFolder,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="HTML file to write; else report.html in the run folder.")
+    ] = None,
+) -> None:
+    """Write a finished run as one web page: who won, by how much, how sure that is, what it cost, and all samples.
+
+    The file needs no network and no other file.
+    """
+    from harness.commands.report import write_report
+
+    print(write_report(run_folder, output))
+
+
+@app.command(
+    epilog="Examples:\n\n  harness check results/runs/ci --against results/reference/testbed.json\n\n"
+    "  harness check results/runs/ci --against results/reference/testbed.json --junit check.xml --json\n\n"
+    "  harness check results/runs/reference --against results/reference/testbed.json --update"
+)
+def check(
+    run_folder: RunFolder,
+    against: Annotated[Path, typer.Option(help="The reference, such as results/reference/testbed.json.")],
+    margin: Annotated[
+        float | None,
+        typer.Option(
+            min=0.0,
+            help="How much worse a score may be, as a share of the reference's, such as 0.02; else as much as lets "
+            "equal runs pass.",
+        ),
+    ] = None,
+    junit: Annotated[Path | None, typer.Option(help="Write the findings as JUnit XML.")] = None,
+    update: Annotated[bool, typer.Option("--update", help="Make the run the reference, and check nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Hold a finished run against a stored reference; exit code 1 when it is worse.
+
+    Identical results pass at once. Else every score must be no worse by a margin, and every measure of training must
+    lie where another seed of the reference would, with a bounded share of false alarms.
+    """
+    from harness.commands import check as told
+    from harness.regression import gate, reference
+
+    if update:
+        reference.write(against, run_folder, f"harness check {run_folder} --against {against} --update")
+        print(against)
+        return
+    found = gate.check(reference.measure(run_folder), reference.read(against), margin)
+    if junit:
+        told.write_junit(found, junit)
+    if as_json:
+        print_json(told.as_json(found, run_folder, against))
+    else:
+        told.print_check(found, run_folder, against)
+    told.tell_github(found)
+    if not found.passed:
+        raise typer.Exit(1)
 
 
 @app.command(epilog="Examples:\n\n  harness verify results/runs/experiment\n\n  harness verify results/runs/all --json")
@@ -177,9 +246,12 @@ def show(
 
 @app.command(
     epilog="Examples:\n\n  harness estimate --method sso,dpo --budget 1e12\n\n"
-    "  harness estimate --method sso --budget prompts=2000 --json"
+    "  harness estimate --method sso --budget prompts=2000 --json\n\n  harness estimate --method sso,dpo --tune 6"
 )
-@takes("methods", "seeds", "budget", "model", "prompts", "preferences", "completion_tokens", "options")
+@takes(
+    *("methods", "seeds", "budget", "model", "prompts", "preferences", "completion_tokens"),
+    *("tune", "tune_prompts", "search", "options"),
+)
 def estimate(
     given: dict,
     config: Config = None,
@@ -206,6 +278,11 @@ def estimate(
             shown.add_row(method, stage["stage"], *(f"{number:,}" for number in numbers), f"{stage['flops']:.3g}")
     Console().print(shown)
     print(f"{planned['seeds']} seed(s) of every method: {planned['flops']:.3g} FLOPs in all, scoring apart")
+    if tuning := planned["tuning"]:
+        for method, trials in tuning["methods"].items():
+            print(f"{method}: tuning tries {', '.join(trials['options'][0])} in {tuning['trials']} trials")
+        answers = f"answers to {tuning['prompts']} kept prompts a trial included"
+        print(f"Tuning: {tuning['flops']:.3g} FLOPs in all, {answers}")
 
 
 @app.command("list", epilog="Examples:\n\n  harness list\n\n  harness list --json")

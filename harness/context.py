@@ -30,10 +30,11 @@ def fitting(
 
     from harness.engines.chat import ChatTemplate
     from harness.engines.loading import context_length, load_errors
+    from harness.models import base_folder, tokenizer_folder
 
     with load_errors(str(folder)):
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        config = AutoConfig.from_pretrained(base_folder(folder) or folder, trust_remote_code=trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(tokenizer_folder(folder), trust_remote_code=trust_remote_code)
     context = context_length(config, tokenizer)
     chat = ChatTemplate(tokenizer, (tokenizer.eos_token_id or 0,), str(folder))  # one stop token is as long as another
 

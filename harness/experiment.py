@@ -12,10 +12,13 @@ from harness import plain_yaml, registry, rows
 from harness.budget import Budget
 from harness.errors import UserError, unknown_name
 from harness.judges.chat_completions import public_url
+from harness.search import Distribution, trials, within
 from harness.store import safe_name
+from harness.tracking import TRACKERS
 
 TESTBED = "testbed"
 MOST_SEEDS = 1000
+MOST_TRIALS = 1000
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
 
 
@@ -39,7 +42,12 @@ class Experiment:
     )
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
-    model: str = option(TESTBED, "Model to start from: 'testbed' (embedded), a folder or a hub id.")
+    model: str = option(
+        TESTBED, "Model to start from: 'testbed' (embedded), a folder (of a PEFT adapter, too) or a hub id."
+    )
+    model_url: str | None = option(
+        None, "Base URL of an OpenAI-compatible endpoint that has the model, to be scored; its key: OPENAI_API_KEY."
+    )
     prompts: str = option(
         TESTBED,
         "Training prompts: 'testbed', a JSON, JSONL, CSV (.gz too) or Parquet file, or a data set of the hub: "
@@ -70,7 +78,17 @@ class Experiment:
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
     rejudge: bool = option(False, "Ask the judge once more where a judgment has no verdict.")
     both_orders: bool = option(False, "Judge every pair in both orders and take the mean.")
+    report_to: str | None = option(
+        None, f"Tracker of the metrics of training: {', '.join(TRACKERS)}; its files are in the run folder."
+    )
     check_pairs: int = option(0, "Pairs of each training stage that an LLM judge compares, for health (paper: 200).")
+    tune: int = option(
+        0, "Trials a method to choose its options in, the first with the defaults; each costs a run's budget. 0: none."
+    )
+    tune_prompts: int = option(400, "Training prompts that are kept from all training, for scoring trials.")
+    search: dict[str, dict[str, Any]] = option(
+        {}, "Limits of an option in tuning: NAME.OPTION=LOW,HIGH, such as dpo.learning_rate=1e-7,1e-5, repeatable."
+    )
     options: dict[str, dict[str, Any]] = option(
         {}, "Setting of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2, repeatable."
     )
@@ -78,7 +96,7 @@ class Experiment:
     def __post_init__(self) -> None:
         safe_name(self.name)
         Budget.parse(self.budget)
-        for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency"):
+        for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seeds > MOST_SEEDS:
@@ -91,8 +109,17 @@ class Experiment:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
         if self.check_pairs < 0:
             raise UserError(f"check_pairs must be at least 0, not {self.check_pairs}")
-        if self.judge_url is not None:
-            public_url(self.judge_url)  # it is written into files
+        if self.tune and not 2 <= self.tune <= MOST_TRIALS:
+            raise UserError(
+                f"tune must be 0 or from 2 (the first trial has the defaults) to {MOST_TRIALS}, not {self.tune}"
+            )
+        for url in (self.judge_url, self.model_url):
+            if url is not None:
+                public_url(url)  # it is written into files
+        if self.model_url is not None and self.arms() != ("base",):
+            raise UserError("a model behind an endpoint can be scored, not trained: use harness eval")
+        if self.report_to is not None and self.report_to not in TRACKERS:
+            raise unknown_name("tracker", self.report_to, TRACKERS)
         if self.judge_model and self.judge_engine:
             raise UserError("one judge: give --judge-model or --judge-engine, not both")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
@@ -109,6 +136,10 @@ class Experiment:
             else:
                 chosen = ", ".join((*self.arms(), *self.benchmarks))
                 raise UserError(f"options for {name!r}, which is not among the methods and benchmarks {chosen}")
+        for name in self.search:
+            if name not in self.arms():
+                raise UserError(f"limits for {name!r}, which is not among the methods {', '.join(self.arms())}")
+            self.search_space(name)
 
     def _methods_by_arm(self) -> dict[str, str]:
         methods = {"base": "base"}
@@ -130,6 +161,25 @@ class Experiment:
     def method_options(self, arm: str) -> Any:
         """The options of an arm's method, its defaults with this experiment's changes."""
         return build(self.method(arm).Options, self.options.get(arm, {}), f"option of {arm}")
+
+    def search_space(self, arm: str) -> dict[str, Distribution]:
+        """What tuning tries of an arm's method, within this experiment's limits; the options that are set included."""
+        space = dict(getattr(self.method(arm), "search_space", {}))
+        for name, limits in self.search.get(arm, {}).items():
+            if name not in space:
+                raise unknown_name(f"option that tuning tries of {arm}", name, space)
+            space[name] = within(space[name], limits, f"{arm}.{name}")
+        return space
+
+    def tuned(self, arm: str) -> list[str]:
+        """Names of the options that tuning chooses: those of the search space that are not set."""
+        return [name for name in self.search_space(arm) if name not in self.options.get(arm, {})] if self.tune else []
+
+    def trial_options(self, arm: str) -> list[Any]:
+        """The options of each trial, where tuning has any to choose."""
+        tuned, options = self.tuned(arm), self.method_options(arm)
+        points = trials(self.search_space(arm), self.tune) if tuned else []
+        return [dataclasses.replace(options, **{name: point[name] for name in tuned if point}) for point in points]
 
     def benchmark_options(self, benchmark: str) -> Any:
         """The options of a benchmark, its defaults with this experiment's changes."""

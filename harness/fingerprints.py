@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from harness.models import base_folder
 from harness.store import digest, file_digest
 
 MODEL_FILES = {  # what of a model is one thing that people change
@@ -27,12 +28,14 @@ CUDA_DRIVER = Path("/proc/driver/nvidia")  # no GPU without it: then there is no
 
 
 def of_model(folder: Path) -> dict[str, str]:
-    """Digests of weights, config, tokenizer and chat template of a model's folder."""
+    """Digests of weights, config, tokenizer and chat template of a model's folder, and of the base of an adapter."""
     found = {}
     for part, patterns in MODEL_FILES.items():
         files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
         if files:
             found[part] = digest({file.name: file_digest(file) for file in files})
+    if base := base_folder(folder):
+        found["base"] = digest(of_model(base))
     return found
 
 

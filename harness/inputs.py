@@ -8,16 +8,20 @@ from pathlib import Path
 
 from harness import context, fingerprints, prompts, registry, store
 from harness.benchmarks.base import Settings
+from harness.development import Split, split
 from harness.engines.base import Engine
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.judges.base import Judge
+from harness.judges.chat_completions import public_url
 from harness.judges.limits import Limits, parse_price
 from harness.judges.log import JudgeLog
 from harness.methods import Prompt
 from harness.planning import estimate, model_folder
 from harness.steps import Folder
+from harness.tracking import check_tracker
 
+MODEL_LOG = "model"  # folder of a run: what a model behind an endpoint was asked
 SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
 
 
@@ -30,22 +34,27 @@ class Inputs:
     labelled: Sequence[Prompt]
     data_dir: Path
     judge: Judge | None
+    root: Folder | None = None
     _questions: dict[tuple[str, Settings], list[dict]] = field(default_factory=dict)
 
     @cached_property
     def base(self) -> Engine:
-        return load_base(self.experiment)
+        return load_base(self.experiment, self.root)
 
     @cached_property
     def model(self) -> dict[str, str]:
-        """Digests of the base model's parts."""
-        return fingerprints.of_model(model_folder(self.experiment.model))
+        return model_digests(self.experiment)
 
     def questions(self, benchmark: str, settings: Settings) -> list[dict]:
         """Of a benchmark, read once for all arms that ask the same."""
         if (benchmark, settings) not in self._questions:
             self._questions[benchmark, settings] = registry.load("benchmark", benchmark).load(self.data_dir, settings)
         return self._questions[benchmark, settings]
+
+    @cached_property
+    def development(self) -> Sequence[Prompt]:
+        """What trials of tuning are scored on: none of the prompts and pairs asks it."""
+        return _split_prompts(self.experiment).development
 
     @cached_property
     def prompts_digest(self) -> str:
@@ -62,9 +71,14 @@ def check_inputs(experiment: Experiment) -> None:
     Raises:
         UserError: for a file, a judge or a budget that the run could not use.
     """
-    _check_model(experiment)
-    estimate(experiment, *load_prompts(experiment))
+    check_tracker(experiment.report_to)
+    if experiment.model_url:
+        _check_endpoint(experiment)
+    else:
+        _check_model(experiment)
+        estimate(experiment, *load_prompts(experiment))
     judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
+    judged += ["tuning"] * bool(experiment.tune)
     if experiment.judge_engine:
         model_folder(experiment.judge_engine)
     elif load_judge(experiment) is None and judged:
@@ -91,6 +105,15 @@ def _check_model(experiment: Experiment) -> None:
         )
 
 
+def _check_endpoint(experiment: Experiment) -> None:
+    if need := [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_logprobs]:
+        others = ",".join(name for name in experiment.benchmarks if name not in need) or "math"
+        raise UserError(
+            f"{', '.join(need)} needs log-probabilities of given texts, which an endpoint does not give: "
+            f"leave it out (--benchmark {others}), or score the model itself, without --model-url"
+        )
+
+
 def _check_training_data(experiment: Experiment) -> None:
     """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
     for method in experiment.arms():
@@ -107,11 +130,24 @@ def load_inputs(experiment: Experiment, root: Folder) -> Inputs:
         from harness.testbed.suites import write_suites
 
         write_suites(folder)
-    return Inputs(experiment, *load_prompts(experiment), folder, load_judge(experiment, root))
+    return Inputs(experiment, *load_prompts(experiment), folder, load_judge(experiment, root), root)
 
 
-def load_base(experiment: Experiment) -> Engine:
-    """The model that an experiment starts from."""
+def model_digests(experiment: Experiment) -> dict[str, str]:
+    """Of the parts of the model that an experiment starts from; one behind an endpoint is known by its name alone."""
+    if experiment.model_url:
+        return {"endpoint": public_url(experiment.model_url), "name": experiment.model}
+    return fingerprints.of_model(model_folder(experiment.model))
+
+
+def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
+    """The model that an experiment starts from.
+
+    Args:
+        root: the run folder, where a model behind an endpoint has its log; None keeps none.
+    """
+    if experiment.model_url:
+        return _endpoint(experiment, root)
     import torch
 
     from harness.engines.classifier import RewardModel, is_classifier
@@ -132,8 +168,29 @@ def load_base(experiment: Experiment) -> Engine:
     return base
 
 
+def _endpoint(experiment: Experiment, root: Folder | None) -> Engine:
+    from harness.engines.endpoint import EndpointEngine
+    from harness.judges.openai import OpenAIJudge
+
+    limits = Limits(experiment.judge_concurrency, experiment.judge_rate)
+    log = JudgeLog(root / MODEL_LOG) if root else None
+    client = OpenAIJudge(experiment.model, experiment.model_url, log=log, limits=limits, role="model")
+    return EndpointEngine(client, experiment.batch_size)
+
+
 def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-    """Training prompts and labelled pairs of an experiment."""
+    """Training prompts and labelled pairs of an experiment, without those that tuning keeps for itself."""
+    if not experiment.tune:
+        return _given_prompts(experiment)
+    found = _split_prompts(experiment)
+    return found.prompts, found.labelled
+
+
+def _split_prompts(experiment: Experiment) -> Split:
+    return split(experiment, *_given_prompts(experiment))
+
+
+def _given_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
     if TESTBED in (experiment.prompts, experiment.preferences):
         from harness.testbed import prompts as testbed
     plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts, experiment)

@@ -15,6 +15,7 @@ from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
 from harness.engines.base import Completion, Engine, LogProb, Message, Sampling, TokenIds, shared_tokens
 from harness.judges.base import Judge
 from harness.progress import progress
+from harness.search import Space
 from harness.training.examples import Example, Objective, TrainingOptions
 
 
@@ -159,6 +160,7 @@ class Method(Protocol):
     name: str  # as on the command line: "sso-v1"
     summary: str  # one line for `harness list`
     Options: type  # a frozen dataclass of plain values, every one with a default
+    search_space: Space  # options that tuning tries (no number or name of a stage depends on them)
 
     def stages(self, options: Any) -> list[Stage]:
         """The stages for these options; none for `base`.

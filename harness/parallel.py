@@ -16,36 +16,43 @@ from harness.arm import Arm
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.faults import GO_ON, of_disk
-from harness.inputs import load_inputs
+from harness.inputs import Inputs, load_inputs
 from harness.progress import PLAIN_VARIABLE
 from harness.steps import Folder
 
 GRACE = 10.0  # seconds in which a process may end what it does by itself
 
 
-def run_arms(experiment: Experiment, root: Folder, arms: Sequence[tuple[str, int]], jobs: int) -> None:
-    """Runs arms (method, seed) in so many processes.
+def run_arms(experiment: Experiment, root: Folder, arms: Sequence[Arm], inputs: Inputs, jobs: int) -> None:
+    """Runs arms one after the other, or in so many processes.
+
+    Args:
+        inputs: of arms that run in this process.
 
     Raises:
         UserError: that of an arm, or when its process died; the processes of the others have ended too.
     """
+    if jobs == 1:
+        for arm in arms:
+            arm.run(inputs)
+        return
     with _processes(experiment, root, min(jobs, len(arms))) as processes:
         waiting = deque(arms)
         running = {connection: _start(connection, waiting) for connection in processes}
         while running:
             for connection in wait(running):
-                method, seed = running.pop(connection)
+                arm = running.pop(connection)
                 try:
                     failure = connection.recv()
                 except (EOFError, ConnectionResetError):
-                    raise _died(processes[connection], f"{method} seed {seed}") from None
+                    raise _died(processes[connection], arm.label) from None
                 if failure:
-                    raise UserError(f"{method} seed {seed}: {failure}")
+                    raise UserError(f"{arm.label}: {failure}")
                 if waiting:
                     running[connection] = _start(connection, waiting)
 
 
-def _start(connection: Connection, waiting: deque[tuple[str, int]]) -> tuple[str, int]:
+def _start(connection: Connection, waiting: deque[Arm]) -> Arm:
     """Sends the next arm to a process."""
     arm = waiting.popleft()
     with suppress(BrokenPipeError):  # it has died, which is seen when its answer is read
@@ -106,13 +113,13 @@ def _work(connection: Connection, experiment: Experiment, root: Folder) -> None:
     inputs = None
     while True:
         try:
-            method, seed = connection.recv()
+            arm = connection.recv()
         except EOFError:
             return
         failure = None
         try:
             inputs = inputs or load_inputs(experiment, root)
-            Arm(experiment, method, seed, root).run(inputs)
+            arm.run(inputs)
         except UserError as error:
             failure = str(error)
         except OSError as error:

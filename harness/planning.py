@@ -1,56 +1,37 @@
 """What a run will cost, before it runs: no model is loaded, only its tokenizer and the sizes of its tensors."""
 
 import json
-import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
+from harness.budget import flops
 from harness.engines.base import Message
 from harness.engines.chat import fold_system
 from harness.engines.templates import bounded, checked, compiled
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.methods import Lengths, Prompt
-from harness.stages import plan_stage
+from harness.models import base_folder, model_folder, tokenizer_folder
+from harness.stages import StagePlan, plan_stage
 
 SAMPLE = 256  # prompts that are counted
 TEMPLATE_FILE = "chat_template.jinja"
 DEFAULT_COMPLETION = 256  # tokens, for models whose completions were not measured
 
 
-def model_folder(model: str) -> Path:
-    """The folder of a model that is on this machine.
-
-    Raises:
-        UserError: when it is not here.
-    """
-    if model == TESTBED:
-        from harness.testbed import MODEL_DIR
-
-        return MODEL_DIR
-    folder = Path(model)
-    if os.path.isdir(folder):  # False for a name that no folder can have
-        return folder
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(model, local_files_only=True))
-    except (LocalEntryNotFoundError, HFValidationError):
-        raise UserError(f"no model at {model!r}: neither a folder nor a hub id that was downloaded") from None
-
-
 def parameter_count(folder: Path) -> int:
-    """Number of parameters in a folder's safetensors files, from their headers alone.
+    """Number of parameters in a folder's safetensors files, from their headers alone; an adapter's are its base's.
 
     Raises:
         UserError: when there is none, or one that is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
+    folder = base_folder(folder) or folder
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise UserError(f"no .safetensors file in {folder}: weights are read from safetensors only")
@@ -87,6 +68,7 @@ def _token_counter(folder: Path, name: str) -> Callable[[Sequence[Message]], int
     from jinja2 import TemplateError
     from tokenizers import Tokenizer
 
+    folder = tokenizer_folder(folder)
     file, settings, written = (folder / each for each in ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE))
     try:
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
@@ -120,20 +102,29 @@ def _special(entry: tuple[str, Any]) -> tuple[str, str | None]:
 
 
 def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequence[Prompt]) -> dict:
-    """The plan of every arm: {"budget", "seeds", "methods": {NAME: {"flops", "stages": [...], ...}}}.
+    """The plan of every arm: {"budget", "seeds", "methods": {NAME: {"flops", "stages": [...], ...}}, "tuning"}.
+
+    "tuning" is None without it, else {"trials", "prompts", "flops", "methods": {NAME: {"flops", "options": [...]}}},
+    its FLOPs those of all trials, answers to the prompts that are kept included.
 
     Raises:
-        UserError: when the budget does not pay for one update of a stage.
+        UserError: when the budget does not pay for one update of a stage, or a method has nothing to tune.
     """
     parameters = parameter_count(model_folder(experiment.model))
+
+    @cache
+    def lengths(of_pairs: bool) -> Lengths:
+        return measure_lengths(experiment, labelled if of_pairs else prompts)
+
+    def planned(name: str, options: Any) -> list[StagePlan]:
+        stages = experiment.method(name).stages(options)
+        return [plan_stage(stage, experiment.cap, lengths(stage.labelled), parameters) for stage in stages]
+
     methods = {}
     for name in experiment.arms():
-        options = experiment.method_options(name)
-        stages = experiment.method(name).stages(options)
-        plans = []
-        for stage in stages:
-            lengths = measure_lengths(experiment, labelled if stage.labelled else prompts)
-            plans.append(plan_stage(stage, experiment.cap, lengths, parameters))
+        plans = planned(name, experiment.method_options(name))
+        if experiment.tune and plans and not experiment.search_space(name):
+            raise UserError(f"{name} declares no options to tune (search_space): leave it or --tune out")
         methods[name] = {
             "flops": sum(plan.flops for plan in plans),
             "updates": sum(plan.updates for plan in plans),
@@ -145,5 +136,29 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
         "parameters": parameters,
         "seeds": experiment.seeds,
         "flops": experiment.seeds * sum(method["flops"] for method in methods.values()),
+        "methods": methods,
+        "tuning": _tuning(experiment, planned, parameters, lengths(False)) if experiment.tune else None,
+    }
+
+
+def _tuning(
+    experiment: Experiment, plan: Callable[[str, Any], list[StagePlan]], parameters: int, lengths: Lengths
+) -> dict[str, Any]:
+    """What trials will cost. lengths: of the prompts that are kept."""
+    answers = experiment.tune_prompts * (lengths.prompt + lengths.completion)
+    methods = {}
+    for name in filter(experiment.tuned, experiment.arms()):
+        tried, spent = [], 0.0
+        for number, options in enumerate(experiment.trial_options(name)):
+            try:
+                spent += sum(each.flops for each in plan(name, options)) + flops(parameters, forward_tokens=answers)
+            except UserError as error:
+                raise UserError(f"{name} trial {number}: {error}") from None
+            tried.append({option: getattr(options, option) for option in experiment.tuned(name)})
+        methods[name] = {"flops": spent, "options": tried}
+    return {
+        "trials": experiment.tune,
+        "prompts": experiment.tune_prompts,
+        "flops": sum(each["flops"] for each in methods.values()),
         "methods": methods,
     }

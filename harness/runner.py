@@ -14,12 +14,14 @@ from harness.comparison import build as build_table
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment, build, load
 from harness.faults import stoppable
-from harness.inputs import check_inputs, load_inputs
+from harness.inputs import check_inputs, load_inputs, model_digests
+from harness.models import fetch
 from harness.parallel import run_arms
-from harness.planning import model_folder
 from harness.scoring import SCORERS, step_names
 from harness.steps import Folder
 from harness.tables import to_json, to_markdown
+from harness.trials import FILE
+from harness.tuning import check_arms, trials_of, tune
 
 INDEX = "index.json"
 FORMAT = 1  # of a run folder
@@ -31,7 +33,7 @@ def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str 
 
     Args:
         restart_from: a step that is done anew with all that follows from it, in every arm that has it, or as
-            METHOD/STEP in those of one method.
+            METHOD/STEP in those of one method. Trials of tuning that can be reused are.
 
     Raises:
         UserError: for anything the user can mend; nothing that was finished is lost.
@@ -39,23 +41,26 @@ def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str 
     """
     root = Folder(results).folder("runs").folder(experiment.name)
     check_format(root.path)
+    if not experiment.model_url:
+        fetch(experiment.model)
     key = _key(experiment)
     if not restart_from and _finished(root, key):
         return write_table(root.path)
     check_inputs(experiment)
     with stoppable(root.path), store.only_writer(root.path):
         inputs = load_inputs(experiment, root)
-        arms = arms_of(experiment, root)
+        trials, arms = trials_of(experiment, root), arms_of(experiment, root)
         if restart_from:
-            _restart(arms, restart_from)
+            _restart([*arms, *(trial for trial in trials if trial.is_outdated(inputs))], restart_from)
+        for trial in trials:
+            trial.check(inputs)
+        check_arms(root, arms, inputs)
+        _claim(root, experiment)
+        tune(experiment, root, trials, inputs, jobs)
+        arms = arms_of(experiment, root)
         for arm in arms:
             arm.check(inputs)
-        _claim(root, experiment)
-        if jobs == 1:
-            for arm in arms:
-                arm.run(inputs)
-        else:
-            run_arms(experiment, root, [(arm.name, arm.seed) for arm in arms], jobs)
+        run_arms(experiment, root, arms, inputs, jobs)
         table = write_table(root.path)
         _write_index(root, key)
         return table
@@ -89,7 +94,7 @@ def _key(experiment: Experiment) -> str:
     return store.digest(
         [
             experiment.as_dict(),
-            fingerprints.of_model(model_folder(experiment.model)),
+            model_digests(experiment),
             fingerprints.of_named(name for name in named if name != TESTBED),
             fingerprints.of_device(experiment.device),
             fingerprints.of_packages(*PACKAGES),
@@ -109,11 +114,14 @@ def _finished(root: Folder, key: str) -> bool:
 def _write_index(root: Folder, key: str) -> None:
     """What is in a finished run: each file with its SHA-256 and the step that made it, from the marks of the steps."""
     files = {}
-    for arm in sorted((root / "arms").iterdir()):
-        folder = Folder(arm)
+    for place in sorted([*(root / "arms").iterdir(), *(root / FILE.parent).glob("*/*/")]):
+        folder = Folder(place)
         for step in folder.steps():
             for name, digest in folder.mark(step).files.items():
-                files[f"arms/{arm.name}/{name}"] = {"sha256": digest, "step": step}
+                if (file := place / name).exists():  # models of trials do not
+                    files[str(file.relative_to(root.path))] = {"sha256": digest, "step": step}
+    if (root / FILE).exists():
+        files[str(FILE)] = {"sha256": store.file_digest(root / FILE), "step": "tuning"}
     store.write_json(root / INDEX, {"format": FORMAT, "key": key, "files": files})
 
 

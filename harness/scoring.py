@@ -37,20 +37,24 @@ class Scoring:
 
     def __init__(self, arm: "Arm", name: str, inputs: Inputs):
         self.arm, self.name, self.inputs = arm, name, inputs
-        self.folder, experiment = arm.folder, arm.experiment
-        self.benchmark: Benchmark = registry.load("benchmark", name)
-        chosen = Settings(
-            arm.seed,
-            max_new_tokens=experiment.answer_tokens,
-            limit=experiment.limit,
-            options=experiment.benchmark_options(name),
-        )
-        self.settings = with_suite_settings(inputs.data_dir, chosen)
-        self.judging = Judging(experiment.rejudge, experiment.both_orders)
+        self.folder = arm.folder
+        self.benchmark, self.settings = self._asked()
+        self.judging = Judging(arm.experiment.rejudge, arm.experiment.both_orders)
         self.samples_step, self.score_step = step_names(name)
         self.samples_file = arm.folder / "samples" / f"{name}.jsonl"
         self.judgments_file = arm.folder / "judgments" / f"{name}.jsonl"
         self.score_file = arm.folder / "scores" / f"{name}.json"
+
+    def _asked(self) -> tuple[Benchmark, Settings]:
+        """The benchmark, and how its questions are answered."""
+        experiment = self.arm.experiment
+        chosen = Settings(
+            self.arm.seed,
+            max_new_tokens=experiment.answer_tokens,
+            limit=experiment.limit,
+            options=experiment.benchmark_options(self.name),
+        )
+        return registry.load("benchmark", self.name), with_suite_settings(self.inputs.data_dir, chosen)
 
     @cached_property
     def items(self) -> list[dict]:

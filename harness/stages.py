@@ -20,6 +20,10 @@ CHUNK = 1024  # prompts whose examples are made, and held in memory, at once
 CLOSE = 0.01  # a stage is full when less than this share of its allowance is left
 
 
+class NoExamples(UserError):
+    """A stage made no example to train on."""
+
+
 @dataclass(frozen=True)
 class StagePlan:
     """Expected size and cost of a stage."""
@@ -91,7 +95,7 @@ def collect_stage(
         allowance: FLOPs that this stage may spend, its training included (inf when the budget is not in FLOPs).
 
     Raises:
-        UserError: when not one example came out, or none that can be paid for.
+        NoExamples: when not one came out, or none that can be paid for.
     """
     with example_writer(path) as examples:
         if budget.kind == "flops":
@@ -102,7 +106,7 @@ def collect_stage(
             _enough(stage, bench, draw, plan, examples)
         if not len(examples):
             reasons = ", ".join(f"{reason}: {count}" for reason, count in bench.discarded.items()) or "no prompts"
-            raise UserError(
+            raise NoExamples(
                 f"stage {stage.name!r} made no training example ({reasons}): "
                 "give a larger budget, longer completions (max_new_tokens) or another model"
             )

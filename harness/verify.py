@@ -4,7 +4,7 @@ Nothing is loaded, asked or written.
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from harness.runner import FORMAT, arms_of, read_experiment, table_of
 from harness.scoring import Scoring
 from harness.steps import Folder, differences
 from harness.tables import to_json
+from harness.trials import FILE
+from harness.tuning import FAILED, Trial, ledgers, rows, trials_of
 
 
 def verify(path: Path) -> dict[str, Any]:
@@ -33,13 +35,13 @@ def verify(path: Path) -> dict[str, Any]:
     """
     experiment, root = read_experiment(path), Folder(path)
     inputs = _inputs(experiment, root)
-    numbers, surroundings, problems = [], set(), []
+    numbers = []
+    problems, surroundings = _tuned(trials_of(experiment, root), inputs)
     for arm in arms_of(experiment, root):
-        trained, here = _steps(arm, arm.stage_steps(inputs))
+        trained, here = _trained(arm, inputs)
         surroundings |= here
-        trained += _ledger(arm)
         for scoring in arm.scorings(inputs):
-            if not all(map(arm.folder.mark, arm.training_steps())):
+            if not (arm.is_tuned() and all(map(arm.folder.mark, arm.training_steps()))):
                 numbers.append(_number(arm, scoring.name, trained))
                 continue
             scored, here = _steps(arm, scoring.steps())
@@ -65,6 +67,47 @@ def _inputs(experiment: Experiment, root: Folder) -> Inputs:
     return Inputs(experiment, *load_prompts(experiment), data_folder(experiment, root.path), judge)
 
 
+def _tuned(trials: Sequence[Trial], inputs: Inputs) -> tuple[list[str], set[str]]:
+    """What is wrong with trials, and with what was chosen and booked; what differs in their surroundings."""
+    problems, surroundings = [], set()
+    for trial in trials:
+        if trial.folder.mark(FAILED):
+            problems += trial.damage(FAILED)
+            continue
+        found, here = _trained(trial, inputs)
+        surroundings |= here
+        if not found:
+            (scoring,) = trial.scorings(inputs)
+            found, here = _steps(trial, scoring.steps())
+            surroundings |= here
+            found += _recomputed(scoring)
+        problems += found
+    if trials:
+        problems += _chosen(trials, trials[0].root / FILE.parent)
+    return problems, surroundings
+
+
+def _chosen(trials: Sequence[Trial], folder: Path) -> list[str]:
+    try:
+        expected = {folder / method / "ledger.json": spent.as_dict() for method, spent in ledgers(trials).items()}
+        expected[folder / FILE.name] = rows(trials)
+    except (OSError, UserError, KeyError, TypeError, ValueError) as error:  # files are missing, or were changed by hand
+        return [f"{folder / FILE.name} can not be computed again from the trials: {error}"]
+    return [
+        f"{file} is not what the trials give"
+        for file, content in expected.items()
+        if not file.exists() or store.read_json(file) != content
+    ]
+
+
+def _trained(arm: Arm, inputs: Inputs) -> tuple[list[str], set[str]]:
+    """What is wrong with an arm's training; what differs in its surroundings."""
+    if not arm.is_tuned():
+        return [f"{arm.folder.path}: the tuning of {arm.name} is not finished"], set()
+    problems, surroundings = _steps(arm, arm.stage_steps(inputs))
+    return problems + _ledger(arm), surroundings
+
+
 def _steps(arm: Arm, steps: Iterator[tuple[str, dict]]) -> tuple[list[str], set[str]]:
     """What is wrong with steps, up to the first that is not finished; and what differs in their surroundings."""
     problems, surroundings = [], set()
@@ -72,7 +115,7 @@ def _steps(arm: Arm, steps: Iterator[tuple[str, dict]]) -> tuple[list[str], set[
         mark = arm.folder.mark(step)
         if mark is None:
             return [*problems, f"{arm.folder.path}: step {step} is not finished"], surroundings
-        problems += arm.folder.damage(step)
+        problems += arm.damage(step)
         for name, before, now in differences(mark.depends_on, depends_on):
             text = f"{name} was {before}, is {now}"
             if name.partition(".")[0] in SURROUNDINGS:  # no stored number is wrong for that

@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.search import LogUniform, Uniform
 from harness.training.examples import Example
 from harness.training.losses import PreferenceObjective
 from sso.objective import GeneratorObjective
-from sso.options import LossOptions
+from sso.options import LOSS_SPACE, LossOptions
 from sso.responses import (
     KEPT,
     PAIR,
@@ -30,6 +31,7 @@ class SSO:
 
     name = "sso"
     summary = "a trained data generator makes the pairs; the policy is trained on them (the paper's version)"
+    search_space = {**LOSS_SPACE, "gamma": LogUniform(0.01, 1.0), "generator_share": Uniform(0.25, 0.75)}
 
     @dataclass(frozen=True)
     class Options(LossOptions):

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.search import LogUniform
 from harness.training.examples import Example
 from sso.filtering import filter_responses
 from sso.objective import WeightedObjective
-from sso.options import LossOptions
+from sso.options import LOSS_SPACE, LossOptions
 from sso.responses import KEPT, PAIR, TRIPLE, expected_tokens, sample_responses, writing_flops
 
 PASSING = 0.07  # share of the usable queries that pass the filter, measured on the testbed
@@ -19,6 +20,7 @@ class SSOVersion1:
 
     name = "sso-v1"
     summary = "the first version of SSO: a weighted objective on the policy's own pairs, in iterations"
+    search_space = {**LOSS_SPACE, "auxiliary": LogUniform(0.01, 1.0)}
 
     @dataclass(frozen=True)
     class Options(LossOptions):

@@ -12,12 +12,12 @@ from baselines.base import Base
 from baselines.dpo import DPO
 from baselines.ipo import IPO
 from baselines.pbaa import PBAA
-from baselines.preference import RATING_PROMPT
 from baselines.self_rewarding import SelfRewarding, judge_prompt, mean_score, parse_score
 from baselines.sft import SFT
 from harness.engines.base import Completion
 from harness.errors import UserError
 from harness.judges.base import JudgeReply
+from harness.judges.rating import PROMPT
 from harness.methods import Lengths, Prompt
 from harness.stages import training_flops
 from harness.training.losses import PreferenceObjective, SFTObjective
@@ -558,7 +558,7 @@ def test_marks_in_question_and_answer_stay_text():
     collect(DPO(), DPO.Options(data="on-policy", candidates=2), engine, asked, judge=judge)
     texts = [request.messages[-1]["content"] for request in judge.asked]
     assert texts == [
-        RATING_PROMPT[: RATING_PROMPT.index("{question}")]
+        PROMPT[: PROMPT.index("{question}")]
         + "What is {answer}?\n\n[The Start of Assistant's Answer]\n"
         + answer
         + "\n[The End of Assistant's Answer]"

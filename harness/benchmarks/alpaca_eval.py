@@ -35,6 +35,7 @@ class AlpacaEval:
     title = "AlpacaEval 2.0"
     needs_judge = True
     needs_pairs = False
+    needs_logprobs = False
     turns = 1
     Options = NoOptions
 

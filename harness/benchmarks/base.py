@@ -90,6 +90,7 @@ class Benchmark(Protocol):
     title: str  # as in a table: "MT-Bench"
     needs_judge: bool
     needs_pairs: bool  # trains on a method's pairs: it also has `pairs(own, settings)`, and is left out without
+    needs_logprobs: bool  # of given texts, which a model behind an endpoint does not have
     turns: int  # how often `advance` counts an item, in answering and in judging
     Options: type  # a frozen dataclass of plain values, every one with a default
 

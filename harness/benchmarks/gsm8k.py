@@ -73,6 +73,7 @@ class GSM8K:
     title = "GSM8K"
     needs_judge = False
     needs_pairs = False
+    needs_logprobs = False
     turns = 1
     Options = Options
 

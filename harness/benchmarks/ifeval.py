@@ -235,6 +235,7 @@ class IFEval:
     title = "IFEval"
     needs_judge = False
     needs_pairs = False
+    needs_logprobs = False
     turns = 1
     Options = NoOptions
 

@@ -50,6 +50,7 @@ class Math:
     title = "MATH"
     needs_judge = False
     needs_pairs = False
+    needs_logprobs = False
     turns = 1
     Options = Options
 

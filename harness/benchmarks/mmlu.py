@@ -35,6 +35,7 @@ class MMLU:
     title = "MMLU"
     needs_judge = False
     needs_pairs = False
+    needs_logprobs = True
     turns = len(LETTERS)
     Options = Options
 

@@ -41,6 +41,7 @@ class MTBench:
     title = "MT-Bench"
     needs_judge = True
     needs_pairs = False
+    needs_logprobs = False
     turns = 2
     Options = NoOptions
 

@@ -53,6 +53,7 @@ class RewardBench:
     title = "RewardBench"
     needs_judge = False
     needs_pairs = False
+    needs_logprobs = True
     turns = 2
     Options = Options
 

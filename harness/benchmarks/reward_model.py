@@ -36,6 +36,7 @@ class RewardModelBench:
     title = "RewardBench (reward model)"
     needs_judge = False
     needs_pairs = True
+    needs_logprobs = False
     turns = 2
     Options = Options
 

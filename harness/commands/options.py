@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,6 +17,7 @@ FLAGS = {  # where a flag is not simply --NAME
     "benchmarks": ("--benchmark", "--benchmarks", "-b"),
     "options": ("--set",),
 }
+SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 
 Config = Annotated[Path | None, typer.Option(help="YAML file with any of these options; the command line wins.")]
@@ -52,7 +53,7 @@ def _parameter(name: str) -> inspect.Parameter:
     if shown not in (None, dataclasses.MISSING, False):
         text += f" [dim]\\[default: {shown}][/dim]"
     flags = FLAGS.get(name, (f"--{name.replace('_', '-')}",))  # named, so that a switch has no --no- form
-    kind = {"options": list[str], "methods": str, "benchmarks": str}.get(name, field.type)
+    kind = {"methods": str, "benchmarks": str, **dict.fromkeys(SETTINGS, list[str])}.get(name, field.type)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -64,8 +65,8 @@ def _parameter(name: str) -> inspect.Parameter:
 def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
     """The experiment of a configuration file and the options given on the command line, which win."""
     values = experiments.load(config) if config else {}
-    values |= {name: value for name, value in given.items() if name != "options"}
-    settings: Sequence[str] = given.get("options", ())
-    if settings:
-        values["options"] = experiments.add_settings(values.get("options"), settings)
+    values |= {name: value for name, value in given.items() if name not in SETTINGS}
+    for name in SETTINGS:
+        if given.get(name):
+            values[name] = experiments.add_settings(values.get(name), given[name])
     return experiments.build(Experiment, values, "option")

@@ -11,10 +11,12 @@ from typing import TypeVar
 
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import load_file
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.engines.memory import Limit
 from harness.errors import UserError
+from harness.models import ADAPTER_WEIGHTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 FAILURES = (  # of loading files of others
@@ -87,6 +89,28 @@ def check_shards(folder: Path) -> None:
     for shard in shards.values():
         if not (isinstance(shard, str) and shard == Path(shard).name and shard.endswith(".safetensors")):
             raise ValueError(f"{index} names {shard!r:.80}, which is no .safetensors file of this folder")
+
+
+def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+    """The model with a PEFT adapter added to its weights.
+
+    Raises:
+        ValueError: when it can not be added, or was made for another model.
+    """
+    from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+
+    config = PeftConfig.from_pretrained(str(adapter))
+    if config.is_prompt_learning:
+        raise ValueError(f"an adapter of type {config.peft_type.value} can not be added to a model's weights")
+    config.inference_mode = True
+    adapted = get_peft_model(model, config)
+    weights = load_file(adapter / ADAPTER_WEIGHTS)
+    expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+    odd = [name for name, own in expected.items() if name not in weights or weights[name].shape != own.shape]
+    odd = odd or set_peft_model_state_dict(adapted, weights).unexpected_keys
+    if odd:
+        raise ValueError(f"its adapter was made for another model: {len(odd)} weights do not fit, such as {odd[0]}")
+    return adapted.merge_and_unload(safe_merge=True)
 
 
 def weights_hash(model: PreTrainedModel) -> str:

@@ -18,6 +18,7 @@ from harness.engines.memory import Counted, Limit, free
 from harness.engines.packing import pack, rows_of
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
+from harness.models import base_folder, tokenizer_folder
 
 
 class TransformersEngine:
@@ -71,7 +72,7 @@ class TransformersEngine:
         trust_remote_code: bool = False,
         attention: str = "sdpa",
     ) -> "TransformersEngine":
-        """The engine of a model folder or hub id.
+        """The engine of a model folder or hub id; an adapter is merged into its base model.
 
         Args:
             device: "auto" takes the GPU when there is one.
@@ -85,10 +86,16 @@ class TransformersEngine:
         device = loading.choose_device(device)
         torch_dtype = loading.choose_dtype(dtype, device)
         with loading.load_errors(name, trust_remote_code):
+            base = base_folder(Path(name))
+            if base:
+                loading.check_shards(base)
             model = AutoModelForCausalLM.from_pretrained(
-                name, dtype=torch_dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-            ).to(device)
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
+                str(base or name), dtype=torch_dtype, use_safetensors=True, trust_remote_code=trust_remote_code
+            )
+            model = (loading.merged(model, Path(name)) if base else model).to(device)
+            tokenizer = AutoTokenizer.from_pretrained(
+                str(tokenizer_folder(Path(name)) if base else name), trust_remote_code=trust_remote_code
+            )
         return cls(model, tokenizer, name, batch_size, attention)
 
     @cached_property

@@ -30,6 +30,7 @@ class JudgeRequest:
 class JudgeReply:
     """A judge's answer. `first_token` maps tokens that could have been the first to their log-probabilities.
 
+    finish_reason: the endpoint's own, such as "stop" or "length"; None where it is not told.
     error is what went wrong when there is no answer after all retries; the reply then counts as missing.
     """
 
@@ -41,6 +42,7 @@ class JudgeReply:
     date: str | None = None
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    finish_reason: str | None = None
     error: str | None = None
 
 

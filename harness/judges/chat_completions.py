@@ -28,6 +28,7 @@ class Answer:
     model: str | None = None
     fingerprint: str | None = None
     usage: tuple[int, int] | None = None
+    finish_reason: str | None = None
     error: str | None = None
 
 
@@ -52,6 +53,7 @@ def read_answer(body: str) -> Answer:
         _text(content.get("model")),
         _text(content.get("system_fingerprint")),
         usage,
+        _text(choice.get("finish_reason")),
     )
 
 

@@ -58,9 +58,11 @@ class OpenAIJudge:
         retries: int = RETRIES,
         timeout: float = TIMEOUT,
         first_wait: float = FIRST_WAIT,
+        role: str = "judge",
     ) -> None:
         """
         Args:
+            role: what the model is here, for messages.
             log: of the run; without one replies are kept as long as the judge.
             price: overrides the list of known prices.
 
@@ -68,9 +70,10 @@ class OpenAIJudge:
             UserError: when there is no key for an endpoint that is not ours, a URL that is none, or a cap on cost of a
                 model without a price.
         """
-        self.name = model
+        self.name, self.role = model, role
         self.base_url = base_url
         self.endpoint = public_url(base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+        self._who = f"the {role} at {self.endpoint}"
         if log is None:
             self._own_folder = TemporaryDirectory(prefix="judge-")
             log = JudgeLog(Path(self._own_folder.name))
@@ -177,7 +180,7 @@ class OpenAIJudge:
             self._unanswered = self._unanswered + 1 if attempt.error and attempt.passing else 0
             if self._unanswered == DEAD or attempt.unreached:
                 tried = f"tried for {time.monotonic() - start:.0f} s"
-                raise UserError(f"the judge at {self.endpoint} does not answer any more ({tried}: {attempt.error})")
+                raise UserError(f"{self._who} does not answer any more ({tried}: {attempt.error})")
             return attempt.row
         except _Stopped:
             return None
@@ -267,7 +270,7 @@ class OpenAIJudge:
             unreached = type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
             attempt = _Attempt(error=self._error(error), passing=True, charged=not unreached, unreached=unreached)
             if unreached and not self._reached:
-                attempt.hopeless = JudgeUnreachable(f"the judge at {self.endpoint} can not be reached: is it running?")
+                attempt.hopeless = JudgeUnreachable(f"{self._who} can not be reached: is it running?")
             return attempt
         except APIStatusError as error:
             return self._refused(error)
@@ -291,16 +294,16 @@ class OpenAIJudge:
         attempt = _Attempt(status, text, self._error(error), charged=False, wait=wait)
         attempt.passing = status in (408, 409, 429) or status >= 500
         if chat_completions.no_credit(status, text):
-            attempt.hopeless = UserError(f"the account of the judge at {self.endpoint} has no credit left")
+            attempt.hopeless = UserError(f"the account of {self._who} has no credit left")
         elif attempt.passing and (wait or 0) > LONGEST_WAIT:
-            attempt.hopeless = UserError(f"the judge at {self.endpoint} asks to come back in {wait:.0f} s")
+            attempt.hopeless = UserError(f"{self._who} asks to come back in {wait:.0f} s")
         elif not self._reached and status in (401, 403):
             attempt.hopeless = JudgeUnreachable(
-                f"the judge at {self.endpoint} refuses the key in {KEY_VARIABLE} (status {status})"
+                f"{self._who} refuses the key in {KEY_VARIABLE} (status {status})"
             )
         elif not self._reached and status == 404:
             attempt.hopeless = JudgeUnreachable(
-                f"the judge at {self.endpoint} has no model {self.name!r}, or the URL is wrong (status 404)"
+                f"{self._who} has no model {self.name!r}, or the URL is wrong (status 404)"
             )
         return attempt
 
@@ -329,6 +332,7 @@ class OpenAIJudge:
             date=date,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
+            finish_reason=answer.finish_reason,
         )
 
     def _cost(self, usage: tuple[int, int]) -> float:
@@ -348,9 +352,9 @@ class OpenAIJudge:
     def _summary(self, run: "_Run", requests: int) -> str:
         counts = run.counts
         return (
-            f"judge {self.name}: {requests} requests, {counts['stored']} of them stored before; {counts['calls']} "
-            f"calls ({counts['retries']} retries, {counts['failed']} failed), {run.tokens['prompt']:,} + "
-            f"{run.tokens['reply']:,} tokens{self._dollars(run.cost)}; so far {self.spent()}"
+            f"{self.role} {self.name}: {requests} requests, {counts['stored']} of them stored before; "
+            f"{counts['calls']} calls ({counts['retries']} retries, {counts['failed']} failed), "
+            f"{run.tokens['prompt']:,} + {run.tokens['reply']:,} tokens{self._dollars(run.cost)}; so far {self.spent()}"
         )
 
     def _dollars(self, amount: float) -> str:

@@ -12,6 +12,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -36,6 +37,7 @@ from harness.engines.logprobs import Reading, attend_packed, sequence_logprobs
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.faults import whole, writing
+from harness.tracking import Tracking
 from harness.training.dataset import Collator, ExampleData, in_order
 from harness.training.examples import Objective, TrainingOptions
 from harness.training.pairs import RewardOptions
@@ -52,11 +54,13 @@ class Training:
 
     args: from `training_arguments`, or any with data in sequential order; args.output_dir is for the state.
     peft_config: a LoraConfig of peft; its adapters are merged into the model that is saved.
+    tracking: where metrics go, beside the history.
     """
 
     args: DPOConfig
     peft_config: Any = None
     callbacks: Sequence[TrainerCallback] = ()
+    tracking: Tracking | None = None
 
 
 @dataclass(frozen=True)
@@ -213,7 +217,8 @@ def train(
 
     def attempt(args: DPOConfig) -> PreferenceTrainer:
         counted.take_back()
-        return _train(engine, data, objective, reference, replace(training, args=args), counted)
+        with training.tracking.started(args) if training.tracking else nullcontext(args) as tracked:
+            return _train(engine, data, objective, reference, replace(training, args=tracked), counted)
 
     output_dir = Path(output_dir)
     trainer = within_memory(training.args, attempt)

@@ -1,0 +1,151 @@
+"""Shows what the gate has found: to people, to programs, to CI systems."""
+
+import math
+import os
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from harness.commands.output import print_rows, shown
+from harness.faults import writing
+from harness.regression.gate import Check, Finding
+
+SHOWN = 12  # findings of training that are shown where none failed
+
+
+def as_json(check: Check, run: Path, against: Path) -> dict[str, Any]:
+    """The fields of a `Check`, and what was compared."""
+    found = asdict(check) | {"run": str(run), "against": str(against), "passed": check.passed}
+    for each in found["findings"]:
+        for name, value in each.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                each[name] = None
+    return found
+
+
+def headline(check: Check) -> str:
+    failed = sum(not each.passed for each in check.findings)
+    if check.verdict == "identical":
+        return "identical to the reference: scores, preferences and ledgers of all seeds"
+    alarms = f"an equal run fails in at most {check.false_alarms:.0%}"
+    if check.passed:
+        return f"no worse than the reference in {len(check.findings)} checks ({alarms})"
+    return f"WORSE than the reference: {failed} of {len(check.findings)} checks failed ({alarms})"
+
+
+def text(each: Finding) -> str:
+    """One finding as a sentence."""
+    if each.kind == "score":
+        said = (
+            f"{each.value:.4g}, the reference {each.expected:.4g}: difference {each.difference:+.4g}, above "
+            f"{each.bound:+.4g} with 95 % confidence; margin {each.margin:.4g} (equal runs pass it in {each.power:.1%})"
+        )
+    else:
+        said = f"{each.value:.4g}, expected {each.expected:.4g} within [{each.low:.4g}, {each.high:.4g}]"
+    return said + (f". Look at {each.meaning}" if each.meaning else "")
+
+
+def print_check(check: Check, run: Path, against: Path) -> None:
+    seeds = f"seeds {_list(check.seeds)}; reference: seeds {_list(check.reference_seeds)}"
+    print(shown(f"{run} against {against} ({seeds})"))
+    scores = [each for each in check.findings if each.kind == "score"]
+    training = [each for each in check.findings if each.kind == "training"]
+    if scores:
+        columns = ("arm", "benchmark", "run", "reference", "difference", "at least", "margin", "power", "")
+        rows = [
+            (
+                *(each.arm, each.name, each.value, each.expected, each.difference, each.bound, each.margin),
+                *(each.power, "ok" if each.passed else "WORSE"),
+            )
+            for each in scores
+        ]
+        print_rows(columns, rows, title="scores: no worse by the margin or more")
+    if training:
+        failed = [each for each in training if not each.passed]
+        columns = ("arm", "measure", "run", "expected", "from", "to", "look at")
+        rows = [
+            (each.arm, each.name, each.value, each.expected, each.low, each.high, each.meaning)
+            for each in failed or _nearest(training)
+        ]
+        title = (
+            "training: outside of what other seeds of the reference show" if failed else "training: nearest to a limit"
+        )
+        print_rows(columns, rows, title=title)
+        print(f"{len(training) - len(failed)} of {len(training)} measures of training are as expected")
+    for each in check.unequal[:SHOWN]:
+        print(shown(f"not identical: {each}"))
+    if len(check.unequal) > SHOWN:
+        print(f"not identical: {len(check.unequal) - SHOWN} more")
+    if check.not_checked:
+        print(shown(f"not in the run, not checked: {', '.join(check.not_checked)}"))
+    print(headline(check))
+
+
+def _nearest(findings: list[Finding]) -> list[Finding]:
+    def room(each: Finding) -> float:
+        width = each.high - each.expected
+        return (width - abs(each.value - each.expected)) / width if width else math.inf
+
+    return sorted(findings, key=room)[:SHOWN]
+
+
+def _list(seeds: tuple[int, ...]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def write_junit(check: Check, path: Path) -> None:
+    """One test case for each finding, as CI systems read them."""
+    from junitparser import Failure, JUnitXml, TestCase, TestSuite
+
+    suite = TestSuite("harness check")
+    for each in check.findings:
+        case = TestCase(_xml(each.name), classname=_xml(f"{each.kind}.{each.arm}"))
+        if not each.passed:
+            case.result = [Failure(_xml(text(each)))]
+        suite.add_testcase(case)
+    if not check.findings:
+        suite.add_testcase(TestCase("identical", classname="identity"))
+    xml = JUnitXml("harness check")
+    xml.add_testsuite(suite)
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        xml.write(str(path), pretty=True)
+
+
+def _xml(said: str) -> str:
+    return shown(said)  # without control characters, which XML has not
+
+
+def tell_github(check: Check) -> None:
+    """Annotations on standard error and a summary of the step, where GitHub Actions runs this."""
+    if not os.environ.get("GITHUB_ACTIONS"):
+        return
+    for each in check.findings:
+        if not each.passed:
+            print(f"::error title={_property(f'{each.arm} {each.name}')}::{_data(text(each))}", file=sys.stderr)
+    if summary := os.environ.get("GITHUB_STEP_SUMMARY"):
+        with writing(Path(summary)), open(summary, "a", encoding="utf-8") as file:
+            file.write(markdown(check))
+
+
+def _data(said: str) -> str:
+    return said.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def _property(said: str) -> str:
+    return _data(said).replace(":", "%3A").replace(",", "%2C")
+
+
+def markdown(check: Check) -> str:
+    """The summary of a step."""
+    from harness.tables import _escape
+
+    lines = ["## harness check", "", _escape(headline(check)), ""]
+    if check.findings:
+        lines += ["| arm | check | |", "| --- | --- | --- |"]
+        failed = [each for each in check.findings if not each.passed]
+        for each in [*failed, *(each for each in check.findings if each.passed and each.kind == "score")]:
+            mark = "ok" if each.passed else "**worse**"
+            lines.append(f"| {_escape(each.arm)} | {_escape(f'{each.name}: {text(each)}')} | {mark} |")
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,75 @@
+"""A model behind an OpenAI-compatible endpoint: it is asked in chats, through the client that judges have."""
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness import store
+from harness.engines.base import Advance, Completion, LogProb, Message, Sampling, TokenIds
+from harness.engines.memory import Limit
+from harness.errors import UserError
+from harness.judges.base import JudgeRequest
+
+if TYPE_CHECKING:
+    from harness.judges.openai import OpenAIJudge
+
+
+class EndpointEngine:
+    """Completions of a model whose weights and tokens are not known here; implements `harness.engines.base.Engine`.
+
+    Token ids are bytes: those of a conversation's JSON, and those of a completion's text. Lengths in samples are in
+    bytes then. Noise is the endpoint's own: another seed asks anew, and is not told to it.
+    """
+
+    parameters = 0  # not known: what it computes is on no ledger
+    context_length = sys.maxsize  # the endpoint refuses what is too long
+
+    def __init__(self, client: "OpenAIJudge", batch_size: int = 128) -> None:
+        self.client, self.name, self.batch_size = client, client.name, batch_size
+        self.weights_hash = store.digest({"endpoint": client.endpoint, "model": client.name})
+        self.generates = Limit(batch_size, "prompts", self.name)
+        self.scores = Limit(batch_size, "sequences", self.name)
+
+    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
+        return tuple(json.dumps(list(messages)).encode())
+
+    def encode_completion(self, text: str) -> TokenIds:
+        return tuple(text.encode("utf-8", "replace"))
+
+    def generate(
+        self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
+    ) -> list[Completion]:
+        """One completion a prompt, in order; the client's log has those of earlier calls.
+
+        Raises:
+            UserError: when the endpoint can not be reached, or has no answer to a prompt after all retries.
+        """
+        requests = [
+            JudgeRequest(
+                item,
+                tuple(json.loads(bytes(prompt))),
+                sampling.temperature,
+                sampling.max_new_tokens,
+                repeat=sampling.seed if sampling.temperature else 0,
+            )
+            for item, prompt in zip(items, prompts, strict=True)
+        ]
+        replies = self.client.complete(requests, advance)
+        if failed := [reply for reply in replies if reply.error]:
+            raise UserError(
+                f"{self.name} at {self.client.endpoint} gave no answer to {len(failed)} of {len(replies)} prompts, "
+                f"such as {failed[0].id} ({failed[0].error}): the same command asks for these again"
+            )
+        return [
+            Completion(self.encode_completion(reply.text), reply.text, reply.finish_reason != "length")
+            for reply in replies
+        ]
+
+    def logprobs(
+        self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
+    ) -> list[LogProb]:
+        raise UserError(f"{self.name} is behind an endpoint, which gives no log-probabilities of given texts")
+
+    def release(self) -> None:
+        """Nothing is held."""

@@ -1,0 +1,100 @@
+"""Scores as the hub's evaluation results: model-index of a model card, and .eval_results of a model's repository."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from harness import registry, store
+from harness.arm import Arm
+from harness.benchmarks.base import Score
+from harness.experiment import TESTBED
+
+DATASETS = {  # benchmark -> (data set of the hub, task in it)
+    "mt-bench": ("HuggingFaceH4/mt_bench_prompts", "default"),
+    "alpaca-eval": ("tatsu-lab/alpaca_eval", "alpaca_eval"),
+    "reward-bench": ("allenai/reward-bench", "filtered"),
+    "math": ("HuggingFaceH4/MATH-500", "default"),
+    "gsm8k": ("openai/gsm8k", "main"),
+    "mmlu": ("cais/mmlu", "all"),
+    "ifeval": ("google/IFEval", "default"),
+}
+MODEL_INDEX, ENTRIES = "model-index.yaml", Path(".eval_results", "harness.yaml")
+
+
+def write(arm: Arm, folder: Path) -> None:
+    """model-index.yaml, for the front matter of a card, and the file of entries where real benchmarks were run."""
+    store.write_text(folder / MODEL_INDEX, _yaml(model_index(f"{arm.experiment.name}: {arm.label}", arm)))
+    if found := entries(arm):
+        store.write_text(folder / ENTRIES, _yaml(found))
+
+
+def model_index(name: str, arm: Arm) -> dict[str, Any]:
+    """{"model-index": [...]} with a result for each benchmark that has a value."""
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
+    results = []
+    for benchmark, score in _known(arm).items():
+        title = registry.load("benchmark", benchmark).title
+        dataset, task = _dataset(arm, benchmark)
+        results.append(
+            EvalResult(
+                task_type="text-generation",
+                dataset_type=dataset,
+                dataset_name=f"testbed {title}" if arm.experiment.data_dir == TESTBED else title,
+                dataset_config=task,
+                metric_type=metric_name(score),
+                metric_name=score.metric,
+                metric_value=score.value,
+                metric_args=_setting(score),
+            )
+        )
+    return {"model-index": eval_results_to_model_index(name, results)} if results else {}
+
+
+def entries(arm: Arm) -> list[dict[str, Any]]:
+    """Entries of .eval_results/*.yaml, for benchmarks whose questions are a data set of the hub."""
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    found = []
+    for benchmark, score in _known(arm).items():
+        dataset, task = _dataset(arm, benchmark)
+        if task is not None:
+            notes = ", ".join(f"{name} {value}" for name, value in {"metric": score.metric, **_setting(score)}.items())
+            found.append(EvalResultEntry(dataset_id=dataset, task_id=task, value=score.value, notes=notes))
+    return eval_result_entries_to_yaml(found)
+
+
+def metric_name(score: Score) -> str:
+    """The metric as an identifier: "exact match %" is exact_match."""
+    words = re.sub(r"\([^)]*\)|%", " ", score.metric)
+    return re.sub(r"\W+", "_", words.strip()).lower() or "score"
+
+
+def _known(arm: Arm) -> dict[str, Score]:
+    from harness.exports.scores import scores_of
+
+    return {name: score for name, score in scores_of(arm).items() if math.isfinite(score.value)}
+
+
+def _dataset(arm: Arm, benchmark: str) -> tuple[str, str | None]:
+    """A name for the questions, and the task where they are a data set of the hub."""
+    if arm.experiment.data_dir == TESTBED:
+        return f"testbed/{benchmark}", None
+    if benchmark == "math" and arm.experiment.benchmark_options(benchmark).problems != 500:
+        return benchmark, None  # the whole test set is another data set
+    return DATASETS.get(benchmark, (benchmark, None))
+
+
+def _setting(score: Score) -> dict[str, Any]:
+    """How a score came about."""
+    details = {name: score.details[name] for name in ("protocol", "num_fewshot", "chat") if name in score.details}
+    counts = {"questions": score.questions, "missing": score.missing, "unparsed": score.unparsed}
+    return {**({"judge": score.judge} if score.judge else {}), **details, **counts}
+
+
+def _yaml(value: Any) -> str:
+    return yaml.safe_dump(value, sort_keys=False, allow_unicode=True)

@@ -1,0 +1,79 @@
+"""A checkpoint with a model card: what it was trained with, what that cost, and how it scored."""
+
+import shutil
+from pathlib import Path
+
+from harness import store
+from harness.arm import Arm
+from harness.exports import cards, hub_results
+from harness.faults import whole
+from harness.methods import Stage
+from harness.runner import table_of
+from harness.tables import to_markdown
+
+LICENCE = "None is given here: that of the start model and of its training data binds. Add `license:` above."
+
+
+def export_model(run: Path, method: str, seed: int, output: Path, stage: str | None = None) -> Path:
+    """Writes the checkpoint of an arm's stage (safetensors, config, tokenizer, chat template) and a card; the folder.
+
+    Args:
+        stage: its name; else the last, whose scores the card then has.
+
+    Raises:
+        UserError: when the run is not finished or the arm trains nothing, or something is at `output` already.
+    """
+    cards.check_free(output)
+    arm = cards.arm_of(run, method, seed)
+    chosen = cards.stage_of(arm, stage)
+    mark = cards.finished(arm, chosen.name)
+    checkpoint = Path("checkpoints", chosen.name)
+    digests = {
+        str(Path(name).relative_to(checkpoint)): digest
+        for name, digest in mark.files.items()
+        if Path(name).is_relative_to(checkpoint)
+    }
+    with whole(output.resolve()) as folder:
+        for name in digests:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(arm.folder / str(checkpoint / name), folder / name)
+        store.write_text(folder / cards.README, _card(run, arm, chosen, digests))
+    return output
+
+
+def _card(run: Path, arm: Arm, stage: Stage, digests: dict[str, str]) -> str:
+    experiment, method = arm.experiment, arm.method
+    scored = stage is arm.stages[-1]
+    name = f"{experiment.name}: {arm.label}"
+    front = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-generation",
+        **cards.base_model(experiment),
+        "tags": ["trl", "preference", method.name],
+        **(hub_results.model_index(name, arm) if scored else {}),
+    }
+    own = f"This model is one of {experiment.seeds} seed(s) of {cards.code(arm.name)} in the table."
+    return cards.card(
+        front,
+        f"# {cards.code(arm.label)}, {cards.code(stage.name)}",
+        f"{cards.code(cards.model_name(experiment))} after {cards.code(method.name)}: {cards.code(method.summary)}. "
+        f"Where the preferences come from: {cards.code(method.supervision(arm.options))}.",
+        "## Results of the experiment",
+        own if scored else f"This is not the model that was scored, but that of the stage {cards.code(stage.name)}.",
+        _below(to_markdown(table_of(run))),
+        "## Budget",
+        cards.table(("role", "spent"), cards.ledger(arm)),
+        "## Where it comes from",
+        cards.table(("what", "value"), cards.provenance(arm, stage)),
+        "## Options of the method",
+        cards.table(("option", "value"), cards.options(arm)),
+        "## Files",
+        cards.table(("file", "SHA-256"), digests),
+        "## Licence",
+        LICENCE,
+    )
+
+
+def _below(markdown: str) -> str:
+    """A text whose headings stand below those of the card."""
+    return "\n".join(f"#{line}" if line.startswith("## ") else line for line in markdown.rstrip().split("\n"))

@@ -1,0 +1,94 @@
+"""The pairs of a stage as a data set in TRL's conversational format: prompt, chosen and rejected are messages."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from harness import store
+from harness.arm import Arm
+from harness.errors import UserError
+from harness.exports import cards
+from harness.faults import whole
+from harness.methods import Stage
+from harness.pipeline import collecting
+
+DATA_FILE = "train.parquet"
+SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
+COLUMNS = {
+    "id": "of the prompt",
+    "prompt": "messages up to the reply",
+    "chosen": "the preferred reply, a message",
+    "rejected": "the other reply, a message",
+    "features": "what the principles are about",
+    "good_principle": "principle under which the chosen reply was sampled",
+    "bad_principle": "principle under which the rejected reply was sampled",
+    "plain": "reply without a principle",
+}
+OTHER = "what the method noted"
+LICENCE = (
+    "None is given here. The prompts have the licence of where they were taken from, and the replies that of the model "
+    "that wrote them: add `license:` above when you publish this."
+)
+
+
+def export_preferences(run: Path, method: str, seed: int, output: Path, stage: str | None = None) -> Path:
+    """Writes the pairs that a stage of an arm was trained on, with a card; the folder.
+
+    Args:
+        stage: its name; else the last.
+
+    Raises:
+        UserError: when the stage is not finished or is not trained on pairs, or something is at `output` already.
+    """
+    from datasets import Dataset
+
+    cards.check_free(output)
+    arm = cards.arm_of(run, method, seed)
+    chosen = cards.stage_of(arm, stage)
+    cards.finished(arm, collecting(chosen))
+    rows = list(_rows(arm.folder / "preferences" / f"{chosen.name}.jsonl"))
+    if not rows:
+        raise UserError(f"{method} is not trained on pairs in stage {chosen.name!r}: it has no preferences to export")
+    dataset = Dataset.from_list(rows)
+    with whole(output.resolve()) as folder:
+        folder.mkdir()
+        dataset.to_parquet(folder / DATA_FILE)
+        digest = store.file_digest(folder / DATA_FILE)
+        store.write_text(folder / cards.README, _card(arm, chosen, len(rows), dataset.column_names, digest))
+    return output
+
+
+def _rows(file: Path) -> Iterator[dict[str, Any]]:
+    """The pairs with all that is known of them but their token ids."""
+    for row in store.iterate_jsonl(file):
+        if {"chosen", "rejected"} <= row.keys():
+            del row["sequences"]
+            first = {"id": row.pop("id"), "prompt": row.pop("prompt")}
+            pair = {side: [{"role": "assistant", "content": row.pop(side)}] for side in ("chosen", "rejected")}
+            yield first | pair | row
+
+
+def _card(arm: Arm, stage: Stage, number: int, columns: list[str], digest: str) -> str:
+    front = {
+        "pretty_name": f"Preferences of {arm.experiment.name}: {arm.label}, {stage.name}",
+        "tags": ["trl", "preference", "dpo"],
+        "task_categories": ["text-generation"],
+        "size_categories": [next((name for most, name in SIZES if number < most), "n>1M")],
+        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": DATA_FILE}]}],
+    }
+    facts = {"pairs": number, f"{DATA_FILE}, SHA-256": digest, **cards.provenance(arm, stage)}
+    return cards.card(
+        front,
+        f"# Preferences: {cards.code(arm.label)}",
+        f"Pairs of replies in the conversational preference format of TRL, made by {cards.code(arm.method.name)} "
+        f"({cards.code(arm.method.supervision(arm.options))}). `load_dataset(FOLDER)` reads them, and `DPOTrainer` "
+        "takes them as they are.",
+        "## Columns",
+        cards.table(("column", "what it holds"), {name: cards.Prose(COLUMNS.get(name, OTHER)) for name in columns}),
+        "## Where it comes from",
+        cards.table(("what", "value"), facts),
+        "## Options of the method",
+        cards.table(("option", "value"), cards.options(arm)),
+        "## Licence",
+        LICENCE,
+    )

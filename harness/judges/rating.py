@@ -1,0 +1,25 @@
+"""Asking a judge how good a single answer is, from 1 to 10."""
+
+from collections.abc import Sequence
+
+from harness.engines.base import Message
+from harness.judges.base import JudgeRequest
+from harness.judges.templates import fill
+from harness.prompts import question_text
+
+PROMPT = (
+    "[Instruction]\nRate how well the assistant's answer serves the user, from 1 to 10. Explain briefly, then end with "
+    "the rating in this form: [[5]].\n\n[Question]\n{question}\n\n"
+    "[The Start of Assistant's Answer]\n{answer}\n[The End of Assistant's Answer]"
+)
+
+
+def rating_request(name: str, messages: Sequence[Message], answer: str) -> JudgeRequest:
+    """What `harness.judges.verdicts.parse_rating` reads the reply to.
+
+    Args:
+        name: the id of the request.
+        messages: what was asked.
+    """
+    text = fill(PROMPT, {"question": question_text(messages), "answer": answer})
+    return JudgeRequest(name, ({"role": "user", "content": text},))

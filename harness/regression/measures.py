@@ -1,0 +1,74 @@
+"""What a training run left that shows how it was trained, a number each: the gate compares them, beside the scores.
+
+A fault in training need not show in the scores of a small run, but it moves these: how long texts are in tokens, how
+likely they are under the model, and how losses and gradients begin and end.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from statistics import fmean
+
+from harness import store
+from harness.steps import Folder
+
+FIRST = LAST = 5  # updates whose mean is taken
+UPDATES = ("loss", "grad_norm", "accuracy", "margin", "chosen_logp", "rejected_logp", "chosen_logratio")
+HEALTH = ("finished", "pair_accuracy", "chosen_probability", "rejected_probability")
+MEANING = {  # of a measure that is not as in the reference: what to look at
+    "tokens of a prompt": "the chat template or the tokenizer",
+    "tokens of a first completion": "where completions begin and end, how they are sampled",
+    "tokens of a second completion": "where completions begin and end, how they are sampled",
+    "ends with the stop token": "the EOS token of completions",
+    "learning rate, largest": "the learning rate or its schedule",
+    "loss, first updates": "the loss, or the reference that it starts from",
+    "grad_norm, first updates": "the scale of the loss: sums for averages, tokens that should not count",
+    "chosen_logp, first updates": "which tokens count in a log-probability",
+    "rejected_logp, first updates": "which tokens count in a log-probability",
+    "loss, last updates": "what training optimizes: its loss, its pairs, a reference that is not frozen",
+    "accuracy, last updates": "what training optimizes: its loss, its pairs, a reference that is not frozen",
+    "margin, last updates": "what training optimizes: its loss, its pairs, a reference that is not frozen",
+    "chosen_logratio, last updates": "what training optimizes: its loss, its pairs, a reference that is not frozen",
+    "pair_accuracy": "which response of a pair is the chosen one, and how pairs are made",
+    "chosen_probability": "which tokens count in a log-probability, the reference model",
+    "rejected_probability": "which tokens count in a log-probability, the reference model",
+    "updates": "how the budget is spent",
+    "trained tokens an update": "which tokens are trained on, how the budget is spent",
+}
+
+
+def of_arm(folder: Folder) -> dict[str, float]:
+    """The measures of an arm with a seed, "STAGE: NAME" each; none of an arm that was not trained."""
+    found = {}
+    for file in sorted((folder / "training").glob("*.jsonl")):
+        stage = file.stem
+        health = store.read_json(folder / "health" / f"{stage}.json")
+        found |= {f"{stage}: {name}": value for name, value in _of_pairs(folder, stage)}
+        found |= {f"{stage}: {name}": value for name, value in _of_updates(store.read_jsonl(file))}
+        found |= {f"{stage}: {name}": health[name] for name in HEALTH if health.get(name) is not None}
+    trained = store.read_json(folder / "ledger.json")["roles"].get("train")
+    if trained:
+        found["updates"] = float(trained["updates"])
+        found["trained tokens an update"] = trained["trained_tokens"] / trained["updates"]
+    return found
+
+
+def meaning(measure: str) -> str | None:
+    """What usually is the matter when this measure is not as it was."""
+    return MEANING.get(measure.rpartition(": ")[2])
+
+
+def _of_pairs(folder: Folder, stage: str) -> Iterator[tuple[str, float]]:
+    rows = [row["sequences"] for row in store.iterate_jsonl(folder / "preferences" / f"{stage}.jsonl")]
+    yield "tokens of a prompt", fmean(len(row[0]["prompt_ids"]) for row in rows)
+    for place, name in enumerate(("first", "second")[: len(rows[0])]):
+        yield f"tokens of a {name} completion", fmean(len(row[place]["completion_ids"]) for row in rows)
+    ends = Counter(each["completion_ids"][-1] for row in rows for each in row)
+    yield "ends with the stop token", max(ends.values()) / ends.total()
+
+
+def _of_updates(history: list[dict]) -> Iterator[tuple[str, float]]:
+    yield "learning rate, largest", max(row["learning_rate"] for row in history)
+    for name in UPDATES:
+        if name in history[0]:
+            yield f"{name}, first updates", fmean(row[name] for row in history[:FIRST])
+            yield f"{name}, last updates", fmean(row[name] for row in history[-LAST:])

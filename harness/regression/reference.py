@@ -1,0 +1,146 @@
+"""What is kept of a run to hold later ones against: the scores of every question, measures of training, digests."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from harness import fingerprints, rows, store
+from harness.errors import UserError
+from harness.experiment import Experiment
+from harness.regression import measures
+from harness.runner import arms_of, read_experiment
+from harness.scoring import step_names
+from harness.statistics import Grid, grid
+from harness.steps import Folder
+from harness.verify import verify
+
+FORMAT = 1
+LEAST_SEEDS = 5  # fewer do not say how much runs differ
+FREE = ("name", "seeds", "methods", "judge_log", "batch_size", "judge_concurrency", "report_to")  # of the options
+
+
+@dataclass(frozen=True)
+class Seed:
+    """One arm with one seed.
+
+    scores: benchmark -> question -> value; weights: the same, of the questions. digests: of what must be equal, to the
+    byte, where the same program runs again. measures: see `harness.regression.measures`.
+    """
+
+    scores: dict[str, dict[str, float]]
+    weights: dict[str, dict[str, float]]
+    digests: dict[str, str]
+    measures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A finished run: what it is of (equal for runs that can be compared), and its arms by name and seed."""
+
+    of: dict[str, Any]
+    arms: dict[str, dict[int, Seed]]
+
+    def grid(self, arm: str, benchmark: str) -> Grid:
+        seeds = self.arms[arm]
+        return grid(
+            {seed: each.scores.get(benchmark, {}) for seed, each in seeds.items()},
+            {seed: each.weights.get(benchmark, {}) for seed, each in seeds.items()},
+        )
+
+    def of_seeds(self, chosen: Mapping[str, Any] | set[int] | range) -> "Measured":
+        """The same with these seeds alone."""
+        arms = {
+            name: {seed: each for seed, each in seeds.items() if seed in chosen} for name, seeds in self.arms.items()
+        }
+        return Measured(self.of, arms)
+
+
+def measure(path: Path) -> Measured:
+    """
+    Raises:
+        UserError: when the folder holds no finished run.
+    """
+    experiment = read_experiment(path)
+    arms: dict[str, dict[int, Seed]] = {}
+    for arm in arms_of(experiment, Folder(path)):
+        arms.setdefault(arm.name, {})[arm.seed] = _seed(arm.folder, experiment)
+    base = arms_of(experiment, Folder(path))[0].folder
+    return Measured({"options": _options(experiment), **_made_of(base, experiment)}, arms)
+
+
+def _options(experiment: Experiment) -> dict[str, Any]:
+    """Those that runs must share to be compared; the options of each method by its name."""
+    options = {name: value for name, value in experiment.as_dict().items() if name not in FREE}
+    methods = {arm: vars(experiment.method_options(arm)) for arm in experiment.arms()}
+    return options | {"options": methods}
+
+
+def _made_of(base: Folder, experiment: Experiment) -> dict[str, Any]:
+    """The model that the run started from, and its questions."""
+    marks = {name: base.mark(step_names(name)[0]) for name in experiment.benchmarks}
+    return {
+        "model": next(mark.depends_on["model"] for mark in marks.values() if mark),
+        "questions": {name: mark.depends_on["questions"] for name, mark in marks.items() if mark},
+    }
+
+
+def _seed(folder: Folder, experiment: Experiment) -> Seed:
+    scores, weights, digests = {}, {}, {}
+    for name in experiment.benchmarks:
+        file = folder / "scores" / f"{name}.json"
+        if not file.exists():
+            if folder.mark(step_names(name)[1]):  # left out
+                continue
+            raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
+        score = store.read_json(file)
+        scores[name] = score["values"]
+        weights[name] = {} if set(score["weights"].values()) <= {1.0} else score["weights"]
+        digests[f"scores/{name}"] = store.digest([score["value"], score["values"]])
+    for file in sorted((folder / "preferences").glob("*.jsonl")):
+        digests[f"preferences/{file.stem}"] = store.file_digest(file)[:16]
+    ledger = store.read_json(folder / "ledger.json")["total"]
+    digests["ledger"] = store.digest({name: amount for name, amount in ledger.items() if name != "seconds"})
+    return Seed(scores, weights, digests, measures.of_arm(folder))
+
+
+def write(path: Path, run: Path, command: str) -> Measured:
+    """Makes the reference of a run.
+
+    Raises:
+        UserError: when the run is not finished, has too few seeds, or is not as its steps have left it.
+    """
+    measured = measure(run)
+    seeds = {seed for each in measured.arms.values() for seed in each}
+    if len(seeds) < LEAST_SEEDS:
+        raise UserError(
+            f"{run} has {len(seeds)} seeds: a reference needs at least {LEAST_SEEDS}, to know how much runs differ "
+            f"(harness run with --seeds {LEAST_SEEDS} or more)"
+        )
+    if problems := verify(run)["problems"]:
+        raise UserError(f"{run} can not be a reference: {problems[0]} (harness verify {run} has all)")
+    versions = store.read_json(run / "versions.json")
+    made = {"command": command, "date": date.today().isoformat(), "code": fingerprints.of_code("harness"), **versions}
+    arms = {name: {str(seed): vars(each) for seed, each in by_seed.items()} for name, by_seed in measured.arms.items()}
+    store.write_json(path, {"format": FORMAT, "made": made, "of": measured.of, "arms": arms})
+    return measured
+
+
+def read(path: Path) -> Measured:
+    """
+    Raises:
+        UserError: when the file is absent or no reference of this format.
+    """
+    if not path.is_file():
+        raise UserError(f"no reference at {path}: give a file, or write it from a run: harness check RUN --update")
+    found = rows.read_json(path)
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise UserError(f"{path} is no reference of format {FORMAT}: write it again with harness check RUN --update")
+    try:
+        arms = {
+            name: {int(seed): Seed(**each) for seed, each in by_seed.items()} for name, by_seed in found["arms"].items()
+        }
+        return Measured(found["of"], arms)
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise UserError(f"{path} is damaged: write it again with harness check RUN --update") from None

@@ -1,0 +1,353 @@
+"""The figures of the page: differences to the baseline, score against FLOPs, budget by role, parts of a benchmark."""
+
+from collections.abc import Mapping, Sequence
+from math import floor, isnan, log10
+from statistics import fmean
+
+from harness.comparison import SIGNIFICANT, Column
+from harness.report.drawing import (
+    MUTED,
+    SHORT_LABELS,
+    SIZE,
+    TEXT,
+    WIDTH,
+    Figure,
+    Series,
+    apart,
+    draw,
+    scales,
+    short,
+    values,
+)
+from harness.report.run import Run
+from harness.report.wording import digits_of, interval, number, p_value, power, signed, ten
+
+LABELS = 112  # pixels for names
+NAMES = {"labelColor": TEXT, "minExtent": LABELS, "maxExtent": LABELS, "labelExpr": SHORT_LABELS}
+NUMBERS = {"grid": True, "tickCount": 5, "minExtent": 44, "maxExtent": 44}
+ROW = 30  # pixels of a row in a chart of rows
+
+
+def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
+    """Paired differences to the baseline with their 95 % intervals; None where there is no difference."""
+    digits, rows, table = digits_of(column.metric), [], []
+    for row in run.table.rows:
+        cell = row.cells[column.name]
+        if cell.difference is None:
+            continue
+        own, sure = cell.difference, cell.p_holm < SIGNIFICANT
+        low, high = (own.value if isnan(end) else end for end in (own.low, own.high))
+        told = f"{signed(own.value, digits)} {interval(own.low, own.high, digits, sign=True)}"
+        rows.append(
+            {"method": row.method, "value": own.value, "low": low, "high": high, "sure": sure}
+            | {"label": signed(own.value, digits), "p": p_value(cell.p_holm)}
+            | {"told": f"{row.method} minus {run.table.baseline}: {told}, {p_value(cell.p_holm)} after correction"}
+        )
+        table.append(
+            (
+                row.method,
+                signed(own.value, digits),
+                interval(own.low, own.high, digits, True),
+                p_value(own.p_value),
+                p_value(cell.p_holm),
+            )
+        )
+    if not rows:
+        return None
+    own = scales(series)
+    filled = {"condition": {"test": "datum.sure", **own["color"]}, "value": "var(--panel)"}
+    x = {"field": "value", "type": "quantitative", "title": f"difference to {run.table.baseline}, {column.metric}"}
+    y = {"field": "method", "type": "nominal", "title": None, "sort": None, "axis": NAMES}
+    text = {"type": "text", "align": "left", "x": {"expr": "width + 12"}}
+    spec = {
+        "width": WIDTH - LABELS - 142,
+        "height": {"step": ROW},
+        "data": values(rows),
+        "encoding": {"y": y, "x": x},
+        "layer": [
+            {
+                "mark": {"type": "rule", "color": MUTED, "aria": False},
+                "data": values([{"value": 0}]),
+                "encoding": {"y": None},
+            },
+            {
+                "mark": {"type": "rule", "strokeWidth": 2},
+                "encoding": {
+                    "x": {**x, "field": "low"},
+                    "x2": {"field": "high"},
+                    "color": own["color"],
+                    "description": {"field": "told"},
+                },
+            },
+            {
+                "mark": {"type": "point", "strokeWidth": 2, "size": 70},
+                "encoding": {
+                    "fill": filled,
+                    "stroke": own["color"],
+                    "shape": own["shape"],
+                    "description": {"field": "told"},
+                },
+            },
+            {"mark": {**text, "fontWeight": "bold"}, "encoding": {"text": {"field": "label"}, "x": None}},
+            {
+                "mark": {**text, "x": {"expr": "width + 62"}, "fill": MUTED},
+                "encoding": {"text": {"field": "p"}, "x": None},
+            },
+        ],
+    }
+    return Figure(
+        column.title,
+        draw(spec),
+        f"{column.title}: difference of each method to {run.table.baseline} with its 95 % interval. Filled marks: "
+        "significant after correction. p: after correction.",
+        ("method", "difference", "95 % interval", "p", "p, corrected"),
+        tuple(table),
+    )
+
+
+def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
+    """Score against FLOPs spent in training: a point for each run, a line from the untrained model to the mean."""
+    digits, points, lines, table = digits_of(column.metric), [], [], []
+    means: dict[str, tuple[float, float]] = {}
+    unit = _exponent([row.spent.flops for row in run.table.rows])
+    for row in run.table.rows:
+        cell = row.cells[column.name]
+        if not cell.by_seed:
+            continue
+        means[row.method] = (row.spent.flops / 10**unit, cell.value)
+        for seed, value in cell.by_seed.items():
+            flops = run.ledgers[row.method][seed]["total"]["flops"]
+            told = f"{row.method}, seed {seed}: {number(value, digits)} at {power(flops)} FLOPs"
+            points.append({"method": row.method, "flops": flops / 10**unit, "value": value, "told": told})
+        table.append(
+            (row.method, power(row.spent.flops), number(cell.value, digits), interval(cell.low, cell.high, digits))
+        )
+    if not any(flops for flops, _ in means.values()):
+        return None
+    start = next((place for place in means.values() if not place[0]), None)
+    for method, (flops, value) in means.items():
+        if start and flops:
+            lines += [{"method": method, "flops": start[0], "value": start[1]}]
+        lines += [{"method": method, "flops": flops, "value": value}]
+    caps = [row.spent.cap_flops / 10**unit for row in run.table.rows if row.spent.cap_flops]
+    height, most = 220, max([*(point["flops"] for point in points), *caps])
+    low, high = _domain([point["value"] for point in points])
+    wished = [height * (high - value) / (high - low) for _, value in means.values()]
+    labels = [
+        {"method": method, "name": short(method), "place": place}
+        for (method, _), place in zip(means.items(), apart(wished, 16, 4, height), strict=True)
+    ]
+    own = scales(series)
+    x = {
+        "field": "flops",
+        "type": "quantitative",
+        "title": f"{ten(unit)} FLOPs spent in training, its data included",
+        "scale": {"domain": [0, most], "nice": False},
+        "axis": {"tickCount": 4, "labelFlush": True},
+    }
+    y = {
+        "field": "value",
+        "type": "quantitative",
+        "title": None,
+        "scale": {"domain": [low, high], "nice": False},
+        "axis": NUMBERS,
+    }
+    spec = {
+        "width": WIDTH - 52 - LABELS,
+        "height": height,
+        "data": values(points),
+        "encoding": {"x": x, "y": y},
+        "layer": [
+            {"mark": {"type": "line", "strokeWidth": 1.5}, "data": values(lines), "encoding": {"color": own["color"]}},
+            {
+                "mark": {"type": "point", "size": 40},
+                "encoding": {"color": own["color"], "shape": own["shape"], "description": {"field": "told"}},
+            },
+            *_labels(labels, own),
+        ],
+    }
+    return Figure(
+        f"{column.title}, {column.metric}",
+        draw(spec),
+        f"{column.title}, {column.metric}, against the FLOPs that training spent: a mark for each run, a line from the "
+        "untrained model to the mean of the method.",
+        ("method", "FLOPs", "mean", "95 % interval"),
+        tuple(table),
+    )
+
+
+def _labels(labels: Sequence[dict], own: dict) -> list[dict]:
+    """Names to the right of a chart, at "place" pixels from its top, each behind its mark."""
+    y = {"field": "place", "type": "quantitative", "scale": None, "axis": None}
+    return [
+        {
+            "mark": {"type": "point", "size": 40, "x": {"expr": "width + 12"}},
+            "data": values(labels),
+            "encoding": {"y": y, "x": None, "color": own["color"], "shape": own["shape"]},
+        },
+        {
+            "mark": {"type": "text", "align": "left", "baseline": "middle", "x": {"expr": "width + 21"}},
+            "data": values(labels),
+            "encoding": {"y": y, "x": None, "text": {"field": "name"}},
+        },
+    ]
+
+
+def _exponent(found: Sequence[float]) -> int:
+    """Of the power of ten that the largest is counted in."""
+    return floor(log10(max(found))) if max(found, default=0) else 0
+
+
+def _domain(found: Sequence[float]) -> tuple[float, float]:
+    """A little more than the range of values."""
+    margin = 0.08 * (max(found) - min(found)) or 1.0
+    return min(found) - margin, max(found) + margin
+
+
+def budget(run: Run) -> Figure | None:
+    """FLOPs by role, the mean over the runs of a method."""
+    rows, table = [], []
+    shares = {
+        method: {
+            role: fmean(ledger["roles"].get(role, {}).get("flops", 0.0) for ledger in by_seed.values())
+            for role in dict.fromkeys(role for ledger in by_seed.values() for role in ledger["roles"])
+        }
+        for method, by_seed in run.ledgers.items()
+    }
+    roles = list(dict.fromkeys(role for by_role in shares.values() for role in by_role))
+    roles.sort(key=lambda role: role == "train")
+    unit = _exponent([sum(by_role.values()) for by_role in shares.values()])
+    for method, by_role in shares.items():
+        if not by_role:
+            continue
+        for place, role in enumerate(roles):
+            flops = by_role.get(role, 0.0)
+            told = f"{method}, {role}: {power(flops)} FLOPs"
+            rows.append({"method": method, "role": role, "flops": flops / 10**unit, "place": place, "told": told})
+        table.append((method, *(power(by_role.get(role, 0.0)) for role in roles), power(sum(by_role.values()))))
+    if not rows:
+        return None
+    colors = [f"var(--role-{place % 6})" for place in range(len(roles))]
+    spec = {
+        "width": WIDTH - LABELS - 16,
+        "height": {"step": ROW},
+        "data": values(rows),
+        "mark": {"type": "bar", "height": 16, "stroke": "var(--panel)", "strokeWidth": 1},
+        "encoding": {
+            "y": {"field": "method", "type": "nominal", "title": None, "sort": None, "axis": NAMES},
+            "x": {
+                "field": "flops",
+                "type": "quantitative",
+                "title": f"{ten(unit)} FLOPs a run, mean over seeds",
+                "axis": {"tickCount": 4},
+            },
+            "order": {"field": "place"},
+            "color": {
+                "field": "role",
+                "type": "nominal",
+                "scale": {"domain": roles, "range": colors},
+                "legend": {
+                    "orient": "top",
+                    "title": None,
+                    "labelColor": TEXT,
+                    "labelFontSize": SIZE,
+                    "aria": False,
+                    "symbolType": "square",
+                },
+            },
+            "description": {"field": "told"},
+        },
+    }
+    return Figure(
+        "Budget by role",
+        draw(spec),
+        "What the FLOPs of a run went into, mean over the seeds of a method.",
+        ("method", *roles, "all"),
+        tuple(table),
+    )
+
+
+def parts(
+    column: Column, how: str, found: Mapping[str, Mapping[str, float]], series: Sequence[Series], ordered: bool = False
+) -> Figure | None:
+    """Means of parts of a benchmark (sections, categories, levels), a mark for each method.
+
+    Args:
+        found: part -> method -> mean over seeds.
+        ordered: the parts are steps of one scale, such as levels; a line joins them.
+    """
+    if not found:
+        return None
+    digits = digits_of(column.metric)
+    rows = [
+        {"part": part, "method": method, "value": value, "told": f"{method}, {part}: {number(value, digits)}"}
+        for part, by_method in found.items()
+        for method, value in by_method.items()
+    ]
+    draws = _steps if ordered else _dots
+    methods = [each.name for each in series if any(each.name in by_method for by_method in found.values())]
+    return Figure(
+        f"{how}, {column.metric}",
+        draw(draws(rows, list(found), series)),
+        f"{column.title} {how}: {column.metric}, mean over seeds, for each method.",
+        ("", *methods),
+        tuple(
+            (part, *(number(by_method.get(method), digits) for method in methods)) for part, by_method in found.items()
+        ),
+    )
+
+
+def _dots(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict:
+    own = scales(series)
+    y = {
+        "field": "part",
+        "type": "nominal",
+        "title": None,
+        "sort": None,
+        "axis": {**NAMES, "grid": True, "tickBand": "center"},
+    }
+    x = {
+        "field": "value",
+        "type": "quantitative",
+        "title": None,
+        "scale": {"zero": False, "nice": False, "padding": 10},
+        "axis": {"grid": False, "tickCount": 5},
+    }
+    return {
+        "width": WIDTH - LABELS - 16,
+        "height": {"step": 30},
+        "data": values(rows),
+        "mark": {"type": "point", "size": 56, "stroke": "var(--panel)", "strokeWidth": 0.7},
+        "encoding": {"x": x, "y": y, "fill": own["color"], "shape": own["shape"], "description": {"field": "told"}},
+    }
+
+
+def _steps(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict:
+    own, height = scales(series), 220
+    low, high = _domain([row["value"] for row in rows])
+    ends = [row for row in rows if row["part"] == names[-1]]
+    wished = [height * (high - row["value"]) / (high - low) for row in ends]
+    labels = [
+        {"method": row["method"], "name": short(row["method"]), "place": place}
+        for row, place in zip(ends, apart(wished, 16, 4, height), strict=True)
+    ]
+    x = {"field": "part", "type": "ordinal", "title": None, "sort": None, "axis": {"labelAngle": 0}}
+    y = {
+        "field": "value",
+        "type": "quantitative",
+        "title": None,
+        "scale": {"domain": [low, high], "nice": False},
+        "axis": NUMBERS,
+    }
+    told = {"description": {"field": "told"}}
+    return {
+        "width": WIDTH - 52 - LABELS,
+        "height": height,
+        "data": values(rows),
+        "encoding": {"x": x, "y": y},
+        "layer": [
+            {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"color": own["color"]}},
+            {"mark": {"type": "point", "size": 40}, "encoding": {"color": own["color"], "shape": own["shape"], **told}},
+            *_labels(labels, own),
+        ],
+    }

@@ -1,0 +1,161 @@
+"""The page: figures, tables, texts and samples put into one HTML file that asks for nothing else.
+
+Texts of models, judges, prompts and files are data. The template escapes every one of them, the script only ever sets
+text, samples stand in the page as base64, and the page's policy (CSP) lets no other script or style run.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterator
+from datetime import datetime
+from importlib.resources import files
+from statistics import fmean
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from harness import trials
+from harness.comparison import SIGNIFICANT, Cell, Column, Row
+from harness.report import figures, samples, training, wording
+from harness.report.drawing import Figure, Series
+from harness.report.run import Run
+from harness.report.verdict import Verdict, verdict
+
+PARTS = (  # fields of a score's details that hold a value for each part of the benchmark
+    ("sections", "by section"),
+    ("categories", "by category"),
+    ("level", "by level"),
+    ("subject", "by subject"),
+    ("groups", "by group of instructions"),
+)
+FURTHER = {  # fields that hold one more number about a benchmark
+    "turn_1": "turn 1",
+    "turn_2": "turn 2",
+    "length_controlled_win_rate": "length-controlled win rate %",
+    "average_length": "characters an answer",
+    "strict": "strict %",
+    "math_verify": "math-verify %",
+    "minerva": "Minerva %",
+    "macro": "mean over subjects %",
+    "prompt_loose": "loose, prompts %",
+    "instruction_strict": "strict, instructions %",
+    "instruction_loose": "loose, instructions %",
+}
+
+
+def page(run: Run, command: str, made: datetime) -> str:
+    """The whole HTML document.
+
+    Args:
+        command: what makes such a run again, for people.
+        made: when the page is made.
+    """
+    series = {name: Series(name, index) for index, name in enumerate(run.methods)}
+    told = verdict(run)
+    texts = {name: (files("harness.report") / "html" / name).read_text("utf-8") for name in ("page.css", "page.js")}
+    style, script = texts["page.css"], texts["page.js"]
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {name: getattr(wording, name) for name in ("number", "signed", "power", "count", "duration")}
+    environment.globals |= {"p_value": wording.p_value, "interval": wording.interval, "listed": wording.listed}
+    template = environment.from_string((files("harness.report") / "html" / "page.html.jinja").read_text("utf-8"))
+    return template.render(
+        policy=f"default-src 'none'; script-src {_hash(script)}; style-src {_hash(style)}; base-uri 'none'; "
+        "form-action 'none'",
+        style=Markup(style),
+        script=Markup(script),
+        run=run,
+        table=run.table,
+        series=series,
+        verdict=told,
+        leaders={leader.column.name: leader for leader in told.leaders},
+        digits={column.name: wording.digits_of(column.metric) for column in run.table.benchmarks},
+        marks={row.method: _marks(row, told) for row in run.table.rows},
+        forests=_drawn(figures.forest(run, column, [*series.values()]) for column in run.table.benchmarks),
+        scalings=_drawn(
+            [
+                *(figures.scaling(run, column, [*series.values()]) for column in run.table.benchmarks),
+                figures.budget(run),
+            ]
+        ),
+        parts=[(column, list(_parts(run, column, [*series.values()]))) for column in run.table.benchmarks],
+        further={column.name: _further(run, column) for column in run.table.benchmarks},
+        curves=_drawn(training.curves(run, each) for each in series.values()),
+        pair_quality=training.pair_quality(run, [*series.values()]),
+        health=training.health_rows(run),
+        blocks=samples.blocks(run),
+        trials=trials.read(run.path),
+        provenance=_provenance(run, command, made),
+        svg=Markup,
+    )
+
+
+def _hash(text: str) -> str:
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _drawn(found: Any) -> list[Figure]:
+    return [figure for figure in found if figure]
+
+
+def _marks(row: Row, told: Verdict) -> dict[str, list[str]]:
+    """Benchmark -> what a cell of the leaderboard is: "sure" (differs from the baseline), "best" (clearly ahead of all
+    others)."""
+    clear = {leader.column.name for leader in told.leaders if leader.clear and leader.row is row}
+    return {name: ["sure"] * _sure(cell) + ["best"] * (name in clear) for name, cell in row.cells.items()}
+
+
+def _sure(cell: Cell) -> bool:
+    return cell.p_holm is not None and cell.p_holm < SIGNIFICANT
+
+
+def _parts(run: Run, column: Column, series: list[Series]) -> Iterator[Figure]:
+    for field, how in PARTS:
+        found: dict[str, dict[str, list[float]]] = {}
+        for method, by_seed in run.scores[column.name].items():
+            for score in by_seed.values():
+                for part, value in (score.details.get(field) or {}).items():
+                    value = value["strict"] if isinstance(value, dict) else value
+                    if value is not None:
+                        found.setdefault(part, {}).setdefault(method, []).append(value)
+        means = {part: {method: fmean(own) for method, own in by_method.items()} for part, by_method in found.items()}
+        if figure := figures.parts(column, how, means, series, ordered=field == "level"):
+            yield figure
+
+
+def _further(run: Run, column: Column) -> tuple[list[str], list[tuple[str, list[str]]]]:
+    """Names of further numbers, and their means over the seeds of each method."""
+    by_method = {
+        method: {
+            name: [score.details[name] for score in by_seed.values() if score.details.get(name) is not None]
+            for name in FURTHER
+        }
+        for method, by_seed in run.scores[column.name].items()
+    }
+    known = [name for name in FURTHER if any(own[name] for own in by_method.values())]
+    rows = [
+        (method, [wording.number(fmean(own[name]), 2 if "turn" in name else 1) if own[name] else "–" for name in known])
+        for method, own in by_method.items()
+    ]
+    return [FURTHER[name] for name in known], rows
+
+
+def _provenance(run: Run, command: str, made: datetime) -> list[tuple[str, str]]:
+    experiment, judges = run.experiment, {column.judge for column in run.table.benchmarks if column.judge}
+    versions = ", ".join(
+        f"{name} {version}" for name, version in run.versions.items() if name not in ("format", "machine", "system")
+    )
+    return [
+        ("Model", experiment.model),
+        ("Prompts", experiment.prompts),
+        ("Labelled pairs", experiment.preferences),
+        ("Benchmark files", experiment.data_dir),
+        ("Budget of a run", str(experiment.cap)),
+        ("Seeds", ", ".join(map(str, range(experiment.seeds)))),
+        ("Judge", ", ".join(sorted(judges)) or "none needed"),
+        ("Versions", versions),
+        ("Machine", f"{run.versions.get('machine', '?')}, {run.versions.get('system', '?')}"),
+        ("Scored", f"{run.finished:%Y-%m-%d %H:%M}"),
+        ("Page made", f"{made:%Y-%m-%d %H:%M}"),
+        ("Command", command),
+    ]

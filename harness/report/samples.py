@@ -1,0 +1,222 @@
+"""Questions, answers and judgments for the page's sample browser: compact, and never more than fits.
+
+A benchmark is one block of JSON, its texts stored once each, as gzip in base64: nothing in it can end the element of
+the page that holds it, and the browser unpacks it when it is looked at.
+"""
+
+import base64
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from statistics import fmean
+from typing import Any
+
+from harness import registry, store
+from harness.arm import Arm
+from harness.benchmarks.base import Settings
+from harness.benchmarks.files import with_suite_settings
+from harness.comparison import Column
+from harness.errors import UserError
+from harness.inputs import data_folder
+from harness.report.run import Run
+from harness.report.wording import digits_of
+
+MOST_BYTES = 3_500_000  # of all blocks of a page, as they stand in it
+LONG = 60  # characters from which a text is shown as a text, not as a fact
+TURNS = "turns"
+TEXTS = ("output", "response", "instruction", "prompt", "question", "reference", "chosen", "rejected", "text")
+ANSWERS = ("output", "response")
+UNSHOWN = {  # of rows: what is shown elsewhere, is the same in all, or only serves the machinery
+    *("id", "question_id", "settings", "training", "finished", "judge", "user_prompt", "fingerprint", "date", "turn"),
+    *("judge_prompts", "reference_file", "examples", "official_index", "df_gamed", "protocol", "count", "sections"),
+}
+GROUPS = ("category", "subset", "subject")  # the field of a question that names its group, the first that it has
+Part = tuple[str, str, str]  # "text", "judgment" or "fact"; label; text
+
+
+@dataclass(frozen=True)
+class Block:
+    """The samples of a benchmark as they stand in the page. questions: in the block; of: in the benchmark."""
+
+    benchmark: str
+    data: str
+    questions: int
+    of: int
+
+
+def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
+    """The samples of all benchmarks. Where all would be more than `most_bytes`, each benchmark keeps the same share of
+    its questions: those that no verdict was found for, and those on which methods differ most."""
+    found = {column.name: _Samples(run, column) for column in run.table.benchmarks}
+    share = 1.0
+    while True:
+        packed = [samples.block(share) for samples in found.values()]
+        size = sum(len(block.data) for block in packed)
+        if size <= most_bytes:
+            return packed
+        share *= 0.95 * most_bytes / size
+
+
+class _Samples:
+    """Everything of a benchmark, and which questions matter most."""
+
+    def __init__(self, run: Run, column: Column):
+        self.run, self.column = run, column
+        self.arms = [arm for arm in run.arms if (arm.folder / "samples" / f"{column.name}.jsonl").exists()]
+        self.items = {item["id"]: item for item in _items(run, column.name)}
+        self.cells: list[dict[str, dict[str, Any]]] = [_cells(run, arm, column.name) for arm in self.arms]
+        known = dict.fromkeys(question for cells in self.cells for question in cells)
+        self.questions = [question for question in self.items if question in known]
+        self.questions += [question for question in known if question not in self.items]
+
+    def block(self, share: float) -> Block:
+        kept = self._kept(share)
+        texts: dict[str, int] = {}
+
+        def place(text: str) -> int:
+            return texts.setdefault(text, len(texts))
+
+        def packed(parts: Iterator[Part]) -> list[list]:
+            return [[kind[0], place(label), place(text)] for kind, label, text in parts]
+
+        content = {
+            "title": self.column.title,
+            "metric": self.column.metric,
+            "digits": digits_of(self.column.metric),
+            "arms": [[arm.name, arm.seed] for arm in self.arms],
+            "questions": [
+                [
+                    question,
+                    _group(self.items.get(question, {})),
+                    packed(_parts(self.items.get(question, {}), "Question")),
+                ]
+                for question in kept
+            ],
+            "answers": [
+                [
+                    [cell["value"], int(cell["open"]), packed(cell["parts"])] if (cell := cells.get(question)) else None
+                    for question in kept
+                ]
+                for cells in self.cells
+            ],
+        }
+        content["texts"] = list(texts)
+        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+        data = base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
+        return Block(self.column.name, data, len(kept), len(self.questions))
+
+    def _kept(self, share: float) -> list[str]:
+        """The questions that matter most, in their order."""
+        number = int(share * len(self.questions))
+        if number == len(self.questions):
+            return self.questions
+        matter = sorted(self.questions, key=self._spread, reverse=True)
+        chosen = set(matter[:number])
+        return [question for question in self.questions if question in chosen]
+
+    def _spread(self, question: str) -> tuple[bool, float]:
+        """Whether a verdict is missing, and how far the means of methods are apart."""
+        by_method: dict[str, list[float]] = {}
+        is_open = False
+        for arm, cells in zip(self.arms, self.cells, strict=True):
+            cell = cells.get(question)
+            is_open |= cell is None or cell["open"]
+            if cell and cell["value"] is not None:
+                by_method.setdefault(arm.name, []).append(cell["value"])
+        means = [fmean(own) for own in by_method.values()] or [0.0]
+        return is_open, max(means) - min(means)
+
+
+def _items(run: Run, benchmark: str) -> list[dict]:
+    """The questions, none where their file is not there any more."""
+    folder = data_folder(run.experiment, run.path)
+    settings = Settings(limit=run.experiment.limit, options=run.experiment.benchmark_options(benchmark))
+    try:
+        return registry.load("benchmark", benchmark).load(folder, with_suite_settings(folder, settings))
+    except UserError:
+        return []
+
+
+def _cells(run: Run, arm: Arm, benchmark: str) -> dict[str, dict[str, Any]]:
+    """Question -> {"value" (None without a verdict), "open" (a verdict is missing), "parts"} of an arm."""
+    values = run.scores[benchmark][arm.name][arm.seed].values
+    judgments: dict[str, list[dict]] = {}
+    file = arm.folder / "judgments" / f"{benchmark}.jsonl"
+    for row in store.iterate_jsonl(file) if file.exists() else ():
+        judgments.setdefault(str(row.get("id", row.get("question_id"))), []).append(row)
+    cells = {}
+    for sample in store.iterate_jsonl(arm.folder / "samples" / f"{benchmark}.jsonl"):
+        question = str(sample["id"])
+        own = judgments.get(question, [])
+        value = values.get(question)
+        cells[question] = {
+            "value": None if value is None else round(value, 4),
+            "open": value is None or ("extracted" in sample and sample["extracted"] is None) or any(map(_open, own)),
+            "parts": _with_judgments(list(_parts(sample, "Answer")), own),
+        }
+    return cells
+
+
+def _with_judgments(parts: list[Part], judgments: list[dict]) -> list[Part]:
+    """The judgment of a turn stands behind the answer of that turn, others at the end."""
+    texts = [place for place, (kind, *_) in enumerate(parts) if kind == "text"]
+    for row in reversed(judgments):
+        turn = row.get("turn")
+        place = texts[turn - 1] + 1 if isinstance(turn, int) and 0 < turn <= len(texts) else len(parts)
+        parts[place:place] = _judgment(row)
+    return parts
+
+
+def _open(judgment: dict) -> bool:
+    """Whether a judgment has no verdict."""
+    return bool(judgment.get("error")) or judgment.get("score") == -1 or judgment.get("preference", 0) is None
+
+
+def _group(item: dict) -> str:
+    found = next((str(item[name]) for name in GROUPS if name in item), "")
+    return f"{found}, level {item['level']}" if "level" in item else found
+
+
+def _judgment(row: dict) -> Iterator[Part]:
+    turn = f", turn {row['turn']}" if "turn" in row else ""
+    if row.get("error"):
+        yield "judgment", f"Judge{turn}: failed", str(row["error"])
+        return
+    if "judgment" in row:
+        verdict = "no verdict" if row.get("score") == -1 else f"rating {row.get('score'):g}"
+        yield "judgment", f"Judge{turn}: {verdict}", row["judgment"] or ""
+        return
+    if "askings" in row:
+        for asking in row["askings"]:
+            preference = asking["preference"]
+            verdict = "no verdict" if preference is None else f"this answer preferred to {100 * (preference - 1):.1f} %"
+            order = {True: "shown first", False: "shown second", None: "not shown, the same as the reference"}
+            yield "judgment", f"Judge: {verdict} ({order[asking['policy_first']]})", asking["text"] or ""
+        return
+    yield from _parts(row, "Judge")
+
+
+def _parts(row: dict, what: str) -> Iterator[Part]:
+    """What people want to see of a row of any benchmark: texts, and facts. what: "Question", "Answer" or "Judge"."""
+    for name, value in row.items():
+        if name in UNSHOWN or value is None:
+            continue
+        label = what if name in ANSWERS else name.replace("_", " ").capitalize()
+        if isinstance(value, list) and value and all(isinstance(each, str) for each in value):
+            for number, text in enumerate(value, 1):
+                yield "text", f"{what}, turn {number}" if name == TURNS else f"{label} {number}", text
+        elif isinstance(value, str) and (name in TEXTS or len(value) > LONG or "\n" in value):
+            yield "text", label, value
+        else:
+            yield "fact", label, _shown(value)
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(map(_shown, value))
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

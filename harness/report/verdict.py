@@ -1,0 +1,237 @@
+"""Who won, by how much, how sure that is and what it cost: the summary at the top of the page, computed from scores.
+
+Methods are compared with the baseline in the table. Which of them is best is another question, so here every pair of
+ranked methods is compared on every benchmark, with Holm's correction for all of these pairs: the best was not known
+before, and a correction for fewer would flatter it.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from itertools import combinations
+
+from harness.comparison import SIGNIFICANT, Cell, Column, Row, Table
+from harness.report.run import Run
+from harness.report.wording import count, digits_of, duration, listed, number, power, span
+from harness.statistics import Difference, grid, holm, paired_difference
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The paired difference first - second on a benchmark; p_holm counts all pairs of the page."""
+
+    benchmark: str
+    first: str
+    second: str
+    difference: Difference
+    p_holm: float
+
+    @property
+    def significant(self) -> bool:
+        return self.p_holm < SIGNIFICANT
+
+    def turned(self) -> "Pair":
+        own = self.difference
+        turned = Difference(-own.value, -own.high, -own.low, own.p_value, own.seeds, own.questions, own.dropped)
+        return Pair(self.benchmark, self.second, self.first, turned, self.p_holm)
+
+
+@dataclass(frozen=True)
+class Leader:
+    """The highest score on a benchmark. pairs: the leader against each other ranked method, the nearest first."""
+
+    column: Column
+    row: Row
+    pairs: tuple[Pair, ...]
+
+    @property
+    def cell(self) -> Cell:
+        return self.row.cells[self.column.name]
+
+    @property
+    def digits(self) -> int:
+        return digits_of(self.column.metric)
+
+    @property
+    def clear(self) -> bool:
+        """Significantly ahead of every other ranked method."""
+        return bool(self.pairs) and all(pair.significant for pair in self.pairs)
+
+    @property
+    def undecided(self) -> list[str]:
+        """Methods that the leader is not significantly ahead of."""
+        return [pair.second for pair in self.pairs if not pair.significant]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The summary: a headline, sentences, and the leader of each benchmark."""
+
+    headline: str
+    sentences: tuple[str, ...]
+    certainty: tuple[str, ...]
+    cost: tuple[str, ...]
+    leaders: tuple[Leader, ...]
+    pairs: tuple[Pair, ...]
+
+
+def verdict(run: Run) -> Verdict:
+    ranked = [row for row in run.table.rows if row.ranked]
+    pairs = _pairs(run, [row.method for row in ranked])
+    leaders = tuple(found for column in run.table.benchmarks if (found := _leader(column, ranked, pairs)))
+    headline, sentences = _headline(run.table, ranked, leaders)
+    return Verdict(
+        headline, tuple(sentences), tuple(_certainty(run.table, len(pairs))), tuple(_cost(run)), leaders, pairs
+    )
+
+
+def _pairs(run: Run, methods: list[str]) -> tuple[Pair, ...]:
+    found = []
+    for benchmark, by_method in run.scores.items():
+        grids = {
+            method: grid(
+                {seed: score.values for seed, score in scores.items()},
+                {seed: score.weights for seed, score in scores.items()},
+            )
+            for method, scores in by_method.items()
+            if method in methods
+        }
+        for first, second in combinations(grids, 2):
+            if difference := paired_difference(grids[first], grids[second]):
+                found.append((benchmark, first, second, difference))
+    adjusted = holm([difference.p_value for *_, difference in found])
+    return tuple(Pair(*each, p_holm) for each, p_holm in zip(found, adjusted, strict=True))
+
+
+def _leader(column: Column, ranked: list[Row], pairs: tuple[Pair, ...]) -> Leader | None:
+    scored = [row for row in ranked if row.cells[column.name].by_seed]
+    if not scored:
+        return None
+    best = max(scored, key=lambda row: row.cells[column.name].value)
+    own = [
+        pair if pair.first == best.method else pair.turned()
+        for pair in pairs
+        if pair.benchmark == column.name and best.method in (pair.first, pair.second)
+    ]
+    values = {row.method: row.cells[column.name].value for row in scored}
+    return Leader(column, best, tuple(sorted(own, key=lambda pair: -values[pair.second])))
+
+
+def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> tuple[str, list[str]]:
+    if not leaders:
+        trained = [row.method for row in table.rows if row.spent.flops]
+        if not trained:
+            return "No method was trained: these are the scores of the model as it is.", []
+        return f"No winner can be named: {listed(trained)} did not spend the same budget.", []
+    against_baseline = _against_baseline(table, ranked)
+    if len(ranked) == 1:
+        return against_baseline[0], against_baseline[1:]
+    number_of_benchmarks = len(leaders)
+    leads = Counter(leader.row.method for leader in leaders)
+    (first, most), *others = leads.most_common()
+    where = [f"{first} has the highest score on {_of(most, number_of_benchmarks)}"]
+    where += [f"{name} on {times}" for name, times in others]
+    clear = [leader for leader in leaders if leader.clear]
+    if not clear:
+        sure = "No lead over the next method is significant, so the data do not say which of them is best."
+    elif len(clear) == number_of_benchmarks:
+        sure = "Every lead over all other methods is significant."
+    else:
+        sure = (
+            f"The lead over all other methods is significant on {listed([each.column.title for each in clear])}, "
+            "and on no other."
+        )
+    winners = {leader.row.method for leader in clear}
+    if most == number_of_benchmarks and len(clear) == number_of_benchmarks:
+        headline = f"{first} wins."
+    elif winners == {first} and 2 * most > number_of_benchmarks:
+        headline = f"{first} is ahead, not everywhere for certain."
+    elif winners:
+        headline = f"No method wins everywhere: clear leads of {listed(sorted(winners))}."
+    else:
+        headline = "No clear winner among the methods."
+    return headline, [f"{', '.join(where)}. {sure}", *against_baseline]
+
+
+def _against_baseline(table: Table, ranked: list[Row]) -> list[str]:
+    """How many benchmarks each method is significantly better or worse on than the baseline."""
+    better: dict[int, list[str]] = {}
+    worse = []
+    for row in ranked:
+        sure = [cell for cell in row.cells.values() if cell.p_holm is not None and cell.p_holm < SIGNIFICANT]
+        better.setdefault(sum(cell.difference.value > 0 for cell in sure), []).append(row.method)
+        if times := sum(cell.difference.value < 0 for cell in sure):
+            worse.append(f"{row.method} on {times}")
+    number_of_benchmarks = len(table.benchmarks)
+    parts = [
+        f"{listed(names)} on {_of(times, number_of_benchmarks)}"
+        for times, names in sorted(better.items(), reverse=True)
+        if times
+    ]
+    sentences = [f"Significantly better than {table.baseline}: {'; '.join(parts) or 'none'}."]
+    if better.get(0):
+        verb = "is" if len(better[0]) == 1 else "are"
+        sentences.append(f"{listed(better[0])} {verb} on no benchmark significantly better than {table.baseline}.")
+    if worse:
+        sentences.append(f"Significantly worse than {table.baseline}: {', '.join(worse)}.")
+    return sentences
+
+
+def _of(times: int, number_of_benchmarks: int) -> str:
+    if number_of_benchmarks == 1:
+        return "the one benchmark"
+    return (
+        f"all {number_of_benchmarks} benchmarks"
+        if times == number_of_benchmarks
+        else f"{times} of {number_of_benchmarks} benchmarks"
+    )
+
+
+def _certainty(table: Table, pairs: int) -> list[str]:
+    seeds = sorted(len(row.seeds) for row in table.rows)
+    asked = sorted(cell.asked for row in table.rows for cell in row.cells.values() if cell.asked)
+    runs = f"{span([str(seeds[0]), str(seeds[-1])])} training run{'s' * (seeds[-1] > 1)} (seeds) a method"
+    sentences = [f"{runs}, {span([str(asked[0]), str(asked[-1])])} questions a benchmark."] if asked else []
+    sentences.append(
+        "Numbers in brackets are 95 % intervals: over other questions"
+        + (" and other training runs." if seeds[-1] > 1 else ", for these very models.")
+    )
+    if seeds[-1] == 1:
+        sentences.append("One run a method can not tell whether a method would win again when it is trained anew.")
+    if table.comparisons:
+        family = f"{table.comparisons} comparisons with {table.baseline}"
+        between = f" (or {pairs} between methods)" if pairs else ""
+        sentences.append(
+            f"Differences are paired on the same questions. One is called significant when p < {SIGNIFICANT} after "
+            f"Holm's correction for {family}{between}; one that is not may still be real, but too small to be seen."
+        )
+    return sentences
+
+
+def _cost(run: Run) -> list[str]:
+    trained = [row for row in run.table.rows if row.spent.flops]
+    if not trained:
+        return ["Nothing was spent on training."]
+    caps = sorted({row.spent.cap_flops for row in trained if row.spent.cap_flops})
+    shares = [
+        100 * share for row in trained for share in (row.spent.share_min, row.spent.share_max) if share is not None
+    ]
+    sentences = []
+    if caps and shares:
+        spent = f"{span([number(min(shares)), number(max(shares))])} %"
+        sentences.append(
+            f"Every training run may spend {span([power(cap) for cap in caps])} FLOPs, the making of its training data "
+            f"included; the runs spent {spent} of that."
+        )
+    else:
+        flops = sorted(row.spent.flops for row in trained)
+        sentences.append(f"A training run spent {span([power(flops[0]), power(flops[-1])])} FLOPs.")
+    seconds = sorted(row.spent.training_seconds for row in trained)
+    total = sum(ledger["total"]["flops"] for by_seed in run.ledgers.values() for ledger in by_seed.values())
+    runs = sum(len(row.seeds) for row in trained)
+    sentences.append(
+        f"{runs} training runs took {power(total)} FLOPs in all, {span([duration(seconds[0]), duration(seconds[-1])])} "
+        "each by the clock; scoring comes on top and is not part of the budget."
+    )
+    if spending := run.judge_spending:
+        sentences.append(f"The judge was called {count(spending['calls'])} times, for {spending['usd']:.2f} USD.")
+    return sentences

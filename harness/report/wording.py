@@ -1,0 +1,80 @@
+"""Numbers as people read them on the page."""
+
+import math
+from collections.abc import Sequence
+
+NONE = "–"
+MINUS = "\N{MINUS SIGN}"
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+
+
+def number(value: float | None, digits: int = 1) -> str:
+    if value is None or math.isnan(value):
+        return NONE
+    return _whole(f"{value:.{digits}f}")
+
+
+def signed(value: float | None, digits: int = 1) -> str:
+    if value is None or math.isnan(value):
+        return NONE
+    return _whole(f"{value:+.{digits}f}")
+
+
+def _whole(text: str) -> str:
+    """With a real minus; what is rounded to 0 has no sign."""
+    return text.replace("-", MINUS) if float(text) else text.lstrip("+-")
+
+
+def interval(low: float, high: float, digits: int = 1, sign: bool = False) -> str:
+    """In brackets; empty where there is none."""
+    shown = signed if sign else number
+    return "" if math.isnan(low) else f"[{shown(low, digits)}, {shown(high, digits)}]"
+
+
+def p_value(value: float) -> str:
+    """With its sign of relation: "p = 0.03"."""
+    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}" if value < 0.1 else f"p = {value:.2f}"
+
+
+def power(value: float) -> str:
+    """A large number in powers of ten: 3 × 10¹¹."""
+    if not value:
+        return "0"
+    digits, _, exponent = f"{value:.2e}".partition("e")
+    return f"{digits.rstrip('0').rstrip('.')} × {ten(int(exponent))}"
+
+
+def ten(exponent: int) -> str:
+    """A power of ten: 10¹¹."""
+    return f"10{str(exponent).translate(_RAISED)}"
+
+
+def count(value: float) -> str:
+    """Tokens and the like, in thousands or millions."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if value >= 0.9995 * size:
+            return f"{value / size:.3g} {letter}"
+    return f"{value:.0f}"
+
+
+def duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return NONE
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def span(texts: Sequence[str]) -> str:
+    """First and last of ordered texts, or one where they look the same."""
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a, b and c."""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
+
+
+def digits_of(metric: str) -> int:
+    """Decimals of a score: one in percent, two else."""
+    return 1 if "%" in metric else 2

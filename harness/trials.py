@@ -1,0 +1,45 @@
+"""What tuning left in a run folder: every trial with its score and cost, and which one was chosen.
+
+RUN/tuning/trials.json is a list of rows, of each method in turn:
+
+    {"method": "dpo", "trial": 2, "options": {"learning_rate": 0.00032, "beta": 0.12}, "fixed": [], "score": 6.31,
+     "metric": "rating (1-10)", "judge": "testbed-world", "questions": 400, "missing": 0, "unparsed": 0,
+     "failed": null, "chosen": true, "ledger": {"flops": 1.2e12, "trained_tokens": ..., "generated_tokens": ..., ...}}
+
+options are those that were tried, with the values of this trial (the defaults in trial 0); fixed, those of the method's
+search space that the user set. score is null where no answer has a rating, or where the trial failed: then failed says
+why. ledger has the fields of `harness.budget.Spending` but seconds, of training and the answers that were scored.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness import store
+
+FILE = Path("tuning", "trials.json")
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """How a method's options were chosen: in so many trials, which cost so many FLOPs."""
+
+    trials: int
+    flops: float
+
+
+def read(root: Path) -> list[dict[str, Any]]:
+    """All trials of a run folder, none where nothing was tuned."""
+    file = root / FILE
+    return store.read_json(file) if file.exists() else []
+
+
+def of_row(root: Path, method: str) -> Tuning | None:
+    """How the options of a method in a run folder were tuned; None where it has its defaults, or what the user set."""
+    flops = [row["ledger"]["flops"] for row in read(root) if row["method"] == method]
+    return Tuning(len(flops), sum(flops)) if flops else None
+
+
+def choice(root: Path, method: str) -> dict[str, Any] | None:
+    """The options of a method that tuning chose; None where it has not."""
+    return next((row["options"] for row in read(root) if row["method"] == method and row["chosen"]), None)

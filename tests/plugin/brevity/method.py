@@ -1,0 +1,53 @@
+"""DPO on the policy's own replies: the shortest that is finished over the longest."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.search import BETA, LEARNING_RATE
+from harness.training.examples import Example, TrainingOptions
+from harness.training.examples import Sequence as TokenSequence
+from harness.training.losses import PreferenceObjective
+
+
+class Shorter:
+    name = "shorter"
+    summary = "DPO on the policy's own replies, the shortest over the longest"
+    search_space = {"learning_rate": LEARNING_RATE, "beta": BETA}  # what --tune tries
+
+    @dataclass(frozen=True)
+    class Options(TrainingOptions):
+        """candidates: replies to each prompt. beta: of DPO."""
+
+        candidates: int = 2
+        beta: float = 0.1
+
+    def stages(self, options: Options) -> list[Stage]:
+        number = options.candidates
+
+        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            chats = [prompt.messages for prompt in prompts for _ in range(number)]
+            items = [f"{prompt.id}/candidate-{place}" for prompt in prompts for place in range(number)]
+            replies = bench.sample("generate", chats, items)
+            examples = []
+            for start, prompt in zip(range(0, len(replies), number), prompts, strict=True):
+                finished = [reply for reply in replies[start : start + number] if reply.finished]
+                ordered = sorted(finished, key=lambda reply: len(reply.token_ids))
+                if len(ordered) < 2 or len(ordered[0].token_ids) == len(ordered[-1].token_ids):
+                    bench.discard("no two finished replies of different lengths")
+                    continue
+                query, pair = bench.engine.encode_chat(prompt.messages), (ordered[0], ordered[-1])
+                record = {"prompt": list(prompt.messages), "chosen": pair[0].text, "rejected": pair[1].text}
+                sequences = tuple(TokenSequence(query, reply.token_ids) for reply in pair)
+                examples.append(Example(prompt.id, sequences, record))
+            return examples
+
+        def expect(lengths: Lengths) -> QueryCost:  # read, generated, trained tokens of a query; share that is kept
+            trained = lengths.prompt + 2 * lengths.completion
+            return QueryCost(number * lengths.prompt, number * lengths.completion, trained, kept=0.9)
+
+        objective = PreferenceObjective(loss="dpo", beta=options.beta)
+        return [Stage("policy", 1.0, collect, expect, objective, options)]
+
+    def supervision(self, options: Options) -> str:
+        return "length of the replies"

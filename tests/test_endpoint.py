@@ -1,0 +1,137 @@
+"""A model behind an OpenAI-compatible endpoint, scored through it as the model itself is."""
+
+import json
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import count
+from threading import Lock, Thread
+
+import pytest
+from test_cli import harness
+
+from harness import store
+from harness.engines.base import Sampling
+from harness.engines.endpoint import EndpointEngine
+from harness.engines.transformers import TransformersEngine
+from harness.errors import UserError
+from harness.judges.openai import OpenAIJudge
+
+
+@contextmanager
+def served(answer):
+    """The URL of an endpoint; answer(asked) is (status, text, finish_reason)."""
+    lock = Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            with lock:
+                status, text, reason = answer(asked)
+            message = {"role": "assistant", "content": text}
+            choice = {"index": 0, "message": message, "finish_reason": reason}
+            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
+            body = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_arguments) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/v1"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def engine_at(url, **options) -> EndpointEngine:
+    return EndpointEngine(OpenAIJudge("some-model", url, role="model", **options))
+
+
+def test_the_scores_are_those_of_the_model_itself(testbed_model_dir, tmp_path):
+    engine = TransformersEngine.load(testbed_model_dir, device="cpu")
+    calls = []
+
+    def answer(asked):
+        calls.append(asked)
+        sampling = Sampling(asked["max_tokens"], asked["temperature"])
+        (completion,) = engine.generate([engine.encode_chat(asked["messages"])], ["any"], sampling)
+        return 200, completion.text, "stop" if completion.finished else "length"
+
+    chosen = ("--benchmark", "mt-bench,math", "--limit", "8", "--json")
+    expected = json.loads(harness("eval", "testbed", *chosen, cwd=tmp_path))
+    with served(answer) as url:
+        asked = ("eval", "served:1b", "--model-url", url, *chosen)
+        table = json.loads(harness(*asked, cwd=tmp_path))
+    cells = table["rows"][0]["cells"]
+    assert cells["math"] == expected["rows"][0]["cells"]["math"]  # greedy
+    assert (cells["mt-bench"]["questions"], cells["mt-bench"]["missing"]) == (8, 0)  # sampled
+    assert len(calls) == 3 * 8  # two turns, one problem
+    assert {call["model"] for call in calls} == {"served:1b"}
+    folder = tmp_path / "results" / "runs" / "eval-served-1b"
+    samples = store.read_jsonl(folder / "arms" / "base-seed0" / "samples" / "mt-bench.jsonl")
+    first_replies = [call["messages"][1]["content"] for call in calls if len(call["messages"]) == 3]
+    assert sorted(first_replies) == sorted(sample["turns"][0] for sample in samples)
+    assert len(store.read_jsonl(folder / "model" / "requests.jsonl")) == len(calls)
+    assert json.loads(harness(*asked, cwd=tmp_path)) == table  # the endpoint is gone, and not asked again
+    assert "verified" in harness("verify", folder, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (("eval", "m"), "reward-bench needs log-probabilities of given texts, which an endpoint does not give"),
+        (("eval", "m", "--benchmark", "math"), "the model at http://127.0.0.1:9/v1 can not be reached"),
+        (("run", "--method", "sso"), "a model behind an endpoint can be scored, not trained"),
+    ],
+)
+def test_what_an_endpoint_can_not_do(command, message, tmp_path):
+    asked = (*command, "--model-url", "http://127.0.0.1:9/v1")
+    assert message in harness(*asked, cwd=tmp_path, code=2)
+
+
+def test_answers_and_where_they_end():
+    chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Über\u2028 <|end|>?"}]
+
+    def answer(asked):
+        assert asked["messages"] == chat
+        return 200, f"{asked['max_tokens']} é", "length" if asked["max_tokens"] == 1 else "stop"
+
+    with served(answer) as url:
+        engine = engine_at(url)
+        for tokens in (1, 2):
+            (completion,) = engine.generate([engine.encode_chat(chat)], ["q"], Sampling(tokens))
+            assert (completion.text, completion.finished) == (f"{tokens} é", tokens == 2)
+            assert bytes(completion.token_ids).decode() == completion.text
+
+
+def test_seeds_are_asked_anew_where_answers_are_sampled():
+    counter = count(1)
+    with served(lambda _asked: (200, str(next(counter)), "stop")) as url:
+        engine = engine_at(url)
+        prompt = engine.encode_chat([{"role": "user", "content": "q"}])
+
+        def answers(temperature):
+            return [engine.generate([prompt], ["q"], Sampling(9, temperature, seed=seed))[0].text for seed in (0, 1, 0)]
+
+        assert answers(0.0) == ["1", "1", "1"]
+        assert answers(0.7) == ["2", "3", "2"]
+
+
+def test_a_prompt_without_an_answer_is_no_empty_answer():
+    def answer(asked):
+        long = "long" in asked["messages"][-1]["content"]
+        return (400, "context length exceeded", None) if long else (200, "Yes.", "stop")
+
+    with served(answer) as url:
+        engine = engine_at(url)
+        prompts = [engine.encode_chat([{"role": "user", "content": text}]) for text in ("short", "long")]
+        with pytest.raises(UserError, match=r"no answer to 1 of 2 prompts, such as math/7 \(.*context length exceeded"):
+            engine.generate(prompts, ["math/6", "math/7"], Sampling(9))
