@@ -195,6 +195,27 @@ def check(
         raise typer.Exit(1)
 
 
+@app.command(
+    epilog="Examples:\n\n  harness figure pairs results/runs/all -o pairs.svg\n\n"
+    "  harness figure budgets results/runs/half results/runs/all results/runs/double -o budgets.svg"
+)
+def figure(
+    kind: Annotated[
+        str,
+        typer.Argument(
+            help="pairs: accuracy of the pairs against their probability, of one run. budgets: scores of runs that "
+            "differ in their budget."
+        ),
+    ],
+    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    output: Annotated[Path, typer.Option("--output", "-o", help="SVG file to write.")],
+) -> None:
+    """Draw a figure of one run or several as an SVG file."""
+    from harness.commands.report import write_figure
+
+    print(write_figure(kind, run_folders, output))
+
+
 @app.command(epilog="Examples:\n\n  harness verify results/runs/experiment\n\n  harness verify results/runs/all --json")
 def verify(run_folder: RunFolder, as_json: Json = False) -> None:
     """Check what every number of a run rests on; exit code 1 when something is not what the run left.

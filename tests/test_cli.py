@@ -41,8 +41,8 @@ def finished(testbed_model_dir, tmp_path_factory):
 @pytest.mark.parametrize(
     "command",
     [
-        *((), ("run",), ("eval",), ("table",), ("report",), ("verify",), ("show",), ("estimate",)),
-        *(("list",), ("testbed", "build"), ("data", "fetch")),
+        *((), ("run",), ("eval",), ("table",), ("report",), ("figure",), ("check",), ("verify",), ("show",)),
+        *(("estimate",), ("list",), ("testbed", "build"), ("data", "fetch")),
     ],
 )
 def test_help_has_examples(command, tmp_path):

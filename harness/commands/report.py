@@ -2,6 +2,7 @@
 
 import json
 import shlex
+from collections.abc import Sequence
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 from harness import store
 from harness.commands.options import FLAGS
-from harness.errors import UserError
+from harness.errors import UserError, unknown_name
 from harness.experiment import Experiment
 
 FILE = "report.html"
@@ -30,6 +31,22 @@ def write_report(run_folder: Path, output: Path | None) -> Path:
     run = Run.read(run_folder)
     store.write_text(file, page(run, command_of(run.experiment), datetime.now()))
     return file
+
+
+def write_figure(kind: str, run_folders: Sequence[Path], output: Path) -> Path:
+    """A figure of finished runs.
+
+    Raises:
+        UserError: when there is no such figure, or nothing to draw.
+    """
+    from harness.report.run import Run
+    from harness.report.standalone import FIGURES, as_file
+
+    if kind not in FIGURES:
+        raise unknown_name("figure", kind, FIGURES)
+    runs = [Run.read(path) for path in run_folders]
+    store.write_text(output, as_file(FIGURES[kind](runs), runs))
+    return output
 
 
 def command_of(experiment: Experiment) -> str:

@@ -1,0 +1,168 @@
+"""Figures as SVG files of their own, for papers and documents: of one run, or of several with other budgets."""
+
+import re
+from collections.abc import Sequence
+from html import escape
+from importlib.resources import files
+from math import isnan
+
+from harness.comparison import Cell, Column
+from harness.errors import UserError
+from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, values
+from harness.report.figures import NUMBERS
+from harness.report.run import Run
+from harness.report.training import pair_quality
+from harness.report.wording import digits_of, interval, number, power
+
+STYLE = files("harness.report") / "html" / "page.css"
+COLOR = re.compile(r"(--[\w-]+): light-dark\((#\w+), #\w+\)")
+PANEL = WIDTH - 150
+KEY_LINE, KEY_LETTER = 20, 7.2  # pixels of a line in the key, and of a letter
+APART = 1.02  # factor between methods of one cap
+
+
+def pairs(runs: Sequence[Run]) -> Figure:
+    """Accuracy of the pairs against the probability of the chosen response: the SSO paper's figure 3.
+
+    Raises:
+        UserError: when there is nothing to draw.
+    """
+    (run,) = _at_most(1, runs)
+    figure = pair_quality(run, _series(runs))
+    if figure is None:
+        raise UserError(f"{run.path}: no stage has both the accuracy and the probability of its pairs")
+    return figure
+
+
+def budgets(runs: Sequence[Run]) -> Figure:
+    """Scores of the same methods under several budgets, with their 95 % intervals; a panel for each benchmark.
+
+    Raises:
+        UserError: when a run has no cap in FLOPs, or other benchmarks than the first.
+    """
+    series, columns = _series(runs), runs[0].table.benchmarks
+    points, table, caps = [], [], set()
+    places = {each.name: each.index - len(series) / 2 for each in series}
+    for run in runs:
+        if [each.name for each in run.table.benchmarks] != [each.name for each in columns]:
+            raise UserError(f"{run.path} has other benchmarks than {runs[0].path}: draw runs of the same ones")
+        for row in run.table.rows:
+            if row.spent.flops and row.spent.cap_flops is None:
+                raise UserError(f"{run.path}: {row.method} has no cap in FLOPs: draw runs with a budget in FLOPs")
+            for column in columns:
+                cell = row.cells[column.name]
+                digits, place = digits_of(column.metric), {"method": row.method, "benchmark": column.title}
+                if row.spent.flops:
+                    moved = row.spent.cap_flops * APART ** places[row.method]
+                    points.append(place | {"flops": moved} | _ends(cell))
+                    caps.add(row.spent.cap_flops)
+                elif run is runs[0]:
+                    points.append(place | {"base": cell.value})
+                told = (number(cell.value, digits), interval(cell.low, cell.high, digits))
+                cap = power(row.spent.cap_flops) if row.spent.flops else "-"
+                table.append((row.method, cap, column.title, *told))
+    panels = [_panel(column, points, sorted(caps), series) for column in columns]
+    spec = {
+        "vconcat": [{"hconcat": panels[place : place + 2], "spacing": 40} for place in range(0, len(panels), 2)],
+        "spacing": 28,
+        "resolve": {"scale": {"color": "shared", "shape": "shared"}},
+    }
+    return Figure(
+        "Scores under several budgets",
+        draw(spec),
+        "Mean score of each method with its 95 % interval against the cap in FLOPs, logarithmic, methods a little apart; the "
+        "line across is the untrained model.",
+        ("method", "cap in FLOPs", "benchmark", "mean", "95 % interval"),
+        tuple(table),
+    )
+
+
+FIGURES = {"pairs": pairs, "budgets": budgets}
+
+
+def as_file(figure: Figure, runs: Sequence[Run]) -> str:
+    """An SVG document on white with a key, its colours those of the page in light: few programs know others."""
+    colors = dict(COLOR.findall(STYLE.read_text("utf-8")))
+    width, height = map(float, re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', figure.svg).groups())
+    key, below = _key([each for each in _series(runs) if each.color in figure.svg], width, height)
+    inner = re.sub(r"^<svg [^>]*>|</svg>\s*$", "", figure.svg)
+    drawn = (
+        f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" role="img" '
+        f'viewBox="0 0 {width:g} {below:g}" width="{width:g}" height="{below:g}">'
+        f"<title>{escape(figure.title)}</title><desc>{escape(figure.description)}</desc>"
+        f'<rect width="100%" height="100%" fill="#ffffff"/>{inner}{key}</svg>\n'
+    )
+    return re.sub(r"var\((--[\w-]+)\)", lambda found: colors.get(found[1], found[0]), drawn)
+
+
+def _key(series: Sequence[Series], width: float, top: float) -> tuple[str, float]:
+    """Marks and names in lines below a drawing that ends at `top`, and where they end."""
+    parts, x, y = [], 16.0, top + KEY_LINE
+    for each in series:
+        wide = 26 + KEY_LETTER * len(each.name)
+        if x > 16 and x + wide > width:
+            x, y = 16.0, y + KEY_LINE
+        parts.append(
+            f'<g transform="translate({x:g},{y:g})"><path d="{each.outline}" fill="{each.color}"/>'
+            f'<text x="9" y="4" font-size="12.5" fill="var(--text)">{escape(each.name)}</text></g>'
+        )
+        x += wide
+    return "".join(parts), y + KEY_LINE
+
+
+def _series(runs: Sequence[Run]) -> list[Series]:
+    names = dict.fromkeys(name for run in runs for name in run.methods)
+    return [Series(name, index) for index, name in enumerate(names)]
+
+
+def _at_most(number: int, runs: Sequence[Run]) -> Sequence[Run]:
+    if len(runs) > number:
+        raise UserError(f"this figure is of one run, not of {len(runs)}")
+    return runs
+
+
+def _ends(cell: Cell) -> dict[str, float]:
+    low, high = (cell.value if isnan(end) else end for end in (cell.low, cell.high))
+    return {"value": cell.value, "low": low, "high": high}
+
+
+def _panel(column: Column, points: list[dict], caps: Sequence[float], series: Sequence[Series]) -> dict:
+    own = scales(series)
+    rows = [each for each in points if each["benchmark"] == column.title]
+    trained = [each for each in rows if "flops" in each]
+    x = {
+        "field": "flops",
+        "type": "quantitative",
+        "title": "cap, FLOPs",
+        "scale": {"type": "log", "nice": False, "padding": 12},
+        "axis": {"values": list(caps), "format": ".2~e", "labelFlush": False},
+    }
+    y = {"field": "value", "type": "quantitative", "title": None, "scale": {"zero": False}, "axis": NUMBERS}
+    return {
+        "width": PANEL,
+        "height": 200,
+        "title": {
+            "text": f"{column.title}, {column.metric}",
+            "anchor": "start",
+            "color": "var(--text)",
+            "fontSize": 13,
+        },
+        "data": values(trained),
+        "encoding": {"x": x, "color": own["color"]},
+        "layer": [
+            {
+                "mark": {"type": "rule", "color": MUTED, "strokeDash": [4, 3]},
+                "data": values([each for each in rows if "base" in each]),
+                "encoding": {"x": None, "y": {**y, "field": "base"}, "color": None},
+            },
+            {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"y": y}},
+            {
+                "mark": {"type": "rule", "strokeWidth": 1.5},
+                "encoding": {"y": {**y, "field": "low"}, "y2": {"field": "high"}},
+            },
+            {
+                "mark": {"type": "point", "size": 56},
+                "encoding": {"y": y, "shape": own["shape"]},
+            },
+        ],
+    }
