@@ -6,14 +6,14 @@ they estimate it from S seeds, cut at 0, and add it as Student's t. How often th
 over what they may estimate (a chi-square of S - 1 degrees of freedom) and the mean that they may see (a normal).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import sqrt
 
 import numpy as np
-from scipy.special import chdtri, ndtr, stdtrit
+from scipy.special import chdtri, nctdtr, ndtr, stdtr, stdtrit
 
-from harness.statistics import DRAWS, Grid, _resampled_means, _sums, _t_noise, mean, seed_variance
+from harness.statistics import Grid, _sums, seed_variance
 
 ALPHA = 0.05
 POWER = 0.8
@@ -38,13 +38,13 @@ class Variance:
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """Whether a run is no worse than a reference, by more than a margin.
+    """Whether runs are no worse than those of a reference, by more than a margin, on the same questions.
 
-    difference: mean of the run minus that of the reference, on the questions that both have.
+    difference: mean of the runs minus that of the reference, on the questions that both have.
     bound: the difference is above it with confidence 1 - alpha (one-sided).
     p_value: of being worse by the margin or more.
-    power: how often a run that is equal to the reference in truth passes.
-    questions: in common; dropped: values of a question that only one side has. seeds: of the run, of the reference.
+    power: how often runs that are equal to the reference's in truth pass.
+    questions: in common; dropped: of one side alone. seeds: of the runs, of the reference.
     """
 
     difference: float
@@ -124,75 +124,67 @@ def questions_needed(
     return high
 
 
-def non_inferiority(
-    new: Grid, reference: Grid, margin: float, alpha: float = ALPHA, draws: int = DRAWS
-) -> NonInferiority | None:
-    """Whether `new` is no worse than `reference` by the margin; None where they have no question in common.
+def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = ALPHA) -> NonInferiority | None:
+    """Whether runs are no worse than a reference by the margin; None where they have no question in common.
 
-    Questions are paired, by each side's mean over its seeds. Seeds are not: those of the two sides may be others, and
-    of another number. Their variance is pooled over both sides; where neither has two seeds it is unknown and left out.
+    The questions are the same and take no part in chance: it is in the training runs alone, whose scores on these
+    questions are compared by Student's t for two groups, their variance pooled. The two sides may have other seeds, and
+    other numbers of them; together they need three.
+
+    Raises:
+        ValueError: when both sides have one seed.
     """
-    a, b = (_by_question(side) for side in (new, reference))
-    common = sorted(a.keys() & b.keys())
+    common = sorted(set(new.questions) & set(reference.questions))
     if not common:
         return None
-    differences = np.array([[a[question][0] - b[question][0] for question in common]])
-    weights = np.array([[(a[question][1] + b[question][1]) / 2 for question in common]])
-    value = mean(differences, weights)
-    seeds = len(new.seeds), len(reference.seeds)
-    runs = sum(1 / number for number in seeds)
-    seed, freedom = _pooled(new, reference)
-    resampled = _resampled_means(*_sums(differences, weights), draws, 0) if len(common) > 1 else np.full(draws, value)
-    if seed:
-        resampled = resampled + sqrt(runs * seed) * _t_noise(freedom, len(resampled), 0)
-    of_questions = variance(differences, weights).question / len(common)
+    sides = [_scores(side, common) for side in (new, reference)]
+    difference = float(sides[0].mean() - sides[1].mean())
+    error, freedom = _error(*sides)
+    least = float(stdtrit(freedom, 1 - alpha))
     return NonInferiority(
-        difference=value,
-        bound=float(np.quantile(resampled, alpha)),
+        difference=difference,
+        bound=difference - least * error,
         margin=margin,
-        p_value=float((np.count_nonzero(resampled <= -margin) + 1) / (len(resampled) + 1)),
-        power=_passes(margin, of_questions, seed, 0.0, runs, freedom, alpha),
+        p_value=float(stdtr(freedom, -(difference + margin) / error)) if error else float(difference <= -margin),
+        power=_passes(margin / error, freedom, alpha) if error else 1.0,
         questions=len(common),
-        seeds=seeds,
-        dropped=len(a.keys() ^ b.keys()),
+        seeds=(len(sides[0]), len(sides[1])),
+        dropped=len(set(new.questions) ^ set(reference.questions)),
     )
 
 
 def margin_for(new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest margin at which a run of so many seeds that equals the reference in truth passes with this power.
+    """The smallest margin at which so many runs that equal the reference's in truth pass with this power: over all
+    references of as many seeds, each with a margin of its own.
 
     Raises:
         ValueError: when the reference has one seed: how much equal runs differ is then unknown.
     """
-    if len(reference.seeds) < 2:
-        raise ValueError("a reference of one seed does not say how much equal runs differ")
-    parts = variance(reference.values, reference.weights)
-    runs, freedom = 1 / new_seeds + 1 / len(reference.seeds), new_seeds + len(reference.seeds) - 2
-    rest = parts.rest / len(reference.questions)
-    return _smallest(
-        lambda margin: _passes(margin, runs * rest, parts.seed, rest, runs, freedom, alpha) >= power,
-        sqrt(runs * (rest + parts.seed)),
-    )
+    scores = _scores(reference, reference.questions)
+    error, freedom = _error(scores, scores[:1])
+    error *= sqrt((1 / new_seeds + 1 / len(scores)) / (1 + 1 / len(scores)))
+    return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom, power))
 
 
-def _by_question(side: Grid) -> dict[str, tuple[float, float]]:
-    """Mean over seeds, and mean weight, of each question that has a value."""
-    weighted, weights = _sums(side.values, side.weights)
-    tops, bottoms, answered = weighted.sum(0), weights.sum(0), (~np.isnan(side.values)).sum(0)
-    return {
-        question: (float(tops[place] / bottoms[place]), float(bottoms[place] / answered[place]))
-        for place, question in enumerate(side.questions)
-        if bottoms[place]
-    }
+def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:
+    """The mean of each seed on these questions, (S,)."""
+    places = [side.questions.index(each) for each in questions]
+    weighted, weights = _sums(side.values[:, places], side.weights[:, places])
+    return weighted.sum(1) / weights.sum(1)
 
 
-def _pooled(*sides: Grid) -> tuple[float, int]:
-    """Variance between seeds over several sides, and its degrees of freedom."""
-    freedom = [len(side.seeds) - 1 for side in sides]
-    if not sum(freedom):
-        return 0.0, 0
-    found = [seed_variance(side.values, side.weights) for side in sides]
-    return sum(map(float.__mul__, found, map(float, freedom))) / sum(freedom), sum(freedom)
+def _error(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
+    """Standard error of the difference of two means, their variance pooled, and its degrees of freedom."""
+    freedom = len(a) + len(b) - 2
+    if not freedom:
+        raise ValueError("one seed on each side does not say how much runs differ")
+    squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (a, b))
+    return sqrt(squares / freedom * (1 / len(a) + 1 / len(b))), freedom
+
+
+def _passes(shift: float, freedom: int, alpha: float) -> float:
+    """How often "worse by `shift` standard errors" is rejected when there is no difference."""
+    return float(1 - nctdtr(freedom, shift, stdtrit(freedom, 1 - alpha)))
 
 
 def _estimates(seed: float, rest: float, freedom: int) -> np.ndarray:
@@ -220,17 +212,6 @@ def _thresholds(asked: float, spreads: np.ndarray, freedom: int, tail: float) ->
 def _beyond(least: np.ndarray, effect: float, of_mean: float) -> float:
     """How often a mean with this expectation and variance is above a threshold."""
     return float(ndtr((effect - least) / max(sqrt(of_mean), 1e-300)).mean())
-
-
-def _passes(margin: float, asked: float, seed: float, rest: float, runs: float, freedom: int, alpha: float) -> float:
-    """How often "worse by the margin" is rejected when there is no difference.
-
-    Args:
-        asked: variance of the difference that its questions make. seed: of a run. rest: of a run's mean, within it.
-        runs: 1 / seeds of both sides, added.
-    """
-    spreads = np.sqrt(runs * _estimates(seed, rest, freedom))
-    return _beyond(_thresholds(asked, spreads, freedom, alpha), margin, asked + runs * seed)
 
 
 def _smallest(enough: Callable[[float], bool], unit: float) -> float:

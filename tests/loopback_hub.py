@@ -12,7 +12,7 @@ COMMIT = "c0ffee" * 6 + "beef"
 
 @contextmanager
 def loopback_hub(repositories: Mapping[str, Mapping[str, bytes]]) -> Iterator[str]:
-    """The URL (HF_ENDPOINT) of a hub with these data sets or models: OWNER/NAME to the contents of its files by name."""
+    """The URL (HF_ENDPOINT) of a hub with these data sets and models: OWNER/NAME to the contents of files by name."""
 
     class Handler(BaseHTTPRequestHandler):
         def log_message(self, *_) -> None:

@@ -103,7 +103,6 @@ def test_an_adapter_of_the_hub_is_fetched_with_its_base(adapter, tiny_model_dir,
         done = subprocess.run(command, cwd=tmp_path, env=variables | environment, capture_output=True, text=True)
         return done.returncode, done.stdout, done.stderr
 
-    assert called(HF_HUB_OFFLINE="1")[0] == 2
     with loopback_hub(repositories) as url:
         code, table, told = called(HF_ENDPOINT=url)
         assert code == 0, told

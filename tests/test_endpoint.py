@@ -65,15 +65,15 @@ def test_the_scores_are_those_of_the_model_itself(testbed_model_dir, tmp_path):
         (completion,) = engine.generate([engine.encode_chat(asked["messages"])], ["any"], sampling)
         return 200, completion.text, "stop" if completion.finished else "length"
 
-    chosen = ("--benchmark", "mt-bench,math", "--limit", "8", "--json")
+    chosen = ("--benchmark", "mt-bench,math", "--limit", "5", "--json")
     expected = json.loads(harness("eval", "testbed", *chosen, cwd=tmp_path))
     with served(answer) as url:
         asked = ("eval", "served:1b", "--model-url", url, *chosen)
         table = json.loads(harness(*asked, cwd=tmp_path))
     cells = table["rows"][0]["cells"]
     assert cells["math"] == expected["rows"][0]["cells"]["math"]  # greedy
-    assert (cells["mt-bench"]["questions"], cells["mt-bench"]["missing"]) == (8, 0)  # sampled
-    assert len(calls) == 3 * 8  # two turns, one problem
+    assert (cells["mt-bench"]["questions"], cells["mt-bench"]["missing"]) == (5, 0)  # sampled
+    assert len(calls) == 3 * 5  # two turns, one problem
     assert {call["model"] for call in calls} == {"served:1b"}
     folder = tmp_path / "results" / "runs" / "eval-served-1b"
     samples = store.read_jsonl(folder / "arms" / "base-seed0" / "samples" / "mt-bench.jsonl")

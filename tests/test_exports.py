@@ -209,6 +209,13 @@ def test_what_can_not_be_exported(finished, arguments, message, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("what", ["preferences", "model", "scores"])
+def test_help_has_examples(what, tmp_path):
+    assert f"harness export {what} results/runs/experiment" in " ".join(
+        harness("export", what, "--help", cwd=tmp_path).split()
+    )
+
+
 def test_nothing_is_replaced_and_nothing_changed_is_exported(finished, tmp_path):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")

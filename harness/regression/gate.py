@@ -19,7 +19,7 @@ from harness.regression.reference import Measured
 from harness.statistics import mean
 from harness.steps import differences
 
-ALARM = 0.05  # how often a run that is equal in truth fails; half of it for scores, half for training
+ALARM = 0.02  # how often a run that is equal in truth fails; half of it for scores, half for training
 LEAST_MARGIN = 0.02  # of the reference's score: less is never called a regression
 LEAST_SPREAD = 0.005  # of a measure, between runs
 

@@ -6,13 +6,14 @@ likely they are under the model, and how losses and gradients begin and end.
 
 from collections import Counter
 from collections.abc import Iterator
-from statistics import fmean
+from statistics import fmean, median
 
 from harness import store
 from harness.steps import Folder
 
-FIRST = LAST = 5  # updates whose mean is taken
-UPDATES = ("loss", "grad_norm", "accuracy", "margin", "chosen_logp", "rejected_logp", "chosen_logratio")
+FIRST, LAST = 5, 10  # updates whose median is taken: single ones can have any gradient
+AT_FIRST = ("loss", "grad_norm", "chosen_logp", "rejected_logp")  # margins are 0 there, and their signs rounding
+AT_LAST = ("loss", "grad_norm", "accuracy", "margin", "chosen_logp", "rejected_logp", "chosen_logratio")
 HEALTH = ("finished", "pair_accuracy", "chosen_probability", "rejected_probability")
 MEANING = {  # of a measure that is not as in the reference: what to look at
     "tokens of a prompt": "the chat template or the tokenizer",
@@ -68,7 +69,8 @@ def _of_pairs(folder: Folder, stage: str) -> Iterator[tuple[str, float]]:
 
 def _of_updates(history: list[dict]) -> Iterator[tuple[str, float]]:
     yield "learning rate, largest", max(row["learning_rate"] for row in history)
-    for name in UPDATES:
-        if name in history[0]:
-            yield f"{name}, first updates", fmean(row[name] for row in history[:FIRST])
-            yield f"{name}, last updates", fmean(row[name] for row in history[-LAST:])
+    parts = ((AT_FIRST, "first", history[:FIRST]), (AT_LAST, "last", history[-LAST:]))
+    for names, when, updates in parts:
+        for name in names:
+            if name in history[0]:
+                yield f"{name}, {when} updates", median(row[name] for row in updates)

@@ -1,5 +1,6 @@
 """What is kept of a run to hold later ones against: the scores of every question, measures of training, digests."""
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -10,7 +11,8 @@ from harness import fingerprints, rows, store
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.regression import measures
-from harness.runner import arms_of, read_experiment
+from harness.results import read_experiment
+from harness.runner import arms_of
 from harness.scoring import step_names
 from harness.statistics import Grid, grid
 from harness.steps import Folder
@@ -122,9 +124,53 @@ def write(path: Path, run: Path, command: str) -> Measured:
         raise UserError(f"{run} can not be a reference: {problems[0]} (harness verify {run} has all)")
     versions = store.read_json(run / "versions.json")
     made = {"command": command, "date": date.today().isoformat(), "code": fingerprints.of_code("harness"), **versions}
-    arms = {name: {str(seed): vars(each) for seed, each in by_seed.items()} for name, by_seed in measured.arms.items()}
-    store.write_json(path, {"format": FORMAT, "made": made, "of": measured.of, "arms": arms})
+    questions: dict[str, dict[str, None]] = {}
+    for by_seed in measured.arms.values():
+        for each in by_seed.values():
+            for name, values in each.scores.items():
+                questions.setdefault(name, {}).update(dict.fromkeys(values))
+    asked = {name: list(ids) for name, ids in questions.items()}
+    arms = {
+        name: {str(seed): _packed(each, asked) for seed, each in by_seed.items()}
+        for name, by_seed in measured.arms.items()
+    }
+    store.write_text(
+        path, _in_lines({"format": FORMAT, "made": made, "of": measured.of, "questions": asked, "arms": arms})
+    )
     return measured
+
+
+def _packed(seed: Seed, questions: dict[str, list[str]]) -> dict[str, Any]:
+    """Values in the order of the questions, null where there is none; weights are left out where they are 1."""
+    scores = {name: [values.get(each) for each in questions[name]] for name, values in seed.scores.items()}
+    weights = {name: [own.get(each) for each in questions[name]] for name, own in seed.weights.items() if own}
+    return {"scores": scores, "weights": weights, "digests": seed.digests, "measures": seed.measures}
+
+
+def _unpacked(packed: dict[str, Any], questions: dict[str, list[str]]) -> Seed:
+    def by_question(lists: dict[str, list]) -> dict[str, dict[str, float]]:
+        return {
+            name: {each: value for each, value in zip(questions[name], values, strict=True) if value is not None}
+            for name, values in lists.items()
+        }
+
+    weights = {name: {} for name in packed["scores"]} | by_question(packed["weights"])
+    return Seed(by_question(packed["scores"]), weights, packed["digests"], packed["measures"])
+
+
+def _in_lines(found: dict[str, Any]) -> str:
+    """JSON with a line for each seed of an arm, so that a change shows what has changed."""
+    arms = found.pop("arms")
+    lines = json.dumps(found, indent=1, ensure_ascii=False)[:-2]
+    parts = [
+        f"  {json.dumps(name)}: {{\n"
+        + ",\n".join(
+            f"   {json.dumps(seed)}: {json.dumps(each, separators=(',', ':'))}" for seed, each in by_seed.items()
+        )
+        + "\n  }"
+        for name, by_seed in arms.items()
+    ]
+    return f'{lines},\n "arms": {{\n' + ",\n".join(parts) + "\n }\n}\n"
 
 
 def read(path: Path) -> Measured:
@@ -139,7 +185,8 @@ def read(path: Path) -> Measured:
         raise UserError(f"{path} is no reference of format {FORMAT}: write it again with harness check RUN --update")
     try:
         arms = {
-            name: {int(seed): Seed(**each) for seed, each in by_seed.items()} for name, by_seed in found["arms"].items()
+            name: {int(seed): _unpacked(each, found["questions"]) for seed, each in by_seed.items()}
+            for name, by_seed in found["arms"].items()
         }
         return Measured(found["of"], arms)
     except (KeyError, TypeError, ValueError, AttributeError):
