@@ -70,8 +70,8 @@ def budgets(runs: Sequence[Run]) -> Figure:
     return Figure(
         "Scores under several budgets",
         draw(spec),
-        "Mean score of each method with its 95 % interval against the cap in FLOPs, logarithmic, methods a little apart; "
-        "the line across is the untrained model.",
+        "Mean score of each method with its 95 % interval against the cap in FLOPs (logarithmic; methods a little "
+        "apart). The line across is the untrained model.",
         ("method", "cap in FLOPs", "benchmark", "mean", "95 % interval"),
         tuple(table),
     )
