@@ -1,6 +1,5 @@
 """The command line: arguments in, one call, output out. Heavy imports wait until a command needs them."""
 
-import dataclasses
 import os
 import re
 import signal
@@ -115,22 +114,62 @@ def eval(
 
 @app.command(
     epilog="Examples:\n\n  harness table results/runs/experiment\n\n  harness table results/runs/all --json\n\n"
+    "  harness table results/runs/one results/runs/two -o both.tex\n\n"
+    "  harness table results/runs/all --baseline dpo --format csv -o all.csv\n\n"
     "  harness table results/runs/all --reported Qwen2-7B-Instruct"
 )
 def table(
-    run_folder: RunFolder,
+    run_folders: Annotated[
+        list[Path],
+        typer.Argument(metavar="RUN...", help="Run folders, such as results/runs/experiment.", show_default=False),
+    ],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="markdown, latex, csv, json or html; else by the suffix of the file, or markdown.",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; else the table is printed.")
+    ] = None,
+    baseline: Annotated[
+        str | None, typer.Option(metavar="METHOD", help="Method to compare the others with; else base.")
+    ] = None,
     reported: Annotated[
         str | None, typer.Option(help="Show published rows of a model too, such as Llama3-8B-SFT, or 'all'.")
     ] = None,
     reported_file: Annotated[Path, typer.Option(help="Where the published numbers stand.")] = RESULTS / "reported.yaml",
     as_json: Json = False,
 ) -> None:
-    """Print the table of a finished run, computed anew from its stored scores."""
-    from harness.reported import read
-    from harness.runner import write_table
+    """Print the table of finished runs, computed anew from their stored scores.
 
-    published = read(reported_file, reported) if reported else ()
-    _print_table(dataclasses.replace(write_table(run_folder), reported=published), as_json)
+    Several runs stand in one table when they can be compared: the same start model, questions, settings and judge.
+    """
+    from harness.commands.tables import show_table
+
+    if as_json and form not in (None, "json"):
+        raise UserError(f"--json and --format {form} ask for two formats: give one")
+    show_table(run_folders, "json" if as_json else form, output, baseline, reported, reported_file)
+
+
+@app.command(
+    epilog="Examples:\n\n  harness leaderboard\n\n  harness leaderboard --results results -o LEADERBOARD.md"
+)
+def leaderboard(
+    results: Results = RESULTS,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="File to write; else LEADERBOARD.md in the folder of results.")
+    ] = None,
+) -> None:
+    """Write the leaderboard of all finished experiments, grouped by what can be compared.
+
+    It says which experiments were left out, and why. The same experiments give the same file.
+    """
+    from harness.commands.tables import write_leaderboard
+
+    print(write_leaderboard(results, output))
 
 
 @app.command(

@@ -1,4 +1,4 @@
-"""Methods beside each other: scores with intervals, differences to a baseline, and what every run spent.
+"""Methods beside each other: scores with intervals and ranks, differences to a baseline, and what every run spent.
 
 All of it is computed from stored scores and ledgers alone. The dataclasses here are also the JSON of a table, field by
 field (see `harness.tables`): outside checks read it, so the names stay.
@@ -6,29 +6,48 @@ field (see `harness.tables`): outside checks read it, so the names stay.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
+from scipy.special import stdtrit
+
+from harness import resampling
 from harness.benchmarks.base import Score
 from harness.errors import UserError, unknown_name
+from harness.notes import notes_of, number_range
+from harness.ranking import SIGNIFICANT, Ranking, rank
 from harness.reported import Reported
-from harness.statistics import Difference, Grid, bootstrap_interval, grid, holm, mean, paired_difference
+from harness.statistics import LEVEL, Difference, Grid, Interval, holm
+from harness.trials import Tuning
 
-SIGNIFICANT = 0.05
+__all__ = ["SIGNIFICANT", "Cell", "Column", "ResultRow", "Row", "Spent", "Table", "build"]
+
+LENGTH_CONTROLLED = "length_controlled_win_rate"  # AlpacaEval's, in the details of a score
+AT_ONCE = 2  # benchmarks that are computed at the same time
 LEAST_SHARE = 0.95  # of the cap: who spends less is not compared at an identical budget
 
 
 @dataclass(frozen=True)
 class ResultRow:
     """What is stored of a method: benchmark -> seed -> score, and seed -> ledger (`Ledger.as_dict`) and wall seconds
-    ({"training": data generation included, "scoring": ...})."""
+    ({"training": data generation included, "scoring": ...}).
+
+    tuning: how its options were chosen; None for defaults, or what the user set.
+    warnings: of the health of its training, as texts -> the seeds that they are about.
+    run: the run it is of, where a table has several.
+    """
 
     method: str
     supervision: str
     scores: dict[str, dict[int, Score]]
     ledgers: dict[int, dict]
     seconds: dict[int, dict[str, float]]
+    tuning: Tuning | None = None
+    warnings: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    run: str | None = None
 
 
 @dataclass(frozen=True)
@@ -50,6 +69,9 @@ class Cell:
     by_seed: the mean of each seed. questions: how many have a value in any seed. asked: the most that a seed was asked.
     missing, unparsed: summed over the seeds.
     difference: to the baseline, on the same questions and seeds; p_holm is its p-value adjusted for all of the table.
+    rank: among the ranked methods, best: significantly better than all others of them (see `harness.ranking`); None and
+        False where there are not two to compare.
+    length_controlled: AlpacaEval's length-controlled win rate, mean over seeds, where scores have it.
     """
 
     value: float
@@ -62,6 +84,9 @@ class Cell:
     unparsed: int
     difference: Difference | None = None
     p_holm: float | None = None
+    rank: int | None = None
+    best: bool = False
+    length_controlled: Interval | None = None
 
 
 @dataclass(frozen=True)
@@ -90,14 +115,18 @@ class Row:
     spent: Spent
     ranked: bool
     reason: str | None
+    tuning: Tuning | None = None
+    run: str | None = None
 
 
 @dataclass(frozen=True)
 class Table:
     """All rows, the baseline first.
 
-    comparisons: how many p-values Holm's correction counts.
+    comparisons: how many p-values of differences to the baseline Holm's correction counts.
+    pairs: how many of pairs of ranked methods, for ranks.
     reported: published rows to stand below; they take part in no comparison.
+    command: what has made the table, where that is to stand in it.
     """
 
     title: str
@@ -108,6 +137,8 @@ class Table:
     comparisons: int
     notes: tuple[str, ...]
     reported: tuple[Reported, ...] = ()
+    pairs: int = 0
+    command: str | None = None
 
 
 def build(
@@ -118,6 +149,7 @@ def build(
     testbed: bool = False,
     titles: Mapping[str, str] | None = None,
     limit: int | None = None,
+    remarks: Sequence[str] = (),
 ) -> Table:
     """The table of these rows, the baseline first and the others in the given order.
 
@@ -125,6 +157,7 @@ def build(
         testbed: the scores are of the embedded suites; every column says so.
         titles: benchmark -> title for people; the names stand where there is none.
         limit: the number of questions a benchmark was cut to, for the notes.
+        remarks: further notes, to stand last.
 
     Raises:
         UserError: when the baseline is not among the rows, or a benchmark has scores of different judges or metrics.
@@ -134,17 +167,19 @@ def build(
     rows = sorted(rows, key=lambda row: row.method != baseline)
     names = dict.fromkeys(name for row in rows for name, scores in row.scores.items() if scores)
     columns = [_column(name, rows, testbed, titles or {}) for name in names]
-    cells: dict[str, dict[str, Cell]] = {row.method: {} for row in rows}
-    for column in columns:
-        base = _grid(rows[0], column.name)
-        for row in rows:
-            values = _grid(row, column.name)
-            cell = _cell(row, column.name, values)
-            if row is not rows[0]:
-                cell = replace(cell, difference=paired_difference(values, base))
-            cells[row.method][column.name] = cell
-    comparisons = _adjust(cells)
     reasons = _reasons(rows)
+    cells: dict[str, dict[str, Cell]] = {row.method: {} for row in rows}
+    ranked: dict[str, dict[str, Grid]] = {}
+    with ThreadPoolExecutor(AT_ONCE) as pool:  # arithmetic of arrays, which threads share
+        measured = list(pool.map(lambda column: _measured(rows, column.name), columns))
+    for column, (grids, intervals, differences) in zip(columns, measured, strict=True):
+        for row, values, interval, difference in zip(rows, grids, intervals, differences, strict=True):
+            cells[row.method][column.name] = replace(_cell(row, column.name, values, interval), difference=difference)
+        ranked[column.name] = {
+            row.method: values for row, values in zip(rows, grids, strict=True) if reasons[row.method] is None
+        }
+    comparisons, ranking = _adjust(cells), rank(ranked)
+    _place(cells, ranking)
     finished = tuple(
         Row(
             row.method,
@@ -154,11 +189,21 @@ def build(
             _spent(row),
             reasons[row.method] is None,
             reasons[row.method],
+            row.tuning,
+            row.run,
         )
         for row in rows
     )
-    notes = _notes(finished, columns, comparisons, testbed, limit) + _remarks(rows)
-    return Table(title, baseline, testbed, tuple(columns), finished, comparisons, tuple(notes))
+    table = Table(title, baseline, testbed, tuple(columns), finished, comparisons, (), pairs=ranking.pairs)
+    return replace(table, notes=(*notes_of(table, rows, limit, ranking.bounded), *remarks))
+
+
+def _measured(
+    rows: Sequence[ResultRow], benchmark: str
+) -> tuple[list[Grid], list[Interval | None], list[Difference | None]]:
+    """Of each row: its values on a benchmark, their interval, and the difference to the first row."""
+    grids = [_grid(row.scores.get(benchmark, {})) for row in rows]
+    return grids, resampling.intervals(grids), [None, *resampling.differences(grids[1:], grids[0])]
 
 
 def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping[str, str]) -> Column:
@@ -177,25 +222,34 @@ def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping
     return Column(name, f"testbed {title}" if testbed else title, first.metric, first.judge, setting)
 
 
-def _grid(row: ResultRow, benchmark: str) -> Grid:
-    scores = row.scores.get(benchmark, {})
-    return grid({seed: s.values for seed, s in scores.items()}, {seed: s.weights for seed, s in scores.items()})
+def _grid(scores: Mapping[int, Score]) -> Grid:
+    """As `statistics.grid`, in less time."""
+    kept = {seed: score for seed, score in sorted(scores.items()) if score.values}
+    asked = dict.fromkeys(tuple(score.values) for score in kept.values())
+    questions = sorted(set().union(*asked))
+
+    def table(sources: Iterable[Mapping[str, float]], default: float) -> np.ndarray:
+        blank = [default] * len(questions)
+        rows = [[source.get(name, default) for name in questions] if source else blank for source in sources]
+        return np.array(rows, dtype=float).reshape(len(kept), len(questions))
+
+    values = table((score.values for score in kept.values()), math.nan)
+    return Grid(tuple(kept), tuple(questions), values, table((score.weights for score in kept.values()), 1.0))
 
 
-def _cell(row: ResultRow, column: str, values: Grid) -> Cell:
+def _cell(row: ResultRow, column: str, values: Grid, interval: Interval | None) -> Cell:
     scores = row.scores.get(column, {})
     by_seed = {}
-    for i, seed in enumerate(values.seeds):
-        by_seed[seed] = mean(values.values[[i]], values.weights[[i]])
-        if not math.isclose(by_seed[seed], scores[seed].value, rel_tol=1e-6, abs_tol=1e-6):
+    if values.seeds:
+        means = resampling.Stack.of([values]).means[0]
+        by_seed = dict(zip(values.seeds, means.tolist(), strict=True))
+    for seed, mean in by_seed.items():
+        if not math.isclose(mean, scores[seed].value, rel_tol=1e-6, abs_tol=1e-6):
             raise UserError(
                 f"{column}, {row.method} seed {seed}: the score {scores[seed].value} is not the weighted mean "
-                f"{by_seed[seed]} of its values"
+                f"{mean} of its values"
             )
-    shown = (float("nan"),) * 3
-    if by_seed:
-        interval = bootstrap_interval(values.values, values.weights)
-        shown = (interval.value, interval.low, interval.high)
+    shown = (interval.value, interval.low, interval.high) if interval else (math.nan,) * 3
     return Cell(
         *shown,
         by_seed,
@@ -203,7 +257,34 @@ def _cell(row: ResultRow, column: str, values: Grid) -> Cell:
         max((score.questions for score in scores.values()), default=0),
         sum(score.missing for score in scores.values()),
         sum(score.unparsed for score in scores.values()),
+        length_controlled=_length_controlled(scores),
     )
+
+
+def _length_controlled(scores: Mapping[int, Score]) -> Interval | None:
+    """The mean over seeds of AlpacaEval's length-controlled win rates, with an interval from those of the seeds.
+
+    Every seed has a bootstrap interval over the questions, of its very model. Its half-widths, averaged (seeds have
+    answered the same questions: their mean is hardly surer than one), are joined with the half-width of Student's
+    t interval for the mean of the seeds: sqrt(questions^2 + runs^2), on each side. Noise of questions that the seeds do
+    not share is in both, so it is rather too wide. Without an interval where a seed has none.
+    """
+    details = [score.details for score in scores.values() if score.details.get(LENGTH_CONTROLLED) is not None]
+    if not details:
+        return None
+    rates = [each[LENGTH_CONTROLLED] for each in details]
+    own = [each.get("length_controlled_interval") for each in details]
+    value = sum(rates) / len(rates)
+    if not all(own):
+        return Interval(value, math.nan, math.nan)
+    runs = 0.0
+    if len(rates) > 1:
+        runs = stdtrit(len(rates) - 1, (1 + LEVEL) / 2) * np.std(rates, ddof=1) / math.sqrt(len(rates))
+    below, above = (
+        math.hypot(sum(abs(rate - each[end]) for rate, each in zip(rates, own, strict=True)) / len(rates), runs)
+        for end in (0, 1)
+    )
+    return Interval(value, value - below, value + above)
 
 
 def _adjust(cells: dict[str, dict[str, Cell]]) -> int:
@@ -213,6 +294,14 @@ def _adjust(cells: dict[str, dict[str, Cell]]) -> int:
     for (method, name), p_value in zip(places, adjusted, strict=True):
         cells[method][name] = replace(cells[method][name], p_holm=p_value)
     return len(places)
+
+
+def _place(cells: dict[str, dict[str, Cell]], ranking: Ranking) -> None:
+    """Put ranks in place, where there are at least two ranked methods to compare."""
+    for benchmark, standings in ranking.standings.items():
+        for method, standing in standings.items() if len(standings) > 1 else ():
+            cell = cells[method][benchmark]
+            cells[method][benchmark] = replace(cell, rank=standing.rank, best=standing.best)
 
 
 def _flops(row: ResultRow) -> list[float]:
@@ -258,78 +347,3 @@ def _spent(row: ResultRow) -> Spent:
         ),
         *(average([each[name] for each in seconds]) for name in ("training", "scoring")),
     )
-
-
-def _notes(
-    rows: Sequence[Row], columns: Sequence[Column], comparisons: int, testbed: bool, limit: int | None
-) -> list[str]:
-    notes = []
-    if testbed:
-        notes.append(
-            "All scores are of the testbed: its own small model, questions and judge. They are not scores of the real "
-            "benchmarks of these names."
-        )
-    if limit is not None:
-        notes.append(f"Cut short: only the first {limit} questions of each benchmark were asked.")
-    seeds = [len(row.seeds) for row in rows]
-    notes.append(
-        f"Seeds: {number_range(seeds, '{}')}. In brackets: 95 % interval, questions resampled"
-        + (", the variance between seeds added." if max(seeds) > 1 else ".")
-    )
-    if any(len(row.seeds) == 1 and row.spent.flops for row in rows):
-        notes.append(
-            "One seed tells nothing of how another training run would turn out: its intervals and p-values are about "
-            "other questions, for this very model."
-        )
-    if comparisons:
-        number = "1 comparison" if comparisons == 1 else f"{comparisons} comparisons"
-        sure = f"p < {SIGNIFICANT} after Holm's correction for {number}"
-        notes.append(f"Marked *: differs from {rows[0].method}, {sure}.")
-    caps = sorted({row.spent.cap_flops for row in rows if row.spent.cap_flops and row.spent.flops})
-    if caps:
-        notes.append(f"Budget: {number_range(caps, '{:.3g}')} FLOPs a run, data generation included, scoring apart.")
-    notes.extend(f"† {row.method} is not ranked: {row.reason}." for row in rows if row.spent.flops and not row.ranked)
-    return notes + [_count(column, rows) for column in columns]
-
-
-def _count(column: Column, rows: Sequence[Row]) -> str:
-    """What was asked and judged of a benchmark, and what is missing."""
-    asked = [row.cells[column.name].asked for row in rows if row.cells[column.name].asked] or [0]
-    parts = [f"{number_range(asked, '{}')} questions", f"judge {column.judge}" if column.judge else "no judge"]
-    if column.setting:
-        parts.insert(1, column.setting)
-    for what in ("missing", "unparsed"):
-        counts = {row.method: getattr(row.cells[column.name], what) for row in rows}
-        listed = ", ".join(f"{method} {count}" for method, count in counts.items() if count)
-        parts.append(f"{what}: {listed or 'none'}")
-    return f"{column.title}: {'; '.join(parts)}."
-
-
-def _remarks(rows: Sequence[ResultRow]) -> list[str]:
-    """What a benchmark has to say about a score itself (details["note"]), once for each method."""
-    said = {
-        f"{name}, {row.method}: {score.details['note']}": None
-        for row in rows
-        for name, scores in row.scores.items()
-        for score in scores.values()
-        if "note" in score.details
-    }
-    return list(said) + _length_controlled(rows)
-
-
-def _length_controlled(rows: Sequence[ResultRow]) -> list[str]:
-    """AlpacaEval's length-controlled win rates, where scores have them: mean over seeds."""
-    name = "length_controlled_win_rate"
-    found = {}
-    for row in rows:
-        for benchmark, scores in row.scores.items():
-            rates = [score.details[name] for score in scores.values() if score.details.get(name) is not None]
-            if rates:
-                found.setdefault(benchmark, []).append(f"{row.method} {sum(rates) / len(rates):.1f}")
-    return [f"{benchmark}, length-controlled win rate %: {', '.join(rates)}." for benchmark, rates in found.items()]
-
-
-def number_range(values: Sequence[float], form: str) -> str:
-    """Smallest to largest as text, or one number where they look the same."""
-    low, high = form.format(min(values)), form.format(max(values))
-    return low if low == high else f"{low}–{high}"

@@ -6,25 +6,22 @@ from pathlib import Path
 
 import yaml
 
-from harness import fingerprints, pipeline, registry, store
+from harness import fingerprints, pipeline, store
 from harness.arm import Arm
-from harness.benchmarks.base import Score
-from harness.comparison import ResultRow, Table
-from harness.comparison import build as build_table
+from harness.comparison import Table
 from harness.errors import UserError
-from harness.experiment import TESTBED, Experiment, build, load
+from harness.experiment import TESTBED, Experiment
 from harness.faults import stoppable
 from harness.inputs import check_inputs, load_inputs, model_digests
 from harness.models import fetch
 from harness.parallel import run_arms
-from harness.scoring import SCORERS, step_names
+from harness.results import FORMAT, check_format, write_table
+from harness.scoring import SCORERS
 from harness.steps import Folder
-from harness.tables import to_json, to_markdown
 from harness.trials import FILE
 from harness.tuning import check_arms, trials_of, tune
 
 INDEX = "index.json"
-FORMAT = 1  # of a run folder
 PACKAGES = ("harness", *pipeline.PACKAGES, *SCORERS)
 
 
@@ -69,20 +66,6 @@ def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str 
 def arms_of(experiment: Experiment, root: Folder) -> list[Arm]:
     """All arms, in the order in which they run."""
     return [Arm(experiment, arm, seed, root) for seed in range(experiment.seeds) for arm in experiment.arms()]
-
-
-def check_format(path: Path) -> None:
-    """
-    Raises:
-        UserError: when a run folder was written in another format.
-    """
-    if (path / "experiment.yaml").exists():
-        found = store.read_json(path / "versions.json").get("format") if (path / "versions.json").exists() else None
-        if found != FORMAT:
-            raise UserError(
-                f"{path} has format {found}, and this harness reads format {FORMAT}: use the harness that made it "
-                "(versions.json), or take another --name"
-            )
 
 
 def _key(experiment: Experiment) -> str:
@@ -138,55 +121,3 @@ def _claim(root: Folder, experiment: Experiment) -> None:
     versions = {"format": FORMAT, **fingerprints.of_packages(*PACKAGES)}
     store.write_json(root / "versions.json", versions | {"machine": platform.machine(), "system": platform.system()})
     store.write_text(root / "experiment.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False))
-
-
-def read_experiment(path: Path) -> Experiment:
-    """The experiment of a run folder.
-
-    Raises:
-        UserError: when the folder holds none.
-    """
-    file = path / "experiment.yaml"
-    if not file.exists():
-        raise UserError(f"{path} is no run folder: it has no experiment.yaml")
-    check_format(path)
-    return build(Experiment, load(file), "option")
-
-
-def table_of(path: Path) -> Table:
-    """The table of a run folder from its stored scores."""
-    experiment = read_experiment(path)
-    rows = [_row(experiment, method, Folder(path)) for method in experiment.arms()]
-    return build_table(
-        rows,
-        title=experiment.name,
-        testbed=experiment.data_dir == TESTBED,
-        titles={name: registry.load("benchmark", name).title for name in experiment.benchmarks},
-        limit=experiment.limit,
-    )
-
-
-def write_table(path: Path) -> Table:
-    """The table of a run folder, written there as table.md and table.json."""
-    table = table_of(path)
-    store.write_text(path / "table.md", to_markdown(table))
-    store.write_json(path / "table.json", to_json(table))
-    return table
-
-
-def _row(experiment: Experiment, name: str, root: Folder) -> ResultRow:
-    scores: dict[str, dict[int, Score]] = {}
-    ledgers, seconds = {}, {}
-    for seed in range(experiment.seeds):
-        arm = Arm(experiment, name, seed, root)
-        for benchmark in experiment.benchmarks:
-            file = arm.folder / "scores" / f"{benchmark}.json"
-            if not file.exists():
-                if arm.folder.mark(step_names(benchmark)[1]):  # left out
-                    continue
-                raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
-            scores.setdefault(benchmark, {})[seed] = Score(**store.read_json(file))
-        ledgers[seed] = store.read_json(arm.folder / "ledger.json")
-        seconds[seed] = arm.seconds()
-    method = experiment.method(name)
-    return ResultRow(name, method.supervision(experiment.method_options(name)), scores, ledgers, seconds)

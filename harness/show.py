@@ -12,7 +12,8 @@ from harness.benchmarks.files import with_suite_settings
 from harness.errors import UserError, unknown_name
 from harness.experiment import Experiment
 from harness.inputs import data_folder
-from harness.runner import arms_of, read_experiment
+from harness.results import read_experiment
+from harness.runner import arms_of
 from harness.scoring import step_names
 from harness.steps import Folder
 

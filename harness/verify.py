@@ -15,7 +15,8 @@ from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.inputs import Inputs, data_folder, load_judge, load_prompts
 from harness.pipeline import SURROUNDINGS
-from harness.runner import FORMAT, arms_of, read_experiment, table_of
+from harness.results import FORMAT, read_experiment, table_of
+from harness.runner import arms_of
 from harness.scoring import Scoring
 from harness.steps import Folder, differences
 from harness.tables import to_json

@@ -11,7 +11,7 @@ import yaml
 from harness.benchmarks.base import Score
 from harness.budget import Ledger
 from harness.experiment import Experiment
-from harness.runner import FORMAT
+from harness.results import FORMAT
 
 Values = dict[str, dict[str, list[list[float | None]]]]  # benchmark -> method -> seed -> question, None: no verdict
 METRICS = {

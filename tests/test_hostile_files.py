@@ -16,7 +16,8 @@ from harness.budget import Ledger
 from harness.commands import output
 from harness.comparison import ResultRow, build
 from harness.errors import UserError
-from harness.tables import _escape, to_markdown
+from harness.tables import to_markdown
+from harness.tables.markdown import escape
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -41,7 +42,7 @@ ROOT = Path(__file__).resolve().parent.parent
 )
 def test_a_name_in_a_table(text, shown):
     """A judge's or a model's name can not end a cell, begin HTML, make a link or steer a terminal."""
-    assert _escape(text) == shown
+    assert escape(text) == shown
     row = ResultRow("base", text, {}, {0: Ledger().as_dict()}, {0: {"training": 0.0, "scoring": 0.0}})
     lines = to_markdown(build([row], title=text)).splitlines()
     assert lines[0] == f"## {shown}" and lines[4].startswith(f"| base   | {shown} ")

@@ -29,7 +29,7 @@ from harness.judges.openai import OpenAIJudge
 from harness.judges.templates import fill
 from harness.judges.verdicts import forged, parse_choice, parse_rating
 from harness.methods import Prompt
-from harness.tables import _escape
+from harness.tables.markdown import escape
 from sso.principles import parse_written
 
 MEGABYTE = 1_000_000
@@ -225,7 +225,7 @@ READERS = {
     "gsm8k": gsm8k_answers.final_number,
     "gold": gsm8k_answers.gold_number,
     "shown": output.shown,
-    "in a table": _escape,
+    "in a table": escape,
 }
 
 

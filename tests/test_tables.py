@@ -247,9 +247,13 @@ def test_percentages_have_one_decimal():
 def test_json_has_the_promised_names():
     base, sso = row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})
     data = json.loads(json.dumps(to_json(build([base, sso], title="demo")), allow_nan=False))
-    assert set(data) == {"title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes", "reported"}
+    assert set(data) == {
+        *("title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes", "reported", "pairs", "command")
+    }
     assert data["benchmarks"] == [{"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None}]
-    assert set(data["rows"][1]) == {"method", "supervision", "seeds", "cells", "spent", "ranked", "reason"}
+    assert set(data["rows"][1]) == {
+        *("method", "supervision", "seeds", "cells", "spent", "ranked", "reason", "tuning", "run")
+    }
     assert set(data["rows"][1]["spent"]) == {
         *("cap_flops", "share_min", "share_max", "flops", "trained_tokens", "generated_tokens", "updates"),
         *("training_seconds", "scoring_seconds"),

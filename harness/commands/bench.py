@@ -135,6 +135,32 @@ def generate(
     )
 
 
+@app.command(epilog="Examples:\n\n  harness bench table\n\n  harness bench table --runs 50 --questions 800 --json")
+def table(
+    runs: Annotated[int, typer.Option(min=1, help="Stored runs that are made up, and methods of one more run.")] = 200,
+    questions: Annotated[int, typer.Option(min=2, help="Questions of each of the four suites.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method.")] = 3,
+    rounds: Rounds = 3,
+    as_json: Json = False,
+) -> None:
+    """Seconds of the table and the leaderboard of many runs, each by a command from a cold start."""
+    from harness.bench.table import measure as measure_tables
+
+    result = measure_tables(runs, questions, seeds, rounds)
+    if as_json:
+        print_json(result)
+        return
+    print_rows(
+        ["command", "seconds", "min to max", "speed ratio"],
+        [
+            [name, _rounded(each["median"]), f"{each['min']:.3g} to {each['max']:.3g}", _rounded(each["ratio"])]
+            for name, each in result["commands"].items()
+        ],
+        title=f"{runs} runs, 4 suites of {questions} questions, {seeds} seeds",
+    )
+    print(f"Ratios to intervals and p-values alone, one method at a time: {result['one_at_a_time']:.3g} s")
+
+
 def _batch_sizes(text: str) -> list[int]:
     sizes = [each.strip() for each in text.split(",")]
     if not all(each.isdecimal() and int(each) for each in sizes):

@@ -139,13 +139,13 @@ def _property(said: str) -> str:
 
 def markdown(check: Check) -> str:
     """The summary of a step."""
-    from harness.tables import _escape
+    from harness.tables.markdown import escape
 
-    lines = ["## harness check", "", _escape(headline(check)), ""]
+    lines = ["## harness check", "", escape(headline(check)), ""]
     if check.findings:
         lines += ["| arm | check | |", "| --- | --- | --- |"]
         failed = [each for each in check.findings if not each.passed]
         for each in [*failed, *(each for each in check.findings if each.passed and each.kind == "score")]:
             mark = "ok" if each.passed else "**worse**"
-            lines.append(f"| {_escape(each.arm)} | {_escape(f'{each.name}: {text(each)}')} | {mark} |")
+            lines.append(f"| {escape(each.arm)} | {escape(f'{each.name}: {text(each)}')} | {mark} |")
     return "\n".join(lines) + "\n"

@@ -18,7 +18,7 @@ from harness.hub import is_dataset_name
 from harness.methods import Stage
 from harness.models import model_folder
 from harness.pipeline import collecting
-from harness.runner import read_experiment
+from harness.results import read_experiment
 from harness.steps import Folder, Mark
 
 README = "README.md"

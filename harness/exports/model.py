@@ -8,7 +8,7 @@ from harness.arm import Arm
 from harness.exports import cards, hub_results
 from harness.faults import whole
 from harness.methods import Stage
-from harness.runner import table_of
+from harness.results import table_of
 from harness.tables import to_markdown
 
 LICENCE = "None is given here: that of the start model and of its training data binds. Add `license:` above."

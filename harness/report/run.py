@@ -12,7 +12,8 @@ from harness.arm import Arm
 from harness.benchmarks.base import Score
 from harness.comparison import Table
 from harness.experiment import Experiment
-from harness.runner import arms_of, read_experiment, table_of
+from harness.results import read_experiment, table_of
+from harness.runner import arms_of
 from harness.steps import Folder
 
 

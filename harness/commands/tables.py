@@ -1,0 +1,77 @@
+"""Tables and the leaderboard: computed, printed or written to a file, with the command that made the file in it."""
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from harness import store
+from harness.commands.output import print_json
+from harness.commands.report import command_of
+from harness.comparison import Table
+from harness.errors import UserError
+from harness.leaderboard import FILE, leaderboard
+from harness.merging import BASE, merge
+from harness.reported import read
+from harness.results import Reader, StoredRun, table_of, write_table
+from harness.tables import FORMATS, SUFFIXES, render, to_json
+
+
+def show_table(
+    runs: Sequence[Path],
+    form: str | None,
+    output: Path | None,
+    baseline: str | None,
+    reported: str | None,
+    reported_file: Path,
+) -> None:
+    """Prints the table of these runs, or writes it to a file and prints that file's name.
+
+    Args:
+        form: one of FORMATS; else by the file's suffix, or markdown.
+
+    Raises:
+        UserError: when a run is not finished, runs can not be compared, or something does not exist.
+    """
+    form = form or (SUFFIXES.get(output.suffix.lower(), "markdown") if output else "markdown")
+    if form not in FORMATS:
+        raise UserError(f"unknown format {form!r}: give {', '.join(FORMATS)}")
+    check_file(output)
+    published = read(reported_file, reported) if reported else ()
+    table = replace(_table(runs, baseline), reported=published)
+    if output is None:
+        print_json(to_json(table)) if form == "json" else print(render(table, form), end="")
+        return
+    words = ["harness", "table", *map(str, runs), "--format", form, "--output", str(output)]
+    words += [*(("--baseline", baseline) if baseline else ()), *(("--reported", reported) if reported else ())]
+    store.write_text(output, render(replace(table, command=shlex.join(words)), form))
+    print(output)
+
+
+def _table(runs: Sequence[Path], baseline: str | None) -> Table:
+    if len(runs) > 1:
+        reader = Reader()
+        return merge([StoredRun.read(run, reader) for run in runs], baseline or BASE)
+    return write_table(runs[0]) if baseline is None else table_of(runs[0], baseline)
+
+
+def write_leaderboard(results: Path, output: Path | None) -> Path:
+    """
+    Raises:
+        UserError: when there are no results, or a folder is in the place of the file.
+    """
+    file = output or results / FILE
+    check_file(file)
+    words = ["harness", "leaderboard", *(("--results", str(results)) if str(results) != "results" else ())]
+    words += ["--output", str(output)] if output else []
+    store.write_text(file, leaderboard(results, command_of, shlex.join(words)))
+    return file
+
+
+def check_file(file: Path | None) -> None:
+    """
+    Raises:
+        UserError: when a folder is there, which writing must not replace.
+    """
+    if file is not None and file.is_dir():
+        raise UserError(f"{file} is a folder: name the file to write, such as {file / 'table.md'}")

@@ -1,0 +1,133 @@
+"""The footnotes of a table: what its numbers mean, and what is missing, unparsed, unequal or unhealthy."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from harness.ranking import SIGNIFICANT
+
+if TYPE_CHECKING:
+    from harness.comparison import Column, ResultRow, Row, Table
+
+MOST_NAMED = 10  # methods with warnings of health that are told
+
+
+def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None, bounded: bool) -> list[str]:
+    """
+    Args:
+        stored: what the rows of the table were made from.
+        limit: the number of questions each benchmark was cut to.
+        bounded: ranks rest on upper bounds of p-values.
+    """
+    return [
+        *_about(table, limit),
+        *_comparisons(table, bounded),
+        *_budgets(table.rows),
+        *(_count(column, table.rows) for column in table.benchmarks),
+        *_lengths(table),
+        *_remarks(stored),
+        *_health(stored),
+    ]
+
+
+def _about(table: "Table", limit: int | None) -> list[str]:
+    notes = []
+    if table.testbed:
+        notes.append(
+            "All scores are of the testbed: its own small model, questions and judge. They are not scores of the real "
+            "benchmarks of these names."
+        )
+    if limit is not None:
+        notes.append(f"Cut short: only the first {limit} questions of each benchmark were asked.")
+    seeds = [len(row.seeds) for row in table.rows]
+    notes.append(
+        f"Seeds: {number_range(seeds, '{}')}. In brackets: 95 % interval, questions resampled"
+        + (", the variance between seeds added." if max(seeds) > 1 else ".")
+    )
+    if any(len(row.seeds) == 1 and row.spent.flops for row in table.rows):
+        notes.append(
+            "One seed tells nothing of how another training run would turn out: its intervals and p-values are about "
+            "other questions, for this very model."
+        )
+    return notes
+
+
+def _comparisons(table: "Table", bounded: bool) -> list[str]:
+    notes = []
+    if table.comparisons:
+        number = "1 comparison" if table.comparisons == 1 else f"{table.comparisons} comparisons"
+        sure = f"p < {SIGNIFICANT} after Holm's correction for {number}"
+        notes.append(f"Marked *: differs from {table.baseline}, {sure}.")
+    if table.pairs:
+        number = "1 pair" if table.pairs == 1 else f"{table.pairs} pairs"
+        notes.append(
+            "#: rank, 1 + the number of ranked methods that are significantly better: the best place that the data "
+            f"leave open. Bold: significantly better than all others. p < {SIGNIFICANT} after Holm's correction for "
+            f"{number} of ranked methods"
+            + (", by upper bounds of the p-values, which find less." if bounded else ".")
+        )
+    return notes
+
+
+def _budgets(rows: "Sequence[Row]") -> list[str]:
+    notes = []
+    caps = sorted({row.spent.cap_flops for row in rows if row.spent.cap_flops and row.spent.flops})
+    if caps:
+        notes.append(f"Budget: {number_range(caps, '{:.3g}')} FLOPs a run, data generation included, scoring apart.")
+    notes.extend(f"† {row.method} is not ranked: {row.reason}." for row in rows if row.spent.flops and not row.ranked)
+    if any(row.tuning for row in rows):
+        notes.append("Tuned: options chosen in so many trials on other prompts, which cost the FLOPs beside it in all.")
+    return notes
+
+
+def _count(column: "Column", rows: "Sequence[Row]") -> str:
+    """What was asked and judged of a benchmark, and what is missing."""
+    asked = [row.cells[column.name].asked for row in rows if row.cells[column.name].asked] or [0]
+    parts = [f"{number_range(asked, '{}')} questions", f"judge {column.judge}" if column.judge else "no judge"]
+    if column.setting:
+        parts.insert(1, column.setting)
+    for what in ("missing", "unparsed"):
+        counts = {row.method: getattr(row.cells[column.name], what) for row in rows}
+        listed = ", ".join(f"{method} {count}" for method, count in counts.items() if count)
+        parts.append(f"{what}: {listed or 'none'}")
+    return f"{column.title}: {'; '.join(parts)}."
+
+
+def _lengths(table: "Table") -> list[str]:
+    cells = [cell.length_controlled for row in table.rows for cell in row.cells.values() if cell.length_controlled]
+    if not cells:
+        return []
+    return [
+        "Length-controlled win rate: mean over seeds, in no comparison. Its interval joins those of the seeds "
+        "(questions) with the spread between seeds."
+    ]
+
+
+def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
+    """What a benchmark has to say about a score itself (details["note"]), once for each method."""
+    said = {
+        f"{name}, {row.method}: {score.details['note']}": None
+        for row in rows
+        for name, scores in row.scores.items()
+        for score in scores.values()
+        if "note" in score.details
+    }
+    return list(said)
+
+
+def _health(rows: "Sequence[ResultRow]") -> list[str]:
+    notes = []
+    for row in rows:
+        told = [
+            f"{warning} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
+            for warning, seeds in row.warnings.items()
+        ]
+        if told:
+            notes.append(f"Health of training, {row.method}: {'; '.join(told)}.")
+    more = len(notes) - MOST_NAMED
+    return notes[:MOST_NAMED] + ([f"Health of training: warnings of {more} more methods."] if more > 0 else [])
+
+
+def number_range(values: Sequence[float], form: str) -> str:
+    """Smallest to largest as text, or one number where they look the same."""
+    low, high = form.format(min(values)), form.format(max(values))
+    return low if low == high else f"{low}–{high}"

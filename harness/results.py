@@ -1,0 +1,162 @@
+"""What a run folder holds when its arms are finished: its experiment, its scores, and its table."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import registry, store, trials
+from harness.benchmarks.base import Score
+from harness.comparison import ResultRow, Table, build
+from harness.errors import UserError
+from harness.experiment import TESTBED, Experiment, load
+from harness.experiment import build as build_experiment
+from harness.scoring import step_names
+from harness.steps import Folder
+from harness.tables import to_json, to_markdown
+
+FORMAT = 1  # of a run folder
+
+
+def check_format(path: Path) -> None:
+    """
+    Raises:
+        UserError: when a run folder was written in another format.
+    """
+    if (path / "experiment.yaml").exists():
+        found = store.read_json(path / "versions.json").get("format") if (path / "versions.json").exists() else None
+        if found != FORMAT:
+            raise UserError(
+                f"{path} has format {found}, and this harness reads format {FORMAT}: use the harness that made it "
+                "(versions.json), or take another --name"
+            )
+
+
+def read_experiment(path: Path) -> Experiment:
+    """The experiment of a run folder.
+
+    Raises:
+        UserError: when the folder holds none.
+    """
+    file = path / "experiment.yaml"
+    if not file.exists():
+        raise UserError(f"{path} is no run folder: it has no experiment.yaml")
+    check_format(path)
+    return build_experiment(Experiment, load(file), "option")
+
+
+@dataclass
+class Reader:
+    """Reads stored JSON; files with the same content (the base model's in many runs) are parsed once, and shared."""
+
+    _known: dict[bytes, Any] = field(default_factory=dict)
+    _scores: dict[int, Score] = field(default_factory=dict)
+
+    def json(self, file: Path) -> Any:
+        """What a file holds; never to be changed."""
+        try:
+            content = file.read_bytes()
+        except FileNotFoundError:
+            raise UserError(f"{file} is missing: finish the run first (harness run with the same options)") from None
+        if content not in self._known:
+            try:
+                self._known[content] = json.loads(content)
+            except ValueError:
+                return store.read_json(file)  # which says what is wrong with it
+        return self._known[content]
+
+    def score(self, file: Path) -> Score:
+        values = self.json(file)
+        if id(values) not in self._scores:
+            try:
+                self._scores[id(values)] = Score(**values)
+            except TypeError:
+                raise UserError(f"{file}: is no score; delete the file to make it again") from None
+        return self._scores[id(values)]
+
+
+@dataclass(frozen=True)
+class StoredRun:
+    """A finished run. name: that of its folder."""
+
+    path: Path
+    experiment: Experiment
+    rows: tuple[ResultRow, ...]
+    reader: Reader
+
+    @classmethod
+    def read(cls, path: Path, reader: Reader | None = None) -> "StoredRun":
+        """
+        Raises:
+            UserError: when the folder holds no run, or one that is not finished.
+        """
+        experiment, reader = read_experiment(path), reader or Reader()
+        return cls(path, experiment, tuple(_row(experiment, name, path, reader) for name in experiment.arms()), reader)
+
+    @property
+    def name(self) -> str:
+        return self.path.resolve().name
+
+    @property
+    def testbed(self) -> bool:
+        """Whether its scores are of the embedded suites."""
+        return self.experiment.data_dir == TESTBED
+
+    def arms(self, seed: int) -> list[Folder]:
+        return [_arm(self.path, name, seed) for name in self.experiment.arms()]
+
+    def depends_on(self, arm: Folder, step: str) -> dict[str, Any] | None:
+        """What a step of an arm was made from; None where it is not finished."""
+        file = arm / "steps" / f"{step}.json"
+        return self.reader.json(file)["depends_on"] if file.exists() else None
+
+
+def table_of(path: Path, baseline: str = "base") -> Table:
+    """The table of a run folder from its stored scores."""
+    run = StoredRun.read(path)
+    return build(
+        run.rows,
+        baseline,
+        title=run.experiment.name,
+        testbed=run.testbed,
+        titles=titles(run.experiment.benchmarks),
+        limit=run.experiment.limit,
+    )
+
+
+def titles(benchmarks: tuple[str, ...]) -> dict[str, str]:
+    return {name: registry.load("benchmark", name).title for name in benchmarks}
+
+
+def write_table(path: Path) -> Table:
+    """The table of a run folder, written there as table.md and table.json."""
+    table = table_of(path)
+    store.write_text(path / "table.md", to_markdown(table))
+    store.write_json(path / "table.json", to_json(table))
+    return table
+
+
+def _arm(path: Path, name: str, seed: int) -> Folder:
+    return Folder(path).folder("arms").folder(f"{name}-seed{seed}")
+
+
+def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> ResultRow:
+    scores: dict[str, dict[int, Score]] = {}
+    ledgers, seconds, warnings = {}, {}, {}
+    for seed in range(experiment.seeds):
+        arm = _arm(path, name, seed)
+        for benchmark in experiment.benchmarks:
+            file = arm / "scores" / f"{benchmark}.json"
+            if not file.exists():
+                if arm.mark(step_names(benchmark)[1]):  # left out
+                    continue
+                raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
+            scores.setdefault(benchmark, {})[seed] = reader.score(file)
+        ledgers[seed] = reader.json(arm / "ledger.json")
+        seconds[seed] = reader.json(arm / "seconds.json")
+        for file in sorted((arm / "health").glob("*.json")):
+            for warning in reader.json(file).get("warnings", []):
+                warnings.setdefault(f"{file.stem}: {warning}", []).append(seed)
+    method = experiment.method(name)
+    supervision = method.supervision(experiment.method_options(name))
+    return ResultRow(name, supervision, scores, ledgers, seconds, trials.of_row(path, name), warnings)

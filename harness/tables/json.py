@@ -1,0 +1,85 @@
+"""A table as JSON: the fields of `harness.comparison.Table`, by their names.
+
+rows[i].method, .ranked, .spent.flops, .cells[benchmark].value, .low, .high, .rank, .difference.p_value, .p_holm and so
+on. A number that does not exist is null.
+"""
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+from harness.comparison import Cell, Column, Row, Spent, Table
+from harness.errors import UserError
+from harness.reported import Reported
+from harness.statistics import Difference, Interval
+from harness.trials import Tuning
+
+
+def to_json(table: Table) -> dict:
+    """Plain data for JSON, with the dataclasses' field names."""
+    return _plain(asdict(table))
+
+
+def dumps(table: Table) -> str:
+    return json.dumps(to_json(table), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def from_json(data: Any, where: str) -> Table:
+    """The table that `to_json` has made; what an older one does not say has its default.
+
+    Args:
+        where: the file, for error messages.
+
+    Raises:
+        UserError: when it is no such table.
+    """
+    try:
+        return Table(
+            **data
+            | {
+                "benchmarks": tuple(Column(**each) for each in data["benchmarks"]),
+                "rows": tuple(_row(each) for each in data["rows"]),
+                "notes": tuple(data["notes"]),
+                "reported": tuple(Reported(**each) for each in data.get("reported", ())),
+            }
+        )
+    except (TypeError, KeyError, ValueError, AttributeError):
+        raise UserError(f"{where}: is no table of harness") from None
+
+
+def _row(data: dict[str, Any]) -> Row:
+    return Row(
+        **data
+        | {
+            "seeds": tuple(data["seeds"]),
+            "cells": {name: _cell(each) for name, each in data["cells"].items()},
+            "spent": Spent(**data["spent"]),
+            "tuning": Tuning(**data["tuning"]) if data.get("tuning") else None,
+        }
+    )
+
+
+def _cell(data: dict[str, Any]) -> Cell:
+    difference, controlled = data["difference"], data.get("length_controlled")
+    return Cell(
+        **_with_nan(data)
+        | {
+            "by_seed": {int(seed): value for seed, value in data["by_seed"].items()},
+            "difference": Difference(**_with_nan(difference)) if difference else None,
+            "length_controlled": Interval(**_with_nan(controlled)) if controlled else None,
+        }
+    )
+
+
+def _with_nan(data: dict[str, Any]) -> dict[str, Any]:
+    """Numbers that do not exist, as they are in a table."""
+    return data | {name: math.nan for name in ("value", "low", "high") if data[name] is None}

@@ -1,0 +1,196 @@
+"""What people see of a table, whatever the format: headings, texts of cells, and notes. Nothing is escaped here."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from harness.comparison import SIGNIFICANT, Cell, Column, Row, Spent, Table
+from harness.notes import number_range
+from harness.reported import Reported
+from harness.statistics import Interval
+
+NONE = "–"
+SPENDING = ("budget spent", "trained tokens", "generated tokens", "updates", "time")
+DIFFERENCES = "Paired differences on the same questions, with p / p after Holm's correction:"
+REPORTED = (
+    "Rows marked reported are published numbers, of other models, judges and budgets: not measured here, not ranked, "
+    "in no comparison."
+)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """The text of a cell; strong: how much of its beginning is bold, in characters."""
+
+    text: str
+    strong: int = 0
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Headings, and a row of entries for each method; the first is its name."""
+
+    head: tuple[str, ...]
+    rows: tuple[tuple[Entry, ...], ...]
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """differences: None where nothing is compared with the baseline."""
+
+    title: str
+    scores: Grid
+    differences: Grid | None
+    notes: tuple[str, ...]
+    command: str | None
+
+
+def sheet(table: Table) -> Sheet:
+    columns = _score_columns(table)
+    with_tuning = any(row.tuning for row in table.rows)
+    scores = [_scores(row, columns, with_tuning) for row in table.rows]
+    scores += filter(None, (_reported(row, columns, with_tuning) for row in table.reported))
+    head = ("method", "supervision", *(title for _, title, _ in columns), *["options"] * with_tuning, *SPENDING)
+    notes = (*table.notes, *[REPORTED] * bool(table.reported))
+    return Sheet(table.title, Grid(head, tuple(scores)), _differences(table), notes, table.command)
+
+
+def _score_columns(table: Table) -> list[tuple[Column, str, bool]]:
+    """Benchmark, heading, and whether it is its length-controlled win rate."""
+    columns = []
+    for column in table.benchmarks:
+        columns.append((column, heading(column), False))
+        if any(row.cells[column.name].length_controlled for row in table.rows) or any(
+            controlled(column.name) in row.scores for row in table.reported
+        ):
+            columns.append((column, f"{column.title}, length-controlled win rate %", True))
+    return columns
+
+
+def heading(column: Column) -> str:
+    return f"{column.title}, {column.metric}"
+
+
+def controlled(benchmark: str) -> str:
+    """The name of a benchmark's length-controlled win rate, among published numbers and in CSV."""
+    return f"{benchmark}-lc"
+
+
+def digits(column: Column) -> int:
+    """Decimals of a score: one in percent, two else."""
+    return 1 if "%" in column.metric else 2
+
+
+def name(row: Row) -> str:
+    """With a mark where it was trained and is not ranked."""
+    return f"{row.method} †" if row.spent.flops and not row.ranked else row.method
+
+
+def _scores(row: Row, columns: Sequence[tuple[Column, str, bool]], with_tuning: bool) -> tuple[Entry, ...]:
+    shown = [Entry(name(row)), Entry(row.supervision)]
+    for column, _, is_controlled in columns:
+        cell = row.cells[column.name]
+        shown.append(Entry(_estimate(cell.length_controlled, 1)) if is_controlled else score(cell, digits(column)))
+    if with_tuning:
+        shown.append(Entry(tuned(row)))
+    return (*shown, *map(Entry, spending(row.spent)))
+
+
+def _reported(
+    row: Reported, columns: Sequence[tuple[Column, str, bool]], with_tuning: bool
+) -> tuple[Entry, ...] | None:
+    """A published row; None where it has no score of these benchmarks."""
+    scores = [
+        row.scores.get(controlled(column.name) if is_controlled else column.name)
+        for column, _, is_controlled in columns
+    ]
+    if set(scores) == {None}:
+        return None
+    texts = [NONE if value is None else str(value) for value in scores]
+    first = (f"{row.method} ({row.model}, reported)", f"{row.base_loss}; {row.source}")
+    return tuple(map(Entry, (*first, *texts, *[NONE] * (with_tuning + len(SPENDING)))))
+
+
+def _differences(table: Table) -> Grid | None:
+    baseline, *others = table.rows
+    if not others:
+        return None
+    head = (f"minus {name(baseline)}", *map(heading, table.benchmarks))
+    rows = [
+        tuple(map(Entry, (name(row), *(difference(row.cells[each.name], digits(each)) for each in table.benchmarks))))
+        for row in others
+    ]
+    return Grid(head, tuple(rows))
+
+
+def score(cell: Cell, decimals: int) -> Entry:
+    """Value, interval, the mark of a significant difference and the rank; the value of the best is bold."""
+    if math.isnan(cell.value):
+        return Entry(NONE)
+    text = _estimate(cell, decimals)
+    if cell.p_holm is not None and cell.p_holm < SIGNIFICANT:
+        text += " *"
+    if cell.rank is not None:
+        text += f" #{cell.rank}"
+    return Entry(text, text.index(" ") if cell.best else 0)
+
+
+def _estimate(found: Cell | Interval | None, decimals: int) -> str:
+    if found is None:
+        return NONE
+    interval = "" if math.isnan(found.low) else f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"
+    return f"{found.value:.{decimals}f}{interval}"
+
+
+def difference(cell: Cell, decimals: int) -> str:
+    found = cell.difference
+    if found is None:
+        return NONE
+    interval = ""
+    if not math.isnan(found.low):
+        interval = f" [{found.low:+.{decimals}f}, {found.high:+.{decimals}f}]"
+    return f"{found.value:+.{decimals}f}{interval} p {p_value(found.p_value)} / {p_value(cell.p_holm)}"
+
+
+def p_value(value: float) -> str:
+    return "< 0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
+
+
+def tuned(row: Row) -> str:
+    if not row.spent.flops:
+        return NONE
+    return f"tuned, {row.tuning.trials} trials, {row.tuning.flops:.3g} FLOPs" if row.tuning else "default"
+
+
+def spending(spent: Spent) -> list[str]:
+    if not spent.flops:
+        return [NONE] * len(SPENDING)
+    counts = (spent.trained_tokens, spent.generated_tokens, spent.updates)
+    return [budget(spent), *map(count, counts), duration(spent.training_seconds)]
+
+
+def budget(spent: Spent) -> str:
+    """The share of the cap, or FLOPs where there was none."""
+    if spent.share_min is None:
+        return f"{spent.flops:.3g} FLOPs"
+    return f"{number_range([100 * spent.share_min, 100 * spent.share_max], '{:.1f}')} %"
+
+
+def count(number: float) -> str:
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * size:
+            return f"{number / size:.3g}{letter}"
+    return f"{number:.0f}"
+
+
+def duration(seconds: float) -> str:
+    if math.isnan(seconds):
+        return NONE
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def one_line(text: str) -> str:
+    """What can be seen of a text, on one line: no control characters, no turns of direction."""
+    return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())

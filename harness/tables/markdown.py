@@ -1,0 +1,54 @@
+"""A table as markdown that is aligned for reading as plain text."""
+
+import re
+from collections.abc import Sequence
+
+from harness.comparison import Table
+from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+
+_MARKUP = re.compile(r"\\|\||<(?=[A-Za-z/!?])|(?<=\])\(")
+
+
+def to_markdown(table: Table) -> str:
+    """The scores, the differences to the baseline and the notes."""
+    shown = sheet(table)
+    parts = [f"## {escape(shown.title)}"] * bool(shown.title) + [_grid(shown.scores)]
+    if shown.differences:
+        parts += [DIFFERENCES, _grid(shown.differences)]
+    parts.append(bullets(shown.notes))
+    if shown.command:
+        parts.append(f"Made by {code(shown.command)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def escape(text: str) -> str:
+    """One line of what can be seen, without a mark that would end a table's cell, begin HTML or make a link."""
+    return _MARKUP.sub(r"\\\g<0>", one_line(text))
+
+
+def code(text: str) -> str:
+    """A span of code, in as many backticks as end it nowhere in the text."""
+    text = one_line(text)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    marks, space = "`" * (longest + 1), " " * (longest > 0)
+    return f"{marks}{space}{text}{space}{marks}"
+
+
+def bullets(texts: Sequence[str]) -> str:
+    return "\n".join(f"- {escape(text)}" for text in texts)
+
+
+def lines(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of escaped texts, the first the headings, their columns aligned."""
+    widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
+    ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
+    return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in ruled)
+
+
+def entry(shown: Entry) -> str:
+    strong, rest = escape(shown.text[: shown.strong]), shown.text[shown.strong :]
+    return f"**{strong}** {escape(rest)}".rstrip() if strong else escape(shown.text)
+
+
+def _grid(grid: Grid) -> str:
+    return lines([[escape(text) for text in grid.head], *([entry(each) for each in row] for row in grid.rows)])
