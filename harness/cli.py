@@ -112,6 +112,12 @@ def eval(
     _print_table(run_experiment(scored, results), as_json)
 
 
+def _one_thread_each() -> None:
+    """For numpy's products of matrices, before it is imported: benchmarks are computed side by side already, and
+    threads that wait for a core of a busy machine take longer than one."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
 @app.command(
     epilog="Examples:\n\n  harness table results/runs/experiment\n\n  harness table results/runs/all --json\n\n"
     "  harness table results/runs/one results/runs/two -o both.tex\n\n"
@@ -147,6 +153,7 @@ def table(
 
     Several runs stand in one table when they can be compared: the same start model, questions, settings and judge.
     """
+    _one_thread_each()
     from harness.commands.tables import show_table
 
     if as_json and form not in (None, "json"):
@@ -167,6 +174,7 @@ def leaderboard(
 
     It says which experiments were left out, and why. The same experiments give the same file.
     """
+    _one_thread_each()
     from harness.commands.tables import write_leaderboard
 
     print(write_leaderboard(results, output))

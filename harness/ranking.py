@@ -11,7 +11,7 @@ such floor.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, product
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 from scipy.special import stdtr
@@ -168,16 +168,17 @@ def _compare_alike(aligned: Sequence[tuple[np.ndarray, np.ndarray]], places: Seq
             means.append((above - above.T) / totals[s])
         apart = np.mean(means, axis=0)
         squares, within = np.zeros_like(apart), np.zeros_like(apart)
-        for s, t in product(range(seeds), repeat=2):
+        for s, t in combinations_with_replacement(range(seeds), 2):
             both, scale = known[:, s] * known[:, t], totals[s] * totals[t]
             ones = (both * (weights[s] * weights[t])) @ both.T
             first, second = _products(values, known, weights, both, s, t), _products(values, known, weights, both, t, s)
             pairs = (values[:, s] * values[:, t] * (weights[s] * weights[t])) @ both.T
             crossed = (values[:, s] * known[:, t] * (weights[s] * weights[t])) @ (known[:, s] * values[:, t]).T
             pairs = pairs + pairs.T - crossed - crossed.T
-            squares += pairs / scale
+            times = 1 if s == t else 2  # (t, s) gives the same
+            squares += times * pairs / scale
             rest = (pairs - means[t] * first - means[s] * second + means[s] * means[t] * ones) / scale
-            within += rest * ((s == t) - 1 / seeds)
+            within += times * rest * ((s == t) - 1 / seeds)
     spread = np.zeros_like(apart)
     if seeds > 1:
         between = np.var(means, axis=0, ddof=1)

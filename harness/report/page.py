@@ -21,6 +21,7 @@ from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.run import Run
 from harness.report.verdict import Verdict, verdict
+from harness.tables.layout import duration
 
 PARTS = (  # fields of a score's details that hold a value for each part of the benchmark
     ("sections", "by section"),
@@ -56,7 +57,8 @@ def page(run: Run, command: str, made: datetime) -> str:
     texts = {name: (files("harness.report") / "html" / name).read_text("utf-8") for name in ("page.css", "page.js")}
     style, script = texts["page.css"], texts["page.js"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {name: getattr(wording, name) for name in ("number", "signed", "power", "count", "duration")}
+    environment.filters |= {name: getattr(wording, name) for name in ("number", "signed", "power", "count")}
+    environment.filters["duration"] = duration
     environment.globals |= {"p_value": wording.p_value, "interval": wording.interval, "listed": wording.listed}
     template = environment.from_string((files("harness.report") / "html" / "page.html.jinja").read_text("utf-8"))
     return template.render(

@@ -11,8 +11,9 @@ from itertools import combinations
 
 from harness.comparison import SIGNIFICANT, Cell, Column, Row, Table
 from harness.report.run import Run
-from harness.report.wording import count, digits_of, duration, listed, number, power, span
+from harness.report.wording import count, digits_of, listed, number, power, span
 from harness.statistics import Difference, grid, holm, paired_difference
+from harness.tables.layout import duration
 
 
 @dataclass(frozen=True)
