@@ -1,7 +1,8 @@
 """Ranks with ties: which of the ranked methods differ, each pair compared on each benchmark.
 
 rank = 1 + the number of ranked methods that are significantly better: the best place that the data leave open, as in
-leaderboards of pairwise votes. Methods that can not be told apart share one. All pairs on all benchmarks are one family
+leaderboards of pairwise votes, and never a better one than a method with a higher mean has. Methods that can not be
+told apart share one. All pairs on all benchmarks are one family
 for Holm's correction, because which method is best was not known before.
 
 A p-value from random signs is never below 1 / (draws + 1), so that in a family of more than MOST_TESTED none could be
@@ -17,7 +18,7 @@ import numpy as np
 from scipy.special import stdtr
 
 from harness.resampling import TIED, Stack, p_values, pair_up
-from harness.statistics import DRAWS, Grid
+from harness.statistics import DRAWS, Grid, mean
 
 SIGNIFICANT = 0.05
 MOST_TESTED = int(SIGNIFICANT * (DRAWS + 1))
@@ -73,11 +74,20 @@ def rank(grids: Mapping[str, Mapping[str, Grid]]) -> Ranking:
         ahead, methods = each.apart[first, second] > 0, len(each.apart)
         losses = np.bincount(np.where(ahead, second, first), minlength=methods)
         wins = np.bincount(np.where(ahead, first, second), minlength=methods)
+        means = [mean(grid.values, grid.weights) for grid in scored[name].values()]
         standings[name] = {
-            method: Standing(1 + int(lost), methods > 1 and int(won) == methods - 1)
-            for method, lost, won in zip(scored[name], losses, wins, strict=True)
+            method: Standing(place, methods > 1 and int(won) == methods - 1)
+            for method, place, won in zip(scored[name], _places(losses, means), wins, strict=True)
         }
     return Ranking(standings, sum(map(len, raw)), bounded)
+
+
+def _places(losses: Sequence[int], means: Sequence[float]) -> list[int]:
+    """1 + losses, or the place of a method with a higher mean where that is worse."""
+    places, worst = [0] * len(means), 0
+    for index in sorted(range(len(means)), key=lambda index: -means[index]):
+        places[index] = worst = max(worst, 1 + int(losses[index]))
+    return places
 
 
 def threshold(p_values: np.ndarray) -> float:

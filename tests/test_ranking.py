@@ -94,6 +94,12 @@ def test_methods_that_can_not_be_told_apart_share_a_rank():
     assert not any(shown[name]["a"].best for name in shown)
 
 
+def test_no_rank_is_better_than_that_of_a_higher_mean():
+    """Of three with the means 3, 2 and 1, the second alone is significantly worse than one of the others."""
+    assert ranking._places([0, 1, 0], [3.0, 2.0, 1.0]) == [1, 2, 2]
+    assert ranking._places([2, 0, 0], [1.0, 3.0, 2.0]) == [3, 1, 1]
+
+
 def test_the_highest_score_alone_is_not_bold():
     """Seven questions: p = 2 / 2^7 = 0.0156 for each of 6 pairs, above 0.05 / 6 = 0.0083."""
     values = {name: [float(value)] * 7 for value, name in enumerate("wxyz", 1)}
