@@ -178,7 +178,7 @@ def failing(monkeypatch, error):
     def table(*_):
         raise error
 
-    monkeypatch.setattr(runner, "write_table", table)
+    monkeypatch.setattr("harness.commands.tables.write_table", table)
     monkeypatch.setattr(sys, "argv", ["harness", "table", "somewhere"])
 
 

@@ -70,8 +70,8 @@ def test_a_copy_counts_once_and_a_kept_one_first(results):
 
 
 def test_kept_tables_are_shown_as_they_were(results):
-    write(results / "old" / "table.json", json.loads((ROOT / "results" / "testbed" / "table.json").read_text()))
-    shutil.copy(ROOT / "results" / "testbed" / "experiment.yaml", results / "old")
+    write(results / "old" / "table.json", json.loads((ROOT / "results" / "testbed-untuned" / "table.json").read_text()))
+    shutil.copy(ROOT / "results" / "testbed-untuned" / "experiment.yaml", results / "old")
     write(results / "same" / "table.json", to_json(table_of(results / "runs" / "one")))
     text = document(results)
     kept = text.split("## Kept table: old")[1].split("\n## ")[0]
