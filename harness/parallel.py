@@ -20,6 +20,7 @@ from harness.inputs import Inputs, load_inputs
 from harness.progress import PLAIN_VARIABLE
 from harness.steps import Folder
 
+WARNINGS = "PYTHONWARNINGS"
 GRACE = 10.0  # seconds in which a process may end what it does by itself
 
 
@@ -73,7 +74,7 @@ def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[di
     """Processes, each with its connection; none is left afterwards."""
     context = get_context("spawn")
     processes = {}
-    resource_tracker.ensure_running()  # by itself it would let SIGINT through to the first process
+    _start_tracker()  # by itself it would let SIGINT through to the first process
     try:
         for _ in range(number):
             ours, theirs = context.Pipe()
@@ -93,6 +94,18 @@ def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[di
                     process.join(max(0.0, deadline - time.monotonic()))
                     process.kill()
                     process.join()
+
+
+def _start_tracker() -> None:
+    """Starts what cleans up after processes, without its warning that it did: they may be killed in their work."""
+    before = os.environ.get(WARNINGS)
+    os.environ[WARNINGS] = "ignore::UserWarning"
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        del os.environ[WARNINGS]
+        if before is not None:
+            os.environ[WARNINGS] = before
 
 
 @contextmanager
