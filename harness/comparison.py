@@ -6,7 +6,7 @@ field (see `harness.tables`): outside checks read it, so the names stay.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -20,7 +20,7 @@ from harness.errors import UserError, unknown_name
 from harness.notes import notes_of, number_range
 from harness.ranking import SIGNIFICANT, Ranking, rank
 from harness.reported import Reported
-from harness.statistics import LEVEL, Difference, Grid, Interval, holm
+from harness.statistics import LEVEL, Difference, Grid, Interval, grid, holm
 from harness.trials import Tuning
 
 __all__ = ["SIGNIFICANT", "Cell", "Column", "ResultRow", "Row", "Spent", "Table", "build"]
@@ -202,8 +202,8 @@ def _measured(
     rows: Sequence[ResultRow], benchmark: str
 ) -> tuple[list[Grid], list[Interval | None], list[Difference | None]]:
     """Of each row: its values on a benchmark, their interval, and the difference to the first row."""
-    grids = [_grid(row.scores.get(benchmark, {})) for row in rows]
-    return grids, resampling.intervals(grids), [None, *resampling.differences(grids[1:], grids[0])]
+    grids = [grid_of(row.scores.get(benchmark, {})) for row in rows]
+    return grids, resampling.intervals(grids), [None, *resampling.differences([(each, grids[0]) for each in grids[1:]])]
 
 
 def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping[str, str]) -> Column:
@@ -222,19 +222,10 @@ def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping
     return Column(name, f"testbed {title}" if testbed else title, first.metric, first.judge, setting)
 
 
-def _grid(scores: Mapping[int, Score]) -> Grid:
-    """As `statistics.grid`, in less time."""
-    kept = {seed: score for seed, score in sorted(scores.items()) if score.values}
-    asked = dict.fromkeys(tuple(score.values) for score in kept.values())
-    questions = sorted(set().union(*asked))
-
-    def table(sources: Iterable[Mapping[str, float]], default: float) -> np.ndarray:
-        blank = [default] * len(questions)
-        rows = [[source.get(name, default) for name in questions] if source else blank for source in sources]
-        return np.array(rows, dtype=float).reshape(len(kept), len(questions))
-
-    values = table((score.values for score in kept.values()), math.nan)
-    return Grid(tuple(kept), tuple(questions), values, table((score.weights for score in kept.values()), 1.0))
+def grid_of(scores: Mapping[int, Score]) -> Grid:
+    """The values of a method on a benchmark, from the score of each seed."""
+    values = {seed: score.values for seed, score in scores.items()}
+    return grid(values, {seed: score.weights for seed, score in scores.items()})
 
 
 def _cell(row: ResultRow, column: str, values: Grid, interval: Interval | None) -> Cell:

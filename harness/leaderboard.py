@@ -20,7 +20,7 @@ from harness.experiment import build as build_experiment
 from harness.merging import Basis, merge
 from harness.results import Reader, StoredRun
 from harness.tables.json import from_json
-from harness.tables.layout import NONE, budget, digits, heading, name, score, tuned
+from harness.tables.layout import NONE, budget, heading, name, score, tuned
 from harness.tables.markdown import bullets, code, entry, escape, lines
 
 FILE = "LEADERBOARD.md"
@@ -168,7 +168,7 @@ def _rows(table: Table, several: bool) -> list[list[str]]:
     head = ["method", *["run"] * several, *map(heading, table.benchmarks), "budget spent"]
     rows = [[escape(text) for text in [*head, *["options"] * with_tuning, "seeds"]]]
     for row in sorted(table.rows, key=_place):
-        cells = [entry(score(row.cells[column.name], digits(column))) for column in table.benchmarks]
+        cells = [entry(score(row.cells[column.name], column)) for column in table.benchmarks]
         texts = [budget(row.spent) if row.spent.flops else NONE, *[tuned(row)] * with_tuning, str(len(row.seeds))]
         run = [escape(row.run or NONE)] * several
         rows.append([escape(name(row)), *run, *cells, *map(escape, texts)])

@@ -60,9 +60,9 @@ def _comparisons(table: "Table", bounded: bool) -> list[str]:
     if table.pairs:
         number = "1 pair" if table.pairs == 1 else f"{table.pairs} pairs"
         notes.append(
-            "#: rank, 1 + the number of ranked methods that are significantly better: the best place that the data "
-            f"leave open. Bold: significantly better than all others. p < {SIGNIFICANT} after Holm's correction for "
-            f"{number} of ranked methods"
+            "#: rank, 1 + the number of ranked methods that are significantly better, and never before a method with a "
+            "higher mean. Bold: significantly better than all others. "
+            f"p < {SIGNIFICANT} after Holm's correction for {number} of ranked methods"
             + (", by upper bounds of the p-values, which find less." if bounded else ".")
         )
     return notes

@@ -20,8 +20,8 @@ from harness.inputs import Inputs, load_inputs
 from harness.progress import PLAIN_VARIABLE
 from harness.steps import Folder
 
-WARNINGS = "PYTHONWARNINGS"
 GRACE = 10.0  # seconds in which a process may end what it does by itself
+ASKED_AGAIN = 2.0  # seconds after which it is told once more to end
 
 
 def run_arms(experiment: Experiment, root: Folder, arms: Sequence[Arm], inputs: Inputs, jobs: int) -> None:
@@ -74,7 +74,7 @@ def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[di
     """Processes, each with its connection; none is left afterwards."""
     context = get_context("spawn")
     processes = {}
-    _start_tracker()  # by itself it would let SIGINT through to the first process
+    resource_tracker.ensure_running()  # by itself it would let SIGINT through to the first process
     try:
         for _ in range(number):
             ours, theirs = context.Pipe()
@@ -85,27 +85,22 @@ def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[di
         yield processes
     finally:
         with _uninterrupted():
-            for process in processes.values():
-                if process.pid:
-                    process.terminate()
-            deadline = time.monotonic() + GRACE
-            for process in processes.values():
-                if process.pid:
-                    process.join(max(0.0, deadline - time.monotonic()))
-                    process.kill()
-                    process.join()
+            _end([process for process in processes.values() if process.pid])
 
 
-def _start_tracker() -> None:
-    """Starts what cleans up after processes, without its warning that it did: they may be killed in their work."""
-    before = os.environ.get(WARNINGS)
-    os.environ[WARNINGS] = "ignore::UserWarning"
-    try:
-        resource_tracker.ensure_running()
-    finally:
-        del os.environ[WARNINGS]
-        if before is not None:
-            os.environ[WARNINGS] = before
+def _end(processes: Sequence[SpawnProcess]) -> None:
+    """Ends processes: they are told until they do, because Python loses an exception that a signal raises within a
+    destructor."""
+    deadline = time.monotonic() + GRACE
+    while (running := [process for process in processes if process.is_alive()]) and time.monotonic() < deadline:
+        again = time.monotonic() + ASKED_AGAIN
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join(max(0.0, again - time.monotonic()))
+    for process in processes:
+        process.kill()
+        process.join()
 
 
 @contextmanager
@@ -120,9 +115,24 @@ def _uninterrupted() -> Iterator[None]:
 
 def _work(connection: Connection, experiment: Experiment, root: Folder) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    sys.unraisablehook = _tell_unless_ending
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     Thread(target=_end_with_parent, daemon=True).start()
     os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other
+    try:
+        _run_what_comes(connection, experiment, root)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left but what the interpreter does to end
+
+
+def _tell_unless_ending(lost: "sys.UnraisableHookArgs") -> None:
+    """The end that a signal asked for is no error, wherever it was lost: it is asked for again."""
+    if not issubclass(lost.exc_type, SystemExit):
+        sys.__unraisablehook__(lost)
+
+
+def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder) -> None:
+    """Runs the arms that are sent, until there are no more."""
     inputs = None
     while True:
         try:

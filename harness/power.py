@@ -13,7 +13,7 @@ from math import sqrt
 import numpy as np
 from scipy.special import chdtri, nctdtr, ndtr, stdtr, stdtrit
 
-from harness.statistics import Grid, _sums, seed_variance
+from harness.statistics import Grid, seed_variance, weighted_sums
 
 ALPHA = 0.05
 POWER = 0.8
@@ -67,7 +67,7 @@ def variance(values: np.ndarray, weights: np.ndarray | None = None) -> Variance:
     Args:
         values: differences of two methods, for what a comparison of them can see.
     """
-    weighted, weights = _sums(values, weights)
+    weighted, weights = weighted_sums(values, weights)
     seeds, questions = weights.shape
     totals = weights.sum(1, keepdims=True)
     parts = (weighted - weights * weighted.sum(1, keepdims=True) / totals) / totals  # of a seed's mean, by question
@@ -169,7 +169,7 @@ def margin_for(new_seeds: int, reference: Grid, alpha: float = ALPHA, power: flo
 def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:
     """The mean of each seed on these questions, (S,)."""
     places = [side.questions.index(each) for each in questions]
-    weighted, weights = _sums(side.values[:, places], side.weights[:, places])
+    weighted, weights = weighted_sums(side.values[:, places], side.weights[:, places])
     return weighted.sum(1) / weights.sum(1)
 
 

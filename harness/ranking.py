@@ -2,8 +2,8 @@
 
 rank = 1 + the number of ranked methods that are significantly better: the best place that the data leave open, as in
 leaderboards of pairwise votes, and never a better one than a method with a higher mean has. Methods that can not be
-told apart share one. All pairs on all benchmarks are one family
-for Holm's correction, because which method is best was not known before.
+told apart share one. All pairs on all benchmarks are one family for Holm's correction, because which method is best was
+not known before.
 
 A p-value from random signs is never below 1 / (draws + 1), so that in a family of more than MOST_TESTED none could be
 significant after the correction. There an upper bound of the same p-value takes its place, which finds less, but has no

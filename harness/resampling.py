@@ -6,8 +6,9 @@ one of random signs all sums under the null hypothesis. Resamples and noise are 
 drawn for every question, also where a difference is 0 (there they change nothing), so that all methods share them.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import lru_cache
+from typing import TypeVar
 
 import numpy as np
 from scipy.special import stdtr
@@ -20,13 +21,14 @@ from harness.statistics import (
     Difference,
     Grid,
     Interval,
-    _resamples,
-    _t_noise,
     bootstrap_interval,
     pair,
+    resamples,
     sign_flip_p_value,
+    t_noise,
 )
 
+T = TypeVar("T")
 AT_ONCE = 128  # methods whose resampled means are in memory together
 SERIES = 30  # degrees of freedom up to which the series of Student's t is summed
 FEW = 0.1  # share of questions
@@ -75,32 +77,20 @@ class Stack:
 
 def intervals(grids: Sequence[Grid]) -> list[Interval | None]:
     """As `bootstrap_interval` of each; None where a grid has no value."""
-    found: list[Interval | None] = [None] * len(grids)
-    for places in _alike(grids):
-        for start in range(0, len(places), AT_ONCE):
-            some = places[start : start + AT_ONCE]
-            for place, interval in zip(some, _intervals([grids[place] for place in some]), strict=True):
-                found[place] = interval
-    return found
+    return _in_stacks(_intervals, grids)
 
 
 def p_values(grids: Sequence[Grid]) -> list[float]:
     """As `sign_flip_p_value` of each, but for the random signs; no grid may be empty."""
-    found = [float("nan")] * len(grids)
-    for places in _alike(grids):
-        for start in range(0, len(places), AT_ONCE):
-            some = places[start : start + AT_ONCE]
-            for place, p_value in zip(some, _p_values([grids[place] for place in some]), strict=True):
-                found[place] = p_value
-    return found
+    return _in_stacks(_p_values, grids)
 
 
-def differences(grids: Sequence[Grid], base: Grid) -> list[Difference | None]:
-    """As `paired_difference` of each to the base."""
-    pairs = [pair_up(grid, base) for grid in grids]
+def differences(sides: Sequence[tuple[Grid, Grid]]) -> list[Difference | None]:
+    """As `paired_difference` of each two, but for the random signs."""
+    pairs = [pair_up(first, second) for first, second in sides]
     shown = intervals([both for both, _ in pairs])
     with_values = [place for place, interval in enumerate(shown) if interval]
-    found: list[Difference | None] = [None] * len(grids)
+    found: list[Difference | None] = [None] * len(pairs)
     for place, p_value in zip(with_values, p_values([pairs[place][0] for place in with_values]), strict=True):
         both, dropped = pairs[place]
         own = shown[place]
@@ -115,6 +105,17 @@ def pair_up(a: Grid, b: Grid) -> tuple[Grid, int]:
         if not np.isnan(values).any():
             return Grid(a.seeds, a.questions, values, (a.weights + b.weights) / 2), 0
     return pair(a, b)
+
+
+def _in_stacks(compute: Callable[[Sequence[Grid]], list[T]], grids: Sequence[Grid]) -> list[T | None]:
+    """What is computed of grids of equal shape, for all; None where a grid has no value."""
+    found: list[T | None] = [None] * len(grids)
+    for places in _alike(grids):
+        for start in range(0, len(places), AT_ONCE):
+            some = places[start : start + AT_ONCE]
+            for place, each in zip(some, compute([grids[place] for place in some]), strict=True):
+                found[place] = each
+    return found
 
 
 def _alike(grids: Sequence[Grid]) -> Iterable[list[int]]:
@@ -140,7 +141,7 @@ def _intervals(grids: Sequence[Grid]) -> list[Interval]:
             found[place] = bootstrap_interval(grids[place].values, grids[place].weights)
             continue
         if spread[place]:
-            means += spread[place] * _t_noise(stack.seeds - 1, DRAWS, 0)
+            means += spread[place] * t_noise(stack.seeds - 1, DRAWS, 0)
         means.sort()
         low, high = (_quantile(means, share) for share in ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
         found[place] = Interval(float(stack.value[place]), low, high)
@@ -150,7 +151,7 @@ def _intervals(grids: Sequence[Grid]) -> list[Interval]:
 @lru_cache(maxsize=4)
 def _counts(questions: int) -> np.ndarray:
     """How often each question stands in each resample, (questions, draws)."""
-    return np.ascontiguousarray(_resamples(questions, DRAWS, 0).T).astype(float)
+    return np.ascontiguousarray(resamples(questions, DRAWS, 0).T).astype(float)
 
 
 def _resampled(stack: Stack) -> Iterator[np.ndarray | None]:

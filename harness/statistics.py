@@ -70,11 +70,14 @@ def grid(values: Mapping[int, Mapping[str, float]], weights: Mapping[int, Mappin
     Seeds without any value are left out.
     """
     seeds = tuple(sorted(seed for seed, by_question in values.items() if by_question))
-    questions = tuple(sorted(set().union(*(values[seed] for seed in seeds))))
+    asked = dict.fromkeys(tuple(values[seed]) for seed in seeds)  # mostly the same of every seed
+    questions = tuple(sorted(set().union(*asked)))
     weights = weights or {}
 
     def table(source: Mapping[int, Mapping[str, float]], default: float) -> np.ndarray:
-        rows = [[source.get(seed, {}).get(question, default) for question in questions] for seed in seeds]
+        blank = [default] * len(questions)
+        own = [source.get(seed) for seed in seeds]
+        rows = [[each.get(question, default) for question in questions] if each else blank for each in own]
         return np.array(rows, dtype=float).reshape(len(seeds), len(questions))
 
     return Grid(seeds, questions, table(values, np.nan), table(weights, 1.0))
@@ -82,7 +85,7 @@ def grid(values: Mapping[int, Mapping[str, float]], weights: Mapping[int, Mappin
 
 def mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The mean over seeds of each seed's weighted mean over its questions: every run counts once."""
-    weighted, weights = _sums(values, weights)
+    weighted, weights = weighted_sums(values, weights)
     return float(np.mean(weighted.sum(1) / weights.sum(1)))
 
 
@@ -96,7 +99,7 @@ def seed_variance(values: np.ndarray, weights: np.ndarray | None = None) -> floa
     """
     if len(values) < 2:
         return 0.0
-    weighted, weights = _sums(values, weights)
+    weighted, weights = weighted_sums(values, weights)
     totals = weights.sum(1, keepdims=True)
     means = weighted.sum(1, keepdims=True) / totals
     within = np.var((weighted - weights * means) / totals, axis=0, ddof=1).sum()
@@ -111,14 +114,14 @@ def bootstrap_interval(
     rng_seed: int = 0,
 ) -> Interval:
     """The mean with a percentile interval: questions are resampled, the variance between seeds is added as t noise."""
-    weighted, weights = _sums(values, weights)
+    weighted, weights = weighted_sums(values, weights)
     value = mean(values, weights)
     if np.count_nonzero(weights.any(0)) < 2:
         return Interval(value, float("nan"), float("nan"))
     resampled = _resampled_means(weighted, weights, draws, rng_seed)
     spread = np.sqrt(seed_variance(values, weights) / len(values))
     if spread:
-        resampled = resampled + spread * _t_noise(len(values) - 1, len(resampled), rng_seed)
+        resampled = resampled + spread * t_noise(len(values) - 1, len(resampled), rng_seed)
     low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(value, float(low), float(high))
 
@@ -134,7 +137,7 @@ def sign_flip_p_value(
     that differ no more than their questions explain, this is the usual sign-flip test: all 2^Q patterns for up to
     EXACT_QUESTIONS differences that are not 0, else (k + 1) / (n + 1) of n random ones.
     """
-    weighted, weights = _sums(values, weights)
+    weighted, weights = weighted_sums(values, weights)
     parts = (weighted / weights.sum(1, keepdims=True)).mean(0)  # what each question adds to the mean
     observed = abs(parts.sum())
     parts = parts[parts != 0]
@@ -217,7 +220,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _sums(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+def weighted_sums(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
     """Weight times value, and weight, both 0 where there is no value."""
     missing = np.isnan(values)
     weights = np.where(missing, 0.0, 1.0 if weights is None else weights)
@@ -225,7 +228,7 @@ def _sums(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, n
 
 
 @lru_cache(maxsize=2)  # all methods of a benchmark are resampled alike, at the price of one
-def _resamples(questions: int, draws: int, rng_seed: int) -> np.ndarray:
+def resamples(questions: int, draws: int, rng_seed: int) -> np.ndarray:
     """How often each question stands in each resample: (draws, questions). No count reaches 256 in practice: for
     more than 255 questions that has a probability below 1e-500."""
     rng = np.random.default_rng(rng_seed)
@@ -240,7 +243,7 @@ def _resamples(questions: int, draws: int, rng_seed: int) -> np.ndarray:
 
 
 @lru_cache(maxsize=8)
-def _t_noise(freedom: int, draws: int, rng_seed: int) -> np.ndarray:
+def t_noise(freedom: int, draws: int, rng_seed: int) -> np.ndarray:
     """Student's t at evenly spaced probabilities in random order: its heavy tails would be rough if drawn."""
     ranks = np.random.default_rng([rng_seed, 1]).permutation(draws)
     noise = stdtrit(freedom, (ranks + 0.5) / draws)
@@ -252,7 +255,7 @@ def _resampled_means(weighted: np.ndarray, weights: np.ndarray, draws: int, rng_
     """The mean over seeds of the weighted means, of each resample of the questions; (draws,) or a few less: resamples
     without any value are left out, and seeds without a value do not count in theirs."""
     seeds, questions = weights.shape
-    counts = _resamples(questions, draws, rng_seed)
+    counts = resamples(questions, draws, rng_seed)
     columns = np.concatenate([weighted, weights]).T
     step = max(1, CHUNK // questions)
     sums = np.concatenate([counts[i : i + step].astype(float) @ columns for i in range(0, draws, step)])

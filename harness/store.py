@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Iterator
@@ -50,6 +51,15 @@ def write_text(path: Path, text: str) -> None:
 def _encoded(text: str) -> bytes:
     """As UTF-8; half of a surrogate pair, which UTF-8 has not, becomes JSON's escape of it."""
     return text.encode("utf-8", "backslashreplace")
+
+
+def plain(value: Any) -> Any:
+    """Plain data that JSON can hold: a number that is none becomes null."""
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def write_json(path: Path, value: Any) -> None:

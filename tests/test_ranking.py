@@ -36,7 +36,7 @@ def test_many_methods_have_the_numbers_of_each(missing, weighted, seeds):
     for found, grid in zip(resampling.intervals(own), own, strict=True):
         expected = statistics.bootstrap_interval(grid.values, grid.weights)
         assert vars(found) == pytest.approx(vars(expected), abs=1e-12)
-    for found, grid in zip(resampling.differences(own[1:], own[0]), own[1:], strict=True):
+    for found, grid in zip(resampling.differences([(each, own[0]) for each in own[1:]]), own[1:], strict=True):
         assert vars(found) == pytest.approx(vars(statistics.paired_difference(grid, own[0])), abs=1e-12)
 
 
@@ -53,7 +53,7 @@ def test_p_values_where_some_differences_are_0():
 def test_grids_without_values_have_nothing():
     empty = Grid((), (), np.empty((0, 0)), np.empty((0, 0)))
     assert resampling.intervals([empty, *grids(1)])[0] is None
-    assert resampling.differences([empty], grids(1)[0]) == [None]
+    assert resampling.differences([(empty, grids(1)[0])]) == [None]
     single = Grid((0,), ("q",), np.array([[3.0]]), np.ones((1, 1)))
     (found,) = resampling.intervals([single])
     assert found.value == 3.0 and math.isnan(found.low)

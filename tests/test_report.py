@@ -18,6 +18,7 @@ from harness.report import figures, samples, training, wording
 from harness.report.drawing import Series, apart
 from harness.report.run import Run
 from harness.report.verdict import verdict
+from harness.tables import layout
 
 MT, MATH = "mt-bench", "math"
 
@@ -92,7 +93,7 @@ def test_one_seed_is_said_to_be_one(tmp_path):
         (wording.power(4.488e12), "4.49 × 10¹²"),
         (wording.p_value(0.00002), "p < 0.0001"),
         (wording.p_value(0.002), "p = 0.002"),
-        (wording.count(30_120), "30.1 k"),
+        (layout.count(30_120), "30.1k"),
         (wording.listed(["a", "b", "c"]), "a, b and c"),
         (wording.listed(["a"]), "a"),
     ],

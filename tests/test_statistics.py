@@ -124,7 +124,7 @@ def test_draws_in_chunks_are_the_same(monkeypatch):
     values = np.random.default_rng(0).normal(size=(2, 30))
     whole = bootstrap_interval(values, draws=500), p_value(values + 0.2, draws=500)
     monkeypatch.setattr(statistics, "CHUNK", 30 * 64)
-    statistics._resamples.cache_clear()
+    statistics.resamples.cache_clear()
     assert (bootstrap_interval(values, draws=500), p_value(values + 0.2, draws=500)) == whole
 
 

@@ -10,18 +10,14 @@ from typing import Any
 from harness.commands.output import print_rows, shown
 from harness.faults import writing
 from harness.regression.gate import Check, Finding
+from harness.store import plain
 
 SHOWN = 12  # findings of training that are shown where none failed
 
 
 def as_json(check: Check, run: Path, against: Path) -> dict[str, Any]:
     """The fields of a `Check`, and what was compared."""
-    found = asdict(check) | {"run": str(run), "against": str(against), "passed": check.passed}
-    for each in found["findings"]:
-        for name, value in each.items():
-            if isinstance(value, float) and not math.isfinite(value):
-                each[name] = None
-    return found
+    return plain(asdict(check)) | {"run": str(run), "against": str(against), "passed": check.passed}
 
 
 def headline(check: Check) -> str:

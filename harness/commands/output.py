@@ -4,14 +4,27 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from harness.errors import UserError
 
 _UNSEEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")  # controls, turns of direction
 PLAIN_WIDTH = 200  # characters a line where no terminal says how wide it is
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
+
+
+def check_file(file: Path | None, example: str) -> None:
+    """Before work whose result is written to a file; `example` is a name for it.
+
+    Raises:
+        UserError: when a folder is in its place.
+    """
+    if file is not None and file.is_dir():
+        raise UserError(f"{file} is a folder: name the file to write, such as {file / example}")
 
 
 def print_json(value: Any) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from harness import store
 from harness.commands.options import FLAGS
-from harness.errors import UserError, unknown_name
+from harness.commands.output import check_file
+from harness.errors import unknown_name
 from harness.experiment import Experiment
 
 FILE = "report.html"
@@ -26,8 +27,7 @@ def write_report(run_folder: Path, output: Path | None) -> Path:
     from harness.report.run import Run
 
     file = output or run_folder / FILE
-    if file.is_dir():  # which writing would replace, with all that is in it
-        raise UserError(f"{file} is a folder: name the file to write, such as {file / FILE}")
+    check_file(file, FILE)
     run = Run.read(run_folder)
     store.write_text(file, page(run, command_of(run.experiment), datetime.now()))
     return file
@@ -44,6 +44,7 @@ def write_figure(kind: str, run_folders: Sequence[Path], output: Path) -> Path:
 
     if kind not in FIGURES:
         raise unknown_name("figure", kind, FIGURES)
+    check_file(output, f"{kind}.svg")
     runs = [Run.read(path) for path in run_folders]
     store.write_text(output, as_file(FIGURES[kind](runs), runs))
     return output

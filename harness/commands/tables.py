@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from harness import store
-from harness.commands.output import print_json
+from harness.commands.output import check_file, print_json
 from harness.commands.report import command_of
 from harness.comparison import Table
 from harness.errors import UserError
@@ -36,7 +36,7 @@ def show_table(
     form = form or (SUFFIXES.get(output.suffix.lower(), "markdown") if output else "markdown")
     if form not in FORMATS:
         raise UserError(f"unknown format {form!r}: give {', '.join(FORMATS)}")
-    check_file(output)
+    check_file(output, "table.md")
     published = read(reported_file, reported) if reported else ()
     table = replace(_table(runs, baseline), reported=published)
     if output is None:
@@ -61,17 +61,8 @@ def write_leaderboard(results: Path, output: Path | None) -> Path:
         UserError: when there are no results, or a folder is in the place of the file.
     """
     file = output or results / FILE
-    check_file(file)
+    check_file(file, FILE)
     words = ["harness", "leaderboard", *(("--results", str(results)) if str(results) != "results" else ())]
     words += ["--output", str(output)] if output else []
     store.write_text(file, leaderboard(results, command_of, shlex.join(words)))
     return file
-
-
-def check_file(file: Path | None) -> None:
-    """
-    Raises:
-        UserError: when a folder is there, which writing must not replace.
-    """
-    if file is not None and file.is_dir():
-        raise UserError(f"{file} is a folder: name the file to write, such as {file / 'table.md'}")

@@ -1,17 +1,18 @@
 """What is kept of a run to hold later ones against: the scores of every question, measures of training, digests."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from harness import fingerprints, rows, store
+from harness.benchmarks.base import Score
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.regression import measures
-from harness.results import read_experiment
+from harness.results import StoredRun
 from harness.runner import arms_of
 from harness.scoring import step_names
 from harness.statistics import Grid, grid
@@ -51,7 +52,7 @@ class Measured:
             {seed: each.weights.get(benchmark, {}) for seed, each in seeds.items()},
         )
 
-    def of_seeds(self, chosen: Mapping[str, Any] | set[int] | range) -> "Measured":
+    def of_seeds(self, chosen: Container[int]) -> "Measured":
         """The same with these seeds alone."""
         arms = {
             name: {seed: each for seed, each in seeds.items() if seed in chosen} for name, seeds in self.arms.items()
@@ -64,12 +65,15 @@ def measure(path: Path) -> Measured:
     Raises:
         UserError: when the folder holds no finished run.
     """
-    experiment = read_experiment(path)
+    run = StoredRun.read(path)
+    experiment = run.experiment
     arms: dict[str, dict[int, Seed]] = {}
-    for arm in arms_of(experiment, Folder(path)):
-        arms.setdefault(arm.name, {})[arm.seed] = _seed(arm.folder, experiment)
-    base = arms_of(experiment, Folder(path))[0].folder
-    return Measured({"options": _options(experiment), **_made_of(base, experiment)}, arms)
+    folders = arms_of(experiment, Folder(path))
+    scores = {row.method: row.scores for row in run.rows}
+    for arm in folders:
+        own = {name: by_seed[arm.seed] for name, by_seed in scores[arm.name].items() if arm.seed in by_seed}
+        arms.setdefault(arm.name, {})[arm.seed] = _seed(arm.folder, own)
+    return Measured({"options": _options(experiment), **_made_of(folders[0].folder, experiment)}, arms)
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:
@@ -88,18 +92,12 @@ def _made_of(base: Folder, experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _seed(folder: Folder, experiment: Experiment) -> Seed:
+def _seed(folder: Folder, by_benchmark: Mapping[str, Score]) -> Seed:
     scores, weights, digests = {}, {}, {}
-    for name in experiment.benchmarks:
-        file = folder / "scores" / f"{name}.json"
-        if not file.exists():
-            if folder.mark(step_names(name)[1]):  # left out
-                continue
-            raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
-        score = store.read_json(file)
-        scores[name] = score["values"]
-        weights[name] = {} if set(score["weights"].values()) <= {1.0} else score["weights"]
-        digests[f"scores/{name}"] = store.digest([score["value"], score["values"]])
+    for name, score in by_benchmark.items():
+        scores[name] = score.values
+        weights[name] = {} if set(score.weights.values()) <= {1.0} else score.weights
+        digests[f"scores/{name}"] = store.digest([score.value, score.values])
     for file in sorted((folder / "preferences").glob("*.jsonl")):
         digests[f"preferences/{file.stem}"] = store.file_digest(file)[:16]
     ledger = store.read_json(folder / "ledger.json")["total"]

@@ -20,7 +20,8 @@ from harness.report.drawing import (
     values,
 )
 from harness.report.run import Run
-from harness.report.wording import digits_of, interval, number, p_value, power, signed, ten
+from harness.report.wording import interval, number, p_value, power, signed, ten
+from harness.tables.layout import digits_of
 
 LABELS = 112  # pixels for names
 NAMES = {"labelColor": TEXT, "minExtent": LABELS, "maxExtent": LABELS, "labelExpr": SHORT_LABELS}

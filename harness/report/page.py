@@ -21,7 +21,7 @@ from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.run import Run
 from harness.report.verdict import Verdict, verdict
-from harness.tables.layout import duration
+from harness.tables.layout import count, digits_of, duration
 
 PARTS = (  # fields of a score's details that hold a value for each part of the benchmark
     ("sections", "by section"),
@@ -57,7 +57,7 @@ def page(run: Run, command: str, made: datetime) -> str:
     texts = {name: (files("harness.report") / "html" / name).read_text("utf-8") for name in ("page.css", "page.js")}
     style, script = texts["page.css"], texts["page.js"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {name: getattr(wording, name) for name in ("number", "signed", "power", "count")}
+    environment.filters |= {name: getattr(wording, name) for name in ("number", "signed", "power")} | {"count": count}
     environment.filters["duration"] = duration
     environment.globals |= {"p_value": wording.p_value, "interval": wording.interval, "listed": wording.listed}
     template = environment.from_string((files("harness.report") / "html" / "page.html.jinja").read_text("utf-8"))
@@ -71,7 +71,7 @@ def page(run: Run, command: str, made: datetime) -> str:
         series=series,
         verdict=told,
         leaders={leader.column.name: leader for leader in told.leaders},
-        digits={column.name: wording.digits_of(column.metric) for column in run.table.benchmarks},
+        digits={column.name: digits_of(column.metric) for column in run.table.benchmarks},
         marks={row.method: _marks(row, told) for row in run.table.rows},
         forests=_drawn(figures.forest(run, column, [*series.values()]) for column in run.table.benchmarks),
         scalings=_drawn(

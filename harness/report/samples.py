@@ -20,7 +20,7 @@ from harness.comparison import Column
 from harness.errors import UserError
 from harness.inputs import data_folder
 from harness.report.run import Run
-from harness.report.wording import digits_of
+from harness.tables.layout import digits_of
 
 MOST_BYTES = 3_500_000  # of all blocks of a page, as they stand in it
 LONG = 60  # characters from which a text is shown as a text, not as a fact

@@ -12,7 +12,8 @@ from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, v
 from harness.report.figures import NUMBERS
 from harness.report.run import Run
 from harness.report.training import pair_quality
-from harness.report.wording import digits_of, interval, number, power
+from harness.report.wording import interval, number, power
+from harness.tables.layout import digits_of
 
 STYLE = files("harness.report") / "html" / "page.css"
 COLOR = re.compile(r"(--[\w-]+): light-dark\((#\w+), #\w+\)")
@@ -27,7 +28,9 @@ def pairs(runs: Sequence[Run]) -> Figure:
     Raises:
         UserError: when there is nothing to draw.
     """
-    (run,) = _at_most(1, runs)
+    if len(runs) > 1:
+        raise UserError(f"this figure is of one run, not of {len(runs)}")
+    (run,) = runs
     figure = pair_quality(run, _series(runs))
     if figure is None:
         raise UserError(f"{run.path}: no stage has both the accuracy and the probability of its pairs")
@@ -113,12 +116,6 @@ def _key(series: Sequence[Series], width: float, top: float) -> tuple[str, float
 def _series(runs: Sequence[Run]) -> list[Series]:
     names = dict.fromkeys(name for run in runs for name in run.methods)
     return [Series(name, index) for index, name in enumerate(names)]
-
-
-def _at_most(number: int, runs: Sequence[Run]) -> Sequence[Run]:
-    if len(runs) > number:
-        raise UserError(f"this figure is of one run, not of {len(runs)}")
-    return runs
 
 
 def _ends(cell: Cell) -> dict[str, float]:

@@ -6,7 +6,8 @@ from statistics import fmean
 
 from harness.report.drawing import MUTED, SIZE, WIDTH, Figure, Series, draw, scales, values
 from harness.report.run import Run, Stage
-from harness.report.wording import NONE, number
+from harness.report.wording import number
+from harness.tables.layout import NONE
 
 POINTS = 100  # of a curve: longer ones are shown as means of neighbours
 CURVES = (  # title, and name -> (field of the history, dashes)

@@ -1,19 +1,19 @@
 """Who won, by how much, how sure that is and what it cost: the summary at the top of the page, computed from scores.
 
-Methods are compared with the baseline in the table. Which of them is best is another question, so here every pair of
-ranked methods is compared on every benchmark, with Holm's correction for all of these pairs: the best was not known
-before, and a correction for fewer would flatter it.
+Methods are compared with the baseline in the table. Which of them is best is another question, answered by its
+ranks: there every pair of ranked methods is compared on every benchmark (`harness.ranking`); these are its pairs.
 """
 
 from collections import Counter
 from dataclasses import dataclass
 from itertools import combinations
 
-from harness.comparison import SIGNIFICANT, Cell, Column, Row, Table
+from harness.comparison import SIGNIFICANT, Cell, Column, Row, Table, grid_of
 from harness.report.run import Run
-from harness.report.wording import count, digits_of, listed, number, power, span
-from harness.statistics import Difference, grid, holm, paired_difference
-from harness.tables.layout import duration
+from harness.report.wording import listed, number, power, span
+from harness.resampling import differences
+from harness.statistics import Difference, holm
+from harness.tables.layout import count, digits_of, duration
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Leader:
     @property
     def clear(self) -> bool:
         """Significantly ahead of every other ranked method."""
-        return bool(self.pairs) and all(pair.significant for pair in self.pairs)
+        return self.cell.best
 
     @property
     def undecided(self) -> list[str]:
@@ -88,17 +88,10 @@ def verdict(run: Run) -> Verdict:
 def _pairs(run: Run, methods: list[str]) -> tuple[Pair, ...]:
     found = []
     for benchmark, by_method in run.scores.items():
-        grids = {
-            method: grid(
-                {seed: score.values for seed, score in scores.items()},
-                {seed: score.weights for seed, score in scores.items()},
-            )
-            for method, scores in by_method.items()
-            if method in methods
-        }
-        for first, second in combinations(grids, 2):
-            if difference := paired_difference(grids[first], grids[second]):
-                found.append((benchmark, first, second, difference))
+        grids = {method: grid_of(scores) for method, scores in by_method.items() if method in methods}
+        places = list(combinations(grids, 2))
+        compared = differences([(grids[first], grids[second]) for first, second in places])
+        found += [(benchmark, *place, each) for place, each in zip(places, compared, strict=True) if each]
     adjusted = holm([difference.p_value for *_, difference in found])
     return tuple(Pair(*each, p_holm) for each, p_holm in zip(found, adjusted, strict=True))
 

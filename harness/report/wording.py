@@ -3,7 +3,9 @@
 import math
 from collections.abc import Sequence
 
-NONE = "–"
+from harness.tables import layout
+from harness.tables.layout import NONE
+
 MINUS = "\N{MINUS SIGN}"
 _RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
@@ -33,7 +35,8 @@ def interval(low: float, high: float, digits: int = 1, sign: bool = False) -> st
 
 def p_value(value: float) -> str:
     """With its sign of relation: "p = 0.03"."""
-    return "p < 0.0001" if value < 0.0001 else f"p = {value:.2g}" if value < 0.1 else f"p = {value:.2f}"
+    text = layout.p_value(value)
+    return f"p {text}" if text.startswith("<") else f"p = {text}"
 
 
 def power(value: float) -> str:
@@ -49,14 +52,6 @@ def ten(exponent: int) -> str:
     return f"10{str(exponent).translate(_RAISED)}"
 
 
-def count(value: float) -> str:
-    """Tokens and the like, in thousands or millions."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if value >= 0.9995 * size:
-            return f"{value / size:.3g} {letter}"
-    return f"{value:.0f}"
-
-
 def span(texts: Sequence[str]) -> str:
     """First and last of ordered texts, or one where they look the same."""
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
@@ -65,8 +60,3 @@ def span(texts: Sequence[str]) -> str:
 def listed(names: Sequence[str]) -> str:
     """a, b and c."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)
-
-
-def digits_of(metric: str) -> int:
-    """Decimals of a score: one in percent, two else."""
-    return 1 if "%" in metric else 2

@@ -13,24 +13,17 @@ from harness.comparison import Cell, Column, Row, Spent, Table
 from harness.errors import UserError
 from harness.reported import Reported
 from harness.statistics import Difference, Interval
+from harness.store import plain
 from harness.trials import Tuning
 
 
 def to_json(table: Table) -> dict:
     """Plain data for JSON, with the dataclasses' field names."""
-    return _plain(asdict(table))
+    return plain(asdict(table))
 
 
 def dumps(table: Table) -> str:
     return json.dumps(to_json(table), indent=2, ensure_ascii=True, allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(data: Any, where: str) -> Table:

@@ -76,9 +76,9 @@ def controlled(benchmark: str) -> str:
     return f"{benchmark}-lc"
 
 
-def digits(column: Column) -> int:
+def digits_of(metric: str) -> int:
     """Decimals of a score: one in percent, two else."""
-    return 1 if "%" in column.metric else 2
+    return 1 if "%" in metric else 2
 
 
 def name(row: Row) -> str:
@@ -90,7 +90,7 @@ def _scores(row: Row, columns: Sequence[tuple[Column, str, bool]], with_tuning: 
     shown = [Entry(name(row)), Entry(row.supervision)]
     for column, _, is_controlled in columns:
         cell = row.cells[column.name]
-        shown.append(Entry(_estimate(cell.length_controlled, 1)) if is_controlled else score(cell, digits(column)))
+        shown.append(Entry(_estimate(cell.length_controlled, 1)) if is_controlled else score(cell, column))
     if with_tuning:
         shown.append(Entry(tuned(row)))
     return (*shown, *map(Entry, spending(row.spent)))
@@ -117,17 +117,17 @@ def _differences(table: Table) -> Grid | None:
         return None
     head = (f"minus {name(baseline)}", *map(heading, table.benchmarks))
     rows = [
-        tuple(map(Entry, (name(row), *(difference(row.cells[each.name], digits(each)) for each in table.benchmarks))))
+        tuple(map(Entry, (name(row), *(difference(row.cells[each.name], each) for each in table.benchmarks))))
         for row in others
     ]
     return Grid(head, tuple(rows))
 
 
-def score(cell: Cell, decimals: int) -> Entry:
+def score(cell: Cell, column: Column) -> Entry:
     """Value, interval, the mark of a significant difference and the rank; the value of the best is bold."""
     if math.isnan(cell.value):
         return Entry(NONE)
-    text = _estimate(cell, decimals)
+    text = _estimate(cell, digits_of(column.metric))
     if cell.p_holm is not None and cell.p_holm < SIGNIFICANT:
         text += " *"
     if cell.rank is not None:
@@ -142,8 +142,8 @@ def _estimate(found: Cell | Interval | None, decimals: int) -> str:
     return f"{found.value:.{decimals}f}{interval}"
 
 
-def difference(cell: Cell, decimals: int) -> str:
-    found = cell.difference
+def difference(cell: Cell, column: Column) -> str:
+    found, decimals = cell.difference, digits_of(column.metric)
     if found is None:
         return NONE
     interval = ""
