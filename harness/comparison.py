@@ -264,7 +264,7 @@ def _length_controlled(scores: Mapping[int, Score]) -> Interval | None:
     if not details:
         return None
     rates = [each[LENGTH_CONTROLLED] for each in details]
-    own = [each.get("interval") for each in details]  # of this rate, where there is one
+    own = [each.get("length_controlled_interval") for each in details]
     value = sum(rates) / len(rates)
     if not all(own):
         return Interval(value, math.nan, math.nan)

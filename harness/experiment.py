@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 from harness import plain_yaml, registry, rows
 from harness.budget import Budget
+from harness.engines.base import ENGINES
 from harness.errors import UserError, unknown_name
 from harness.judges.chat_completions import public_url
 from harness.search import Distribution, trials, within
@@ -74,6 +75,16 @@ class Experiment:
     completion_tokens: int | None = option(None, "Expected completion length for the plan; testbed: as measured.")
     batch_size: int = option(128, "Sequences in one forward pass of generation.")
     device: str = option("auto", "Where the model runs: auto, cpu, cuda.")
+    gpus: int | None = option(None, "Processes that share each training, one on each GPU of this machine (torchrun).")
+    launcher: str | None = option(
+        None, "Command that starts them instead: 'torchrun --nproc_per_node N' or 'accelerate launch --config_file F'."
+    )
+    engine: str = option("auto", "What generates: transformers, vllm, or auto: vllm where it is installed, with a GPU.")
+    engine_url: str | None = option(
+        None, "Base URL of a vLLM server that generates and reads, such as http://127.0.0.1:8000/v1."
+    )
+    tensor_parallel: int = option(1, "GPUs that share a model in vLLM.")
+    gpu_memory: float = option(0.5, "Share of a GPU's memory that vLLM takes while it runs; the rest is for training.")
     attention: str = option("sdpa", "Attention in scoring and training: sdpa, or flex (FlexAttention, on CUDA).")
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
     rejudge: bool = option(False, "Ask the judge once more where a judgment has no verdict.")
@@ -96,12 +107,12 @@ class Experiment:
     def __post_init__(self) -> None:
         safe_name(self.name)
         Budget.parse(self.budget)
-        for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts"):
+        for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seeds > MOST_SEEDS:
             raise UserError(f"seeds must be at most {MOST_SEEDS}, not {self.seeds}")
-        for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls"):
+        for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls", "gpus"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("judge_max_cost", "judge_rate"):
@@ -113,7 +124,7 @@ class Experiment:
             raise UserError(
                 f"tune must be 0 or from 2 (the first trial has the defaults) to {MOST_TRIALS}, not {self.tune}"
             )
-        for url in (self.judge_url, self.model_url):
+        for url in (self.judge_url, self.model_url, self.engine_url):
             if url is not None:
                 public_url(url)  # it is written into files
         if self.model_url is not None and self.arms() != ("base",):
@@ -122,6 +133,14 @@ class Experiment:
             raise unknown_name("tracker", self.report_to, TRACKERS)
         if self.judge_model and self.judge_engine:
             raise UserError("one judge: give --judge-model or --judge-engine, not both")
+        if not 0 < self.gpu_memory <= 1:
+            raise UserError(f"gpu_memory must be above 0 and at most 1, not {self.gpu_memory}")
+        if self.engine_url and self.engine == "transformers":
+            raise UserError("engine_url is of a vLLM server: leave it out, or --engine transformers")
+        if self.engine not in ENGINES:
+            raise unknown_name("engine", self.engine, ENGINES)
+        if self.gpus and self.launcher:
+            raise UserError("one way to start processes: give --gpus or --launcher, not both")
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("temperature must be at least 0 and top_p within (0, 1]")
         for kind, chosen in (("method", self._methods_by_arm().values()), ("benchmark", self.benchmarks)):

@@ -10,6 +10,7 @@ from harness import context, fingerprints, prompts, registry, store
 from harness.benchmarks.base import Settings
 from harness.development import Split, split
 from harness.engines.base import Engine
+from harness.engines.choice import chosen, load_engine
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.judges.base import Judge
@@ -72,9 +73,14 @@ def check_inputs(experiment: Experiment) -> None:
         UserError: for a file, a judge or a budget that the run could not use.
     """
     check_tracker(experiment.report_to)
+    if experiment.gpus or experiment.launcher:
+        from harness.training.launcher import check_launcher
+
+        check_launcher(experiment)
     if experiment.model_url:
         _check_endpoint(experiment)
     else:
+        chosen(experiment)
         _check_model(experiment)
         estimate(experiment, *load_prompts(experiment))
     judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
@@ -151,18 +157,17 @@ def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
     import torch
 
     from harness.engines.classifier import RewardModel, is_classifier
-    from harness.engines.transformers import TransformersEngine
 
     folder = model_folder(experiment.model)
-    settings = {
-        "device": experiment.device,
-        "batch_size": experiment.batch_size,
-        "trust_remote_code": experiment.trust_remote_code,
-    }
     if is_classifier(folder):
-        base = RewardModel.load(folder, **settings)
+        base = RewardModel.load(
+            folder,
+            device=experiment.device,
+            batch_size=experiment.batch_size,
+            trust_remote_code=experiment.trust_remote_code,
+        )
     else:
-        base = TransformersEngine.load(folder, **settings, attention=experiment.attention)
+        base = load_engine(experiment, folder)
     if base.parameters < SMALL:
         torch.set_num_threads(1)
     return base

@@ -5,8 +5,9 @@ import signal
 import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
@@ -24,15 +25,23 @@ GRACE = 10.0  # seconds in which a process may end what it does by itself
 ASKED_AGAIN = 2.0  # seconds after which it is told once more to end
 
 
-def run_arms(experiment: Experiment, root: Folder, arms: Sequence[Arm], inputs: Inputs, jobs: int) -> None:
-    """Runs arms one after the other, or in so many processes.
+def run_arms(
+    experiment: Experiment, root: Folder, arms: Sequence[Arm], inputs: Inputs, jobs: int, ray: str | None = None
+) -> None:
+    """Runs arms one after the other, in so many processes, or on a Ray cluster.
 
     Args:
         inputs: of arms that run in this process.
+        ray: address of the cluster.
 
     Raises:
         UserError: that of an arm, or when its process died; the processes of the others have ended too.
     """
+    if ray:
+        from harness.ray_cluster import run_arms_on_ray
+
+        run_arms_on_ray(experiment, root, arms, ray)
+        return
     if jobs == 1:
         for arm in arms:
             arm.run(inputs)
@@ -133,23 +142,26 @@ def _tell_unless_ending(lost: "sys.UnraisableHookArgs") -> None:
 
 def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder) -> None:
     """Runs the arms that are sent, until there are no more."""
-    inputs = None
+    inputs = cache(lambda: load_inputs(experiment, root))
     while True:
         try:
             arm = connection.recv()
         except EOFError:
             return
-        failure = None
-        try:
-            inputs = inputs or load_inputs(experiment, root)
-            arm.run(inputs)
-        except UserError as error:
-            failure = str(error)
-        except OSError as error:
-            if (told := of_disk(error)) is None:
-                raise
-            failure = str(told)
-        connection.send(failure)
+        connection.send(run_arm(arm, inputs))
+
+
+def run_arm(arm: Arm, inputs: Callable[[], Inputs]) -> str | None:
+    """What the user is told when it fails."""
+    try:
+        arm.run(inputs())
+    except UserError as error:
+        return str(error)
+    except OSError as error:
+        if (told := of_disk(error)) is None:
+            raise
+        return str(told)
+    return None
 
 
 def _end_with_parent() -> None:

@@ -31,7 +31,7 @@ LOOP = tuple(each.name for each in fields(TrainingOptions) if each.name != "batc
 CODE = tuple(
     f"harness.{room}" for room in ("engines", "judges", "methods", "pipeline", "stages", "testbed", "training")
 )  # that training rests on, beside the method's own
-SURROUNDINGS = ("code", "device", "packages")  # dependencies that are no choice of the experiment
+SURROUNDINGS = ("code", "device", "engine", "launcher", "packages")  # dependencies that are no choice of the experiment
 PACKAGES = ("torch", "transformers", "tokenizers", "trl", "accelerate", "peft")
 
 
@@ -48,6 +48,7 @@ class Setting:
     lengths: expected tokens of a stage's prompts and completions.
     training: how a stage is trained, given the folder of its state.
     load: the engine of a checkpoint.
+    launcher: what trainings depend on of the command that starts their processes; None where this one trains.
     check_pairs: pairs of each stage whose order a judge is asked about.
     """
 
@@ -61,6 +62,7 @@ class Setting:
     lengths: Callable[[Stage], Lengths]
     training: "Callable[[Stage, Path], Training]"
     load: "Callable[[Path], TransformersEngine]"
+    launcher: dict[str, Any] | None = None
     judge: Judge | None = None
     check_pairs: int = 0
     label: str = ""
@@ -157,7 +159,12 @@ def _collect_depends(stage: Stage, before: Stage | None, setting: Setting) -> di
 def _train_depends(stage: Stage, setting: Setting) -> dict[str, Any]:
     collected = setting.folder.mark(collecting(stage))
     loop = {name: getattr(stage.training, name) for name in LOOP}
-    return {**collected.depends_on, "training": loop, "examples": list(collected.files.values())}
+    return {
+        **collected.depends_on,
+        "training": loop,
+        "launcher": setting.launcher,
+        "examples": list(collected.files.values()),
+    }
 
 
 def _run_stage(
@@ -177,7 +184,8 @@ def _run_stage(
     stream.position = facts["drawn"]
     ledger = Ledger.from_dict(facts["ledger"])
     depends_on = _train_depends(stage, setting)
-    files = _train(stage, engines[stage.start], facts, ledger, setting, depends_on)
+    engines[stage.start].rest()
+    files = _train(stage, engines[stage.start].local, facts, ledger, setting, depends_on)
     model = fingerprints.of_model(setting.checkpoint(stage))
     folder.finish(stage.name, depends_on, files, drawn=facts["drawn"], ledger=ledger.as_dict(), model=model)
     shutil.rmtree(setting.work(stage))

@@ -110,11 +110,20 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
     Raises:
         UserError: when the budget does not pay for one update of a stage, or a method has nothing to tune.
     """
-    parameters = parameter_count(model_folder(experiment.model))
 
     @cache
     def lengths(of_pairs: bool) -> Lengths:
         return measure_lengths(experiment, labelled if of_pairs else prompts)
+
+    return plan(experiment, parameter_count(model_folder(experiment.model)), lengths)
+
+
+def plan(experiment: Experiment, parameters: int, lengths: Callable[[bool], Lengths]) -> dict:
+    """As `estimate`, for a model of so many parameters.
+
+    Args:
+        lengths: of prompts, or of labelled pairs.
+    """
 
     def planned(name: str, options: Any) -> list[StagePlan]:
         stages = experiment.method(name).stages(options)
@@ -142,7 +151,7 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
 
 
 def _tuning(
-    experiment: Experiment, plan: Callable[[str, Any], list[StagePlan]], parameters: int, lengths: Lengths
+    experiment: Experiment, planned: Callable[[str, Any], list[StagePlan]], parameters: int, lengths: Lengths
 ) -> dict[str, Any]:
     """What trials will cost. lengths: of the prompts that are kept."""
     answers = experiment.tune_prompts * (lengths.prompt + lengths.completion)
@@ -151,7 +160,7 @@ def _tuning(
         tried, spent = [], 0.0
         for number, options in enumerate(experiment.trial_options(name)):
             try:
-                spent += sum(each.flops for each in plan(name, options)) + flops(parameters, forward_tokens=answers)
+                spent += sum(each.flops for each in planned(name, options)) + flops(parameters, forward_tokens=answers)
             except UserError as error:
                 raise UserError(f"{name} trial {number}: {error}") from None
             tried.append({option: getattr(options, option) for option in experiment.tuned(name)})

@@ -1,6 +1,7 @@
 """Runs an experiment: its arms, one after the other or in parallel processes, then its table."""
 
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import yaml
 from harness import fingerprints, pipeline, store
 from harness.arm import Arm
 from harness.comparison import Table
+from harness.engines.choice import INSTALLED, described
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.faults import stoppable
@@ -18,6 +20,7 @@ from harness.parallel import run_arms
 from harness.results import FORMAT, check_format, write_table
 from harness.scoring import SCORERS
 from harness.steps import Folder
+from harness.training.launcher import described_launcher
 from harness.trials import FILE
 from harness.tuning import check_arms, trials_of, tune
 
@@ -25,12 +28,15 @@ INDEX = "index.json"
 PACKAGES = ("harness", *pipeline.PACKAGES, *SCORERS)
 
 
-def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str | None = None) -> Table:
+def run(
+    experiment: Experiment, results: Path, jobs: int = 1, restart_from: str | None = None, ray: str | None = None
+) -> Table:
     """Train, answer, judge, score and compare; what is already done in the folder is reused.
 
     Args:
         restart_from: a step that is done anew with all that follows from it, in every arm that has it, or as
             METHOD/STEP in those of one method. Trials of tuning that can be reused are.
+        ray: address of a Ray cluster that runs the arms, or "local".
 
     Raises:
         UserError: for anything the user can mend; nothing that was finished is lost.
@@ -44,6 +50,8 @@ def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str 
     if not restart_from and _finished(root, key):
         return write_table(root.path)
     check_inputs(experiment)
+    if not experiment.model_url:
+        print(f"engine: {described(experiment)}", file=sys.stderr)
     with stoppable(root.path), store.only_writer(root.path):
         inputs = load_inputs(experiment, root)
         trials, arms = trials_of(experiment, root), arms_of(experiment, root)
@@ -53,11 +61,11 @@ def run(experiment: Experiment, results: Path, jobs: int = 1, restart_from: str 
             trial.check(inputs)
         check_arms(root, arms, inputs)
         _claim(root, experiment)
-        tune(experiment, root, trials, inputs, jobs)
+        tune(experiment, root, trials, inputs, jobs, ray)
         arms = arms_of(experiment, root)
         for arm in arms:
             arm.check(inputs)
-        run_arms(experiment, root, arms, inputs, jobs)
+        run_arms(experiment, root, arms, inputs, jobs, ray)
         table = write_table(root.path)
         _write_index(root, key)
         return table
@@ -78,6 +86,8 @@ def _key(experiment: Experiment) -> str:
         [
             experiment.as_dict(),
             model_digests(experiment),
+            described(experiment),
+            described_launcher(experiment),
             fingerprints.of_named(name for name in named if name != TESTBED),
             fingerprints.of_device(experiment.device),
             fingerprints.of_packages(*PACKAGES),
@@ -118,6 +128,6 @@ def _restart(arms: Sequence[Arm], restart_from: str) -> None:
 
 def _claim(root: Folder, experiment: Experiment) -> None:
     """Writes the resolved configuration, and what it runs on."""
-    versions = {"format": FORMAT, **fingerprints.of_packages(*PACKAGES)}
+    versions = {"format": FORMAT, **fingerprints.of_packages(*PACKAGES, *INSTALLED)}
     store.write_json(root / "versions.json", versions | {"machine": platform.machine(), "system": platform.system()})
     store.write_text(root / "experiment.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False))

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from harness import fingerprints, registry, store
 from harness.benchmarks.base import Benchmark, Judging, Score, Settings
 from harness.benchmarks.files import with_suite_settings
+from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
 from harness.inputs import Inputs
 from harness.methods import Prompt
@@ -84,6 +85,7 @@ class Scoring:
             "pairs": store.digest(self.pairs) if self.pairs else None,
             "attention": arm.experiment.attention,
             "device": fingerprints.of_device(arm.experiment.device),
+            "engine": described(arm.experiment),
             "packages": fingerprints.of_packages(*PACKAGES),
             "code": fingerprints.of_code(*ANSWERING, type(self.benchmark).__module__),
         }

@@ -33,6 +33,7 @@ class StagePlan:
     examples: int
     updates: int
     generate_tokens: int  # read and generated while collecting
+    sampled_tokens: int  # of these, generated
     reference_tokens: int
     trained_tokens: int
     flops: float
@@ -73,6 +74,7 @@ def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, parameters: int) 
         examples=examples,
         updates=ceil(examples / batch),
         generate_tokens=int(queries * (cost.read + cost.generated)),
+        sampled_tokens=int(queries * cost.generated),
         reference_tokens=trained if stage.objective.needs_reference else 0,
         trained_tokens=trained,
         flops=queries * a_query,

@@ -189,7 +189,14 @@ def check_arms(root: Folder, arms: Sequence[Arm], inputs: Inputs) -> None:
             )
 
 
-def tune(experiment: Experiment, root: Folder, trials: Sequence[Trial], inputs: Inputs, jobs: int) -> None:
+def tune(
+    experiment: Experiment,
+    root: Folder,
+    trials: Sequence[Trial],
+    inputs: Inputs,
+    jobs: int,
+    ray: str | None = None,
+) -> None:
     """Runs the trials that are not over, and writes what came of all.
 
     Raises:
@@ -202,7 +209,7 @@ def tune(experiment: Experiment, root: Folder, trials: Sequence[Trial], inputs: 
         if fixed := [name for name in experiment.search_space(arm) if name not in experiment.tuned(arm)]:
             print(f"{arm}: not tuned, because it is set: {', '.join(fixed)}", file=sys.stderr)
     waiting = [trial for trial in trials if not trial.over(inputs)]
-    run_arms(experiment, root, waiting, inputs, jobs)
+    run_arms(experiment, root, waiting, inputs, jobs, ray)
     for trial in trials:
         trial.drop_models()  # that a run left which was killed
     for method, spent in ledgers(trials).items():

@@ -213,6 +213,7 @@ class _Trainer(ABC):
             "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
             "arguments": settings,
             "device": str(args.device),
+            "engine": "transformers",
             "packages": fingerprints.of_packages(*PACKAGES),
             "code": fingerprints.of_code(*CODE, "sso"),
         }

@@ -198,7 +198,7 @@ def controlled(rates, intervals):
             [40.0, 60.0],
             "alpaca-eval",
             "win rate %",
-            details={"length_controlled_win_rate": rate, "interval": interval},
+            details={"length_controlled_win_rate": rate, "length_controlled_interval": interval},
         )
         for rate, interval in zip(rates, intervals, strict=True)
     ]

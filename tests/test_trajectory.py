@@ -4,11 +4,15 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 import trajectory
+from safetensors.torch import load_file
 
+from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 
 # Losses of trajectory.by_hand, recorded from it and checked against it below.
@@ -30,10 +34,9 @@ def undisturbed(tiny_model_dir, tmp_path_factory):
     return start(tiny_model_dir, folder, save_often=True), folder
 
 
-def start(model, folder, processes=1, **settings):
-    """The history of a training in a process of its own (or several), None when it was killed."""
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)] if processes > 1 else []
-    command = [sys.executable, *launcher, trajectory.__file__, model, folder, json.dumps(settings)]
+def start(model, folder, **settings):
+    """The history of a training in a process of its own, None when it was killed."""
+    command = [sys.executable, trajectory.__file__, model, folder, json.dumps(settings)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(trajectory.__file__).parent)}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     if settings.get("kill_after"):
@@ -85,9 +88,19 @@ def test_with_a_cached_reference(engine, tmp_path):
     check(first)
 
 
-def test_with_two_processes(tiny_model_dir, tmp_path):
-    history = start(tiny_model_dir, tmp_path, processes=2, micro_batch_size=2)
+def test_with_two_processes(engine, undisturbed, tmp_path):
+    """Started as --launcher starts them: one trajectory, one ledger, one model in the end."""
+    one, two = Ledger(), Ledger()
+    trajectory.run(engine, tmp_path / "one", ledger=one)
+    history = trajectory.run(engine, tmp_path, ledger=two, launcher="torchrun --nproc_per_node 2")
     check(history)
+    assert [list(row) for row in history] == [list(row) for row in undisturbed[0]]
+    assert replace(two.roles["train"], seconds=0) == replace(one.roles["train"], seconds=0)
+    expected = load_file(undisturbed[1] / "model" / "model.safetensors")
+    weights = load_file(tmp_path / "model" / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    for name, values in weights.items():
+        assert torch.allclose(values, expected[name], rtol=0, atol=1e-4), name
 
 
 @pytest.mark.parametrize(("update", "torn"), [(1, False), (13, True)])

@@ -20,6 +20,8 @@ from harness.engines.transformers import TransformersEngine
 from harness.training import state
 from harness.training.dataset import build_data, update_order
 from harness.training.examples import Example, TrainingOptions
+from harness.training.launch import Launch
+from harness.training.launcher import parse
 from harness.training.reference import reference_logprobs
 from harness.training.trainer import Training, lora, train, training_arguments
 from sso.objective import Query, WeightedObjective
@@ -67,20 +69,24 @@ def run(
     cache: Path | None = None,
     kill_after: int = 0,
     save_often: bool = False,
+    launcher: str | None = None,
+    ledger: Ledger | None = None,
     **options,
 ) -> list[dict]:
     """The history of a training with these settings; its model is left in folder/model."""
     engine.reading = dataclasses.replace(engine.reading, packs=packs, plain_head=plain_head)
     options = dataclasses.replace(OPTIONS, **options)
-    rank = os.environ.get("RANK", "0")
-    data = build_data(make_examples(engine), folder / f"examples-{rank}.arrow", OBJECTIVE.sequences, 512)
+    data = build_data(make_examples(engine), folder / "examples.arrow", OBJECTIVE.sequences, 512)
     reference = reference_logprobs(engine, data, Ledger(), cache)
     if save_often:
         state.SHORTEST, state.SHARE = 0.0, math.inf
     training = Training(
-        training_arguments(options, folder / "state", 0, on_gpu=False), lora(options), [KillAfter(kill_after)]
+        training_arguments(options, folder / "state", 0, on_gpu=False),
+        lora(options),
+        [KillAfter(kill_after)],
+        launch=launcher and Launch(parse(launcher), options),
     )
-    result = train(engine, data, OBJECTIVE, reference, training, folder / "model", Ledger())
+    result = train(engine, data, OBJECTIVE, reference, training, folder / "model", ledger or Ledger())
     return result.history
 
 
@@ -136,5 +142,4 @@ if __name__ == "__main__":
     model, folder, settings = sys.argv[1], Path(sys.argv[2]), json.loads(sys.argv[3])
     torch.set_num_threads(1)
     history = run(TransformersEngine.load(model, device="cpu"), folder, **settings)
-    if os.environ.get("RANK", "0") == "0":
-        (folder / "history.json").write_text(json.dumps(history))
+    (folder / "history.json").write_text(json.dumps(history))

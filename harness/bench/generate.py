@@ -1,18 +1,22 @@
-"""`harness bench generate`: the engine next to transformers' generate, on the same prompts."""
+"""`harness bench generate`: the engine next to transformers' generate and, where it is installed, vLLM."""
 
+import importlib.util
 import statistics
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 from harness.bench.process import Remote, memory, peak_memory
+from harness.engines.base import Sampling
 from harness.progress import progress
 
 PEER = "transformers"
-CONTENDERS = (PEER, "ours")
+CONTENDERS = (PEER, "ours", *(["vllm"] if importlib.util.find_spec("vllm") else []))
 LEAST_PROMPTS = 16
 BATCHES_A_ROUND = 4
+GPU_MEMORY = 0.8  # share that vLLM takes
 
 
 def measure(
@@ -108,8 +112,9 @@ class Subject:
 
         self.name, self.new_tokens, self.seed = name, new_tokens, seed
         self.device = ready(device, threads)
-        path = MODEL_DIR if model == "testbed" else model
-        self.engine = TransformersEngine.load(path, device=self.device.type, dtype=dtype)
+        self.path = MODEL_DIR if model == "testbed" else Path(model)
+        self.vllm: Any = None
+        self.engine = TransformersEngine.load(self.path, device=self.device.type, dtype=dtype)
         self.chats = [self.engine.encode_chat(prompt.messages) for prompt in prompts()]
         self.rounds = 0
         self.loaded = memory(self.device.type)
@@ -131,7 +136,9 @@ class Subject:
 
         chats = (self.chats * (1 + _prompts(batch) // len(self.chats)))[: _prompts(batch)]
         self.rounds += 1
-        run = self._ours if self.name == "ours" else self._theirs
+        run = {PEER: self._theirs, "ours": self._ours, "vllm": self._vllm}[self.name]
+        if self.name == "vllm":
+            self._start_vllm(batch)
         synchronize(self.device)
         start = time.perf_counter()
         generated = run(chats, batch, self.seed + self.rounds)
@@ -141,11 +148,27 @@ class Subject:
         return {"seconds": seconds, "generated_tokens": generated, "flops": flops}
 
     def _ours(self, chats: list, batch: int, seed: int) -> int:
-        from harness.engines.base import Sampling
-
         self.engine.batch_size = batch
+        return self._generated(self.engine, chats, seed)
+
+    def _vllm(self, chats: list, batch: int, seed: int) -> int:
+        return self._generated(self.vllm, chats, seed)
+
+    def _start_vllm(self, batch: int) -> None:
+        """With so many sequences at once: where one ends, another begins."""
+        from harness.engines.vllm import InProcess, VLLMEngine
+
+        if self.vllm is None or self.vllm.backend.batch_size != batch:
+            if self.vllm:
+                self.vllm.rest()
+            backend = InProcess(batch, tensor_parallel=1, memory=GPU_MEMORY, trust_remote_code=False)
+            self.vllm = VLLMEngine(self.engine, self.path, backend)
+            backend.serve(self.vllm)
+
+    def _generated(self, engine: Any, chats: list, seed: int) -> int:
+        """The number of tokens in answers to chats."""
         items = [str(index) for index in range(len(chats))]
-        completions = self.engine.generate(chats, items, Sampling(self.new_tokens, temperature=1.0, seed=seed))
+        completions = engine.generate(chats, items, Sampling(self.new_tokens, temperature=1.0, seed=seed))
         return sum(len(each.token_ids) for each in completions)
 
     def _theirs(self, chats: list, batch: int, seed: int) -> int:

@@ -86,9 +86,9 @@ def summary(
 
     Returns:
         win_rate, standard_error, length_controlled_win_rate (percent; None with length_controlled_reason where it can
-        not be computed), interval (95 %, of the number that interval_of names: the length-controlled win rate, or the
-        raw one where that is None), win_rate_interval, average_length (characters), n (preferences), missing (of the
-        805 instructions: those without a preference), unparsed (rows without a preference).
+        not be computed), length_controlled_interval (95 %; None where the rate is), interval (that, or the raw win
+        rate's where it is None, as interval_of says), win_rate_interval, average_length (characters), n (preferences),
+        missing (of the 805 instructions: those without a preference), unparsed (rows without a preference).
     """
     known = [each.preference for each in comparisons if each.preference is not None]
     raw = win_rates(known, seed, resamples)
@@ -98,6 +98,7 @@ def summary(
         "win_rate": raw["win_rate"],
         "standard_error": raw["standard_error"],
         "length_controlled_win_rate": controlled.value,
+        "length_controlled_interval": list(controlled.interval) if controlled.interval else None,
         "interval": list(controlled.interval or raw["win_rate_interval"]),
         "interval_of": "win_rate" if controlled.value is None else "length_controlled_win_rate",
         "length_controlled_reason": controlled.reason,

@@ -131,7 +131,8 @@ def length_controlled(
     weights = np.where(known, weights, 0)
     problem = Problem(train.drop(columns="preference").to_numpy(), train["preference"].fillna(0.5).to_numpy(), weights)
     length = [name.startswith("np.tanh") for name in train].index(True)
-    rates = _bootstrap(problem, test.to_numpy(), differences, length, fitted, seed, resamples)
+    strength, start = float(fitted.C_[0]), fitted.coef_[0]
+    rates = bootstrap(problem, test.to_numpy(), differences, length, strength, start, seed, resamples)
     low, high = _interval(rates)
     return LengthControlled(value, (min(low, value), max(high, value)))  # all won: liblinear stops short of 100
 
@@ -192,8 +193,15 @@ def _fit(train, weights):
         sklearn.set_config(enable_metadata_routing=routing)
 
 
-def _bootstrap(
-    whole: Problem, test: "np.ndarray", differences: "np.ndarray", length: int, fitted, seed: int, resamples: int
+def bootstrap(
+    whole: Problem,
+    test: "np.ndarray",
+    differences: "np.ndarray",
+    length: int,
+    strength: float,
+    start: "np.ndarray",
+    seed: int,
+    resamples: int,
 ) -> "np.ndarray":
     """Length-controlled win rates of resamples of the model's own comparisons (the last rows of the problem).
 
@@ -202,6 +210,7 @@ def _bootstrap(
 
     Args:
         test: (own, d), the rows to predict. differences: (own,), in characters. length: the column of these.
+        strength, start: of `refit`; the coefficients of the whole are near those of its resamples.
 
     Returns:
         (resamples,), in percent.
@@ -218,7 +227,7 @@ def _bootstrap(
         features[-own:, length] = np.tanh(differences / spread) if spread else 0.0
         weights[-own:] = whole.weights[-own:] * counts
         drawn = Problem(features, whole.targets, weights)
-        coefficients = refit(drawn, float(fitted.C_[0]), start=fitted.coef_[0])
+        coefficients = refit(drawn, strength, start)
         rates.append(100 * np.average(_logistic(test @ coefficients), weights=counts))
     return np.array(rates)
 

@@ -100,7 +100,7 @@ def generate(
     peak_flops: PeakFlops = None,
     as_json: Json = False,
 ) -> None:
-    """Sampled tokens a second: our engine, and transformers' generate."""
+    """Sampled tokens a second: our engine, transformers' generate, and vLLM where it is installed."""
     from harness.bench.generate import measure as measure_generation
 
     _check_positive("--peak-flops", peak_flops)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import experiment as experiments
+from harness import presets
 from harness.experiment import Experiment
 
 FLAGS = {  # where a flag is not simply --NAME
@@ -20,7 +21,10 @@ FLAGS = {  # where a flag is not simply --NAME
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 
-Config = Annotated[Path | None, typer.Option(help="YAML file with any of these options; the command line wins.")]
+Config = Annotated[
+    Path | None,
+    typer.Option(help="YAML file with any of these options, or a preset (harness list); the command line wins."),
+]
 
 
 def takes(*names: str) -> Callable[[Callable], Callable]:
@@ -64,7 +68,7 @@ def _parameter(name: str) -> inspect.Parameter:
 
 def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
     """The experiment of a configuration file and the options given on the command line, which win."""
-    values = experiments.load(config) if config else {}
+    values = presets.load(config) if config else {}
     values |= {name: value for name, value in given.items() if name not in SETTINGS}
     for name in SETTINGS:
         if given.get(name):

@@ -10,6 +10,7 @@ from typing import Protocol
 
 Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
 TokenIds = tuple[int, ...]
+ENGINES = ("auto", "transformers", "vllm")  # see harness.engines.choice
 Advance = Callable[[int], None]  # called with the number of items finished since the last call
 
 

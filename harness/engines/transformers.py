@@ -98,6 +98,11 @@ class TransformersEngine:
             )
         return cls(model, tokenizer, name, batch_size, attention)
 
+    @property
+    def local(self) -> "TransformersEngine":
+        """What trains: this very engine."""
+        return self
+
     @cached_property
     def reading(self) -> Reading:
         return how_to_read(self.model, self.attention)
@@ -123,13 +128,7 @@ class TransformersEngine:
         Raises:
             UserError: when a prompt leaves no room for a completion, or memory does not hold even one.
         """
-        limits = [min(sampling.max_new_tokens, self.context_length - len(prompt)) for prompt in prompts]
-        for item, prompt, limit in zip(items, prompts, limits, strict=True):
-            if limit < 1:
-                raise UserError(
-                    f"the prompt of {item} has {len(prompt)} tokens and the context of {self.name} ends at "
-                    f"{self.context_length}: shorten it or take a model with a longer context"
-                )
+        limits = self.room(prompts, items, sampling)
         keys = item_keys(items, sampling.seed)
         completions: list[Completion | None] = [None] * len(prompts)
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
@@ -147,8 +146,23 @@ class TransformersEngine:
                 if rows is not None:
                     del waiting[: len(batch)]
                     for index, token_ids in zip(batch, rows, strict=True):
-                        completions[index] = self._completion(token_ids)
+                        completions[index] = self.completion(token_ids)
         return completions
+
+    def room(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[int]:
+        """How many tokens the completion of each prompt may have.
+
+        Raises:
+            UserError: when a prompt leaves no room.
+        """
+        limits = [min(sampling.max_new_tokens, self.context_length - len(prompt)) for prompt in prompts]
+        for item, prompt, limit in zip(items, prompts, limits, strict=True):
+            if limit < 1:
+                raise UserError(
+                    f"the prompt of {item} has {len(prompt)} tokens and the context of {self.name} ends at "
+                    f"{self.context_length}: shorten it or take a model with a longer context"
+                )
+        return limits
 
     def _generate_batch(
         self,
@@ -170,7 +184,8 @@ class TransformersEngine:
             counted.take_back()
         return rows
 
-    def _completion(self, token_ids: Sequence[int]) -> Completion:
+    def completion(self, token_ids: Sequence[int]) -> Completion:
+        """Of what the model emitted."""
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(tuple(token_ids), text, token_ids[-1] in self.stop_tokens)
 
@@ -204,6 +219,9 @@ class TransformersEngine:
                     if advance:
                         advance(len(places))
         return results
+
+    def rest(self) -> None:
+        """Before training: there is nothing here that only generation needs."""
 
     def release(self) -> None:
         """Free the model's memory; the engine can not be used afterwards."""

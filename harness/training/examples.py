@@ -59,6 +59,24 @@ class Objective(Protocol):
         ...
 
 
+def split_batch(batch_size: int, micro_batch_size: int, processes: int = 1) -> tuple[int, int]:
+    """A batch as so many examples a process and forward pass, and so many passes.
+
+    Raises:
+        UserError: when they do not add up to the batch.
+    """
+    if batch_size % processes:
+        raise UserError(f"batch_size {batch_size} can not be divided over {processes} processes: updates would differ")
+    micro = min(micro_batch_size, batch_size // processes)
+    if batch_size % (micro * processes):
+        raise UserError(
+            f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}"
+            + (f" times {processes} processes" if processes > 1 else "")
+            + ": updates would differ in size"
+        )
+    return micro, batch_size // (micro * processes)
+
+
 @dataclass(frozen=True)
 class TrainingOptions:
     """Settings of one training stage, with the names and defaults of the testbed; presets hold those of the papers.

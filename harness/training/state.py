@@ -5,6 +5,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
@@ -44,6 +45,8 @@ class SaveState(TrainerCallback):
             control.should_save = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+        if args.world_size > 1:  # each process has a part of it
+            PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = _folder(Path(args.output_dir), state.global_step)
             sync(folder)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from transformers import (
     PreTrainedModel,
@@ -39,7 +40,8 @@ from harness.errors import UserError
 from harness.faults import whole, writing
 from harness.tracking import Tracking
 from harness.training.dataset import Collator, ExampleData, in_order
-from harness.training.examples import Objective, TrainingOptions
+from harness.training.examples import Objective, TrainingOptions, split_batch
+from harness.training.launch import Launch, train_in_processes
 from harness.training.pairs import RewardOptions
 from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
@@ -55,12 +57,15 @@ class Training:
     args: from `training_arguments`, or any with data in sequential order; args.output_dir is for the state.
     peft_config: a LoraConfig of peft; its adapters are merged into the model that is saved.
     tracking: where metrics go, beside the history.
+    launch: processes that do it, with the options that the other arguments were made from (callbacks stay behind); None
+        for this process.
     """
 
     args: DPOConfig
     peft_config: Any = None
     callbacks: Sequence[TrainerCallback] = ()
     tracking: Tracking | None = None
+    launch: Launch | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +218,27 @@ def train(
     start = time.perf_counter()
     if objective.needs_reference and reference is None:
         raise ValueError("the objective needs log-probabilities of the reference")
+    how = train_in_processes if training.launch else _train_here
+    result = how(engine, data, objective, reference, training, Path(output_dir), advance)
+    ledger.charge(
+        "train",
+        engine.parameters,
+        trained_tokens=round(data.tokens * training.args.num_train_epochs),
+        updates=result.updates,
+        seconds=time.perf_counter() - start,
+    )
+    return result
+
+
+def _train_here(
+    engine: TransformersEngine,
+    data: ExampleData,
+    objective: Objective,
+    reference: ReferenceLogProbs | None,
+    training: Training,
+    output_dir: Path,
+    advance: Advance | None,
+) -> TrainResult:
     counted = memory.Counted(advance)
 
     def attempt(args: DPOConfig) -> PreferenceTrainer:
@@ -220,27 +246,34 @@ def train(
         with training.tracking.started(args) if training.tracking else nullcontext(args) as tracked:
             return _train(engine, data, objective, reference, replace(training, args=tracked), counted)
 
-    output_dir = Path(output_dir)
     trainer = within_memory(training.args, attempt)
     disable_progress_bar()
+    trained = _whole_model(trainer, engine, training.peft_config)
     if trainer.accelerator.is_main_process:
-        trained = trainer.model
         if training.peft_config is not None:
             trained = trained.float().merge_and_unload()
         with whole(output_dir) as folder:
             trained.to(engine.model.dtype).save_pretrained(folder)
             engine.tokenizer.save_pretrained(folder)
     trainer.accelerator.wait_for_everyone()
-    ledger.charge(
-        "train",
-        engine.parameters,
-        trained_tokens=round(data.tokens * training.args.num_train_epochs),
-        updates=trainer.state.global_step,
-        seconds=time.perf_counter() - start,
-    )
     # sorted as a saved state sorts them, so that the file is the same with and without an interruption
     history = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
     return TrainResult(output_dir, trainer.state.global_step, history)
+
+
+def _whole_model(trainer: PreferenceTrainer, engine: TransformersEngine, peft_config: Any) -> torch.nn.Module:
+    """The trained model with all its weights, in the first process at least; all processes are to ask for it."""
+    if trainer.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
+        return trainer.model
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    model = copy.deepcopy(engine.model)
+    if peft_config is not None:
+        from peft import get_peft_model
+
+        model = get_peft_model(model, peft_config)
+    if trainer.accelerator.is_main_process:
+        model.float().load_state_dict(weights)
+    return model
 
 
 def _train(
@@ -353,23 +386,17 @@ def loop_settings(
     options: TrainingOptions | RewardOptions, output_dir: Path, seed: int, on_gpu: bool
 ) -> dict[str, Any]:
     """Arguments that all trainings here share: batches in the order of the data, a log of every update, no saving of
-    their own. A batch is shared by all processes that torchrun has started.
+    their own. A batch is shared by all processes that a launcher has started.
 
     Raises:
         UserError: when micro-batches do not add up to a batch.
     """
     processes = int(os.environ.get("WORLD_SIZE", "1"))
-    micro = min(options.micro_batch_size, max(1, options.batch_size // processes))
-    if options.batch_size % (micro * processes):
-        raise UserError(
-            f"batch_size {options.batch_size} is not a multiple of micro_batch_size {micro}"
-            + (f" times {processes} processes" if processes > 1 else "")
-            + ": updates would differ in size"
-        )
+    micro, passes = split_batch(options.batch_size, options.micro_batch_size, processes)
     return {
         "output_dir": str(output_dir),
         "per_device_train_batch_size": micro,
-        "gradient_accumulation_steps": options.batch_size // (micro * processes),
+        "gradient_accumulation_steps": passes,
         "learning_rate": options.learning_rate,
         "warmup_steps": options.warmup_ratio,
         "max_grad_norm": options.max_grad_norm,

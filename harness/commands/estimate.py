@@ -1,0 +1,48 @@
+"""Shows what a run will do and cost."""
+
+from typing import Any
+
+from harness.commands.output import print_facts, print_rows
+
+
+def print_estimate(planned: dict[str, Any]) -> None:
+    columns = ("method", "stage", "queries", "examples", "updates", "trained tokens", "FLOPs")
+    rows = [
+        (method, *(stage[name] for name in ("stage", "queries", "examples", "updates", "trained_tokens")), flops(stage))
+        for method, plan in planned["methods"].items()
+        for stage in plan["stages"]
+    ]
+    print_rows(columns, rows, title=f"Plan under {planned['budget']} a run, {planned['parameters']:,} parameters")
+    print(f"{planned['seeds']} seed(s) of every method: {planned['flops']:.3g} FLOPs in all, scoring apart")
+    if tuning := planned["tuning"]:
+        for method, trials in tuning["methods"].items():
+            print(f"{method}: tuning tries {', '.join(trials['options'][0])} in {tuning['trials']} trials")
+        answers = f"answers to {tuning['prompts']} kept prompts a trial included"
+        print(f"Tuning: {tuning['flops']:.3g} FLOPs in all, {answers}")
+    _print_cost(planned["cost"])
+
+
+def flops(stage: dict[str, Any]) -> str:
+    return f"{stage['flops']:.3g}"
+
+
+def _print_cost(cost: dict[str, Any]) -> None:
+    hours, memory, judge, disk = (cost[name] for name in ("hours", "memory", "judge", "disk"))
+    price = "of unknown price (--judge-price)" if judge["usd"] is None else f"{judge['usd']:,.2f} USD"
+    sizes = f"training {memory['training_gib']:.1f} GiB, generating {memory['generating_gib']:.1f} GiB"
+    fits = {None: "", True: ", fits", False: f", does NOT fit {cost['speed']['memory']} GiB"}[memory["fits"]]
+    print(f"Cost on {cost['gpus']} x {cost['speed']['name']}:")
+    facts = {
+        "hours of one device": " + ".join(f"{name} {_hours(value)}" for name, value in hours.items() if value),
+        "device hours in all": _hours(cost["gpu_hours"]),
+        "days on all devices": _hours(cost["days"]),
+        "memory of a device": sizes + fits,
+        "judge": f"{judge['calls']:,} calls, {price}" if judge["calls"] else "no calls",
+        "disk": f"checkpoints {disk['checkpoints_gib']:.1f} GiB, texts {disk['texts_gib']:.1f} GiB, and "
+        f"{disk['state_gib']:.1f} GiB while a stage trains",
+    }
+    print_facts(facts, 2)
+
+
+def _hours(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

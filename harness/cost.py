@@ -1,0 +1,264 @@
+"""What an experiment will take: hours of GPUs, their memory, calls to the judge and their price, and disk.
+
+From the plan (tokens by role) and the speed of a device: of a GPU's data sheet with assumed utilisation, or as a
+finished run has measured it. Training takes 6 N FLOPs a token, reading 2 N, both bound by arithmetic; a generated token
+also waits for the weights and the key-value cache to be read from memory, once for all sequences of a batch.
+"""
+
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness import presets, rows, store
+from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS
+from harness.errors import UserError, unknown_name
+from harness.experiment import TESTBED, Experiment
+from harness.inputs import load_prompts
+from harness.judges.limits import known_prices, parse_price
+from harness.methods import Lengths
+from harness.models import base_folder, model_folder
+from harness.planning import DEFAULT_COMPLETION, measure_lengths, parameter_count, plan
+from harness.results import read_experiment
+from harness.runner import arms_of
+from harness.steps import Folder
+
+GIB = 2**30
+GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
+    "h100": (989e12, 3.35e12, 80),
+    "h200": (989e12, 4.8e12, 141),
+    "a100": (312e12, 2.04e12, 80),
+    "l40s": (362e12, 0.864e12, 48),
+}
+TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are reached
+WEIGHT = 2  # bytes, as they are kept and generated with
+TRAINED = 16  # bytes a parameter in training: float32 weights, gradients and two moments
+STATE = 12  # bytes a parameter of a training's state on the disk: weights and two moments
+KEPT_TOKEN = 34  # bytes of a layer's activations a token and unit of width (Korthikanti et al. 2022, eq. 2)
+PROMPT, SYSTEM = 160.0, 60.0  # tokens, where the prompts or the tokenizer are not on this machine
+TEXT = 5  # bytes a token of what is stored of answers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes. kv_bytes: of a token in the key-value cache."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """train, read: FLOP/s. token: seconds that a generated token takes on one device, alone in its share of a batch.
+
+    name: of the device, or the run that it was measured in. memory: GiB of one; None where it is not known.
+    """
+
+    name: str
+    train: float
+    read: float
+    token: float
+    memory: float | None = None
+
+    def seconds(self, parameters: int, read: float = 0.0, sampled: float = 0.0, trained: float = 0.0) -> float:
+        """Of so many tokens."""
+        reading, training = read * FORWARD_FLOPS * parameters, trained * TRAIN_FLOPS * parameters
+        return reading / self.read + sampled * self.token + training / self.train
+
+
+def of_gpu(name: str, shape: Shape, batch: int, context: float) -> Speed:
+    """The speed of a model on a GPU.
+
+    Args:
+        batch: sequences that are generated at once; context: their tokens in the middle of it.
+
+    Raises:
+        UserError: for a GPU that is not in the table.
+    """
+    if name not in GPUS:
+        raise unknown_name("GPU", name, GPUS)
+    peak, bandwidth, memory = GPUS[name]
+    moved = WEIGHT * shape.parameters + batch * context * shape.kv_bytes
+    step = max(moved / (BANDWIDTH * bandwidth), FORWARD_FLOPS * shape.parameters * batch / (READING * peak))
+    return Speed(name, TRAINING * peak, READING * peak, step / batch, memory)
+
+
+def measured(run: Path) -> Speed:
+    """The speed at which a finished run went, from its ledgers.
+
+    Raises:
+        UserError: when no arm of it trained, read and generated.
+    """
+    experiment = read_experiment(run)
+    parameters = parameter_count(model_folder(experiment.model))
+    total: dict[str, dict[str, float]] = {}
+    for arm in arms_of(experiment, Folder(run)):
+        for role, spent in store.read_json(arm.folder / "ledger.json")["roles"].items():
+            sums = total.setdefault(role, dict.fromkeys(spent, 0.0))
+            for name, amount in spent.items():
+                sums[name] += amount
+    found = [total.get(role, {}) for role in ("train", "reference", "generate")]
+    if not all(each.get("seconds") for each in found):
+        raise UserError(f"{run} has no method that samples, has a reference and trains, such as sso or pbaa")
+    train, reference, generate = found
+    read = FORWARD_FLOPS * parameters * reference["prompt_tokens"] / reference["seconds"]
+    reading = FORWARD_FLOPS * parameters * generate["prompt_tokens"] / read
+    token = max(0.0, generate["seconds"] - reading) / generate["generated_tokens"]
+    return Speed(str(run), TRAIN_FLOPS * parameters * train["trained_tokens"] / train["seconds"], read, token)
+
+
+def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = None) -> dict[str, Any]:
+    """The plan of `planning.estimate` and, as "cost", what it takes on so many GPUs.
+
+    "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "memory", "judge", "disk"}, as
+    docs/presets.md explains them.
+
+    Args:
+        calibrate: a finished run on this device, whose speed counts in place of a GPU's.
+
+    Raises:
+        UserError: for a model whose size is not known, a GPU that is not, or a budget that does not pay for an update.
+    """
+    shape = shape_of(experiment.model)
+    lengths = _lengths(experiment)
+    planned = plan(experiment, shape.parameters, lengths)
+    length = lengths(False)
+    speed = (
+        measured(calibrate)
+        if calibrate
+        else of_gpu(gpu, shape, experiment.batch_size, length.prompt + length.system + length.completion / 2)
+    )
+    runs, scoring = experiment.seeds, _scoring(experiment, shape, speed)
+    hours = dict.fromkeys(("generate", "reference", "train", "tuning"), 0.0)
+    for method in planned["methods"].values():
+        for stage in method["stages"]:
+            read = stage["generate_tokens"] - stage["sampled_tokens"]
+            n = shape.parameters
+            hours["generate"] += runs * speed.seconds(n, read=read, sampled=stage["sampled_tokens"]) / 3600
+            hours["reference"] += runs * speed.seconds(n, read=stage["reference_tokens"]) / 3600
+            hours["train"] += runs * speed.seconds(n, trained=stage["trained_tokens"]) / 3600
+    if planned["tuning"]:  # its trials are as these runs
+        flops_of_runs = planned["flops"] or 1.0
+        hours["tuning"] = sum(hours.values()) * planned["tuning"]["flops"] / flops_of_runs
+    hours["score"] = runs * len(planned["methods"]) * scoring["seconds"] / 3600
+    trained = [name for name, method in planned["methods"].items() if method["stages"]]
+    made = sum(stage["generate_tokens"] for method in planned["methods"].values() for stage in method["stages"])
+    stages = runs * sum(len(planned["methods"][name]["stages"]) for name in trained)
+    return planned | {
+        "cost": {
+            "speed": vars(speed),
+            "gpus": gpus,
+            "hours": hours,
+            "gpu_hours": sum(hours.values()),
+            "days": sum(hours.values()) / 24 / gpus,
+            "memory": _memory(experiment, shape, gpus, length, trained, speed.memory),
+            "judge": _judge(experiment, runs * len(planned["methods"])),
+            "disk": {
+                "checkpoints_gib": stages * WEIGHT * shape.parameters / GIB,
+                "state_gib": STATE * shape.parameters / GIB if trained else 0.0,
+                "texts_gib": TEXT * runs * (made + len(planned["methods"]) * scoring["tokens"]) / GIB,
+            },
+        }
+    }
+
+
+@cache
+def shape_of(model: str) -> Shape:
+    """Of a model on this machine, or of one that the presets name.
+
+    Raises:
+        UserError: for any other.
+    """
+    known = presets.numbers(presets.SHAPES)
+    try:
+        folder = model_folder(model)
+    except UserError as error:
+        if model not in known:
+            raise UserError(f"{error}; sizes are known without it of {', '.join(known)}") from None
+        own = known[model]
+        return Shape(own["parameters"], own["layers"], own["hidden"], _kv_bytes(**own))
+    file = (base_folder(folder) or folder) / "config.json"
+    config = rows.read_json(file)
+    config = config.get("text_config", config)
+    try:
+        layers, hidden, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+        kv_heads, head_dim = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
+    except (KeyError, TypeError):
+        raise UserError(f"{file} does not say how large the model is (hidden_size, num_hidden_layers ...)") from None
+    return Shape(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
+
+
+def _kv_bytes(layers: int, kv_heads: int, head_dim: int, **_sizes: int) -> int:
+    return 2 * WEIGHT * layers * kv_heads * head_dim
+
+
+def _lengths(experiment: Experiment) -> Any:
+    """Counted where prompts and tokenizer are on this machine, and else assumed."""
+
+    @cache
+    def lengths(labelled: bool) -> Lengths:
+        try:
+            return measure_lengths(experiment, load_prompts(experiment)[labelled])
+        except UserError:
+            return Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or DEFAULT_COMPLETION))
+
+    return lengths
+
+
+def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """What each benchmark asks, as far as it is known."""
+    known = presets.numbers(presets.WORKLOADS)
+    suite = f"{TESTBED}/" if experiment.data_dir == TESTBED else ""
+    own = {name: known[suite + name] for name in experiment.benchmarks if suite + name in known}
+    return {
+        name: each | {"questions": min(each["questions"], experiment.limit or each["questions"])}
+        for name, each in own.items()
+    }
+
+
+def _scoring(experiment: Experiment, shape: Shape, speed: Speed) -> dict[str, float]:
+    """Seconds and tokens of the answers of one model."""
+    seconds = tokens = 0.0
+    for own in _workloads(experiment).values():
+        asked = own["questions"] * own["turns"]
+        read = asked * own["prompt"] * (own.get("reads", 1))
+        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * own["answer"])
+        tokens += asked * (own["prompt"] + own["answer"])
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def _memory(
+    experiment: Experiment, shape: Shape, gpus: int, lengths: Lengths, trained: list[str], limit: float | None
+) -> dict[str, Any]:
+    """GiB on each GPU while it trains (states shared by all, as FSDP does) and while it generates."""
+    longest = lengths.prompt + lengths.system + experiment.max_new_tokens
+    micro = max((experiment.method_options(name).micro_batch_size for name in trained), default=0)
+    sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions an example
+    activations = shape.layers * sequence + KEPT_TOKEN / WEIGHT * sequence  # checkpoints, and one layer's own
+    states = TRAINED * shape.parameters / gpus
+    training = states + WEIGHT * shape.parameters + activations if trained else 0.0
+    cached = experiment.batch_size * longest * shape.kv_bytes
+    generating = WEIGHT * shape.parameters + cached
+    return {
+        "training_gib": training / GIB,
+        "generating_gib": generating / GIB,
+        "fits": None if limit is None else max(training, WEIGHT * shape.parameters) / GIB <= limit,
+    }
+
+
+def _judge(experiment: Experiment, models: int) -> dict[str, Any]:
+    """Calls and USD; the price is None where it is not known."""
+    price = known_prices().get(experiment.judge_model or "")
+    if experiment.judge_price:
+        price = parse_price(experiment.judge_price)
+    calls = prompts = replies = 0
+    for own in _workloads(experiment).values() if experiment.judge_model or experiment.judge_engine else ():
+        if "judge_prompt" in own:
+            asked = models * own["questions"] * own["turns"] * (2 if experiment.both_orders else 1)
+            calls += asked
+            prompts += asked * own["judge_prompt"]
+            replies += asked * own["judge_reply"]
+    usd = None if price is None else price.cost(prompts, replies)
+    return {"calls": calls, "prompt_tokens": prompts, "reply_tokens": replies, "usd": usd}

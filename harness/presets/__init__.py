@@ -1,0 +1,65 @@
+"""Configurations by name, and how configurations build on each other."""
+
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from harness import experiment, plain_yaml
+from harness.errors import UserError, unknown_name
+
+EXTENDS = "extends"
+FOLDER = Path(str(files("harness.presets")))
+COMMON = "paper"  # what the others extend: it names no model
+SHAPES, WORKLOADS = "models", "workloads"  # files of numbers beside the presets
+
+
+def names() -> list[str]:
+    return sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem not in (SHAPES, WORKLOADS))
+
+
+def load(config: Path) -> dict[str, Any]:
+    """The options of a YAML file or preset, on top of those of what it extends: mappings are joined, all else replaced.
+
+    Raises:
+        UserError: when a file is absent, no mapping (with its line), or extends itself.
+    """
+    return _load(_file(config, Path()), ())
+
+
+def numbers(name: str) -> dict[str, dict[str, Any]]:
+    """One of the files of numbers beside the presets."""
+    return plain_yaml.parse((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name)
+
+
+def _file(named: Path, beside: Path) -> Path:
+    """Where a file or a preset is; a file is looked for in the folder of the one that names it."""
+    file = beside / named
+    if file.is_file():
+        return file
+    if named.suffix or len(named.parts) > 1:
+        raise UserError(f"no configuration file at {file}")
+    if named.name not in names():
+        raise unknown_name("preset", named.name, names())
+    return FOLDER / f"{named.name}.yaml"
+
+
+def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
+    values = dict(experiment.load(file))
+    if EXTENDS not in values:
+        return values
+    extended = values.pop(EXTENDS)
+    if not isinstance(extended, str):
+        raise UserError(f"{file}: {EXTENDS} must be the name of a preset or of a file, not {extended!r:.80}")
+    below = _file(Path(extended), file.parent)
+    chain = (*above, file.resolve())
+    if below.resolve() in chain:
+        raise UserError(f"{file}: extends {extended}, which extends this file")
+    return _joined(_load(below, chain), values)
+
+
+def _joined(below: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _joined(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
+        for name, value in own.items()
+    }
+    return below | both

@@ -1,0 +1,89 @@
+"""What an experiment will take: formulas by hand, and predictions next to measured runs."""
+
+import json
+from pathlib import Path
+
+import pytest
+from test_cli import harness
+
+from harness import cost, presets
+from harness.cost import Shape, Speed, of_gpu
+from harness.errors import UserError
+from harness.experiment import Experiment, build
+
+SMALL = Shape(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
+
+
+def test_a_gpu_s_speed_by_hand():
+    """One billion weights of 2 bytes and 100 sequences of 500 tokens are 4e9 bytes, read at 60 % of the bandwidth."""
+    speed = of_gpu("h100", SMALL, batch=100, context=500)
+    assert speed.token == pytest.approx((2e9 + 100 * 500 * 40_000) / (0.6 * 3.35e12) / 100)
+    assert (speed.train, speed.read) == pytest.approx((0.4 * 989e12, 0.5 * 989e12))
+    crowded = of_gpu("h100", SMALL, batch=100_000, context=0)  # bound by arithmetic: 2 FLOPs a weight and token
+    assert crowded.token == pytest.approx(2e9 / (0.5 * 989e12))
+    with pytest.raises(UserError, match="GPU 'h1000'.*h100"):
+        of_gpu("h1000", SMALL, 1, 1)
+
+
+def test_seconds_by_hand():
+    speed = Speed("hand", train=6e12, read=2e12, token=0.001)
+    assert speed.seconds(10**9, read=5000, sampled=300, trained=1000) == pytest.approx(5 + 0.3 + 1)
+
+
+def test_the_estimate_of_a_preset_adds_up():
+    experiment = build(Experiment, presets.load(Path("llama3-8b-instruct")), "option")
+    planned = cost.cost(experiment, "h100", 8)
+    found = planned["cost"]
+    assert found["gpu_hours"] == pytest.approx(sum(found["hours"].values())) == pytest.approx(found["days"] * 24 * 8)
+    trained = sum(stage["trained_tokens"] for method in planned["methods"].values() for stage in method["stages"])
+    assert found["hours"]["train"] == pytest.approx(3 * 6 * 8030261248 * trained / (0.4 * 989e12) / 3600)
+    assert found["judge"]["calls"] == 3 * 6 * (160 + 805)  # seeds, base and five methods, MT-Bench and AlpacaEval
+    usd = 3 * 6 * (160 * (1072 * 10 + 188 * 30) + 805 * (1250 * 10 + 1 * 30)) / 1e6
+    assert found["judge"]["usd"] == pytest.approx(usd)
+    stages = 3 * (2 + 1 + 1 + 1 + 3)  # sso has two, self-rewarding three
+    assert found["disk"]["checkpoints_gib"] == pytest.approx(stages * 2 * 8030261248 / 2**30)
+    states = 16 * 8030261248 / 8 + 2 * 8030261248
+    assert states / 2**30 < found["memory"]["training_gib"] < 1.5 * states / 2**30 and found["memory"]["fits"]
+    assert not cost.cost(experiment, "h100", 1)["cost"]["memory"]["fits"]
+
+
+# Mean seconds of training of an arm in results/testbed (five seeds on one core), and the speed of results/testbed-12,
+# which ran on the same machine an hour later.
+MEASURED = {"sso": 37.4, "sso-v1": 33.3, "pbaa": 33.1, "dpo": 29.4, "ipo": 25.3, "self-rewarding": 41.6, "sft": 39.4}
+
+
+SPEED = Speed("testbed-12", train=37.9e9, read=40.6e9, token=1.485e-4)  # FLOP/s, FLOP/s, seconds
+
+
+@pytest.mark.parametrize("method", MEASURED)
+def test_predictions_are_within_a_fourth_of_what_was_measured(monkeypatch, method, testbed_model_dir):
+    monkeypatch.setattr(cost, "measured", lambda run: SPEED)
+    chosen = {
+        trial["method"]: trial["options"]
+        for trial in json.loads((Path(__file__).parent.parent / "results/testbed/trials.json").read_text())
+        if trial["chosen"]
+    }
+    experiment = Experiment(methods=(method,), options={method: chosen[method]})
+    hours = cost.cost(experiment, "h100", 1, Path("testbed-12"))["cost"]["hours"]
+    seconds = 3600 * sum(hours[role] for role in ("generate", "reference", "train"))
+    assert seconds == pytest.approx(MEASURED[method], rel=0.25)
+
+
+def test_the_command_reads_the_speed_of_a_run(tmp_path, testbed_model_dir):
+    options = ("--method", "pbaa", "--budget", "1e11", "--benchmark", "math", "--limit", "10")
+    harness("run", *options, "--name", "a", cwd=tmp_path)
+    run = Path("results/runs/a")
+    found = json.loads(harness("estimate", *options, "--calibrate", run, "--json", cwd=tmp_path))["cost"]
+    ledger = json.loads((tmp_path / run / "arms/pbaa-seed0/ledger.json").read_text())["roles"]
+    assert found["speed"]["name"] == str(run) and found["memory"]["fits"] is None
+    took = ledger["train"]["seconds"] / 3600
+    assert found["hours"]["train"] == pytest.approx(took, rel=0.3)  # the plan's tokens are not quite those trained on
+    assert found["judge"] == {"calls": 0, "prompt_tokens": 0, "reply_tokens": 0, "usd": None}
+
+
+def test_the_command(tmp_path):
+    assert "none is no run folder" in harness("estimate", "--calibrate", "none", cwd=tmp_path, code=2)
+    assert "not both" in harness("estimate", "qwen2-7b-sft", "--config", "qwen2-7b-sft", cwd=tmp_path, code=2)
+    assert "sizes are known without it of" in harness("estimate", "--model", "some/model", cwd=tmp_path, code=2)
+    shown = harness("estimate", "llama3-8b-instruct", "--gpu", "a100", cwd=tmp_path)
+    assert "Cost on 8 x a100" in shown and "17,370 calls, 228.68 USD" in shown

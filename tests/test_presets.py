@@ -1,0 +1,60 @@
+"""Configurations that extend each other, and the presets."""
+
+from pathlib import Path
+
+import pytest
+
+from harness import presets
+from harness.errors import UserError
+from harness.experiment import Experiment, build
+
+SHIPPED = [name for name in presets.names() if name != presets.COMMON]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_preset_is_a_whole_experiment(name):
+    experiment = build(Experiment, presets.load(Path(name)), "option")
+    assert experiment.name == name and experiment.arms() == ("base", "sso", "pbaa", "dpo", "ipo", "self-rewarding")
+    sampling = (experiment.temperature, experiment.top_p, experiment.max_new_tokens)
+    assert sampling == (0.7, 0.8, 2048)  # section 4, step 2
+    options = experiment.method_options("sso")
+    assert (options.learning_rate, options.beta, options.gamma) == (5e-7, 0.1, 0.1)  # section 4, steps 3 and 4
+    assert experiment.model in presets.numbers(presets.SHAPES)
+    assert set(experiment.benchmarks) <= set(presets.numbers(presets.WORKLOADS))
+
+
+def test_mappings_are_joined_and_all_else_is_replaced(tmp_path):
+    options = "options: {dpo: {beta: 0.1, loss: x}, ipo: {beta: 1}}\n"
+    (tmp_path / "a.yaml").write_text(f"methods: [dpo, ipo]\nseeds: 2\n{options}")
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "b.yaml").write_text("extends: ../a.yaml\nmethods: [dpo]\noptions: {dpo: {beta: 0.3}}\n")
+    (tmp_path / "c.yaml").write_text("extends: sub/b.yaml\nseeds: 5\n")
+    assert presets.load(tmp_path / "c.yaml") == {
+        "methods": ["dpo"],
+        "seeds": 5,
+        "options": {"dpo": {"beta": 0.3, "loss": "x"}, "ipo": {"beta": 1}},
+    }
+
+
+def test_a_file_may_extend_a_preset(tmp_path):
+    (tmp_path / "mine.yaml").write_text("extends: qwen2-7b-instruct\nseeds: 1\n")
+    found = presets.load(tmp_path / "mine.yaml")
+    assert (found["model"], found["seeds"], found["top_p"]) == ("Qwen/Qwen2-7B-Instruct", 1, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("extends: me.yaml", "me.yaml: extends me.yaml, which extends this file"),
+        ("extends: other.yaml", "other.yaml: extends me.yaml, which extends this file"),
+        ("extends: none.yaml", "no configuration file at .*none.yaml"),
+        ("extends: lama3-8b-sft", "preset 'lama3-8b-sft'.*llama3-8b-sft"),
+        ("extends: [paper]", "extends must be the name of a preset or of a file, not"),
+        ("extends: /dev/null", "no configuration file at /dev/null"),
+    ],
+)
+def test_what_can_not_be_extended(tmp_path, text, told):
+    (tmp_path / "me.yaml").write_text(text)
+    (tmp_path / "other.yaml").write_text("extends: me.yaml")
+    with pytest.raises(UserError, match=told):
+        presets.load(tmp_path / "me.yaml")
