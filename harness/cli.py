@@ -14,7 +14,7 @@ from harness.commands import bench, data, export, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json, shown
 from harness.errors import UserError
-from harness.faults import Stopped, of_disk
+from harness.faults import Stopped, disk_errors
 
 app = typer.Typer(
     name="harness",
@@ -375,13 +375,10 @@ def main() -> None:
     """Entry point: what the user can mend is one line and exit code 2, a signal one line and 128 and its number."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours say what is going on
     try:
-        app()
+        with disk_errors():
+            app()
     except UserError as error:
         _end(f"error: {error}", 2)
-    except OSError as error:
-        if (told := of_disk(error)) is None:
-            raise
-        _end(f"error: {told}", 2)
     except Stopped as stopped:
         _end(str(stopped), stopped.exit_code)
     except KeyboardInterrupt:

@@ -1,10 +1,10 @@
 """Which rows a model's context can not hold, counted with its own chat template and tokenizer, without its weights."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from harness.methods import Prompt
+from harness.models import base_folder, text_config, tokenizer_folder
 
 TEMPLATE = 128  # tokens that a chat template writes around a message, at most
 
@@ -30,7 +30,6 @@ def fitting(
 
     from harness.engines.chat import ChatTemplate
     from harness.engines.loading import context_length, load_errors
-    from harness.models import base_folder, tokenizer_folder
 
     with load_errors(str(folder)):
         config = AutoConfig.from_pretrained(base_folder(folder) or folder, trust_remote_code=trust_remote_code)
@@ -47,14 +46,7 @@ def fitting(
 
 def _context_in_config(folder: Path) -> int:
     """What config.json says of it; 0 where it does not, under the usual name."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        config = None
-    if not isinstance(config, dict):
-        return 0  # loading it says what is wrong
-    parts = [part for part in (config, config.get("text_config")) if isinstance(part, dict)]
-    named = parts[-1].get("max_position_embeddings")
+    named = text_config(folder).get("max_position_embeddings")
     return named if isinstance(named, int) else 0
 
 

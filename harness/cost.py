@@ -5,19 +5,20 @@ finished run has measured it. Training takes 6 N FLOPs a token, reading 2 N, bot
 also waits for the weights and the key-value cache to be read from memory, once for all sequences of a batch.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness import presets, rows, store
+from harness import presets, store
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS
 from harness.errors import UserError, unknown_name
 from harness.experiment import TESTBED, Experiment
 from harness.inputs import load_prompts
 from harness.judges.limits import known_prices, parse_price
 from harness.methods import Lengths
-from harness.models import base_folder, model_folder
+from harness.models import base_folder, model_folder, text_config
 from harness.planning import DEFAULT_COMPLETION, measure_lengths, parameter_count, plan
 from harness.results import read_experiment
 from harness.runner import arms_of
@@ -35,7 +36,7 @@ WEIGHT = 2  # bytes, as they are kept and generated with
 TRAINED = 16  # bytes a parameter in training: float32 weights, gradients and two moments
 STATE = 12  # bytes a parameter of a training's state on the disk: weights and two moments
 KEPT_TOKEN = 34  # bytes of a layer's activations a token and unit of width (Korthikanti et al. 2022, eq. 2)
-PROMPT, SYSTEM = 160.0, 60.0  # tokens, where the prompts or the tokenizer are not on this machine
+PROMPT, SYSTEM = 160.0, 60.0  # tokens, where the model is not on this machine
 TEXT = 5  # bytes a token of what is stored of answers
 
 
@@ -124,28 +125,29 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     shape = shape_of(experiment.model)
     lengths = _lengths(experiment)
     planned = plan(experiment, shape.parameters, lengths)
-    length = lengths(False)
+    length, parameters = lengths(False), shape.parameters
     speed = (
         measured(calibrate)
         if calibrate
         else of_gpu(gpu, shape, experiment.batch_size, length.prompt + length.system + length.completion / 2)
     )
-    runs, scoring = experiment.seeds, _scoring(experiment, shape, speed)
-    hours = dict.fromkeys(("generate", "reference", "train", "tuning"), 0.0)
-    for method in planned["methods"].values():
-        for stage in method["stages"]:
-            read = stage["generate_tokens"] - stage["sampled_tokens"]
-            n = shape.parameters
-            hours["generate"] += runs * speed.seconds(n, read=read, sampled=stage["sampled_tokens"]) / 3600
-            hours["reference"] += runs * speed.seconds(n, read=stage["reference_tokens"]) / 3600
-            hours["train"] += runs * speed.seconds(n, trained=stage["trained_tokens"]) / 3600
-    if planned["tuning"]:  # its trials are as these runs
-        flops_of_runs = planned["flops"] or 1.0
-        hours["tuning"] = sum(hours.values()) * planned["tuning"]["flops"] / flops_of_runs
-    hours["score"] = runs * len(planned["methods"]) * scoring["seconds"] / 3600
-    trained = [name for name, method in planned["methods"].items() if method["stages"]]
-    made = sum(stage["generate_tokens"] for method in planned["methods"].values() for stage in method["stages"])
-    stages = runs * sum(len(planned["methods"][name]["stages"]) for name in trained)
+    runs = experiment.seeds
+    models, scoring = runs * len(planned["methods"]), _scoring(experiment, shape, speed)
+    stages = [stage for method in planned["methods"].values() for stage in method["stages"]]
+    made, sampled, referred, trained = (
+        runs * sum(stage[f"{name}_tokens"] for stage in stages)
+        for name in ("generate", "sampled", "reference", "trained")
+    )
+    seconds = {
+        "generate": speed.seconds(parameters, read=made - sampled, sampled=sampled),
+        "reference": speed.seconds(parameters, read=referred),
+        "train": speed.seconds(parameters, trained=trained),
+    }
+    tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
+    seconds["tuning"] = sum(seconds.values()) * tuning  # its trials are as these runs
+    seconds["score"] = models * scoring["seconds"]
+    hours = {role: value / 3600 for role, value in seconds.items()}
+    methods = [name for name, method in planned["methods"].items() if method["stages"]]
     return planned | {
         "cost": {
             "speed": vars(speed),
@@ -153,12 +155,12 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
             "hours": hours,
             "gpu_hours": sum(hours.values()),
             "days": sum(hours.values()) / 24 / gpus,
-            "memory": _memory(experiment, shape, gpus, length, trained, speed.memory),
-            "judge": _judge(experiment, runs * len(planned["methods"])),
+            "memory": _memory(experiment, shape, gpus, length, methods, speed.memory),
+            "judge": _judge(experiment, models),
             "disk": {
-                "checkpoints_gib": stages * WEIGHT * shape.parameters / GIB,
-                "state_gib": STATE * shape.parameters / GIB if trained else 0.0,
-                "texts_gib": TEXT * runs * (made + len(planned["methods"]) * scoring["tokens"]) / GIB,
+                "checkpoints_gib": runs * len(stages) * WEIGHT * parameters / GIB,
+                "state_gib": STATE * parameters / GIB if stages else 0.0,
+                "texts_gib": TEXT * (made + models * scoring["tokens"]) / GIB,
             },
         }
     }
@@ -179,14 +181,15 @@ def shape_of(model: str) -> Shape:
             raise UserError(f"{error}; sizes are known without it of {', '.join(known)}") from None
         own = known[model]
         return Shape(own["parameters"], own["layers"], own["hidden"], _kv_bytes(**own))
-    file = (base_folder(folder) or folder) / "config.json"
-    config = rows.read_json(file)
-    config = config.get("text_config", config)
+    folder = base_folder(folder) or folder
+    config = text_config(folder)
     try:
         layers, hidden, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
         kv_heads, head_dim = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
     except (KeyError, TypeError):
-        raise UserError(f"{file} does not say how large the model is (hidden_size, num_hidden_layers ...)") from None
+        raise UserError(
+            f"{folder / 'config.json'} does not say how large the model is (hidden_size, num_hidden_layers ...)"
+        ) from None
     return Shape(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
 
 
@@ -194,17 +197,15 @@ def _kv_bytes(layers: int, kv_heads: int, head_dim: int, **_sizes: int) -> int:
     return 2 * WEIGHT * layers * kv_heads * head_dim
 
 
-def _lengths(experiment: Experiment) -> Any:
-    """Counted where prompts and tokenizer are on this machine, and else assumed."""
-
-    @cache
-    def lengths(labelled: bool) -> Lengths:
-        try:
-            return measure_lengths(experiment, load_prompts(experiment)[labelled])
-        except UserError:
-            return Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or DEFAULT_COMPLETION))
-
-    return lengths
+def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
+    """Of prompts, or of labelled pairs: counted where the model's tokenizer is on this machine, and else assumed."""
+    try:
+        model_folder(experiment.model)
+    except UserError:
+        assumed = Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or DEFAULT_COMPLETION))
+        return lambda labelled: assumed
+    sources = load_prompts(experiment)
+    return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
 
 
 def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:
@@ -230,15 +231,15 @@ def _scoring(experiment: Experiment, shape: Shape, speed: Speed) -> dict[str, fl
 
 
 def _memory(
-    experiment: Experiment, shape: Shape, gpus: int, lengths: Lengths, trained: list[str], limit: float | None
+    experiment: Experiment, shape: Shape, gpus: int, lengths: Lengths, methods: list[str], limit: float | None
 ) -> dict[str, Any]:
-    """GiB on each GPU while it trains (states shared by all, as FSDP does) and while it generates."""
+    """GiB on each GPU while it trains methods (states shared by all, as FSDP does) and while it generates."""
     longest = lengths.prompt + lengths.system + experiment.max_new_tokens
-    micro = max((experiment.method_options(name).micro_batch_size for name in trained), default=0)
+    micro = max((experiment.method_options(name).micro_batch_size for name in methods), default=0)
     sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions an example
     activations = shape.layers * sequence + KEPT_TOKEN / WEIGHT * sequence  # checkpoints, and one layer's own
     states = TRAINED * shape.parameters / gpus
-    training = states + WEIGHT * shape.parameters + activations if trained else 0.0
+    training = states + WEIGHT * shape.parameters + activations if methods else 0.0
     cached = experiment.batch_size * longest * shape.kv_bytes
     generating = WEIGHT * shape.parameters + cached
     return {

@@ -53,6 +53,26 @@ def of_disk(error: Exception, path: str | Path | None = None) -> UserError | Non
 
 
 @contextmanager
+def disk_errors() -> Iterator[None]:
+    """Around all that a process does.
+
+    Raises:
+        UserError: for an error of the disk.
+    """
+    try:
+        yield
+    except OSError as error:
+        if (told := of_disk(error)) is None:
+            raise
+        raise told from error
+
+
+def how_ended(status: int) -> str:
+    """What the exit status of a process says."""
+    return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+
+
+@contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Around what writes to `path`, with whatever library.
 

@@ -21,6 +21,7 @@ from harness.methods import Prompt
 from harness.planning import estimate, model_folder
 from harness.steps import Folder
 from harness.tracking import check_tracker
+from harness.training.launcher import check_launcher
 
 MODEL_LOG = "model"  # folder of a run: what a model behind an endpoint was asked
 SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
@@ -73,10 +74,7 @@ def check_inputs(experiment: Experiment) -> None:
         UserError: for a file, a judge or a budget that the run could not use.
     """
     check_tracker(experiment.report_to)
-    if experiment.gpus or experiment.launcher:
-        from harness.training.launcher import check_launcher
-
-        check_launcher(experiment)
+    check_launcher(experiment)
     if experiment.model_url:
         _check_endpoint(experiment)
     else:

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError
 from harness.experiment import TESTBED
@@ -84,6 +85,21 @@ def base_folder(folder: Path) -> Path | None:
     if (base / ADAPTER_CONFIG).exists():
         raise UserError(f"{folder} is an adapter on another adapter, {base}: merge that one first")
     return base
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """What config.json of a model's folder holds, {} where it can not be read: loading the model says what is wrong."""
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return config if isinstance(config, dict) else {}
+
+
+def text_config(folder: Path) -> dict[str, Any]:
+    """The part of config.json that is about the language model."""
+    config = read_config(folder)
+    return config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
 
 def tokenizer_folder(folder: Path) -> Path:

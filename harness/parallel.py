@@ -16,7 +16,7 @@ from threading import Thread
 from harness.arm import Arm
 from harness.errors import UserError
 from harness.experiment import Experiment
-from harness.faults import GO_ON, of_disk
+from harness.faults import GO_ON, disk_errors, how_ended
 from harness.inputs import Inputs, load_inputs
 from harness.progress import PLAIN_VARIABLE
 from harness.steps import Folder
@@ -73,9 +73,8 @@ def _start(connection: Connection, waiting: deque[Arm]) -> Arm:
 def _died(process: SpawnProcess, arm: str) -> UserError:
     process.join()
     status = process.exitcode
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     memory = " (is memory short? fewer --jobs need less)" if status == -signal.SIGKILL else ""
-    return UserError(f"{arm}: its process {process.pid} {how}{memory}; {GO_ON}")
+    return UserError(f"{arm}: its process {process.pid} {how_ended(status)}{memory}; {GO_ON}")
 
 
 @contextmanager
@@ -154,13 +153,10 @@ def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder
 def run_arm(arm: Arm, inputs: Callable[[], Inputs]) -> str | None:
     """What the user is told when it fails."""
     try:
-        arm.run(inputs())
+        with disk_errors():
+            arm.run(inputs())
     except UserError as error:
         return str(error)
-    except OSError as error:
-        if (told := of_disk(error)) is None:
-            raise
-        return str(told)
     return None
 
 

@@ -7,6 +7,10 @@ and aliases that grow to millions of values. A date is the text that it is writt
 from typing import Any
 
 import yaml
+from yaml.cyaml import CParser
+from yaml.composer import Composer
+from yaml.constructor import SafeConstructor
+from yaml.resolver import Resolver
 
 from harness.errors import UserError
 
@@ -31,20 +35,29 @@ def parse(text: str, where: str) -> Any:
     if len(text) > LONGEST:
         raise UserError(f"{where}: is longer than {LONGEST} characters, which no options are")
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        document = text.encode()
+    except UnicodeEncodeError as error:
+        raise _forbidden(where, text[: error.start].count("\n"), text[error.start]) from None
+    try:
+        return yaml.load(document, _Loader)
     except yaml.MarkedYAMLError as error:
-        line = (error.problem_mark or error.context_mark).line + 1
+        line = min((error.problem_mark or error.context_mark).line, document.rstrip().count(b"\n")) + 1
         raise UserError(f"{where}:{line}: not YAML ({error.problem})") from None
     except yaml.reader.ReaderError as error:
-        line = text.count("\n", 0, error.position) + 1
-        raise UserError(f"{where}:{line}: not YAML (character {chr(error.character)!a} is not allowed)") from None
+        raise _forbidden(where, document.count(b"\n", 0, error.position), chr(error.character)) from None
 
 
-class _Loader(yaml.SafeLoader):
-    """Refuses what the module's docstring names while it composes the document."""
+def _forbidden(where: str, lines_before: int, character: str) -> UserError:
+    return UserError(f"{where}:{lines_before + 1}: not YAML (character {character!a} is not allowed)")
 
-    def __init__(self, text: str):
-        super().__init__(text)
+
+class _Loader(Composer, SafeConstructor, Resolver, CParser):
+    """libyaml's events, composed here: refuses what the module's docstring names while it does so."""
+
+    def __init__(self, document: bytes):
+        CParser.__init__(self, document)
+        for part in (Composer, SafeConstructor, Resolver):
+            part.__init__(self)
         self._values = self._depth = 0
         self._sizes: dict[int, int] = {}  # of finished nodes, with what their aliases stand for
 
@@ -96,5 +109,5 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    for first, resolvers in Resolver.yaml_implicit_resolvers.items()
 }

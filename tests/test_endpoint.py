@@ -2,11 +2,10 @@
 
 import json
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
-from threading import Lock, Thread
 
 import pytest
+from loopback_json import json_server
 from test_cli import harness
 
 from harness import store
@@ -20,35 +19,16 @@ from harness.judges.openai import OpenAIJudge
 @contextmanager
 def served(answer):
     """The URL of an endpoint; answer(asked) is (status, text, finish_reason)."""
-    lock = Lock()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with lock:
-                status, text, reason = answer(asked)
-            message = {"role": "assistant", "content": text}
-            choice = {"index": 0, "message": message, "finish_reason": reason}
-            reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
-            body = json.dumps(reply if status == 200 else {"error": {"message": text}}).encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "application/json")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    def complete(_path, asked):
+        status, text, reason = answer(asked)
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "message": message, "finish_reason": reason}
+        reply = {"id": "1", "object": "chat.completion", "created": 0, "model": asked["model"], "choices": [choice]}
+        return status, reply if status == 200 else {"error": {"message": text}}
 
-        def log_message(self, *_arguments) -> None:
-            pass
-
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with json_server(complete) as url:
+        yield f"{url}/v1"
 
 
 def engine_at(url, **options) -> EndpointEngine:

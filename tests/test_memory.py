@@ -240,11 +240,11 @@ print("generated with", engine.generates.size)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_generation_in_a_process_whose_memory_ends(tiny_model_dir):
-    command = [sys.executable, "-c", REAL, str(tiny_model_dir), "60"]
+    megabytes = "45"  # of 55 to 65, 64 prompts need now more and now less
+    command = [sys.executable, "-c", REAL, str(tiny_model_dir), megabytes]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     size = int(done.stdout.split()[-1])
     assert 1 < size < 128
-    assert f"128 prompts at once with {tiny_model_dir}: going on with" in done.stderr
-    assert f"going on with {size}" in done.stderr
+    assert f"128 prompts at once with {tiny_model_dir}: going on with {size}" in done.stderr

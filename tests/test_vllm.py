@@ -6,10 +6,9 @@ import json
 import os
 import subprocess
 import sys
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from threading import Lock, Thread
 
 import pytest
+from loopback_json import json_server
 
 from harness.engines import choice
 from harness.engines.base import Sampling
@@ -142,59 +141,45 @@ def test_a_whole_run(tmp_path):
 # A server
 
 
-class Served(BaseHTTPRequestHandler):
+class Served:
     """Answers as vLLM's server does, with an engine of transformers."""
 
-    def _reply(self, body: dict) -> None:
-        content = json.dumps(body).encode()
-        self.send_response(200)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
+    def __init__(self, folder):
+        self.engine = TransformersEngine.load(folder, device="cpu")
+        self.asked, self.reloads = [], True
 
-    def do_GET(self) -> None:
-        self._reply({"object": "list", "data": [{"id": "some-model", "object": "model", "created": 0, "owned_by": ""}]})
-
-    def do_POST(self) -> None:
-        asked = json.loads(self.rfile.read(int(self.headers.get("Content-Length", 0))) or "{}")
-        with self.server.lock:
-            self.server.asked.append((self.path, asked))
-            if self.path == "/collective_rpc":
-                if self.server.reloads:
-                    self.server.engine = TransformersEngine.load(asked["kwargs"]["weights_path"], device="cpu")
-                return self._reply({})
-            if self.path == "/reset_prefix_cache":
-                return self._reply({})
-            engine, prompt = self.server.engine, tuple(asked["prompt"])
-            choice = {"index": 0, "text": "", "finish_reason": "stop", "logprobs": None}
-            if "prompt_logprobs" in asked:
-                places = range(1, len(prompt))
-                own = [engine.logprobs([prompt[:end]], [prompt[end : end + 1]])[0].total for end in places]
-                choice["prompt_logprobs"] = [None]
-                choice["prompt_logprobs"] += [
-                    {str(token): {"logprob": each}} for token, each in zip(prompt[1:], own, strict=True)
-                ]
-            else:
-                completed = engine.generate([prompt], ["item"], Sampling(asked["max_tokens"]))[0]
-                choice["token_ids"] = list(completed.token_ids)
-            self._reply({"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]})
-
-    def log_message(self, *_arguments) -> None:
-        pass
+    def answer(self, path: str, asked: dict) -> tuple[int, dict]:
+        if path == "/v1/models":
+            model = {"id": "some-model", "object": "model", "created": 0, "owned_by": ""}
+            return 200, {"object": "list", "data": [model]}
+        self.asked.append((path, asked))
+        if path == "/collective_rpc":
+            if self.reloads:
+                self.engine = TransformersEngine.load(asked["kwargs"]["weights_path"], device="cpu")
+            return 200, {}
+        if path == "/reset_prefix_cache":
+            return 200, {}
+        prompt = tuple(asked["prompt"])
+        choice = {"index": 0, "text": "", "finish_reason": "stop", "logprobs": None}
+        if "prompt_logprobs" in asked:
+            places = range(1, len(prompt))
+            own = [self.engine.logprobs([prompt[:end]], [prompt[end : end + 1]])[0].total for end in places]
+            choice["prompt_logprobs"] = [None]
+            choice["prompt_logprobs"] += [
+                {str(token): {"logprob": each}} for token, each in zip(prompt[1:], own, strict=True)
+            ]
+        else:
+            completed = self.engine.generate([prompt], ["item"], Sampling(asked["max_tokens"]))[0]
+            choice["token_ids"] = list(completed.token_ids)
+        return 200, {"id": "1", "object": "text_completion", "created": 0, "model": "m", "choices": [choice]}
 
 
 @pytest.fixture
 def server(tiny_model_dir):
-    found = ThreadingHTTPServer(("127.0.0.1", 0), Served)
-    found.engine, found.lock = TransformersEngine.load(tiny_model_dir, device="cpu"), Lock()
-    found.asked, found.reloads = [], True
-    thread = Thread(target=found.serve_forever)
-    thread.start()
-    yield found
-    found.shutdown()
-    thread.join()
-    found.server_close()
+    found = Served(tiny_model_dir)
+    with json_server(found.answer) as url:
+        found.url = f"{url}/v1"
+        yield found
 
 
 @pytest.fixture
@@ -217,7 +202,7 @@ def engine_of(folder, backend):
 
 
 def test_a_server_answers_with_the_weights_that_are_meant(server, tiny_model_dir, other_model_dir):
-    backend = Server(f"http://127.0.0.1:{server.server_port}/v1")
+    backend = Server(server.url)
     first, second = engine_of(tiny_model_dir, backend), engine_of(other_model_dir, backend)
     prompts = [first.encode_chat([{"role": "user", "content": text}]) for text in ("a", "b c")]
     for engine in (first, second, first):
@@ -232,7 +217,7 @@ def test_a_server_answers_with_the_weights_that_are_meant(server, tiny_model_dir
 
 
 def test_what_a_server_is_asked(server, tiny_model_dir):
-    engine = engine_of(tiny_model_dir, Server(f"http://127.0.0.1:{server.server_port}/v1/"))
+    engine = engine_of(tiny_model_dir, Server(server.url + "/"))
     prompt = engine.encode_chat([{"role": "user", "content": "a"}])
     engine.generate([prompt], ["item"], Sampling(5, temperature=0.7, top_p=0.9, seed=3))
     _, asked = server.asked[-1]
@@ -243,7 +228,7 @@ def test_what_a_server_is_asked(server, tiny_model_dir):
 
 def test_a_server_that_does_not_load_other_weights_is_refused(server, tiny_model_dir, other_model_dir):
     server.reloads = False
-    backend = Server(f"http://127.0.0.1:{server.server_port}/v1")
+    backend = Server(server.url)
     first, second = engine_of(tiny_model_dir, backend), engine_of(other_model_dir, backend)
     prompt = first.encode_chat([{"role": "user", "content": "a"}])
     first.generate([prompt], ["1"], Sampling(2))

@@ -1,6 +1,5 @@
 """Rewards from a sequence classifier with one output: the usual form of a reward model."""
 
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -14,6 +13,7 @@ from harness.engines.base import Advance, Message, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.memory import Limit, free
 from harness.errors import UserError
+from harness.models import read_config
 
 
 class RewardModel:
@@ -120,11 +120,7 @@ class RewardModel:
 
 def is_classifier(folder: Path) -> bool:
     """Whether a model folder holds a sequence classifier, by the architecture in its config.json."""
-    try:
-        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False  # loading it says what is wrong
-    architectures = config.get("architectures") if isinstance(config, dict) else None
+    architectures = read_config(folder).get("architectures")
     return any(str(name).endswith("ForSequenceClassification") for name in architectures or ())
 
 

@@ -9,7 +9,6 @@ pass all of them in 1 - ALARM of cases.
 import math
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Any
 
 from scipy.special import stdtrit
 
@@ -17,7 +16,7 @@ from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.power import ALPHA, margin_for, non_inferiority
 from harness.regression.measures import meaning
-from harness.regression.reference import FREE, Measured
+from harness.regression.reference import Measured, shared
 from harness.statistics import mean
 from harness.steps import differences
 
@@ -101,17 +100,13 @@ def _comparable(run: Measured, reference: Measured) -> None:
     of_run, of_reference = dict(run.of), dict(reference.of)
     for each in (of_run, of_reference):  # either may be from before an option was there
         methods = {name: value for name, value in each["options"]["options"].items() if name in run.arms}
-        each["options"] = _defaults() | each["options"] | {"options": methods}
+        each["options"] = shared(Experiment()) | each["options"] | {"options": methods}
     changes = [f"{name} ({there}, here {here})" for name, there, here in differences(of_reference, of_run)]
     if changes:
         raise UserError(
             f"the run can not be held against the reference, which has another {', '.join(changes[:3])}: run it with "
             "the reference's options, or make a new reference (--update)"
         )
-
-
-def _defaults() -> dict[str, Any]:
-    return {name: value for name, value in Experiment().as_dict().items() if name not in FREE}
 
 
 def _unequal(run: Measured, reference: Measured) -> list[str]:

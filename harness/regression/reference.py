@@ -76,11 +76,15 @@ def measure(path: Path) -> Measured:
     return Measured({"options": _options(experiment), **_made_of(folders[0].folder, experiment)}, arms)
 
 
+def shared(experiment: Experiment) -> dict[str, Any]:
+    """The options whose values all runs that are compared must share."""
+    return {name: value for name, value in experiment.as_dict().items() if name not in FREE}
+
+
 def _options(experiment: Experiment) -> dict[str, Any]:
     """Those that runs must share to be compared; the options of each method by its name."""
-    options = {name: value for name, value in experiment.as_dict().items() if name not in FREE}
     methods = {arm: vars(experiment.method_options(arm)) for arm in experiment.arms()}
-    return options | {"options": methods}
+    return shared(experiment) | {"options": methods}
 
 
 def _made_of(base: Folder, experiment: Experiment) -> dict[str, Any]:

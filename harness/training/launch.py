@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from harness import store
 from harness.engines.base import Advance
 from harness.errors import UserError
-from harness.faults import GO_ON
+from harness.faults import GO_ON, how_ended
 from harness.training.examples import Objective, TrainingOptions
 from harness.training.launcher import WORKER, Launcher
 
@@ -174,11 +174,12 @@ def _failure(folder: Path, status: int) -> UserError:
     if deaths:
         rank, status = (killed or deaths[-1:])[0]  # torchrun names the root cause last
         who, log = f"process {rank} of the training", folder / f"process-{rank}.log"
-    how = f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
     memory = " (is memory short?)" if status == -signal.SIGKILL else ""
     tail = " / ".join([line.strip() for line in _text(log).splitlines() if line.strip()][-TAIL:])
     return UserError(
-        f"{who} {how}{memory}; its log {log} " + (f"ends with {tail!r}" if tail else "is empty") + f"; {GO_ON}"
+        f"{who} {how_ended(status)}{memory}; its log {log} "
+        + (f"ends with {tail!r}" if tail else "is empty")
+        + f"; {GO_ON}"
     )
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from harness import store
 from harness.engines.base import Advance
 from harness.errors import UserError
-from harness.faults import of_disk
+from harness.faults import disk_errors
 from harness.training.launch import OUTCOME
 from harness.training.launcher import Launcher
 
@@ -35,20 +35,13 @@ def main(file: Path) -> None:
     os.set_blocking(pipe, True)
     Thread(target=_end_with_reader, args=(pipe,), daemon=True).start()
     try:
-        result = work(job, (lambda count: os.write(pipe, b"%d\n" % count)) if rank == 0 else None)
+        with disk_errors():
+            result = work(job, (lambda count: os.write(pipe, b"%d\n" % count)) if rank == 0 else None)
     except UserError as error:
-        _tell(file, rank, error)
-    except OSError as error:
-        if (told := of_disk(error)) is None:
-            raise
-        _tell(file, rank, told)
+        store.write_json(file.with_name(f"failure-{rank}.json"), {"kind": type(error).__name__, "text": str(error)})
+        os._exit(2)  # others may wait for this one: leaving the group would wait for them
     if rank == 0:
         store.write_json(file.with_name(OUTCOME), {"updates": result.updates, "history": result.history})
-
-
-def _tell(file: Path, rank: int, error: UserError) -> None:
-    store.write_json(file.with_name(f"failure-{rank}.json"), {"kind": type(error).__name__, "text": str(error)})
-    os._exit(2)  # others may wait for this one: leaving the group would wait for them
 
 
 def _end_with_reader(pipe: int) -> None:
