@@ -112,7 +112,15 @@ class Arm:
     def scorings(self, inputs: Inputs) -> list[Scoring]:
         return [Scoring(self, name, inputs) for name in self.benchmarks]
 
+    def learn(self, inputs: Inputs) -> None:
+        """Training alone; `run` then scores, in another process or on another machine."""
+        start = time.perf_counter()
+        if not self.trained(inputs):
+            self.train(inputs)
+            self._book_seconds(time.perf_counter() - start, 0.0)
+
     def run(self, inputs: Inputs) -> None:
+        """Training, where it is not finished, and scoring."""
         start = time.perf_counter()
         trained = self.train(inputs)
         scoring = time.perf_counter()

@@ -147,14 +147,14 @@ def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder
             arm = connection.recv()
         except EOFError:
             return
-        connection.send(run_arm(arm, inputs))
+        connection.send(told(arm.run, inputs))
 
 
-def run_arm(arm: Arm, inputs: Callable[[], Inputs]) -> str | None:
-    """What the user is told when it fails."""
+def told(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:
+    """Does some work of an arm: what the user is told when it fails."""
     try:
         with disk_errors():
-            arm.run(inputs())
+            work(inputs())
     except UserError as error:
         return str(error)
     return None

@@ -7,9 +7,9 @@ and aliases that grow to millions of values. A date is the text that it is writt
 from typing import Any
 
 import yaml
-from yaml.cyaml import CParser
 from yaml.composer import Composer
 from yaml.constructor import SafeConstructor
+from yaml.cyaml import CParser
 from yaml.resolver import Resolver
 
 from harness.errors import UserError

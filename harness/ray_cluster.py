@@ -15,15 +15,18 @@ from uuid import uuid4
 
 from harness import fingerprints
 from harness.arm import Arm
+from harness.engines.choice import chosen
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.faults import GO_ON
 from harness.inputs import Inputs, load_inputs
-from harness.parallel import run_arm
+from harness.parallel import told
 from harness.progress import PLAIN_VARIABLE
 from harness.steps import Folder
+from harness.training.launcher import launcher_of
 
 LOCAL = "local"
+TRAINING, EVALUATION = "training", "evaluation"  # tasks of an arm
 PATIENCE = 10.0  # seconds until a cluster is reached
 TRIES = 3  # of an arm whose workers are lost
 QUIET = {  # of Ray, unless the user has set it: no reports, every line of a worker, nothing in the home folder
@@ -36,7 +39,7 @@ _inputs: dict[tuple[str, str], Inputs] = {}  # of a worker, for the arms that it
 
 
 def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], address: str) -> None:
-    """Runs arms as tasks of a cluster, each on a CPU, or on as many GPUs as its trainings take.
+    """Runs arms as tasks of a cluster: the training of each, then its evaluation, with what `needs` says of either.
 
     Args:
         address: of a cluster as `ray.init` takes it, or "local" for one on this machine.
@@ -46,18 +49,20 @@ def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], a
     """
     with _cluster(address) as ray:
         _check_shared(ray, root.path)
-        on_gpu = not fingerprints.of_device(experiment.device).startswith("cpu")
-        task = ray.remote(num_cpus=1, num_gpus=(experiment.gpus or 1) if on_gpu else 0, max_retries=0)(_run)
-        lost = Counter()
+        needed, lost = needs(experiment), Counter()
+        _tell_what_lacks(ray, needed)
 
-        def start(arm: Arm) -> Any:
-            return task.remote(os.getcwd(), arm, experiment, root)
+        def start(arm: Arm, part: str) -> None:
+            task = ray.remote(**needed[part], max_retries=0)(_run)
+            running[task.remote(os.getcwd(), arm, part, experiment, root)] = arm, part
 
-        running = {start(arm): arm for arm in arms}
+        running: dict[Any, tuple[Arm, str]] = {}
         try:
+            for arm in arms:
+                start(arm, TRAINING if arm.stages else EVALUATION)
             while running:
                 (finished,), _ = ray.wait(list(running), num_returns=1)
-                arm = running.pop(finished)
+                arm, part = running.pop(finished)
                 try:
                     failure = ray.get(finished)
                 except ray.exceptions.RayTaskError:
@@ -68,17 +73,42 @@ def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], a
                     if lost[arm.label] == TRIES:
                         raise UserError(f"{arm.label}: lost {TRIES} workers ({reason}); {GO_ON}") from None
                     print(f"{arm.label}: its worker was lost ({reason}); it goes on with another", file=sys.stderr)
-                    running[start(arm)] = arm
+                    start(arm, part)
                     continue
                 if failure:
                     raise UserError(f"{arm.label}: {failure}")
+                if part == TRAINING:
+                    start(arm, EVALUATION)
         finally:
             for each in running:
                 ray.cancel(each, force=True)
 
 
-def _run(folder: str, arm: Arm, experiment: Experiment, root: Folder) -> str | None:
-    """In a worker: what the user is told when the arm fails.
+def needs(experiment: Experiment) -> dict[str, dict[str, int]]:
+    """What a task takes of a cluster, as `ray.remote` wants it: a CPU or GPU for each process of a training, and for
+    each device that a model answers on."""
+    on_gpu = not fingerprints.of_device(experiment.device).startswith("cpu")
+    launcher = launcher_of(experiment)
+    here = chosen(experiment) == "vllm" and not experiment.engine_url
+    answering = experiment.tensor_parallel if here else 1
+    training = max(answering, launcher.processes or 1 if launcher else 1)
+    if on_gpu:
+        return {part: {"num_cpus": 1, "num_gpus": n} for part, n in ((TRAINING, training), (EVALUATION, answering))}
+    return {TRAINING: {"num_cpus": training}, EVALUATION: {"num_cpus": 1}}
+
+
+def _tell_what_lacks(ray: Any, needed: dict[str, dict[str, int]]) -> None:
+    """Ray waits for a node that is large enough, for ever or until a cluster that grows by itself has one."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for part, resources in needed.items():
+        names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+        if not any(all(node.get(names[name], 0) >= n for name, n in resources.items()) for node in nodes):
+            wanted = " and ".join(f"{n} {names[name]}" for name, n in resources.items())
+            print(f"no node of the cluster has {wanted} for {part}: waiting for one", file=sys.stderr)
+
+
+def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: Folder) -> str | None:
+    """In a worker: what the user is told when its part of the arm fails.
 
     Args:
         folder: that names of files are relative to.
@@ -93,7 +123,7 @@ def _run(folder: str, arm: Arm, experiment: Experiment, root: Folder) -> str | N
             _inputs[key] = load_inputs(experiment, root)
         return _inputs[key]
 
-    return run_arm(arm, inputs)
+    return told(arm.learn if part == TRAINING else arm.run, inputs)
 
 
 @contextmanager

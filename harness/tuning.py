@@ -8,6 +8,7 @@ import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from itertools import groupby
@@ -62,16 +63,26 @@ class Trial(Arm):
     def _setting(self, inputs: Inputs) -> Setting:
         return replace(super()._setting(inputs), check_pairs=0)  # an LLM judge looks at the pairs of runs only
 
+    def learn(self, inputs: Inputs) -> None:
+        with self._failing(inputs):
+            super().learn(inputs)
+
     def run(self, inputs: Inputs) -> None:
         """Leaves a score, or why there is none. Its models go: the chosen options are trained anew."""
+        if not self.over(inputs):
+            with self._failing(inputs):
+                super().run(inputs)
+        self.drop_models()
+
+    @contextmanager
+    def _failing(self, inputs: Inputs) -> Iterator[None]:
         from harness.training.trainer import TrainingDiverged
 
         self.folder.forget(FAILED)
         try:
-            super().run(inputs)
+            yield
         except (TrainingDiverged, NoExamples) as error:
             self._fail(inputs, str(error))
-        self.drop_models()
 
     def drop_models(self) -> None:
         shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # not there where training has failed at once

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 from test_cli import harness
 
-from harness import ray_cluster
+from harness import fingerprints, ray_cluster
 from harness.errors import UserError
+from harness.experiment import Experiment
 
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install '.[ray]'")
 OPTIONS = ("--method", "dpo", "--seeds", "3", "--budget", "4e11", "--benchmark", "math,reward-bench", "--limit", "20")
@@ -119,3 +120,16 @@ def test_ray_or_jobs(tmp_path):
 def test_without_ray(tmp_path, testbed_model_dir):
     told = harness("run", *OPTIONS, "--ray", "local", cwd=tmp_path, code=2)
     assert told.splitlines()[-1] == "error: --ray needs Ray, which is not installed here: pip install 'harness[ray]'"
+
+
+def test_what_tasks_take(monkeypatch):
+    of_two = Experiment(launcher="torchrun --nproc_per_node 2")
+    assert ray_cluster.needs(Experiment()) == {"training": {"num_cpus": 1}, "evaluation": {"num_cpus": 1}}
+    assert ray_cluster.needs(of_two) == {"training": {"num_cpus": 2}, "evaluation": {"num_cpus": 1}}
+    monkeypatch.setattr(fingerprints, "of_device", lambda device: "cuda NVIDIA H100")
+    monkeypatch.setattr(ray_cluster, "chosen", lambda experiment: "vllm")
+    one, two, four = ({"num_cpus": 1, "num_gpus": gpus} for gpus in (1, 2, 4))
+    assert ray_cluster.needs(of_two) == {"training": two, "evaluation": one}
+    assert ray_cluster.needs(Experiment(tensor_parallel=4)) == {"training": four, "evaluation": four}
+    served = Experiment(tensor_parallel=4, engine_url="http://127.0.0.1:8000/v1")
+    assert ray_cluster.needs(served) == {"training": one, "evaluation": one}
