@@ -7,7 +7,6 @@ field (see `harness.tables`): outside checks read it, so the names stay.
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,7 +25,6 @@ from harness.trials import Tuning
 __all__ = ["SIGNIFICANT", "Cell", "Column", "ResultRow", "Row", "Spent", "Table", "build"]
 
 LENGTH_CONTROLLED = "length_controlled_win_rate"  # AlpacaEval's, in the details of a score
-AT_ONCE = 2  # benchmarks that are computed at the same time
 LEAST_SHARE = 0.95  # of the cap: who spends less is not compared at an identical budget
 
 
@@ -170,9 +168,8 @@ def build(
     reasons = _reasons(rows)
     cells: dict[str, dict[str, Cell]] = {row.method: {} for row in rows}
     ranked: dict[str, dict[str, Grid]] = {}
-    with ThreadPoolExecutor(AT_ONCE) as pool:  # arithmetic of arrays, which threads share
-        measured = list(pool.map(lambda column: _measured(rows, column.name), columns))
-    for column, (grids, intervals, differences) in zip(columns, measured, strict=True):
+    for column in columns:
+        grids, intervals, differences = _measured(rows, column.name)
         for row, values, interval, difference in zip(rows, grids, intervals, differences, strict=True):
             cells[row.method][column.name] = replace(_cell(row, column.name, values, interval), difference=difference)
         ranked[column.name] = {

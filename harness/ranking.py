@@ -17,8 +17,8 @@ from itertools import combinations, combinations_with_replacement
 import numpy as np
 from scipy.special import stdtr
 
-from harness.resampling import TIED, Stack, p_values, pair_up
-from harness.statistics import DRAWS, Grid, mean
+from harness.resampling import TIED, Stack, p_values
+from harness.statistics import DRAWS, Grid, aligned, mean, pair
 
 SIGNIFICANT = 0.05
 MOST_TESTED = int(SIGNIFICANT * (DRAWS + 1))
@@ -101,8 +101,8 @@ def threshold(p_values: np.ndarray) -> float:
 def tests(grids: Sequence[Grid]) -> Comparison:
     """The sign-flip test of each pair."""
     found = Comparison.blank(len(grids))
-    pairs = [(pair, pair_up(grids[pair[0]], grids[pair[1]])[0]) for pair in combinations(range(len(grids)), 2)]
-    pairs = [(pair, both) for pair, both in pairs if both.seeds]
+    places = combinations(range(len(grids)), 2)
+    pairs = [(each, both) for each in places if (both := pair(grids[each[0]], grids[each[1]])[0]).seeds]
     for ((first, second), both), p_value in zip(pairs, p_values([both for _, both in pairs]), strict=True):
         found.put(first, [second], Stack.of([both]).value, np.array([p_value]))
     return found
@@ -111,14 +111,14 @@ def tests(grids: Sequence[Grid]) -> Comparison:
 def bounds(grids: Sequence[Grid]) -> Comparison:
     """An upper bound of the p-value of each pair (see `bound`)."""
     found = Comparison.blank(len(grids))
-    questions = sorted(set().union(*(grid.questions for grid in grids)))
-    aligned = [_aligned(grid, questions) for grid in grids]
+    questions = tuple(sorted(set().union(*{grid.questions for grid in grids})))
+    sides = [aligned(grid, grid.seeds, questions) for grid in grids]
     groups: dict[tuple[int, ...], list[int]] = {}
     for place, grid in enumerate(grids):
         groups.setdefault(grid.seeds, []).append(place)
     for places in groups.values():
-        _compare_alike(aligned, places, found)
-    for first, (values, weights) in enumerate(aligned):
+        _compare_alike(sides, places, found)
+    for first, (values, weights) in enumerate(sides):
         left = np.isnan(found.p_values[first])
         left[: first + 1] = False
         for seeds, places in groups.items():
@@ -126,7 +126,7 @@ def bounds(grids: Sequence[Grid]) -> Comparison:
             others = [place for place in places if left[place]]
             if not (own and others):
                 continue
-            their_values, their_weights = (np.stack([aligned[other][i][theirs] for other in others]) for i in (0, 1))
+            their_values, their_weights = (np.stack([sides[other][i][theirs] for other in others]) for i in (0, 1))
             with np.errstate(invalid="ignore"):  # no question of a seed in common: nothing is known of the difference
                 stack = Stack(values[own] - their_values, (weights[own] + their_weights) / 2)
             limits = bound(stack.value, (stack.parts**2).sum(1), stack.spread(), stack.seeds)
@@ -154,18 +154,18 @@ def bound(values: np.ndarray, squares: np.ndarray, spread: np.ndarray, seeds: in
     return np.where(observed == 0, 1.0, np.minimum(found, 1.0))
 
 
-def _compare_alike(aligned: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int], found: Comparison) -> None:
+def _compare_alike(sides: Sequence[tuple[np.ndarray, np.ndarray]], places: Sequence[int], found: Comparison) -> None:
     """The bounds of all pairs of methods with the same seeds whose weights are equal wherever they have values: sums
     over common questions of (products of) differences are then sums of products of what each method has."""
-    weights = np.full_like(aligned[places[0]][1], np.nan)
+    weights = np.full_like(sides[places[0]][1], np.nan)
     alike = []
     for place in places:
-        known = ~np.isnan(aligned[place][0])
-        own = np.where(known, aligned[place][1], np.nan)
+        known = ~np.isnan(sides[place][0])
+        own = np.where(known, sides[place][1], np.nan)
         if not (known & (own != weights) & ~np.isnan(weights)).any():
             weights = np.where(known, own, weights)
             alike.append(place)
-    values = np.stack([aligned[place][0] for place in alike])
+    values = np.stack([sides[place][0] for place in alike])
     known = (~np.isnan(values)).astype(float)
     values = np.where(np.isnan(values), 0.0, values - np.nanmean(values))  # smaller numbers, smaller errors
     weights = np.nan_to_num(weights)
@@ -205,17 +205,6 @@ def _products(
     """Sums over common questions of the weighted differences of seed s and the weights of seed t, (n, n)."""
     above = (values[:, s] * known[:, t] * (weights[s] * weights[t])) @ both.T
     return above - above.T
-
-
-def _aligned(grid: Grid, questions: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights, (seeds, questions), NaN for questions that the grid has not."""
-    if list(grid.questions) == questions:
-        return grid.values, grid.weights
-    place = {question: i for i, question in enumerate(questions)}
-    columns = [place[question] for question in grid.questions]
-    values, weights = np.full((2, len(grid.seeds), len(questions)), np.nan)
-    values[:, columns], weights[:, columns] = grid.values, grid.weights
-    return values, weights
 
 
 def _common_seeds(own: tuple[int, ...], theirs: tuple[int, ...]) -> tuple[list[int], list[int]]:

@@ -31,7 +31,6 @@ from harness.statistics import (
 T = TypeVar("T")
 AT_ONCE = 128  # methods whose resampled means are in memory together
 SERIES = 30  # degrees of freedom up to which the series of Student's t is summed
-FEW = 0.1  # share of questions
 LEAST = 1e-6  # of a weight: less than that in a resample is nothing but rounding
 TIED = 1e-12  # of the sum of all parts: equal sums differ in rounding
 
@@ -87,7 +86,7 @@ def p_values(grids: Sequence[Grid]) -> list[float]:
 
 def differences(sides: Sequence[tuple[Grid, Grid]]) -> list[Difference | None]:
     """As `paired_difference` of each two, but for the random signs."""
-    pairs = [pair_up(first, second) for first, second in sides]
+    pairs = [pair(first, second) for first, second in sides]
     shown = intervals([both for both, _ in pairs])
     with_values = [place for place, interval in enumerate(shown) if interval]
     found: list[Difference | None] = [None] * len(pairs)
@@ -96,15 +95,6 @@ def differences(sides: Sequence[tuple[Grid, Grid]]) -> list[Difference | None]:
         own = shown[place]
         found[place] = Difference(own.value, own.low, own.high, p_value, len(both.seeds), len(both.questions), dropped)
     return found
-
-
-def pair_up(a: Grid, b: Grid) -> tuple[Grid, int]:
-    """As `pair`, at once where both have all values."""
-    if a.seeds == b.seeds and a.questions == b.questions:
-        values = a.values - b.values
-        if not np.isnan(values).any():
-            return Grid(a.seeds, a.questions, values, (a.weights + b.weights) / 2), 0
-    return pair(a, b)
 
 
 def _in_stacks(compute: Callable[[Sequence[Grid]], list[T]], grids: Sequence[Grid]) -> list[T | None]:
@@ -158,29 +148,21 @@ def _resampled(stack: Stack) -> Iterator[np.ndarray | None]:
     """The mean over seeds of the weighted means in each resample, (draws,) for each grid; None where a resample leaves
     a seed without any value.
 
-    Seeds whose weights are equal have one denominator, so that their sums can be taken before the resampling. Other
-    denominators are found from those of the first seed, by the few questions where weights differ.
+    Seeds whose weights are equal have one denominator, so that their sums can be taken before the resampling; where all
+    weights are equal, it is that of all grids.
     """
-    counts = _counts(stack.questions)
-    known = stack.weights[0, 0]
-    below = known @ counts
+    counts, known = _counts(stack.questions), stack.weights[0, 0]
     one = (stack.weights == stack.weights[:, :1]).all(axis=(1, 2))
-    rows = [tops.mean(0, keepdims=True) if same else tops for tops, same in zip(stack.weighted, one, strict=True)]
-    ends = np.cumsum([len(each) for each in rows])
-    sums = np.concatenate(rows) @ counts
-    for place, end in enumerate(ends):
-        tops = sums[end - len(rows[place]) : end]
-        bottoms = []
-        for weights in stack.weights[place, : len(tops)]:
-            other = np.flatnonzero(weights != known)
-            if len(other) > FEW * len(weights):
-                bottoms.append(weights @ counts)
-            else:
-                bottoms.append(below + (weights[other] - known[other]) @ counts[other])
-        if min(bottom.min() for bottom in bottoms) < LEAST * known.max():
-            yield None
-        else:
-            yield np.mean([top / bottom for top, bottom in zip(tops, bottoms, strict=True)], axis=0)
+    tops = [own.mean(0, keepdims=True) if same else own for own, same in zip(stack.weighted, one, strict=True)]
+    bottoms = [own[:1] if same else own for own, same in zip(stack.weights, one, strict=True)]
+    ends = np.cumsum([len(own) for own in tops])[:-1]
+    above = np.split(np.concatenate(tops) @ counts, ends)
+    if (stack.weights == known).all():
+        below = [known[None] @ counts] * len(stack)
+    else:
+        below = np.split(np.concatenate(bottoms) @ counts, ends)
+    for top, bottom in zip(above, below, strict=True):
+        yield None if bottom.min() < LEAST * known.max() else (top / bottom).mean(0)
 
 
 def _quantile(ordered: np.ndarray, share: float) -> float:

@@ -19,6 +19,7 @@ Arrays are (S, Q), NaN where a question has no value; weights have the same shap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import compress, repeat
 
 import numpy as np
 from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
@@ -77,7 +78,7 @@ def grid(values: Mapping[int, Mapping[str, float]], weights: Mapping[int, Mappin
     def table(source: Mapping[int, Mapping[str, float]], default: float) -> np.ndarray:
         blank = [default] * len(questions)
         own = [source.get(seed) for seed in seeds]
-        rows = [[each.get(question, default) for question in questions] if each else blank for each in own]
+        rows = [list(map(each.get, questions, repeat(default))) if each else blank for each in own]
         return np.array(rows, dtype=float).reshape(len(seeds), len(questions))
 
     return Grid(seeds, questions, table(values, np.nan), table(weights, 1.0))
@@ -166,28 +167,32 @@ def pair(a: Grid, b: Grid) -> tuple[Grid, int]:
         seeds = max(a.seeds, b.seeds, key=len)
     else:
         seeds = tuple(sorted(set(a.seeds) & set(b.seeds)))
-    questions = tuple(sorted(set(a.questions) | set(b.questions)))
-
-    def spread(side: Grid) -> tuple[np.ndarray, np.ndarray]:
-        rows = [0 if len(side.seeds) == 1 else side.seeds.index(seed) for seed in seeds]
-        place = {question: i for i, question in enumerate(questions)}
-        columns = [place[question] for question in side.questions]
-        values, weights = np.full((2, len(seeds), len(questions)), np.nan)
-        values[:, columns] = side.values[rows]
-        weights[:, columns] = side.weights[rows]
-        return values, weights
-
-    (values_a, weights_a), (values_b, weights_b) = spread(a), spread(b)
-    differences = values_a - values_b
+    questions = a.questions if a.questions == b.questions else tuple(sorted(set(a.questions) | set(b.questions)))
+    (values_a, weights_a), (values_b, weights_b) = aligned(a, seeds, questions), aligned(b, seeds, questions)
+    differences, weights = values_a - values_b, (weights_a + weights_b) / 2
     dropped = int((np.isnan(values_a) != np.isnan(values_b)).sum())
     answered = ~np.isnan(differences)
     rows, columns = answered.any(1), answered.any(0)
-    return Grid(
-        tuple(np.array(seeds, dtype=object)[rows]),
-        tuple(np.array(questions, dtype=object)[columns]),
-        differences[rows][:, columns],
-        ((weights_a + weights_b) / 2)[rows][:, columns],
-    ), dropped
+    if rows.all() and columns.all():
+        return Grid(seeds, questions, differences, weights), dropped
+    seeds, questions = tuple(compress(seeds, rows)), tuple(compress(questions, columns))
+    return Grid(seeds, questions, differences[rows][:, columns], weights[rows][:, columns]), dropped
+
+
+def aligned(side: Grid, seeds: tuple[int, ...], questions: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Values and weights on these seeds and questions, among which are its own; NaN for those that it has not.
+
+    A single seed stands for all of them.
+    """
+    if (side.seeds, side.questions) == (seeds, questions):
+        return side.values, side.weights
+    rows = [0 if len(side.seeds) == 1 else side.seeds.index(seed) for seed in seeds]
+    place = {question: i for i, question in enumerate(questions)}
+    columns = [place[question] for question in side.questions]
+    values, weights = np.full((2, len(seeds), len(questions)), np.nan)
+    values[:, columns] = side.values[rows]
+    weights[:, columns] = side.weights[rows]
+    return values, weights
 
 
 def paired_difference(
