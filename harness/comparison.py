@@ -148,6 +148,7 @@ def build(
     titles: Mapping[str, str] | None = None,
     limit: int | None = None,
     remarks: Sequence[str] = (),
+    command: str | None = None,
 ) -> Table:
     """The table of these rows, the baseline first and the others in the given order.
 
@@ -156,6 +157,7 @@ def build(
         titles: benchmark -> title for people; the names stand where there is none.
         limit: the number of questions a benchmark was cut to, for the notes.
         remarks: further notes, to stand last.
+        command: what made it, to stand in it.
 
     Raises:
         UserError: when the baseline is not among the rows, or a benchmark has scores of different judges or metrics.
@@ -191,7 +193,7 @@ def build(
         )
         for row in rows
     )
-    table = Table(title, baseline, testbed, tuple(columns), finished, comparisons, (), pairs=ranking.pairs)
+    table = Table(title, baseline, testbed, tuple(columns), finished, comparisons, (), (), ranking.pairs, command)
     return replace(table, notes=(*notes_of(table, rows, limit, ranking.bounded), *remarks))
 
 

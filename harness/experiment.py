@@ -1,7 +1,9 @@
 """What is compared: one dataclass holds every option, for the command line, the YAML file and Python alike."""
 
 import dataclasses
+import json
 import os
+import shlex
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -23,11 +25,17 @@ MOST_TRIALS = 1000
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
 
 
-def option(default: Any, text: str) -> Any:
-    """A field with its help text, which the command line shows too."""
+def option(default: Any, text: str, *flags: str) -> Any:
+    """A field with its help text, which the command line shows too, and its flags there, if not just --NAME."""
+    metadata = {"help": text, "flags": flags}
     if isinstance(default, dict):
-        return field(default_factory=dict, metadata={"help": text})
-    return field(default=default, metadata={"help": text})
+        return field(default_factory=dict, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def flags_of(each: dataclasses.Field) -> tuple[str, ...]:
+    """An option's flags on the command line, the usual one first."""
+    return each.metadata["flags"] or (f"--{each.name.replace('_', '-')}",)
 
 
 @dataclass(frozen=True)
@@ -36,10 +44,14 @@ class Experiment:
 
     name: str = option("experiment", "Name of the run folder under the results folder.")
     methods: tuple[str, ...] = option(
-        ("sso",), "Methods, separated by commas; base is always added. NAME=METHOD is a variant with its own options."
+        ("sso",),
+        "Methods, separated by commas; base is always added. NAME=METHOD is a variant with its own options.",
+        *("--method", "--methods", "-m"),
     )
     benchmarks: tuple[str, ...] = option(
-        ("mt-bench", "alpaca-eval", "reward-bench", "math"), "Benchmarks, separated by commas."
+        ("mt-bench", "alpaca-eval", "reward-bench", "math"),
+        "Benchmarks, separated by commas.",
+        *("--benchmark", "--benchmarks", "-b"),
     )
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
@@ -101,7 +113,7 @@ class Experiment:
         {}, "Limits of an option in tuning: NAME.OPTION=LOW,HIGH, such as dpo.learning_rate=1e-7,1e-5, repeatable."
     )
     options: dict[str, dict[str, Any]] = option(
-        {}, "Setting of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2, repeatable."
+        {}, "Setting of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2, repeatable.", "--set"
     )
 
     def __post_init__(self) -> None:
@@ -215,6 +227,26 @@ class Experiment:
             each.name: list(value) if isinstance(value := getattr(self, each.name), tuple) else value
             for each in dataclasses.fields(self)
         }
+
+    @property
+    def command(self) -> str:
+        """What asks for the same experiment."""
+        words = ["harness", "run"]
+        for each in dataclasses.fields(self):
+            value, flag = getattr(self, each.name), flags_of(each)[0]
+            if isinstance(value, dict):  # of settings by name
+                for name, changes in value.items():
+                    for option, chosen in changes.items():
+                        words += [flag, f"{name}.{option}={_word(chosen)}"]
+            elif value != each.default:
+                words += [flag] if value is True else [flag, _word(value)]
+        return shlex.join(words)
+
+
+def _word(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ",".join(map(_word, value))
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def build(kind: type, values: dict[str, Any], what: str) -> Any:

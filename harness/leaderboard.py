@@ -4,7 +4,7 @@ Experiments are below results/runs, or kept as results/NAME: with their arms (sc
 compared like any run, or as a table alone, which is shown as it was. The same files give the same document.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isclose
@@ -30,8 +30,6 @@ TABLE = "table.json"
 MODEL_DIGITS = 8  # of the digest of a start model
 LEFT_OUT = "Left out"
 
-Command = Callable[[Experiment], str]
-
 
 @dataclass(frozen=True)
 class Found:
@@ -42,11 +40,10 @@ class Found:
     left_out: tuple[tuple[str, str], ...]
 
 
-def leaderboard(results: Path, command_of: Command, command: str) -> str:
+def leaderboard(results: Path, command: str) -> str:
     """The document, as markdown.
 
     Args:
-        command_of: what makes an experiment.
         command: what makes this document, to stand in it.
 
     Raises:
@@ -66,9 +63,9 @@ def leaderboard(results: Path, command_of: Command, command: str) -> str:
         key = store.digest([basis.key, vars(run.experiment.cap)])
         groups.setdefault(key, []).append((run, basis))
     parts = ["# Leaderboard", f"Made by {code(command)} from all finished experiments; do not edit.", _legend()]
-    shown = [_group(*map(list, zip(*group, strict=True)), command_of) for group in groups.values()]
+    shown = [_group(*map(list, zip(*group, strict=True))) for group in groups.values()]
     parts += sorted(shown)
-    parts += [_kept(path, table, command_of) for path, table in found.tables.items()]
+    parts += [_kept(path, table) for path, table in found.tables.items()]
     if not (shown or found.tables):
         parts.append("There is no finished experiment yet.")
     if left_out:
@@ -150,7 +147,7 @@ def _holds(run: StoredRun, table: Table) -> bool:
     )
 
 
-def _group(runs: Sequence[StoredRun], bases: Sequence[Basis], command_of: Command) -> str:
+def _group(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> str:
     table, basis = merge(runs, bases=bases), bases[0]
     suites = "testbed" if basis.testbed else "real benchmarks"
     digest = basis.model.get("weights", "")[:MODEL_DIGITS]
@@ -158,7 +155,7 @@ def _group(runs: Sequence[StoredRun], bases: Sequence[Basis], command_of: Comman
     parts = [f"## {escape(f'{suites}, start model {model}, {runs[0].experiment.cap} a run')}"]
     parts.append(lines(_rows(table, len(runs) > 1)))
     parts.append(bullets(table.notes))
-    parts.append("\n".join(_made(run.name, run.experiment, run.path, command_of) for run in runs))
+    parts.append("\n".join(_made(run.name, run.experiment, run.path) for run in runs))
     return "\n\n".join(parts)
 
 
@@ -181,21 +178,21 @@ def _place(row: Row) -> tuple[float, float, float, str]:
     return (not row.ranked, fmean(ranks) if ranks else 0.0, -values[0] if values else 0.0, row.method)
 
 
-def _made(name: str, experiment: Experiment, path: Path, command_of: Command) -> str:
+def _made(name: str, experiment: Experiment, path: Path) -> str:
     """When, with which version and with which command an experiment was made, as an item of a list."""
     versions: dict[str, Any] = store.read_json(path / "versions.json") if (path / "versions.json").exists() else {}
     with_version = f"harness {versions.get('harness', 'of unknown version')}"
     facts = [f"{experiment.seeds} seed{'s' * (experiment.seeds > 1)}", with_version]
     if path.parent.name == RUNS:  # what git has laid down anew has no date
         facts.append(f"finished {datetime.fromtimestamp((path / INDEX).stat().st_mtime, UTC):%Y-%m-%d}")
-    return f"- {escape(name)}: {escape(', '.join(facts))}; made by {code(command_of(experiment))}"
+    return f"- {escape(name)}: {escape(', '.join(facts))}; made by {code(experiment.command)}"
 
 
-def _kept(path: Path, table: Table, command_of: Command) -> str:
+def _kept(path: Path, table: Table) -> str:
     parts = [f"## {escape(f'Kept table: {path.name}')}"]
     parts.append(lines(_rows(table, False)))
     parts.append(bullets(table.notes))
     if (file := path / "experiment.yaml").exists():
         experiment = build_experiment(Experiment, load(file), "option")
-        parts.append(_made(path.name, experiment, path, command_of))
+        parts.append(_made(path.name, experiment, path))
     return "\n\n".join(parts)

@@ -121,6 +121,7 @@ def table_of(path: Path, baseline: str = "base") -> Table:
         testbed=run.testbed,
         titles=titles(run.experiment.benchmarks),
         limit=run.experiment.limit,
+        command=run.experiment.command,
     )
 
 

@@ -1,5 +1,6 @@
 """Runs an experiment: its arms, one after the other or in parallel processes, then its table."""
 
+import json
 import platform
 import sys
 from collections.abc import Sequence
@@ -128,6 +129,8 @@ def _restart(arms: Sequence[Arm], restart_from: str) -> None:
 
 def _claim(root: Folder, experiment: Experiment) -> None:
     """Writes the resolved configuration, and what it runs on."""
-    versions = {"format": FORMAT, **fingerprints.of_packages(*PACKAGES, *INSTALLED)}
-    store.write_json(root / "versions.json", versions | {"machine": platform.machine(), "system": platform.system()})
-    store.write_text(root / "experiment.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False))
+    command, versions = experiment.command, fingerprints.of_packages(*PACKAGES, *INSTALLED)
+    place = {"machine": platform.machine(), "system": platform.system()}
+    store.write_json(root / "versions.json", {"format": FORMAT, "command": command, **versions, **place})
+    options = yaml.safe_dump(experiment.as_dict(), sort_keys=False)
+    store.write_text(root / "experiment.yaml", f"# made by {json.dumps(command)}\n{options}")  # JSON: on one line

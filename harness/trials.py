@@ -1,6 +1,6 @@
 """What tuning left in a run folder: every trial with its score and cost, and which one was chosen.
 
-RUN/tuning/trials.json is a list of rows, of each method in turn:
+RUN/tuning/trials.json holds "command", which made it, and "trials", a list of rows, of each method in turn:
 
     {"method": "dpo", "trial": 2, "options": {"learning_rate": 0.00032, "beta": 0.12}, "fixed": [], "score": 6.31,
      "metric": "rating (1-10)", "judge": "testbed-world", "questions": 400, "missing": 0, "unparsed": 0,
@@ -31,7 +31,11 @@ class Tuning:
 def read(root: Path) -> list[dict[str, Any]]:
     """All trials of a run folder, none where nothing was tuned."""
     file = root / FILE
-    return store.read_json(file) if file.exists() else []
+    return store.read_json(file)["trials"] if file.exists() else []
+
+
+def write(root: Path, rows: list[dict[str, Any]], command: str) -> None:
+    store.write_json(root / FILE, {"command": command, "trials": rows})
 
 
 def of_row(root: Path, method: str) -> Tuning | None:

@@ -28,7 +28,7 @@ from harness.planning import model_folder, parameter_count
 from harness.scoring import Scoring, step_names
 from harness.stages import NoExamples, plan_stage
 from harness.steps import Folder
-from harness.trials import FILE
+from harness.trials import FILE, write
 
 SEED = MOST_SEEDS  # runs have smaller ones
 FAILED = "failed"  # the step of a trial that came to no end
@@ -226,7 +226,7 @@ def tune(
     for method, spent in ledgers(trials).items():
         store.write_json(root / FILE.parent / method / "ledger.json", spent.as_dict())
     found = rows(trials)
-    store.write_json(root / FILE, found)
+    write(root.path, found, experiment.command)
     for row in found:
         if row["chosen"]:
             values = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())

@@ -119,6 +119,8 @@ def test_the_folder_tells_what_happened(finished):
     run = place / "results/runs/small"
     files = {"experiment.yaml", "versions.json", "index.json", "table.md", "table.json", ".lock"}
     assert files | {"arms", "data", "reference"} == {path.name for path in run.iterdir()}
+    for name in ("experiment.yaml", "versions.json", "table.md", "table.json"):
+        assert "harness run --name small --method sso,dpo" in (run / name).read_text()
     arm = run / "arms/sso-seed0"
     pairs = [json.loads(line) for line in (arm / "preferences/policy.jsonl").read_text().splitlines()]
     assert {"prompt", "good_principle", "bad_principle", "chosen", "rejected", "sequences"} <= set(pairs[0])

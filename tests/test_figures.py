@@ -34,6 +34,7 @@ def test_scores_under_several_budgets(tmp_path):
     assert {"5e+11", "1e+12", "2e+12", "sso", "dpo"} <= set(said) and "base" not in said  # the line across
     assert sum(text == "cap, FLOPs" for text in said) == 2
     content = (tmp_path / "budgets.svg").read_text()
+    assert "Made by: harness figure budgets" in content
     assert "var(" not in content and "light-dark" not in content
 
 

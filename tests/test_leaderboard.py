@@ -10,6 +10,7 @@ from forged_run import write
 from harness.bench.table import write_run
 from harness.commands.tables import write_leaderboard
 from harness.errors import UserError
+from harness.experiment import Experiment, build, load
 from harness.results import table_of
 from harness.tables import to_json
 from harness.tables.json import from_json
@@ -103,3 +104,15 @@ def test_nothing_finished(tmp_path):
 def test_a_table_comes_back_from_its_json(results):
     data = to_json(table_of(results / "runs" / "two"))
     assert to_json(from_json(json.loads(json.dumps(data)), "file")) == data
+
+
+def test_every_kept_file_says_what_made_it():
+    folders = [file.parent for file in (ROOT / "results").glob("*/experiment.yaml")]
+    assert len(folders) >= 10
+    for folder in folders:
+        command = build(Experiment, load(folder / "experiment.yaml"), "option").command
+        written = [file for file in folder.iterdir() if file.name != "weak-principles.json"]  # by hand
+        for file in written:
+            made_by = "harness figure pairs" if file.suffix == ".svg" else json.dumps(command)[1:-1]
+            assert made_by in file.read_text() or command in file.read_text(), file
+    assert "harness figure budgets" in (ROOT / "results/budgets.svg").read_text()

@@ -12,7 +12,6 @@ import pytest
 from forged_run import forge, write
 from test_cli import harness
 
-from harness.commands.report import command_of
 from harness.experiment import Experiment
 from harness.report import figures, samples, training, wording
 from harness.report.drawing import Series, apart
@@ -199,7 +198,7 @@ def test_trials_are_shown(tmp_path):
         trial | {"trial": 0, "options": {}, "score": 6.25, "chosen": True, "failed": None},
         trial | {"trial": 1, "options": {"beta": 0.12}, "score": None, "chosen": False, "failed": "diverged"},
     ]
-    write(tmp_path / "run" / "tuning" / "trials.json", json.dumps(rows))
+    write(tmp_path / "run" / "tuning" / "trials.json", json.dumps({"trials": rows}))
     harness("report", "run", "-o", "page.html", cwd=tmp_path)
     section = (tmp_path / "page.html").read_text().split('id="tuning"', 1)[1].split("</section>")[0]
     assert all(
@@ -221,5 +220,4 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
 
 def test_the_command_gives_the_experiment_again():
     given = {"methods": ("sso", "low=sso"), "seeds": 3, "both_orders": True, "options": {"low": {"beta": 0.1}}}
-    command = command_of(Experiment(**given))
-    assert command == "harness run --method sso,low=sso --seeds 3 --both-orders --set low.beta=0.1"
+    assert Experiment(**given).command == "harness run --method sso,low=sso --seeds 3 --both-orders --set low.beta=0.1"

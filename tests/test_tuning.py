@@ -250,7 +250,7 @@ def test_a_tuned_run_is_verified(finished, copy):
     rows = read(copy)
     for row in rows:
         row["chosen"] = row["trial"] == 0
-    store.write_json(copy / "tuning/trials.json", rows)
+    store.write_json(copy / "tuning/trials.json", store.read_json(copy / "tuning/trials.json") | {"trials": rows})
     assert any("trials.json is not what the trials give" in each for each in verify(copy)["problems"])
     score = copy / "tuning/dpo/trial-0/scores/development.json"
     store.write_json(score, store.read_json(score) | {"value": 9.9})

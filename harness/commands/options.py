@@ -11,13 +11,8 @@ import typer
 
 from harness import experiment as experiments
 from harness import presets
-from harness.experiment import Experiment
+from harness.experiment import Experiment, flags_of
 
-FLAGS = {  # where a flag is not simply --NAME
-    "methods": ("--method", "--methods", "-m"),
-    "benchmarks": ("--benchmark", "--benchmarks", "-b"),
-    "options": ("--set",),
-}
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 
@@ -56,13 +51,12 @@ def _parameter(name: str) -> inspect.Parameter:
     text = field.metadata["help"].replace("[", r"\[")
     if shown not in (None, dataclasses.MISSING, False):
         text += f" [dim]\\[default: {shown}][/dim]"
-    flags = FLAGS.get(name, (f"--{name.replace('_', '-')}",))  # named, so that a switch has no --no- form
     kind = {"methods": str, "benchmarks": str, **dict.fromkeys(SETTINGS, list[str])}.get(name, field.type)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[kind | None, typer.Option(*flags, help=text, show_default=False)],
+        annotation=Annotated[kind | None, typer.Option(*flags_of(field), help=text, show_default=False)],
     )
 
 

@@ -1,18 +1,13 @@
 """The report page: written to a file, and said in a line."""
 
-import json
 import shlex
 from collections.abc import Sequence
-from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from harness import store
-from harness.commands.options import FLAGS
 from harness.commands.output import check_file
 from harness.errors import unknown_name
-from harness.experiment import Experiment
 
 FILE = "report.html"
 
@@ -29,7 +24,7 @@ def write_report(run_folder: Path, output: Path | None) -> Path:
     file = output or run_folder / FILE
     check_file(file, FILE)
     run = Run.read(run_folder)
-    store.write_text(file, page(run, command_of(run.experiment), datetime.now()))
+    store.write_text(file, page(run, datetime.now()))
     return file
 
 
@@ -46,26 +41,6 @@ def write_figure(kind: str, run_folders: Sequence[Path], output: Path) -> Path:
         raise unknown_name("figure", kind, FIGURES)
     check_file(output, f"{kind}.svg")
     runs = [Run.read(path) for path in run_folders]
-    store.write_text(output, as_file(FIGURES[kind](runs), runs))
+    command = shlex.join(["harness", "figure", kind, *map(str, run_folders), "--output", str(output)])
+    store.write_text(output, as_file(FIGURES[kind](runs), runs, command))
     return output
-
-
-def command_of(experiment: Experiment) -> str:
-    """A command that asks for the same experiment."""
-    words = ["harness", "run"]
-    for each in fields(Experiment):
-        value = getattr(experiment, each.name)
-        flag = FLAGS.get(each.name, (f"--{each.name.replace('_', '-')}",))[0]
-        if isinstance(value, dict):  # of settings by name
-            for name, changes in value.items():
-                for option, chosen in changes.items():
-                    words += [flag, f"{name}.{option}={_word(chosen)}"]
-        elif value != each.default:
-            words += [flag] if value is True else [flag, _word(value)]
-    return shlex.join(words)
-
-
-def _word(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return ",".join(map(_word, value))
-    return value if isinstance(value, str) else json.dumps(value)

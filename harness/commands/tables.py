@@ -7,7 +7,6 @@ from pathlib import Path
 
 from harness import store
 from harness.commands.output import check_file, print_json
-from harness.commands.report import command_of
 from harness.comparison import Table
 from harness.errors import UserError
 from harness.leaderboard import FILE, leaderboard
@@ -64,5 +63,5 @@ def write_leaderboard(results: Path, output: Path | None) -> Path:
     check_file(file, FILE)
     words = ["harness", "leaderboard", *(("--results", str(results)) if str(results) != "results" else ())]
     words += ["--output", str(output)] if output else []
-    store.write_text(file, leaderboard(results, command_of, shlex.join(words)))
+    store.write_text(file, leaderboard(results, shlex.join(words)))
     return file

@@ -125,7 +125,7 @@ def write(path: Path, run: Path, command: str) -> Measured:
     if problems := verify(run)["problems"]:
         raise UserError(f"{run} can not be a reference: {problems[0]} (harness verify {run} has all)")
     versions = store.read_json(run / "versions.json")
-    made = {"command": command, "date": date.today().isoformat(), "code": fingerprints.of_code("harness"), **versions}
+    made = {**versions, "command": command, "date": date.today().isoformat(), "code": fingerprints.of_code("harness")}
     questions: dict[str, dict[str, None]] = {}
     for by_seed in measured.arms.values():
         for each in by_seed.values():

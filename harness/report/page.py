@@ -30,6 +30,7 @@ PARTS = (  # fields of a score's details that hold a value for each part of the 
     ("subject", "by subject"),
     ("groups", "by group of instructions"),
 )
+NO_VERSIONS = ("format", "command", "machine", "system")  # in versions.json
 FURTHER = {  # fields that hold one more number about a benchmark
     "turn_1": "turn 1",
     "turn_2": "turn 2",
@@ -45,11 +46,10 @@ FURTHER = {  # fields that hold one more number about a benchmark
 }
 
 
-def page(run: Run, command: str, made: datetime) -> str:
+def page(run: Run, made: datetime) -> str:
     """The whole HTML document.
 
     Args:
-        command: what makes such a run again, for people.
         made: when the page is made.
     """
     series = {name: Series(name, index) for index, name in enumerate(run.methods)}
@@ -87,7 +87,7 @@ def page(run: Run, command: str, made: datetime) -> str:
         health=training.health_rows(run),
         blocks=samples.blocks(run),
         trials=trials.read(run.path),
-        provenance=_provenance(run, command, made),
+        provenance=_provenance(run, made),
         svg=Markup,
     )
 
@@ -142,10 +142,10 @@ def _further(run: Run, column: Column) -> tuple[list[str], list[tuple[str, list[
     return [FURTHER[name] for name in known], rows
 
 
-def _provenance(run: Run, command: str, made: datetime) -> list[tuple[str, str]]:
+def _provenance(run: Run, made: datetime) -> list[tuple[str, str]]:
     experiment, judges = run.experiment, {column.judge for column in run.table.benchmarks if column.judge}
     versions = ", ".join(
-        f"{name} {version}" for name, version in run.versions.items() if name not in ("format", "machine", "system")
+        f"{name} {version}" for name, version in run.versions.items() if name not in NO_VERSIONS
     )
     return [
         ("Model", experiment.model),
@@ -159,5 +159,5 @@ def _provenance(run: Run, command: str, made: datetime) -> list[tuple[str, str]]
         ("Machine", f"{run.versions.get('machine', '?')}, {run.versions.get('system', '?')}"),
         ("Scored", f"{run.finished:%Y-%m-%d %H:%M}"),
         ("Page made", f"{made:%Y-%m-%d %H:%M}"),
-        ("Command", command),
+        ("Command", experiment.command),
     ]

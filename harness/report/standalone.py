@@ -83,8 +83,12 @@ def budgets(runs: Sequence[Run]) -> Figure:
 FIGURES = {"pairs": pairs, "budgets": budgets}
 
 
-def as_file(figure: Figure, runs: Sequence[Run]) -> str:
-    """An SVG document on white with a key, its colours those of the page in light: few programs know others."""
+def as_file(figure: Figure, runs: Sequence[Run], command: str) -> str:
+    """An SVG document on white with a key, its colours those of the page in light: few programs know others.
+
+    Args:
+        command: what makes this file, to stand in it.
+    """
     colors = dict(COLOR.findall(STYLE.read_text("utf-8")))
     width, height = map(float, re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', figure.svg).groups())
     key, below = _key([each for each in _series(runs) if each.color in figure.svg], width, height)
@@ -92,7 +96,7 @@ def as_file(figure: Figure, runs: Sequence[Run]) -> str:
     drawn = (
         f'<svg xmlns="http://www.w3.org/2000/svg" font-family="sans-serif" role="img" '
         f'viewBox="0 0 {width:g} {below:g}" width="{width:g}" height="{below:g}">'
-        f"<title>{escape(figure.title)}</title><desc>{escape(figure.description)}</desc>"
+        f"<title>{escape(figure.title)}</title><desc>{escape(f'{figure.description} Made by: {command}')}</desc>"
         f'<rect width="100%" height="100%" fill="#ffffff"/>{inner}{key}</svg>\n'
     )
     return re.sub(r"var\((--[\w-]+)\)", lambda found: colors.get(found[1], found[0]), drawn)
