@@ -29,9 +29,10 @@ LOCAL = "local"
 TRAINING, EVALUATION = "training", "evaluation"  # tasks of an arm
 PATIENCE = 10.0  # seconds until a cluster is reached
 TRIES = 3  # of an arm whose workers are lost
-QUIET = {  # of Ray, unless the user has set it: no reports, every line of a worker, nothing in the home folder
+QUIET = {  # of Ray, unless the user has set it: no reports, every line of a worker, plain, nothing in the home folder
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
     "RAY_AUTH_MODE": "disabled",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # its future way: tasks without GPUs keep what they see
 }
@@ -53,7 +54,7 @@ def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], a
         _tell_what_lacks(ray, needed)
 
         def start(arm: Arm, part: str) -> None:
-            task = ray.remote(**needed[part], max_retries=0)(_run)
+            task = ray.remote(**needed[part], name=part, max_retries=0)(_run)
             running[task.remote(os.getcwd(), arm, part, experiment, root)] = arm, part
 
         running: dict[Any, tuple[Arm, str]] = {}

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -77,7 +78,8 @@ def test_on_this_machine(plain, tmp_path):
     )
     assert ran.returncode == 0, ran.stderr
     assert scores(tmp_path / "results/runs/x") == scores(plain)
-    assert "dpo seed 2 policy: train" in ran.stderr  # progress of all workers comes here
+    for part, said in (("training", "dpo seed 2 policy: train"), ("evaluation", "dpo seed 2 math: answer")):
+        assert re.search(rf"^\({part} pid=\d+\) {said}", ran.stderr, re.M)  # progress of all workers comes here
 
 
 @needs_ray
