@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import fingerprints, store
-from harness.benchmarks.base import Policy
+from harness.benchmarks.base import Policy, step_names
 from harness.engines.base import Sampling
 from harness.engines.choice import described, load_engine
 from harness.errors import UserError
@@ -20,7 +20,7 @@ from harness.methods import Method, Prompt, Stage
 from harness.pipeline import CODE, LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
 from harness.planning import measure_lengths
 from harness.prompts import PromptStream
-from harness.scoring import Scoring, step_names
+from harness.scoring import Scoring
 from harness.steps import Folder
 from harness.tracking import tracking
 from harness.training.launcher import described_launcher

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.benchmarks.base import Score
+from harness.benchmarks.base import Score, step_names
 from harness.comparison import ResultRow, Table, build
 from harness.errors import UserError
 from harness.results import StoredRun, titles
-from harness.scoring import step_names
 from harness.steps import differences
 
 BASE = "base"

@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry, store, trials
-from harness.benchmarks.base import Score
+from harness.benchmarks.base import Score, step_names
 from harness.comparison import ResultRow, Table, build
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment, load
 from harness.experiment import build as build_experiment
-from harness.scoring import step_names
 from harness.steps import Folder
 from harness.tables import to_json, to_markdown
 

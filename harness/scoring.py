@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness import fingerprints, registry, store
-from harness.benchmarks.base import Benchmark, Judging, Score, Settings
+from harness.benchmarks.base import Benchmark, Judging, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
@@ -26,11 +26,6 @@ NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark t
 ANSWERING = ("harness.engines", "harness.benchmarks.base", "harness.benchmarks.files")
 SCORING = ("harness.benchmarks", "harness.judges", "harness.testbed")
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
-
-
-def step_names(benchmark: str) -> tuple[str, str]:
-    """Of the answers to a benchmark, and of their score."""
-    return f"samples-{benchmark}", f"score-{benchmark}"
 
 
 class Scoring:

@@ -7,14 +7,13 @@ from typing import Any
 
 from harness import registry, store
 from harness.arm import Arm
-from harness.benchmarks.base import Settings
+from harness.benchmarks.base import Settings, step_names
 from harness.benchmarks.files import with_suite_settings
 from harness.errors import UserError, unknown_name
 from harness.experiment import Experiment
 from harness.inputs import data_folder
 from harness.results import read_experiment
 from harness.runner import arms_of
-from harness.scoring import step_names
 from harness.steps import Folder
 
 

@@ -180,10 +180,8 @@ def pair(a: Grid, b: Grid) -> tuple[Grid, int]:
 
 
 def aligned(side: Grid, seeds: tuple[int, ...], questions: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
-    """Values and weights on these seeds and questions, among which are its own; NaN for those that it has not.
-
-    A single seed stands for all of them.
-    """
+    """Values and weights on these questions, among which are its own, NaN for the others; and on these seeds, which it
+    has, unless it has just one: that stands for all of them."""
     if (side.seeds, side.questions) == (seeds, questions):
         return side.values, side.weights
     rows = [0 if len(side.seeds) == 1 else side.seeds.index(seed) for seed in seeds]

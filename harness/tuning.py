@@ -16,7 +16,7 @@ from typing import Any
 
 from harness import store
 from harness.arm import Arm
-from harness.benchmarks.base import Benchmark, Settings
+from harness.benchmarks.base import Benchmark, Settings, step_names
 from harness.budget import Ledger
 from harness.development import NAME, Development
 from harness.errors import UserError
@@ -25,7 +25,7 @@ from harness.inputs import Inputs
 from harness.parallel import run_arms
 from harness.pipeline import Setting
 from harness.planning import model_folder, parameter_count
-from harness.scoring import Scoring, step_names
+from harness.scoring import Scoring
 from harness.stages import NoExamples, plan_stage
 from harness.steps import Folder
 from harness.trials import FILE, write

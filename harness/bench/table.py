@@ -19,12 +19,11 @@ import numpy as np
 import yaml
 
 from harness import store
-from harness.benchmarks.base import Score
+from harness.benchmarks.base import Score, step_names
 from harness.budget import Ledger
 from harness.experiment import Experiment
 from harness.progress import progress
 from harness.results import FORMAT
-from harness.scoring import step_names
 from harness.statistics import bootstrap_interval, grid, paired_difference
 from harness.steps import Folder
 

@@ -83,6 +83,11 @@ class Score:
     details: dict = field(default_factory=dict)
 
 
+def step_names(benchmark: str) -> tuple[str, str]:
+    """Of the step that answers a benchmark, and of the one that scores it."""
+    return f"samples-{benchmark}", f"score-{benchmark}"
+
+
 class Benchmark(Protocol):
     """One file a benchmark, found through the entry points `harness.benchmarks`."""
 

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from harness import store
 from harness.arm import Arm
-from harness.benchmarks.base import Score
+from harness.benchmarks.base import Score, step_names
 from harness.errors import UserError
 from harness.exports import cards
 from harness.faults import whole
-from harness.scoring import step_names
 
 FORMATS = ("lm-eval", "hub")
 

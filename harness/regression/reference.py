@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from harness import fingerprints, rows, store
-from harness.benchmarks.base import Score
+from harness.benchmarks.base import Score, step_names
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.regression import measures
 from harness.results import StoredRun
 from harness.runner import arms_of
-from harness.scoring import step_names
 from harness.statistics import Grid, grid
 from harness.steps import Folder
 from harness.verify import verify
