@@ -156,7 +156,7 @@ def table(
             [name, _rounded(each["median"]), f"{each['min']:.3g} to {each['max']:.3g}", _rounded(each["ratio"])]
             for name, each in result["commands"].items()
         ],
-        title=f"{runs} runs, 4 suites of {questions} questions, {seeds} seeds",
+        title=f"{runs} runs, 4 suites of {questions} questions, seeds: {seeds}",
     )
     print(f"Ratios to intervals and p-values alone, one method at a time: {result['one_at_a_time']:.3g} s")
 
