@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from test_cli import harness
@@ -135,3 +136,16 @@ def test_what_tasks_take(monkeypatch):
     assert ray_cluster.needs(Experiment(tensor_parallel=4)) == {"training": four, "evaluation": four}
     served = Experiment(tensor_parallel=4, engine_url="http://127.0.0.1:8000/v1")
     assert ray_cluster.needs(served) == {"training": one, "evaluation": one}
+
+
+def test_what_no_node_has_is_told(capsys):
+    nodes = [{"Alive": True, "Resources": {"CPU": 1.0, "GPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 9.0}}]
+    cluster = SimpleNamespace(nodes=lambda: nodes)
+    ray_cluster._tell_what_lacks(cluster, {"training": {"num_cpus": 1, "num_gpus": 2}, "evaluation": {"num_cpus": 1}})
+    assert capsys.readouterr().err == ""
+    ray_cluster._tell_what_lacks(cluster, {"training": {"num_cpus": 1, "num_gpus": 4}, "evaluation": {"num_cpus": 2}})
+    told = capsys.readouterr().err.splitlines()
+    assert told == [
+        "no node of the cluster has 1 CPU and 4 GPU for training: waiting for one",
+        "no node of the cluster has 2 CPU for evaluation: waiting for one",
+    ]
