@@ -41,7 +41,7 @@ def parse(text: str, where: str) -> Any:
     try:
         return yaml.load(document, _Loader)
     except yaml.MarkedYAMLError as error:
-        line = min((error.problem_mark or error.context_mark).line, document.rstrip().count(b"\n")) + 1
+        line = min((error.problem_mark or error.context_mark).line, document.count(b"\n")) + 1
         raise UserError(f"{where}:{line}: not YAML ({error.problem})") from None
     except yaml.reader.ReaderError as error:
         raise _forbidden(where, document.count(b"\n", 0, error.position), chr(error.character)) from None
