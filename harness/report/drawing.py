@@ -44,6 +44,7 @@ CONFIG = {
         "labelPadding": 6,
         "titlePadding": 6,
     },
+    "axisX": {"labelSeparation": 8},
     "axisY": {"grid": False},
     "text": {"fill": TEXT, "fontSize": SIZE, "aria": False},
     "point": {"opacity": 1, "filled": True, "size": 64},
