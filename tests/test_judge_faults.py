@@ -1,5 +1,7 @@
 """A judge's server that fails at random, caps, kills and several processes: nothing lost, nothing asked twice."""
 
+import asyncio
+import gc
 import json
 import os
 import random
@@ -309,3 +311,18 @@ def test_requests_a_minute(tmp_path):
         start = time.monotonic()
         judge.complete(requests(11))
         assert time.monotonic() - start >= 0.45
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_signal_before_the_first_request_leaves_no_warning(tmp_path, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    judge = OpenAIJudge("m", "http://127.0.0.1:9/v1", log=JudgeLog(tmp_path))
+    monkeypatch.setattr(asyncio.Runner, "__enter__", interrupted)  # while the loop is made
+    unraisable = []
+    monkeypatch.setattr(sys, "unraisablehook", unraisable.append)  # warnings of what nobody waits for end there
+    with pytest.raises(KeyboardInterrupt):
+        judge.complete(requests(1))
+    gc.collect()
+    assert not unraisable

@@ -95,7 +95,13 @@ class OpenAIJudge:
             )
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
-        return asyncio.run(self._complete(requests, advance)) if requests else []
+        if not requests:
+            return []
+        work = self._complete(requests, advance)
+        try:
+            return asyncio.run(work)
+        finally:
+            work.close()  # a signal may end this before the work has begun
 
     def spent(self) -> str:
         """What the log's folder has cost so far, for a line of progress."""
