@@ -34,7 +34,7 @@ def option(default: Any, text: str, *flags: str) -> Any:
 
 
 def flags_of(each: dataclasses.Field) -> tuple[str, ...]:
-    """An option's flags on the command line, the usual one first."""
+    """An option's flags on the command line, the usual one first; named there, so that a switch has no --no- form."""
     return each.metadata["flags"] or (f"--{each.name.replace('_', '-')}",)
 
 
@@ -236,8 +236,8 @@ class Experiment:
             value, flag = getattr(self, each.name), flags_of(each)[0]
             if isinstance(value, dict):  # of settings by name
                 for name, changes in value.items():
-                    for option, chosen in changes.items():
-                        words += [flag, f"{name}.{option}={_word(chosen)}"]
+                    for setting, chosen in changes.items():
+                        words += [flag, f"{name}.{setting}={_word(chosen)}"]
             elif value != each.default:
                 words += [flag] if value is True else [flag, _word(value)]
         return shlex.join(words)

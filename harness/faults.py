@@ -7,7 +7,7 @@ import shutil
 import signal
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from harness.errors import UserError
@@ -53,39 +53,31 @@ def of_disk(error: Exception, path: str | Path | None = None) -> UserError | Non
 
 
 @contextmanager
-def disk_errors() -> Iterator[None]:
-    """Around all that a process does.
+def disk_errors(path: Path | None = None, kind: type[Exception] = OSError) -> Iterator[None]:
+    """Around all that a process does, or what it does with `path`.
+
+    Args:
+        kind: of errors that may be of the disk; what is not goes on as it is.
 
     Raises:
         UserError: for an error of the disk.
     """
     try:
         yield
-    except OSError as error:
-        if (told := of_disk(error)) is None:
+    except kind as error:
+        if (told := of_disk(error, path)) is None:
             raise
         raise told from error
+
+
+def writing(path: Path) -> AbstractContextManager[None]:
+    """As `disk_errors`, around what writes to `path` with whatever library: Rust raises a bare Exception."""
+    return disk_errors(path, Exception)
 
 
 def how_ended(status: int) -> str:
     """What the exit status of a process says."""
     return f"was ended by {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Around what writes to `path`, with whatever library.
-
-    Raises:
-        UserError: for an error of the disk.
-    """
-    try:
-        yield
-    except Exception as error:  # Rust raises just that; what is not of the disk goes on as it is
-        told = of_disk(error, path)
-        if told is None:
-            raise
-        raise told from error
 
 
 @contextmanager

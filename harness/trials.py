@@ -34,8 +34,9 @@ def read(root: Path) -> list[dict[str, Any]]:
     return store.read_json(file)["trials"] if file.exists() else []
 
 
-def write(root: Path, rows: list[dict[str, Any]], command: str) -> None:
-    store.write_json(root / FILE, {"command": command, "trials": rows})
+def document(rows: list[dict[str, Any]], command: str) -> dict[str, Any]:
+    """What the file holds."""
+    return {"command": command, "trials": rows}
 
 
 def of_row(root: Path, method: str) -> Tuning | None:

@@ -28,7 +28,7 @@ from harness.planning import model_folder, parameter_count
 from harness.scoring import Scoring
 from harness.stages import NoExamples, plan_stage
 from harness.steps import Folder
-from harness.trials import FILE, write
+from harness.trials import FILE, document
 
 SEED = MOST_SEEDS  # runs have smaller ones
 FAILED = "failed"  # the step of a trial that came to no end
@@ -226,7 +226,7 @@ def tune(
     for method, spent in ledgers(trials).items():
         store.write_json(root / FILE.parent / method / "ledger.json", spent.as_dict())
     found = rows(trials)
-    write(root.path, found, experiment.command)
+    store.write_json(root / FILE, document(found, experiment.command))
     for row in found:
         if row["chosen"]:
             values = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())

@@ -20,7 +20,7 @@ from harness.runner import arms_of
 from harness.scoring import Scoring
 from harness.steps import Folder, differences
 from harness.tables import to_json
-from harness.trials import FILE
+from harness.trials import FILE, document
 from harness.tuning import FAILED, Trial, ledgers, rows, trials_of
 
 
@@ -91,7 +91,7 @@ def _tuned(trials: Sequence[Trial], inputs: Inputs) -> tuple[list[str], set[str]
 def _chosen(trials: Sequence[Trial], folder: Path) -> list[str]:
     try:
         expected = {folder / method / "ledger.json": spent.as_dict() for method, spent in ledgers(trials).items()}
-        expected[folder / FILE.name] = {"command": trials[0].experiment.command, "trials": rows(trials)}
+        expected[folder / FILE.name] = document(rows(trials), trials[0].experiment.command)
     except (OSError, UserError, KeyError, TypeError, ValueError) as error:  # files are missing, or were changed by hand
         return [f"{folder / FILE.name} can not be computed again from the trials: {error}"]
     return [

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from test_cli import harness
 
 from harness import cost, presets
@@ -47,7 +48,7 @@ def test_the_estimate_of_a_preset_adds_up():
     assert not cost.cost(experiment, "h100", 1)["cost"]["memory"]["fits"]
 
 
-KEPT = Path(__file__).parent.parent / "results/testbed"  # mean seconds of an arm, five seeds on one core
+KEPT = ROOT / "results/testbed"  # mean seconds of an arm, five seeds on one core
 METHODS = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft")
 # Of results/testbed-12, which ran on the same machine an hour later.
 SPEED = Speed("testbed-12", train=37.9e9, read=40.6e9, token=1.485e-4)  # FLOP/s, FLOP/s, seconds

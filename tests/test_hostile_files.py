@@ -172,6 +172,7 @@ ALLOWED = {("harness/plain_yaml.py", "yaml.load")}  # by a SafeConstructor
 def test_no_source_line_runs_data():
     """No pickle, no evaluation of text, no shell, in any module."""
     assert issubclass(plain_yaml._Loader, yaml.constructor.SafeConstructor)
+    assert not issubclass(plain_yaml._Loader, yaml.constructor.FullConstructor)  # which is a SafeConstructor, too
     found, files = set(), 0
     for path in sorted(each for name in ("harness", "sso", "baselines") for each in (ROOT / name).rglob("*.py")):
         files += 1
