@@ -61,12 +61,11 @@ def _expect_labelled(lengths: Lengths) -> QueryCost:
 def _labelled(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
     examples = []
     for prompt in prompts:
-        query = bench.engine.encode_chat(prompt.messages)
-        replies = [bench.engine.encode_completion(text) for text in (prompt.chosen, prompt.rejected)]
+        query, replies = bench.engine.encode_replies(prompt.chat, (prompt.chosen, prompt.rejected))
         if replies[0] == replies[1]:
             bench.discard("equal responses")
             continue
-        record = {"prompt": list(prompt.messages), "chosen": prompt.chosen, "rejected": prompt.rejected}
+        record = {**prompt.record, "chosen": prompt.chosen, "rejected": prompt.rejected}
         examples.append(Example(prompt.id, tuple(TokenSequence(query, reply) for reply in replies), record))
     return examples
 
@@ -103,7 +102,7 @@ def sample_candidates(bench: Workbench, prompts: Sequence[Prompt], number: int) 
     """`number` completions of each prompt."""
     completions = bench.sample(
         "generate",
-        [prompt.messages for prompt in prompts for _ in range(number)],
+        [prompt.chat for prompt in prompts for _ in range(number)],
         [f"{prompt.id}/candidate-{index}" for prompt in prompts for index in range(number)],
     )
     return [completions[start : start + number] for start in range(0, len(completions), number)]
@@ -133,9 +132,9 @@ def best_against_worst(
         if best[1].token_ids == worst[1].token_ids:  # one response, rated twice by a judge that samples
             bench.discard("equal responses")
             continue
-        query = bench.engine.encode_chat(prompt.messages)
+        query = bench.engine.encode_chat(prompt.chat)
         record = {
-            "prompt": list(prompt.messages),
+            **prompt.record,
             "chosen": best[1].text,
             "rejected": worst[1].text,
             "chosen_rating": best[0],

@@ -188,7 +188,7 @@ class Arm:
 
     def _depends_on(self, stage: Stage, inputs: Inputs) -> dict[str, Any]:
         experiment = self.experiment
-        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention")
+        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date")
         return {
             "method": self.method.name,
             "options": {name: value for name, value in asdict(self.options).items() if name not in LOOP},
@@ -230,9 +230,5 @@ class Arm:
         for stage in self.stages[starts[-1] if starts else 0 :]:
             self.folder.check(collecting(stage))
             rows += store.read_jsonl(self.folder / "preferences" / f"{stage.name}.jsonl")
-        pairs = [
-            Prompt(row["id"], tuple(row["prompt"]), row["chosen"], row["rejected"])
-            for row in rows
-            if {"chosen", "rejected"} <= row.keys()
-        ]
+        pairs = [Prompt.of_record(row) for row in rows if {"chosen", "rejected"} <= row.keys()]
         return pairs or None

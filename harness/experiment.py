@@ -1,6 +1,7 @@
 """What is compared: one dataclass holds every option, for the command line, the YAML file and Python alike."""
 
 import dataclasses
+import datetime
 import json
 import os
 import shlex
@@ -98,6 +99,9 @@ class Experiment:
     tensor_parallel: int = option(1, "GPUs that share a model in vLLM.")
     gpu_memory: float = option(0.5, "Share of a GPU's memory that vLLM takes while it runs; the rest is for training.")
     attention: str = option("sdpa", "Attention in scoring and training: sdpa, or flex (FlexAttention, on CUDA).")
+    date: str | None = option(
+        None, "Date that a chat template writes, where it writes one: YYYY-MM-DD. Else the day on which the run began."
+    )
     trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
     rejudge: bool = option(False, "Ask the judge once more where a judgment has no verdict.")
     both_orders: bool = option(False, "Judge every pair in both orders and take the mean.")
@@ -119,6 +123,8 @@ class Experiment:
     def __post_init__(self) -> None:
         safe_name(self.name)
         Budget.parse(self.budget)
+        if self.date is not None and _day(self.date) is None:
+            raise UserError(f"date must be a day such as 2026-11-26, not {self.date!r}")
         for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts", "tensor_parallel"):
             if getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
@@ -218,6 +224,11 @@ class Experiment:
         return build(kind, self.options.get(benchmark, {}), f"option of {benchmark}")
 
     @property
+    def day(self) -> datetime.date | None:
+        """The date that chat templates write; None is today."""
+        return None if self.date is None else _day(self.date)
+
+    @property
     def cap(self) -> Budget:
         return Budget.parse(self.budget)
 
@@ -241,6 +252,13 @@ class Experiment:
             elif value != each.default:
                 words += [flag] if value is True else [flag, _word(value)]
         return shlex.join(words)
+
+
+def _day(text: str) -> datetime.date | None:
+    try:
+        return datetime.date.fromisoformat(text)
+    except ValueError:
+        return None
 
 
 def _word(value: Any) -> str:

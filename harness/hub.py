@@ -6,6 +6,7 @@ from collections.abc import Collection, Iterator
 from typing import Any
 
 from harness.errors import UserError
+from harness.rows import UNREAD
 
 _NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>.+))?", re.ASCII)
 FORM = "OWNER/NAME[/CONFIG][:SPLIT]"
@@ -21,7 +22,7 @@ def located(name: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
     """("NAME: row N", row) of each row of a data set. No code of it is run.
 
     Args:
-        columns: those that are read; others (images, say) are not decoded.
+        columns: those that are read; others (images, say) are not decoded, and UNREAD in each row.
 
     Raises:
         UserError: when it can not be had, or has none of the columns.
@@ -46,5 +47,6 @@ def located(name: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
     wanted = [each for each in rows.column_names if each in columns]
     if not wanted:
         raise UserError(f"{name}: has none of the columns {', '.join(columns)}")
+    others = dict.fromkeys((each for each in rows.column_names if each not in columns), UNREAD)
     for number, row in enumerate(rows.select_columns(wanted), 1):
-        yield f"{name}: row {number}", row
+        yield f"{name}: row {number}", others | row

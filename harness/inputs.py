@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -60,11 +61,11 @@ class Inputs:
 
     @cached_property
     def prompts_digest(self) -> str:
-        return store.digest([vars(prompt) for prompt in self.prompts])
+        return store.digest([prompt.content for prompt in self.prompts])
 
     @cached_property
     def labelled_digest(self) -> str:
-        return store.digest([vars(prompt) for prompt in self.labelled])
+        return store.digest([prompt.content for prompt in self.labelled])
 
 
 def check_inputs(experiment: Experiment) -> None:
@@ -163,6 +164,7 @@ def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
             device=experiment.device,
             batch_size=experiment.batch_size,
             trust_remote_code=experiment.trust_remote_code,
+            day=experiment.day,
         )
     else:
         base = load_engine(experiment, folder)
@@ -206,14 +208,19 @@ def _given_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[P
 
 
 def _read_prompts(source: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
-    return _fitting_prompts(source, model_folder(experiment.model), labelled, experiment.trust_remote_code)
+    folder = model_folder(experiment.model)
+    return _fitting_prompts(source, folder, labelled, experiment.trust_remote_code, experiment.day)
 
 
 @cache
-def _fitting_prompts(source: str, model: Path, labelled: bool, trust_remote_code: bool) -> Sequence[Prompt]:
-    """The prompts of a file or data set that the model's context can hold; rows that were left out are told."""
+def _fitting_prompts(
+    source: str, model: Path, labelled: bool, trust_remote_code: bool, day: date | None
+) -> Sequence[Prompt]:
+    """The prompts of a file or data set that the model can read. Says what of the file was left out or not used."""
     found = prompts.load_prompts(source, labelled)
-    fitting = context.fitting(found.prompts, model, labelled, trust_remote_code)
+    if found.unused:
+        print(f"{source}: columns that are not used: {prompts.rows_by_name(found.unused)}", file=sys.stderr)
+    fitting = context.fitting(found.prompts, model, labelled, trust_remote_code, day)
     too_long = len(found.prompts) - len(fitting)
     left_out = {"duplicate": found.duplicates, "empty": found.empty, "too long for the model": too_long}
     if any(left_out.values()):
@@ -245,7 +252,13 @@ def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | No
         from harness.judges.engine import EngineJudge
 
         folder = str(model_folder(experiment.judge_engine))
-        engine = TransformersEngine.load(folder, device=experiment.device, batch_size=experiment.batch_size)
+        engine = TransformersEngine.load(
+            folder,
+            device=experiment.device,
+            batch_size=experiment.batch_size,
+            trust_remote_code=experiment.trust_remote_code,
+            day=experiment.day,
+        )
         named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # else a snapshot's hash
         return EngineJudge(engine, log, name=named)
     if experiment.judge_model:

@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
-from harness.engines.base import Completion, Engine, LogProb, Message, Sampling, TokenIds, shared_tokens
+from harness.engines.base import (
+    Chat,
+    Completion,
+    Conversation,
+    Engine,
+    LogProb,
+    Message,
+    Reply,
+    Sampling,
+    TokenIds,
+    shared_tokens,
+)
 from harness.judges.base import Judge
 from harness.progress import progress
 from harness.search import Space
@@ -21,12 +32,43 @@ from harness.training.examples import Example, Objective, TrainingOptions
 
 @dataclass(frozen=True)
 class Prompt:
-    """A training prompt; chosen and rejected are given in labelled preference data only."""
+    """A training prompt; chosen and rejected are given in labelled preference data only.
+
+    tools, variables: what the chat template is given beside the messages (see `harness.engines.base.Chat`).
+    where: the place in the file that it comes from, for error messages.
+    """
 
     id: str
     messages: tuple[Message, ...]
-    chosen: str | None = None
-    rejected: str | None = None
+    chosen: Reply | None = None
+    rejected: Reply | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    variables: dict[str, Any] = field(default_factory=dict)
+    where: str = field(default="", compare=False)
+
+    @property
+    def chat(self) -> Chat:
+        return Chat(self.messages, self.tools, self.variables)
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """What a person reads of it, by names of columns: "prompt", and "tools" and "chat_template_kwargs" if any."""
+        more = {"tools": list(self.tools), "chat_template_kwargs": self.variables}
+        return {"prompt": list(self.messages), **{name: value for name, value in more.items() if value}}
+
+    @classmethod
+    def of_record(cls, row: dict[str, Any]) -> "Prompt":
+        """From a row of a record with its "id", and chosen and rejected where it has them."""
+        chosen, rejected = (
+            tuple(reply) if isinstance(reply, list) else reply for reply in (row.get("chosen"), row.get("rejected"))
+        )
+        tools, variables = tuple(row.get("tools", ())), row.get("chat_template_kwargs", {})
+        return cls(row["id"], tuple(row["prompt"]), chosen, rejected, tools, variables)
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """All that results depend on."""
+        return {name: value for name, value in vars(self).items() if name != "where"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +117,7 @@ class Workbench:
     events: dict[str, int] = field(default_factory=dict)
 
     def sample(
-        self, role: str, chats: Sequence[Sequence[Message]], items: Sequence[str], sampling: Sampling | None = None
+        self, role: str, chats: Sequence[Conversation], items: Sequence[str], sampling: Sampling | None = None
     ) -> list[Completion]:
         """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here.
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from harness.judges.base import Judge, JudgeRequest
 from harness.judges.templates import fill
 from harness.judges.verdicts import parse_choice
-from harness.prompts import question_text
+from harness.prompts import question_text, reply_text
 
 QUESTION = (
     "Which of two answers serves the user better? Neither their order nor their length counts. Explain briefly, then "
@@ -46,7 +46,7 @@ def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, dict]]) -> dict[str
 
 
 def _request(name: str, record: dict, order: Sequence[str]) -> JudgeRequest:
-    first, second = (record[side] for side in order)
+    first, second = (reply_text(record[side]) for side in order)
     text = fill(QUESTION, {"question": question_text(record["prompt"]), "a": first, "b": second})
     return JudgeRequest(f"{name}/{order[0]}-first", ({"role": "user", "content": text},))
 
@@ -56,7 +56,7 @@ def graded_accuracy(grade, pairs: Sequence[tuple[str, dict]]) -> dict[str, float
     agreements = []
     for _, record in pairs:
         question = record["prompt"][-1]["content"]
-        chosen, rejected = (grade(question, record[side]) for side in SIDES)
+        chosen, rejected = (grade(question, reply_text(record[side])) for side in SIDES)
         known = chosen is not None and rejected is not None and chosen != rejected
         agreements.append(float(chosen > rejected) if known else 0.5)
     return {"pair_accuracy": fmean(agreements), "pairs_judged": len(agreements)}

@@ -3,15 +3,15 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from datetime import date
 from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
 
 from harness.budget import flops
-from harness.engines.base import Message
-from harness.engines.chat import fold_system
-from harness.engines.templates import bounded, checked, compiled
+from harness.engines.base import Chat
+from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.methods import Lengths, Prompt
@@ -19,7 +19,6 @@ from harness.models import base_folder, model_folder, tokenizer_folder
 from harness.stages import StagePlan, plan_stage
 
 SAMPLE = 256  # prompts that are counted
-TEMPLATE_FILE = "chat_template.jinja"
 DEFAULT_COMPLETION = 256  # tokens, for models whose completions were not measured
 
 
@@ -48,57 +47,31 @@ def parameter_count(folder: Path) -> int:
 def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Lengths:
     """Expected token counts: prompts and a typical system message as the model's own template writes them."""
     folder = model_folder(experiment.model)
-    count = _token_counter(folder, experiment.model)
-    sample = [list(prompt.messages) for prompt in prompts[:SAMPLE]]
+    count = _token_counter(folder, experiment.model, experiment.day)
+    sample = [prompt.chat for prompt in prompts[:SAMPLE]]
     alone = sum(map(count, sample)) / len(sample)
     if experiment.model == TESTBED:
         measured = json.loads((folder / "testbed.json").read_text())["lengths"]
         return Lengths(alone, measured["system"], float(experiment.completion_tokens or measured["completion"]))
-    principle = {"role": "system", "content": "word " * 40}
-    system = sum(count([principle, *chat]) for chat in sample) / len(sample) - alone
+    system = sum(count(chat.instructed("word " * 40)) for chat in sample) / len(sample) - alone
     return Lengths(alone, system, float(experiment.completion_tokens or DEFAULT_COMPLETION))
 
 
-def _token_counter(folder: Path, name: str) -> Callable[[Sequence[Message]], int]:
+def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat], int]:
     """Counts the tokens of a conversation that waits for its reply.
 
     Raises:
         UserError: when the folder has no tokenizer that can be read, or no chat template that takes a conversation.
     """
-    from jinja2 import TemplateError
     from tokenizers import Tokenizer
 
-    folder = tokenizer_folder(folder)
-    file, settings, written = (folder / each for each in ("tokenizer.json", "tokenizer_config.json", TEMPLATE_FILE))
+    file = tokenizer_folder(folder) / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
-        config = json.loads(settings.read_text(encoding="utf-8"))
-        source = written.read_text(encoding="utf-8") if written.exists() else config.get("chat_template")
-        tokens = {name: each for name, each in map(_special, config.items()) if each}
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"the tokenizer in {folder} can not be read ({error})") from None
-    if not isinstance(source, str):
-        raise UserError(f"the tokenizer in {folder} has no chat template")
-
-    def count(messages: Sequence[Message]) -> int:
-        try:
-            with bounded():
-                template = compiled(source)
-                text = checked(template.render(messages=list(messages), add_generation_prompt=True, **tokens))
-        except TemplateError as error:
-            if (folded := fold_system(messages)) != list(messages):
-                return count(folded)
-            raise UserError(f"the chat template of {name} refuses a conversation: {error}") from None
-        return len(tokenizer.encode(text, add_special_tokens=False).ids)
-
-    return count
-
-
-def _special(entry: tuple[str, Any]) -> tuple[str, str | None]:
-    """The name and text of a special token in tokenizer_config.json; None for an entry of another kind."""
-    name, value = entry
-    text = value.get("content") if isinstance(value, dict) else value
-    return name, text if name.endswith("_token") and isinstance(text, str) else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"the tokenizer in {file.parent} cannot be read ({error})") from None
+    writer = chat_writer(folder, name, day)
+    return lambda chat: len(tokenizer.encode(writer.prompt(chat), add_special_tokens=False).ids)
 
 
 def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequence[Prompt]) -> dict:

@@ -23,6 +23,8 @@ DEEPEST = 100  # levels of lists and objects in a value
 ROWS_AT_ONCE = 1024  # of a Parquet file
 _SPACE = re.compile(r"[ \t\n\r]*")
 
+UNREAD = "…"  # in place of the value of a column that is not read
+
 Located = tuple[str, Any]  # "FILE:LINE" (JSONL, CSV), "FILE: entry N" (JSON) or "FILE: row N" (Parquet), and the row
 
 
@@ -35,7 +37,7 @@ def located(path: Path, columns: Collection[str]) -> Iterator[Located]:
     """The rows of a file, in the format that its name ends in; any other name is read as JSONL.
 
     Args:
-        columns: those of a Parquet file that are read.
+        columns: those of a Parquet file that are read; the others of each row are UNREAD.
 
     Raises:
         UserError: naming file and line.
@@ -223,12 +225,13 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[Located]:
             if twice := [name for name in columns if names.count(name) > 1]:
                 raise UserError(f"{path}: column {twice[0]!r} stands twice")
             wanted = [name for name in names if name in columns]
+            others = dict.fromkeys((name for name in names if name not in columns), UNREAD)
             if not wanted and file.metadata.num_rows:
                 raise UserError(f"{path}: has none of the columns {', '.join(columns)}")
             for batch in file.iter_batches(ROWS_AT_ONCE, columns=wanted):
                 for index in range(batch.num_rows):
                     number += 1
-                    yield f"{path}: row {number}", batch.slice(index, 1).to_pylist()[0]
+                    yield f"{path}: row {number}", others | batch.slice(index, 1).to_pylist()[0]
     except (ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
         raise UserError(f"{path}: not Parquet that can be read, after row {number} ({reason})") from None

@@ -4,6 +4,8 @@ import json
 import platform
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
 from pathlib import Path
 
 import yaml
@@ -12,13 +14,14 @@ from harness import fingerprints, pipeline, store
 from harness.arm import Arm
 from harness.comparison import Table
 from harness.engines.choice import INSTALLED, described
+from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.faults import stoppable
 from harness.inputs import check_inputs, load_inputs, model_digests
-from harness.models import fetch
+from harness.models import fetch, model_folder
 from harness.parallel import run_arms
-from harness.results import FORMAT, check_format, write_table
+from harness.results import FORMAT, check_format, read_experiment, write_table
 from harness.scoring import SCORERS
 from harness.steps import Folder
 from harness.training.launcher import described_launcher
@@ -47,6 +50,7 @@ def run(
     check_format(root.path)
     if not experiment.model_url:
         fetch(experiment.model)
+    experiment = _dated(experiment, root)
     key = _key(experiment)
     if not restart_from and _finished(root, key):
         return write_table(root.path)
@@ -70,6 +74,28 @@ def run(
         table = write_table(root.path)
         _write_index(root, key)
         return table
+
+
+def _dated(experiment: Experiment, root: Folder) -> Experiment:
+    """With the date that chat templates write, where one of them does: that of the run folder, or else today."""
+    if experiment.date or not any(map(_writes_date, _models(experiment))):
+        return experiment
+    known = read_experiment(root.path).date if (root / "experiment.yaml").exists() else None
+    return replace(experiment, date=known or date.today().isoformat())
+
+
+def _models(experiment: Experiment) -> list[str]:
+    """The models of this machine whose chat templates take part."""
+    writers = [getattr(experiment.method_options(arm), "principle_model", None) for arm in experiment.arms()]
+    names = [None if experiment.model_url else experiment.model, experiment.judge_engine, *writers]
+    return [name for name in names if name]
+
+
+def _writes_date(model: str) -> bool:
+    try:
+        return chat_writer(model_folder(model), model).program.writes_date
+    except UserError:  # loading the model says what is wrong
+        return False
 
 
 def arms_of(experiment: Experiment, root: Folder) -> list[Arm]:

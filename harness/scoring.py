@@ -79,6 +79,7 @@ class Scoring:
             "beta": getattr(arm.options, "beta", None),
             "pairs": store.digest(self.pairs) if self.pairs else None,
             "attention": arm.experiment.attention,
+            "date": arm.experiment.date,
             "device": fingerprints.of_device(arm.experiment.device),
             "engine": described(arm.experiment),
             "packages": fingerprints.of_packages(*PACKAGES),

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness import rows
-from harness.engines.base import Message
+from harness.engines.base import Chat
 from harness.errors import UserError
 from harness.health import NOT_WRITTEN
 from harness.methods import Prompt, Workbench
@@ -177,9 +177,6 @@ def _plain(text: str) -> str:
     return text[1:-1].strip() if len(text) > 2 and text[0] in QUOTES and text[-1] in QUOTES else text
 
 
-def with_principle(messages: Sequence[Message], text: str, do_not_reveal: str) -> list[Message]:
-    """x+ or x-: the query with a principle as its system message (after a system message that it has already)."""
-    system = text + do_not_reveal
-    if messages[0]["role"] == "system":
-        return [{"role": "system", "content": f"{messages[0]['content']}\n\n{system}"}, *messages[1:]]
-    return [{"role": "system", "content": system}, *messages]
+def with_principle(chat: Chat, text: str, do_not_reveal: str) -> Chat:
+    """x+ or x-: the query with a principle as its system message (after the instructions that it has already)."""
+    return chat.instructed(text + do_not_reveal)

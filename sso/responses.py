@@ -117,7 +117,7 @@ def writer_of(options: PrincipleOptions, bench: Workbench) -> Writer | None:
         client = connect(options.principle_model, options.principle_url, bench.shared)
         return EndpointWriter(client, options.principle_parameters, options.principle_tokens)
     policy: TransformersEngine = bench.engine
-    engine = load_engine(options.principle_model, str(policy.device), policy.batch_size)
+    engine = load_engine(options.principle_model, str(policy.device), policy.batch_size, policy.day)
     return EngineWriter(engine, options.principle_tokens)
 
 
@@ -132,9 +132,9 @@ def sample_responses(
     principles = choose_principles(bench, prompts, texts, options.features, writer_of(options, bench))
     chats = [
         {
-            "plain": list(prompt.messages),
-            "good": with_principle(prompt.messages, principle.good, texts.do_not_reveal),
-            "bad": with_principle(prompt.messages, principle.bad, texts.do_not_reveal),
+            "plain": prompt.chat,
+            "good": with_principle(prompt.chat, principle.good, texts.do_not_reveal),
+            "bad": with_principle(prompt.chat, principle.bad, texts.do_not_reveal),
         }
         for prompt, principle in zip(prompts, principles, strict=True)
     ]
@@ -158,7 +158,7 @@ def sample_responses(
 def _record(prompt: Prompt, principle: Principle, sampled: dict[str, Completion]) -> dict:
     names = {"good": "chosen", "bad": "rejected", "plain": "plain"}
     return {
-        "prompt": list(prompt.messages),
+        **prompt.record,
         "features": list(principle.features),
         "good_principle": principle.good,
         "bad_principle": principle.bad,

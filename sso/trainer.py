@@ -7,9 +7,11 @@ paper's first version. What each makes is left in `args.output_dir`; a second ca
 """
 
 import copy
+import sys
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -21,11 +23,13 @@ from trl import DPOConfig
 from harness import fingerprints, store
 from harness.budget import Budget
 from harness.engines.base import Sampling
+from harness.engines.chat import ChatTemplate
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.methods import Lengths, Method, Prompt, Stage
 from harness.pipeline import CODE, PACKAGES, Setting, Trained, train_stages
-from harness.prompts import Malformed, PromptStream, read_row
+from harness.prompt_rows import Malformed, read_row
+from harness.prompts import PromptStream, rows_by_name
 from harness.steps import Folder
 from harness.training.trainer import Training
 from sso.method import SSO
@@ -149,6 +153,7 @@ class _Trainer(ABC):
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
         self.engine = self._engine(model, processing_class)
+        _check_rows(self.engine.chat, self.prompts)
         self.peft_config, self.callbacks = peft_config, tuple(callbacks)
         self.folder = Folder(Path(self.args.output_dir))
         self.trained: Trained | None = None
@@ -210,7 +215,7 @@ class _Trainer(ABC):
         settings = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
         depends_on = {
             "model": self.engine.weights_hash,
-            "prompts": store.digest([asdict(prompt) for prompt in self.prompts]),
+            "prompts": store.digest([prompt.content for prompt in self.prompts]),
             "arguments": settings,
             "device": str(args.device),
             "engine": "transformers",
@@ -272,13 +277,29 @@ class SSOVersion1Trainer(_Trainer):
 
 
 def _read_prompts(rows: Iterable[dict[str, Any]]) -> list[Prompt]:
-    prompts = []
+    prompts, unused = [], Counter()
     for index, row in enumerate(rows):
         try:
-            messages, _, _ = read_row(row)
+            read = read_row(row)
         except Malformed as error:
             raise UserError(f"train_dataset, row {index}: {error}") from None
-        prompts.append(Prompt(str(index), messages))
+        unused.update(read.unused)
+        place = f"train_dataset, row {index}"
+        prompts.append(Prompt(str(index), read.messages, tools=read.tools, variables=read.variables, where=place))
     if not prompts:
         raise UserError("train_dataset has no rows: give some with a prompt each")
+    if unused:
+        print(f"train_dataset: columns that are not used: {rows_by_name(unused)}", file=sys.stderr)
     return prompts
+
+
+def _check_rows(chat: ChatTemplate, prompts: Sequence[Prompt]) -> None:
+    """
+    Raises:
+        UserError: when the chat template refuses a row, or leaves out a part of it.
+    """
+    for prompt in prompts:
+        try:
+            chat.check(prompt.chat)
+        except UserError as error:
+            raise UserError(f"{prompt.where}: {error}") from None

@@ -8,6 +8,7 @@ those of the fixed source are in every stage, and an endpoint has to answer a re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import date
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -119,19 +120,23 @@ def _usage(bench: Workbench, chat: Sequence[Message], reply: JudgeReply) -> tupl
     if reply.error or reply.prompt_tokens:
         return reply.prompt_tokens, reply.completion_tokens
     bench.count(UNTOLD)
-    return len(bench.engine.encode_chat(chat)), len(bench.engine.encode_completion(reply.text))
+    prompt, (written,) = bench.engine.encode_replies(chat, [reply.text])
+    return len(prompt), len(written)
 
 
 @cache
-def load_engine(model: str, device: str, batch_size: int) -> "TransformersEngine":
+def load_engine(model: str, device: str, batch_size: int, day: date) -> "TransformersEngine":
     """The model of a folder or hub id, once in a process.
+
+    Args:
+        day: the date that its chat template writes, where it writes one.
 
     Raises:
         UserError: when it is not on this machine or can not be used.
     """
     from harness.engines.transformers import TransformersEngine
 
-    return TransformersEngine.load(str(model_folder(model)), device=device, batch_size=batch_size)
+    return TransformersEngine.load(str(model_folder(model)), device=device, batch_size=batch_size, day=day)
 
 
 @cache

@@ -1,9 +1,10 @@
 """An engine without a model: token ids are character codes, completions come from a script."""
 
 from collections.abc import Callable
+from datetime import date
 
 from harness.budget import Ledger
-from harness.engines.base import Completion, LogProb, Sampling
+from harness.engines.base import Chat, Completion, LogProb, Sampling
 from harness.methods import Workbench
 
 STOP = 3  # token that ends a reply; END OF TEXT in ASCII
@@ -21,17 +22,21 @@ class ScriptedEngine:
     """
 
     name, weights_hash, parameters, context_length = "scripted", "none", 1000, 10_000
+    day = date(2026, 1, 1)
 
     def __init__(self, script: Callable[[str, str], str] = lambda chat, item: f"reply{chr(STOP)}"):
         self.script = script
         self.asked: list[tuple[str, str, Sampling]] = []
 
-    def encode_chat(self, messages, add_generation_prompt=True):
-        text = "".join(MARKS[message["role"]] + message["content"] for message in messages)
+    def encode_chat(self, chat, add_generation_prompt=True):
+        text = "".join(MARKS[message["role"]] + message["content"] for message in Chat.of(chat).messages)
         return ids(text + (MARKS["assistant"] if add_generation_prompt else ""))
 
-    def encode_completion(self, text):
-        return (*ids(text), STOP)
+    def encode_replies(self, chat, replies):
+        return self.encode_chat(chat), [(*ids(reply), STOP) for reply in replies]
+
+    def encode_alternatives(self, chat, texts):
+        return self.encode_chat(chat), list(map(ids, texts))
 
     def generate(self, prompts, items, sampling, advance=None):
         replies = []

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from encoding import reply_ids
 from test_cli import harness
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
@@ -142,10 +143,10 @@ def test_a_conversation_begins_and_ends_as_it_should(model):
     text = engine.tokenizer.decode(chat)
     turn = "Be brief.\n\nName a colour." if not kind.system else "Name a colour."
     assert turn in text and text.count("Be brief.") == 1
-    reply = engine.encode_completion("Red.")
+    reply = reply_ids(engine, "Red.")
     assert reply[-1] == ids(kind.ends) and reply.count(ids(kind.ends)) == 1 and not set(begins) & set(reply)
     assert set(engine.stop_tokens) == {ids(token) for token in (kind.ends, *kind.stops)}
-    forged = engine.encode_completion(f"Red.{kind.ends}")  # a text that names the token does not end the turn
+    forged = reply_ids(engine, f"Red.{kind.ends}")  # a text that names the token does not end the turn
     assert forged.count(ids(kind.ends)) == 1
 
 

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 import torch
+from encoding import reply_ids
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
 from harness.engines.classifier import RewardModel, is_classifier, spare_token
@@ -36,7 +37,7 @@ def folder(tiny_model_dir, tmp_path_factory):
 
 def encode(model):
     prompts = [model.encode_chat([{"role": "user", "content": question}]) for question in QUESTIONS]
-    return prompts, [model.encode_completion(reply) for reply in REPLIES]
+    return prompts, [reply_ids(model, reply) for reply in REPLIES]
 
 
 def test_rewards_are_the_head_at_the_last_token(folder):
@@ -94,7 +95,7 @@ def test_a_reply_ends_as_the_template_ends_it(tiny_model_dir, folder, tmp_path):
         model = RewardModel.load(path, device="cpu")
         chat = [{"role": "user", "content": "2 + 2?"}]
         whole = model.encode_chat([*chat, {"role": "assistant", "content": "4"}], add_generation_prompt=False)
-        assert (*model.encode_chat(chat), *model.encode_completion("4")) == whole
+        assert (*model.encode_chat(chat), *reply_ids(model, "4")) == whole
         assert model.tokenizer.decode(whole).endswith(f"4{ending}")
 
 

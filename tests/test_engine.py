@@ -4,6 +4,7 @@ import shutil
 
 import pytest
 import torch
+from encoding import reply_ids
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -16,7 +17,8 @@ from transformers import (
 )
 
 from harness.engines.base import Sampling
-from harness.engines.chat import ChatTemplate, fold_system
+from harness.engines.chat import ChatTemplate
+from harness.engines.conversations import fold_system
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 
@@ -93,7 +95,7 @@ def test_encode_chat_follows_the_template(engine):
 def test_encode_completion_is_the_template_s_reply(engine):
     chat = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello you."}]
     prompt, whole = engine.encode_chat(chat[:1]), engine.encode_chat(chat, add_generation_prompt=False)
-    assert engine.encode_completion("Hello you.") == whole[len(prompt) :]
+    assert reply_ids(engine, "Hello you.") == whole[len(prompt) :]
 
 
 @pytest.mark.parametrize("template", [HEADER_TEMPLATE, NO_SYSTEM_TEMPLATE], ids=["llama-3", "gemma"])
@@ -104,7 +106,7 @@ def test_there_is_one_bos(tokenizer_with_bos, template):
     ids = chat.encode(CHAT)
     assert ids[0] == tokenizer.bos_token_id
     assert ids.count(tokenizer.bos_token_id) == 1
-    assert tokenizer.bos_token_id not in chat.encode_completion("Hello")
+    assert tokenizer.bos_token_id not in reply_ids(chat, "Hello")
 
 
 def test_a_template_with_a_system_role_keeps_it(tokenizer_with_bos):
@@ -119,7 +121,6 @@ def test_a_template_with_a_system_role_keeps_it(tokenizer_with_bos):
 def test_without_a_system_role_the_user_message_carries_it(tokenizer_with_bos, template):
     tokenizer_with_bos.chat_template = template
     chat = ChatTemplate(tokenizer_with_bos, [tokenizer_with_bos.eos_token_id], "model")
-    assert not chat.has_system_role
     text = tokenizer_with_bos.decode(chat.encode(CHAT))
     assert "<|user|>Be brief.\n\nHi<|end|>" in text
     assert "<|system|>" not in text
@@ -127,8 +128,8 @@ def test_without_a_system_role_the_user_message_carries_it(tokenizer_with_bos, t
 
 @pytest.mark.parametrize(
     ("stop_tokens", "expected"),
-    [(["<|pad|>", "<|end|>"], "<|end|>"), (["<|system|>", "<|end|>"], "<|end|>"), (["<|system|>"], "<|pad|>")],
-    ids=["not the tokenizer's", "not the user's", "the tokenizer's when the template writes none"],
+    [(["<|pad|>", "<|end|>"], "<|end|>"), (["<|system|>", "<|end|>"], "<|end|>"), (["<|system|>"], "<|end|>")],
+    ids=["not the tokenizer's", "not the user's", "the template's, which is not configured"],
 )
 def test_the_token_that_ends_a_reply(tokenizer_with_bos, stop_tokens, expected):
     tokenizer = tokenizer_with_bos
@@ -138,7 +139,7 @@ def test_the_token_that_ends_a_reply(tokenizer_with_bos, stop_tokens, expected):
         "{{ '<|end|>' if message['role'] == 'assistant' else '<|system|>' }}{% endfor %}"
     )
     chat = ChatTemplate(tokenizer, tokenizer.convert_tokens_to_ids(stop_tokens), "model")
-    assert tokenizer.decode(chat.encode_completion("Hi")) == f"Hi{expected}"
+    assert tokenizer.decode(reply_ids(chat, "Hi")) == f"Hi{expected}"
 
 
 def test_folding_a_system_message_leaves_other_messages_alone():
@@ -183,6 +184,7 @@ def test_missing_stop_token(tiny_model_dir):
     model = AutoModelForCausalLM.from_pretrained(tiny_model_dir)
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
     tokenizer.eos_token = model.generation_config.eos_token_id = None
+    tokenizer.chat_template = "{% for message in messages %}{{ '<|user|>' + message['content'] }}{% endfor %}"
     with pytest.raises(UserError, match="no end-of-sequence token"):
         TransformersEngine(model, tokenizer, "model")
 
@@ -391,7 +393,7 @@ def naive_logprob(model, prompt, completion):
 
 def test_logprobs_equal_the_full_logits(engine):
     prompts = prompts_of(engine, 30)
-    completions = [engine.encode_completion("reply " * (i % 5) + "end") for i in range(30)]
+    completions = [reply_ids(engine, "reply " * (i % 5) + "end") for i in range(30)]
     counts = []
     scores = engine.logprobs(prompts, completions, counts.append)
     assert sum(counts) == 30

@@ -36,7 +36,7 @@ def test_replies_are_the_engine_s(engine):
 def test_letters(engine):
     (reply,) = EngineJudge(engine).complete([JudgeRequest("1", chat("m or M?"), max_tokens=1, alternatives=("m", "M"))])
     prompt = engine.encode_chat(chat("m or M?"))
-    scored = engine.logprobs([prompt] * 2, [engine.encode_completion(letter)[:1] for letter in "mM"])
+    scored = engine.logprobs([prompt] * 2, [(engine.tokenizer.convert_tokens_to_ids(letter),) for letter in "mM"])
     assert reply.first_token == pytest.approx(dict(zip("mM", (each.total for each in scored), strict=True)), abs=1e-5)
     assert reply.text == max(reply.first_token, key=reply.first_token.get)
     assert sum(map(math.exp, reply.first_token.values())) < 1

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from encoding import reply_ids
 
 from harness.budget import Ledger
 from harness.engines import transformers
@@ -113,7 +114,7 @@ def test_after_an_interruption_batches_are_the_same(load, tmp_path, monkeypatch)
 def examples(engine, count=12):
     for index in range(count):
         prompt = engine.encode_chat([{"role": "user", "content": f"{index} times {'very ' * (index % 4)}what?"}])
-        pair = (Sequence(prompt, engine.encode_completion(text)) for text in (f"yes {index}", "no, never"))
+        pair = (Sequence(prompt, reply_ids(engine, text)) for text in (f"yes {index}", "no, never"))
         yield Example(f"example-{index}", tuple(pair))
 
 

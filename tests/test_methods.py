@@ -49,8 +49,8 @@ def chats(prompt: Prompt, options, seed: int = 0) -> dict[str, tuple[int, ...]]:
     encode = ScriptedEngine().encode_chat
     return {
         "plain": encode(prompt.messages),
-        "good": encode(with_principle(prompt.messages, drawn.good, texts.do_not_reveal)),
-        "bad": encode(with_principle(prompt.messages, drawn.bad, texts.do_not_reveal)),
+        "good": encode(with_principle(prompt.chat, drawn.good, texts.do_not_reveal)),
+        "bad": encode(with_principle(prompt.chat, drawn.bad, texts.do_not_reveal)),
     }
 
 

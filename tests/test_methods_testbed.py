@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import pytest
+from encoding import reply_ids
 
 from harness import registry
 from harness.budget import Ledger
@@ -104,7 +105,7 @@ def test_plans_hold(name, settings, number, collected, engine):
     """With the true lengths, a query costs what its plan says, to a tenth, and as many become examples."""
     stage, asked, examples, bench = collected(name, settings, number)
     if stage.labelled:
-        replies = [engine.encode_completion(text) for prompt in asked for text in (prompt.chosen, prompt.rejected)]
+        replies = [reply_ids(engine, text) for prompt in asked for text in (prompt.chosen, prompt.rejected)]
         completion, system = mean(list(map(len, replies))), 0.0
     else:
         spent = bench.ledger.roles["generate"]

@@ -68,7 +68,8 @@ def test_the_most_likely_letter_wins(tmp_path, tiny_model_dir):
     for letter in "CD":
         chat += [{"role": "user", "content": question}, {"role": "assistant", "content": letter}]
     prompt = engine.encode_chat([*chat, {"role": "user", "content": question}])
-    scored = engine.logprobs([prompt] * 4, [engine.encode_completion(letter)[:-1] for letter in LETTERS])
+    letters = [tuple(engine.tokenizer.convert_tokens_to_ids([letter])) for letter in LETTERS]
+    scored = engine.logprobs([prompt] * 4, letters)
     assert samples[0]["logprobs"] == pytest.approx([each.total for each in scored], abs=1e-4)
     best = LETTERS[max(range(4), key=lambda index: scored[index].total)]
     assert samples[0]["choice"] == best

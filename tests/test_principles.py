@@ -5,6 +5,7 @@ import re
 
 import pytest
 
+from harness.engines.base import Chat
 from harness.errors import UserError
 from harness.methods import Prompt
 from harness.testbed import principles as testbed
@@ -142,18 +143,18 @@ def test_a_principle_is_no_essay(side):
 
 def test_the_principle_becomes_the_system_message():
     messages = ({"role": "user", "content": "Q"},)
-    assert with_principle(messages, "Be kind.", " Hide it.") == [
-        {"role": "system", "content": "Be kind. Hide it."},
-        {"role": "user", "content": "Q"},
-    ]
+    tools = ({"name": "weather"},)
+    steered = with_principle(Chat(messages, tools), "Be kind.", " Hide it.")
+    assert steered == Chat(({"role": "system", "content": "Be kind. Hide it."}, *messages), tools)
 
 
-def test_the_principle_follows_a_system_message_that_is_there():
-    messages = ({"role": "system", "content": "You are a poet."}, {"role": "user", "content": "Q"})
-    assert with_principle(messages, "Be kind.", " Hide it.") == [
-        {"role": "system", "content": "You are a poet.\n\nBe kind. Hide it."},
+@pytest.mark.parametrize("role", ["system", "developer"])
+def test_the_principle_follows_instructions_that_are_there(role):
+    messages = ({"role": role, "content": "You are a poet."}, {"role": "user", "content": "Q"})
+    assert with_principle(Chat(messages), "Be kind.", " Hide it.").messages == (
+        {"role": role, "content": "You are a poet.\n\nBe kind. Hide it."},
         {"role": "user", "content": "Q"},
-    ]
+    )
     assert messages[0]["content"] == "You are a poet."
 
 

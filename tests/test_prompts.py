@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from harness.errors import UserError
 from harness.methods import Prompt
-from harness.prompts import Malformed, PromptStream, load_prompts, question_text, read_row
+from harness.prompt_rows import Malformed, read_row
+from harness.prompts import PromptStream, load_prompts, question_text, reply_text, rows_by_name
 
 
 def user(text: str) -> dict:
@@ -22,6 +23,8 @@ def assistant(text: str) -> dict:
 
 
 SYSTEM = {"role": "system", "content": "Be brief."}
+CALL = {"type": "function", "function": {"name": "weather", "arguments": "{}"}}
+RAIN = {"role": "tool", "content": "rain"}
 FORMATS = {
     "prompt": ({"prompt": "Q"}, [user("Q")], None, None),
     "question": ({"question": "Q", "answer": "ignored"}, [user("Q")], None, None),
@@ -74,6 +77,93 @@ FORMATS = {
         "B",
     ),
     "output over rejected": ({"instruction": "Q", "output": "A", "rejected": "B"}, [user("Q")], "A", "B"),
+    "UltraFeedback with a system message": (
+        {"prompt": "Q", "chosen": [SYSTEM, user("Q"), assistant("A")], "rejected": [SYSTEM, user("Q"), assistant("B")]},
+        [SYSTEM, user("Q")],
+        "A",
+        "B",
+    ),
+    "a prompt of messages that the replies repeat": (
+        {"prompt": [user("Q")], "chosen": [user("Q"), assistant("A")], "rejected": [assistant("B")]},
+        [user("Q")],
+        "A",
+        "B",
+    ),
+    "TRL implicit prompt in standard form": (
+        {"chosen": "Q: sky? A: Blue.", "rejected": "Q: sky? A: Green."},
+        [user("Q: sky? A:")],
+        " Blue.",
+        " Green.",
+    ),
+    "TRL implicit prompt that diverges early": (
+        {
+            "chosen": [user("Q"), assistant("A"), user("Why?"), assistant("C")],
+            "rejected": [user("Q"), assistant("B"), user("Why?"), assistant("D")],
+        },
+        [user("Q")],
+        (assistant("A"), user("Why?"), assistant("C")),
+        (assistant("B"), user("Why?"), assistant("D")),
+    ),
+    "replies of several turns": (
+        {"prompt": [user("Q")], "chosen": [assistant("A"), user("R"), assistant("B")], "rejected": [assistant("C")]},
+        [user("Q")],
+        (assistant("A"), user("R"), assistant("B")),
+        "C",
+    ),
+    "a prompt that ends with the assistant": (
+        {"prompt": [user("Q"), assistant("It is")], "chosen": " A", "rejected": " B"},
+        [user("Q"), assistant("It is")],
+        " A",
+        " B",
+    ),
+    "a prompt that ends with a system message": ({"prompt": [user("Q"), SYSTEM]}, [user("Q"), SYSTEM], None, None),
+    "Intel's orca pairs": (
+        {"system": "Be brief.", "question": "Q", "chosen": "A", "rejected": "B"},
+        [SYSTEM, user("Q")],
+        "A",
+        "B",
+    ),
+    "an empty system column": ({"system_prompt": "", "question": "Q"}, [user("Q")], None, None),
+    "ShareGPT with a system column": (
+        {"system": "Be brief.", "conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}]},
+        [SYSTEM, user("Q")],
+        None,
+        None,
+    ),
+    "Alpaca with history": (
+        {"instruction": "Q", "history": [["O", "P"]], "system": "Be brief."},
+        [SYSTEM, user("O"), assistant("P"), user("Q")],
+        None,
+        None,
+    ),
+    "parts that are texts": (
+        {"prompt": [{"role": "user", "content": [{"type": "text", "text": "Q"}, {"type": "text", "text": "R"}]}]},
+        [user("QR")],
+        None,
+        None,
+    ),
+    "a developer's message": (
+        {"prompt": [{"role": "developer", "content": "Be brief."}, user("Q")]},
+        [{"role": "developer", "content": "Be brief."}, user("Q")],
+        None,
+        None,
+    ),
+    "a call of a function": (
+        {
+            "prompt": [user("Rain?"), {"role": "assistant", "content": None, "tool_calls": [CALL]}, RAIN],
+            "chosen": [assistant("Yes.")],
+            "rejected": [{"role": "assistant", "content": None, "tool_calls": [CALL]}],
+        },
+        [user("Rain?"), {"role": "assistant", "tool_calls": [CALL]}, RAIN],
+        "Yes.",
+        ({"role": "assistant", "tool_calls": [CALL]},),
+    ),
+    "a thought": (
+        {"prompt": [user("Q")], "chosen": [{**assistant("A"), "reasoning_content": "Hm."}], "rejected": "B"},
+        [user("Q")],
+        ({**assistant("A"), "reasoning_content": "Hm."},),
+        "B",
+    ),
     "HH-RLHF": (
         {
             "chosen": "\n\nHuman: Q\n\nAssistant: A\n\nHuman: R\n\nAssistant: B",
@@ -113,6 +203,40 @@ def test_formats(name, tmp_path):
     assert load_prompts(path, labelled).prompts == [Prompt("rows-0", tuple(messages), chosen, rejected)]
 
 
+def test_what_the_template_is_given_beside_the_messages(tmp_path):
+    tool = {"type": "function", "function": {"name": "weather"}}
+    rows = [
+        {"prompt": "Q", "tools": [{**tool, "strict": None}], "chat_template_kwargs": {"enable_thinking": False}},
+        {"prompt": "R", "tools": json.dumps([tool]), "chat_template_kwargs": '{"enable_thinking": false}'},
+        {"prompt": "S", "tools": "", "chat_template_kwargs": {}},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    *given, plain = load_prompts(path).prompts
+    for prompt in given:
+        assert (prompt.tools, prompt.variables) == ((tool,), {"enable_thinking": False})
+        assert prompt.chat.tools == (tool,)
+        assert Prompt.of_record({"id": prompt.id, **json.loads(json.dumps(prompt.record))}) == prompt
+    assert (plain.tools, plain.variables, plain.record) == ((), {}, {"prompt": [user("S")]})
+
+
+def test_columns_that_are_not_used_are_counted(tmp_path):
+    rows = [
+        {"id": 7, "prompt": "Q", "score": 0, "answer": ""},
+        {"id": 8, "prompt": "R", "score": None, "answer": "42", "chosen": "A", "rejected": "B"},
+        {"id": 9, "messages": [{**user("S"), "time": "noon"}, assistant("A")], "question": "S"},
+        {"id": 9, "turns": ["T", "U"], "": 0},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    assert load_prompts(path).unused == {
+        **{"id": 4, "score": 1, "answer": 1, "chosen": 1, "rejected": 1},
+        **{"messages[].time": 1, "messages (answer at the end)": 1, "turns (after the first)": 1},
+    }
+    path.write_text(json.dumps(rows[1]))
+    assert rows_by_name(load_prompts(path, labelled=True).unused) == "id (1 rows), answer (1 rows)"
+
+
 @pytest.mark.parametrize("name", ["rows.json", "rows.jsonl", "rows.json.gz", "rows.jsonl.gz", "rows.v0.1.jsonl"])
 def test_files(name, tmp_path):
     rows = [{"prompt": "ä"}, {"prompt": "line\u2028separator"}]
@@ -139,20 +263,55 @@ def test_files(name, tmp_path):
         ({"turns": [["Q"]]}, '"turns" must be a list of texts'),
         ({"messages": "Q"}, '"messages" must be a list of messages'),
         ({"messages": [assistant("A")]}, '"messages" has no user message'),
-        ({"messages": [{"role": "tool", "content": "Q"}]}, '"messages" has a message without a known role'),
-        ({"messages": [{"role": ["user"], "content": "Q"}]}, '"messages" has a message without a known role'),
-        ({"conversations": [{"from": "human"}]}, '"conversations" has a message without a known role and a text'),
+        ({"messages": [{"role": "tool", "content": "Q"}]}, '"messages" has no user message'),
+        ({"messages": [{"role": "robot", "content": "Q"}]}, "\"messages\" has a message of the role 'robot'; known"),
+        ({"messages": [{"role": ["user"], "content": "Q"}]}, "\"messages\" has a message of the role ['user']; known"),
+        ({"messages": ["Q"]}, '"messages" has a message that is not an object'),
+        ({"conversations": [{"from": "human"}]}, "\"conversations\" has a message of the role 'human' w"),
+        ({"messages": [user("Q"), {"role": "assistant", "content": None}]}, "\"messages\" has a message of the"),
+        ({"messages": [{**user("Q"), "content": [{"type": "image"}]}]}, '"messages" has a message with parts of'),
+        ({"messages": [{**user("Q"), "content": {"text": "Q"}}]}, '"messages" must be a text'),
+        ({"messages": [{**user("Q"), "weight": 0}]}, '"messages" has a message that is not to be trained'),
+        ({"messages": [user("Q"), {"role": "assistant", "tool_calls": "f()"}]}, '"messages" has "tool_calls"'),
+        ({"messages": [user("Q"), {**assistant("A"), "name": "\ud83d"}]}, '"messages" holds half a character'),
+        ({"prompt": "[{'role': 'user', 'content': 'Q'}]"}, '"prompt" is a conversation written as a text'),
+        ({"prompt": "Q", "chosen": '[{"from": "gpt", "value": "A"}]', "rejected": "B"}, '"chosen" is a conversation'),
+        ({"prompt": "Q", "image": "cat.png"}, '"image" is not text'),
+        ({"prompt": "Q", "images": [{"bytes": "..."}]}, '"images" is not text'),
+        ({"prompt": "Q", "tools": "f"}, '"tools" is a text that is not JSON'),
+        ({"prompt": "Q", "tools": {"name": "f"}}, '"tools" must be a list of functions'),
+        ({"prompt": "Q", "chat_template_kwargs": {"messages": []}}, '"chat_template_kwargs" must be an object'),
+        ({"prompt": "Q", "history": "before"}, '"history" must be a list of'),
+        ({"prompt": "Q", "history": [["Q"]]}, '"history" has a message that is not an object'),
+        ({"messages": [user("Q"), assistant("A"), user("R")], "history": [["P", "O"]]}, '"history" stands beside'),
+        ({"messages": [SYSTEM, user("Q")], "system": "Be long."}, '"system" and the system message of the'),
+        ({"prompt": "P", "messages": [user("Q"), assistant("A")]}, 'the text of "prompt" and the messages of'),
+        ({"prompt": [user("P")], "messages": [user("Q")]}, '"messages" and the messages of "prompt" differ'),
+        (
+            {"prompt": "P", "chosen": [user("Q"), assistant("A")], "rejected": [user("Q"), assistant("B")]},
+            'the text of "prompt" and the messages of "chosen" differ',
+        ),
+        (
+            {"prompt": [user("P")], "chosen": [user("Q"), assistant("A")], "rejected": [user("P"), assistant("B")]},
+            '"chosen" and "rejected" must begin with the assistant, or repeat all of "prompt"',
+        ),
+        (
+            {"chosen": [user("Q"), user("R"), assistant("A")], "rejected": [user("Q"), user("S"), assistant("B")]},
+            '"chosen" and "rejected" are not replies to the same messages',
+        ),
+        ({"chosen": "Blue.", "rejected": "Green."}, 'has no "prompt", and "chosen" and "rejected" do'),
+        ({"chosen": "Sky: blue", "rejected": "Sky: blue or"}, 'has no "prompt", and "chosen" and "rejected" do'),
         ({"prompt": "Q", "chosen": 5, "rejected": "B"}, '"chosen" must be a text or messages'),
-        ({"prompt": "Q", "chosen": [], "rejected": "B"}, '"chosen" has a message without'),
+        ({"prompt": "Q", "chosen": [], "rejected": "B"}, '"chosen" must end with a message of the assistant'),
         ({"prompt": "Q", "chosen": "A"}, 'needs both "chosen" and "rejected", or neither'),
         ({"prompt": "Q", "chosen": [user("A")], "rejected": "B"}, '"chosen" must end with a message of the assistant'),
         (
             {"chosen": [user("Q"), assistant("A")], "rejected": [user("R"), assistant("B")]},
-            '"chosen" and "rejected" are no replies to the same messages',
+            '"chosen" and "rejected" are not replies to the same messages',
         ),
         (
             {"chosen": [user("Q"), assistant("A")], "rejected": "B"},
-            '"chosen" and "rejected" are no replies to the same messages',
+            '"chosen" and "rejected" are not replies to the same messages',
         ),
         ({"prompt": "half \ud83d"}, '"prompt" holds half a character'),
         ({"instruction": "Q", "input": "\ude00"}, '"input" holds half a character'),
@@ -242,12 +401,15 @@ VALUES = st.recursive(
 @given(st.dictionaries(st.sampled_from([*KEYS, "output"]), VALUES) | VALUES)
 def test_any_row_is_read_or_malformed(row):
     try:
-        messages, chosen, rejected = read_row(row)
+        read = read_row(row)
     except Malformed:
         return
-    assert messages[-1]["role"] == "user"
-    assert all(isinstance(message["content"], str) for message in messages)
-    assert (chosen is None) == (rejected is None)
+    assert any(message["role"] == "user" for message in read.messages)
+    assert all(isinstance(message["content"], str) for message in read.messages)
+    assert (read.chosen is None) == (read.rejected is None)
+    assert set(read.unused) <= {*row, "turns (after the first)", "instances (after the first)"} | {
+        f"{name}{part}" for name in KEYS for part in (" (answer at the end)", "[].role", "[].input")
+    }
 
 
 @pytest.mark.parametrize(
@@ -289,6 +451,12 @@ def test_real_self_instruct_rows_have_their_input(data_dir):
     assert found.messages[0]["content"] == (
         "What is the relation between the given pairs?\n\nNight : Day :: Right : Left"
     )
+
+
+def test_reply_text():
+    assert reply_text("A") == "A"
+    assert reply_text((assistant("A"), user("R"), assistant("B"))) == "Assistant: A\n\nUser: R\n\nAssistant: B"
+    assert reply_text(({"role": "assistant", "tool_calls": [CALL]},)) == json.dumps(CALL)
 
 
 def test_question_text():

@@ -112,18 +112,28 @@ def padding_counted(patch):
 def no_eos(patch):
     from harness.engines.chat import ChatTemplate
 
-    encode = ChatTemplate.encode_completion
-    patch.setattr(ChatTemplate, "encode_completion", lambda self, text: encode(self, text)[:-1])
+    encode = ChatTemplate.encode_replies
+
+    def without(self, chat, replies):
+        prompt, completions = encode(self, chat, replies)
+        return prompt, [completion[:-1] for completion in completions]
+
+    patch.setattr(ChatTemplate, "encode_replies", without)
 
 
 def wrong_template(patch):
+    from harness.engines.base import Chat
     from harness.engines.chat import ChatTemplate
 
-    def encode(self, messages, add_generation_prompt=True):
-        turns = [f"{each['role']}: {each['content']}\n" for each in messages]
-        return self.encode_text("".join([*turns, "assistant: "]))
+    def encode(self, chat, add_generation_prompt=True):
+        turns = [f"{each['role']}: {each['content']}\n" for each in Chat.of(chat).messages]
+        return self._ids("".join([*turns, "assistant: "]))
+
+    def encode_replies(self, chat, replies):
+        return self.encode(chat), [(*self._ids(reply), self.stop_token) for reply in replies]
 
     patch.setattr(ChatTemplate, "encode", encode)
+    patch.setattr(ChatTemplate, "encode_replies", encode_replies)
 
 
 @pytest.mark.parametrize(

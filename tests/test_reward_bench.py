@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from encoding import reply_ids
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.reward_bench import FREE, WITH_REFERENCE, Options, RewardBench, load_sections
@@ -154,7 +155,7 @@ def test_a_model_against_itself_always_ties(tmp_path, tiny_model_dir):
     assert bench.score(items, samples, []).values == {"0": 0, "1": 0}
     free = bench.answer(Policy(engine), items, Settings(), None)
     prompt = engine.encode_chat([{"role": "user", "content": ROW["prompt"]}])
-    (alone,) = engine.logprobs([prompt], [engine.encode_completion(ROW["chosen"])])
+    (alone,) = engine.logprobs([prompt], [reply_ids(engine, ROW["chosen"])])
     for row in free:
         assert row["chosen_tokens"] == alone.tokens == len("It is 2.") + 1  # bytes, and the stop token
         assert row["chosen_logprob"] == pytest.approx(alone.total, abs=1e-4)

@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 from datasets import Dataset
+from encoding import reply_ids
 from safetensors import safe_open
 from trl import RewardConfig, RewardTrainer
 
@@ -39,7 +40,7 @@ def engine(tiny_model_dir):
 def rewards(model, pairs):
     prompts = [model.encode_chat(each.messages) for each in pairs]
     return [
-        model.rewards(prompts, [model.encode_completion(getattr(each, side)) for each in pairs])
+        model.rewards(prompts, [reply_ids(model, getattr(each, side)) for each in pairs])
         for side in ("chosen", "rejected")
     ]
 
@@ -145,7 +146,7 @@ def test_scoring_reads_what_training_read(engine, tmp_path):
     model = RewardModel.load(tmp_path / "rm", device="cpu")
     data = tokenize_pairs(engine, PAIRS, 4096)
     for index, each in enumerate(PAIRS):
-        assert [*model.encode_chat(each.messages), *model.encode_completion(each.chosen)] == data.chosen[index]
+        assert [*model.encode_chat(each.messages), *reply_ids(model, each.chosen)] == data.chosen[index]
     assert is_classifier(tmp_path / "rm")
     assert {"config.json", "model.safetensors", "chat_template.jinja", RECORD_FILE} <= set(
         path.name for path in (tmp_path / "rm").iterdir()
@@ -168,7 +169,7 @@ def test_spending_is_six_n_a_token_of_each_epoch(engine, tmp_path):
     result = train_reward_model(engine, PAIRS, replace(OPTIONS, epochs=2), tmp_path / "rm", 0, counts.append)
     model = RewardModel.load(tmp_path / "rm", device="cpu")
     tokens = sum(
-        len(model.encode_chat(each.messages)) + len(model.encode_completion(text))
+        len(model.encode_chat(each.messages)) + len(reply_ids(model, text))
         for each in PAIRS
         for text in (each.chosen, each.rejected)
     )

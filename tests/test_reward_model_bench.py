@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 
 import pytest
+from encoding import reply_ids
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.reward_bench import RewardBench
@@ -79,7 +80,7 @@ def test_rows_hold_rewards_and_how_they_came_about(engine, items, tmp_path):
     for item, row in zip(items, rows, strict=True):
         prompt = model.encode_chat([{"role": "user", "content": item["prompt"]}])
         for side in ("chosen", "rejected"):
-            expected = model.rewards([prompt], [model.encode_completion(item[side])])[0]
+            expected = model.rewards([prompt], [reply_ids(model, item[side])])[0]
             assert row[f"{side}_reward"] == pytest.approx(expected, abs=1e-5)
     assert rows == answer(engine, items, tmp_path)
 

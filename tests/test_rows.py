@@ -170,7 +170,7 @@ def test_only_regular_files_are_opened(tmp_path):
 
     os.mkfifo(tmp_path / "pipe.jsonl")  # opening it would wait for a writer
     for path in (tmp_path, tmp_path / "pipe.jsonl", "/dev/zero"):
-        with pytest.raises(UserError, match="is no regular file: give a JSON"):
+        with pytest.raises(UserError, match="is not a regular file: give a JSON"):
             load_prompts(path)
     for path in ("x" * 5000, "a\0b", "a\nb", ""):
         with pytest.raises(UserError, match="no file at"):

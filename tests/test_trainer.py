@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset
+from encoding import reply_ids
 from safetensors.torch import load_file
 from trl import DPOConfig, DPOTrainer
 
@@ -53,7 +54,7 @@ def make_examples(engine, count):
     examples = []
     for index, (prompt, chosen, rejected) in enumerate(texts(count)):
         ids = engine.encode_chat([{"role": "user", "content": prompt}])
-        pair = (Sequence(ids, engine.encode_completion(text)) for text in (chosen, rejected))
+        pair = (Sequence(ids, reply_ids(engine, text)) for text in (chosen, rejected))
         examples.append(Example(f"example-{index}", tuple(pair)))
     return examples
 
@@ -199,7 +200,7 @@ def test_training_raises_the_margin(engine, examples, tmp_path):
 
 def test_sft_loss_is_the_language_model_s_own(engine, tmp_path):
     prompt = engine.encode_chat([{"role": "user", "content": "Hi"}])
-    completions = [engine.encode_completion(text) for text in ("red", "blue", "seven")]
+    completions = [reply_ids(engine, text) for text in ("red", "blue", "seven")]
     examples = [Example(str(i), (Sequence(prompt, each),)) for i, each in enumerate(completions)]
     result = run(engine, examples, tmp_path, SFTObjective())
     losses = []

@@ -13,6 +13,7 @@ import sys
 from pathlib import Path
 
 import torch
+from encoding import reply_ids
 from transformers import TrainerCallback
 
 from harness.budget import Ledger
@@ -43,7 +44,7 @@ def make_examples(engine: TransformersEngine) -> list[Example]:
     for index in range(UPDATES * BATCH - 2):
         user = [{"role": "user", "content": f"{index} {text(6)}?"}]
         prompts = [engine.encode_chat([*system, *user]) for system in ([], _system(text(8)), _system(text(8)))]
-        responses = [engine.encode_completion(f"{name} {text(9)}") for name in "abc"]
+        responses = [reply_ids(engine, f"{name} {text(9)}") for name in "abc"]
         examples.append(Example(str(index), OBJECTIVE.select(Query(*prompts, *responses))))
     return examples
 

@@ -93,9 +93,19 @@ class EngineModel(LM):
         ]
 
     def loglikelihood(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihoods of continuations as replies to the conversation; greedy ones are not told apart."""
-        continuations = [self.engine.encode_completion(request.args[1].strip())[:-1] for request in requests]
-        scored = self.engine.logprobs(self._prompts(requests), continuations, self.advance)
+        """Log-likelihoods of continuations as replies to the conversation; greedy ones are not told apart.
+
+        Continuations of one conversation are read where they differ, by the engine's `encode_alternatives`.
+        """
+        texts: dict[str, list[str]] = {}
+        for request in requests:
+            texts.setdefault(request.args[0], []).append(request.args[1].strip())
+        encoded = {}
+        for chat, answers in texts.items():
+            prompt, alternatives = self.engine.encode_alternatives(json.loads(chat), answers)
+            encoded |= {(chat, answer): (prompt, each) for answer, each in zip(answers, alternatives, strict=True)}
+        asked = [encoded[request.args[0], request.args[1].strip()] for request in requests]
+        scored = self.engine.logprobs(*zip(*asked, strict=True), self.advance)
         return [(each.total, False) for each in scored]
 
     def loglikelihood_rolling(self, requests: Sequence[Instance], disable_tqdm: bool = False) -> list[float]:

@@ -8,13 +8,14 @@ import random
 from collections.abc import Mapping, Sequence
 
 from harness.benchmarks.base import Policy, Settings
-from harness.engines.base import Advance, Engine, LogProb, Message, Sampling
+from harness.engines.base import Advance, Engine, LogProb, Message, Sampling, TokenIds
 from harness.judges.templates import fill
 from harness.judges.verdicts import parse_choice
 
 SIDES = ("chosen", "rejected")
 IMPLICIT, CLASSIFIER, GENERATIVE = "implicit", "classifier", "generative"
 VERDICT_TOKENS = 1024
+Encoded = tuple[TokenIds, list[TokenIds]]  # a prompt and its responses
 
 
 def too_long(item: Mapping, mode: str) -> dict:
@@ -23,11 +24,11 @@ def too_long(item: Mapping, mode: str) -> dict:
 
 def implicit_rows(policy: Policy, items: Sequence[dict], advance: Advance | None) -> list[dict]:
     """Log-probabilities of both responses under the policy and, where there is one, its reference."""
-    fits = _fitting(policy.engine, items, advance)
-    own = _logprobs(policy.engine, fits, advance)
-    reference = _logprobs(policy.reference, fits, None) if policy.reference else None
+    encoded = _encoded(policy.engine, items, advance)
+    own = _logprobs(policy.engine, encoded, advance)
+    reference = _logprobs(policy.reference, encoded, None) if policy.reference else None
     rows = {}
-    for item in fits:
+    for item in (item for item in items if item["id"] in encoded):
         row = {"id": item["id"], "mode": IMPLICIT, "beta": policy.beta}
         for side in SIDES:
             scored = own[item["id"], side]
@@ -37,44 +38,45 @@ def implicit_rows(policy: Policy, items: Sequence[dict], advance: Advance | None
     return [rows.get(item["id"]) or too_long(item, IMPLICIT) for item in items]
 
 
-def _fitting(engine: Engine, items: Sequence[dict], advance: Advance | None) -> list[dict]:
-    fits = [
-        item
-        for item in items
-        if len(engine.encode_chat([{"role": "user", "content": item["prompt"]}]))
-        + max(len(engine.encode_completion(item[side])) for side in SIDES)
-        <= engine.context_length
-    ]
+def _encoded(engine: Engine, items: Sequence[dict], advance: Advance | None) -> dict[str, Encoded]:
+    """id -> prompt and the two responses of each pair that fits the context, as the chat template writes them."""
+    encoded = {}
+    for item in items:
+        chat = [{"role": "user", "content": item["prompt"]}]
+        prompt, responses = engine.encode_replies(chat, [item[side] for side in SIDES])
+        if len(prompt) + max(map(len, responses)) <= engine.context_length:
+            encoded[item["id"]] = prompt, responses
     if advance:
-        advance(len(SIDES) * (len(items) - len(fits)))
-    return fits
+        advance(len(SIDES) * (len(items) - len(encoded)))
+    return encoded
 
 
-def _logprobs(engine: Engine, items: Sequence[dict], advance: Advance | None) -> dict[tuple[str, str], LogProb]:
+def _logprobs(
+    engine: Engine, encoded: Mapping[str, Encoded], advance: Advance | None
+) -> dict[tuple[str, str], LogProb]:
     """(id, side) -> log-probability; both responses in one call, so that they share their prompt."""
-    places = [(item, side) for item in items for side in SIDES]
-    prompts = {item["id"]: engine.encode_chat([{"role": "user", "content": item["prompt"]}]) for item in items}
     scored = engine.logprobs(
-        [prompts[item["id"]] for item, _ in places],
-        [engine.encode_completion(item[side]) for item, side in places],
+        [prompt for prompt, responses in encoded.values() for _ in responses],
+        [response for _, responses in encoded.values() for response in responses],
         advance,
     )
-    return {(item["id"], side): each for (item, side), each in zip(places, scored, strict=True)}
+    places = [(identifier, side) for identifier in encoded for side in SIDES]
+    return dict(zip(places, scored, strict=True))
 
 
 def classifier_rows(model, items: Sequence[dict], advance: Advance | None) -> list[dict]:
     """Rewards of both responses by a sequence classifier (`harness.engines.classifier.RewardModel`)."""
-    fits = _fitting(model, items, advance)
-    prompts = [model.encode_chat([{"role": "user", "content": item["prompt"]}]) for item in fits]
+    encoded = _encoded(model, items, advance)
+    prompts = [prompt for prompt, _ in encoded.values()]
     rewards = {
         side: dict(
             zip(
-                (item["id"] for item in fits),
-                model.rewards(prompts, [model.encode_completion(item[side]) for item in fits], advance),
+                encoded,
+                model.rewards(prompts, [responses[place] for _, responses in encoded.values()], advance),
                 strict=True,
             )
         )
-        for side in SIDES
+        for place, side in enumerate(SIDES)
     }
     return [
         {"id": item["id"], "mode": CLASSIFIER, **{f"{side}_reward": rewards[side][item["id"]] for side in SIDES}}

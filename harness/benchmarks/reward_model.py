@@ -17,7 +17,7 @@ from harness.benchmarks.reward_bench_modes import classifier_rows
 from harness.engines.base import Advance
 from harness.errors import UserError
 from harness.methods import Prompt
-from harness.prompts import PromptFile, load_prompts
+from harness.prompts import PromptFile, load_prompts, rows_by_name
 from harness.training.pairs import RewardOptions
 
 FOLDER = "reward-model"  # below the policy's folder
@@ -58,6 +58,8 @@ class RewardModelBench:
         pairs = [*own, *given.prompts]
         if not pairs:
             raise UserError(f"{self.name}: there are no pairs to train on; give --set {self.name}.preferences=FILE")
+        if given.unused:
+            print(f"{options.preferences}: columns that are not used: {rows_by_name(given.unused)}", file=sys.stderr)
         print(f"reward model: training on {len(own)} own and {len(given.prompts)} given pairs", file=sys.stderr)
         with tempfile.TemporaryDirectory() as temporary:
             result = train_reward_model(
@@ -106,7 +108,7 @@ def own_pairs(own: Sequence[Prompt] | None, options: Options, seed: int) -> list
 
 def given_pairs(options: Options) -> PromptFile:
     if options.preferences is None:
-        return PromptFile([], 0, 0)
+        return PromptFile([], 0, 0, {})
     return load_prompts(options.preferences, labelled=True)
 
 

@@ -1,17 +1,51 @@
 """What an engine is: completions and log-probabilities, token ids in and out.
 
-An engine knows nothing about benchmarks or methods. Text is turned into token ids once, by `encode_chat`, and never
-tokenized again: there is no second BOS and no boundary that moves.
+An engine knows nothing about benchmarks or methods. Text is turned into token ids once, by `encode_chat`
+and `encode_replies`, and never tokenized again: there is no second BOS and no boundary that moves.
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
-Message = dict[str, str]  # {"role": "system" | "user" | "assistant", "content": text}
+Message = dict[str, Any]  # "role" and "content" (a text; absent beside "tool_calls"), and what else a template reads
+Reply = str | tuple[Message, ...]  # a text of the assistant, or the messages from its first turn to its last
+INSTRUCTIONS = ("system", "developer")  # roles of a message that says how to answer
 TokenIds = tuple[int, ...]
 ENGINES = ("auto", "transformers", "vllm")  # see harness.engines.choice
 Advance = Callable[[int], None]  # called with the number of items finished since the last call
+
+
+@dataclass(frozen=True)
+class Chat:
+    """A conversation with all that a chat template is given.
+
+    tools: JSON schemas of the functions that the model may call.
+    variables: further variables of the template, such as {"enable_thinking": False} ("chat_template_kwargs" of a row).
+    """
+
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    variables: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, conversation: "Conversation") -> "Chat":
+        return conversation if isinstance(conversation, Chat) else cls(tuple(conversation))
+
+
+    def instructed(self, text: str) -> "Chat":
+        """The same with an instruction: after those of its first message, or in a system message before it."""
+        first, *rest = self.messages
+        if first["role"] in INSTRUCTIONS:
+            return replace(self, messages=({**first, "content": f"{first['content']}\n\n{text}"}, *rest))
+        return replace(self, messages=({"role": "system", "content": text}, *self.messages))
+
+
+Conversation = Chat | Sequence[Message]
+
+
+def reply_messages(reply: Reply) -> tuple[Message, ...]:
+    return ({"role": "assistant", "content": reply},) if isinstance(reply, str) else tuple(reply)
 
 
 @dataclass(frozen=True)
@@ -66,12 +100,17 @@ class Engine(Protocol):
     parameters: int  # N of the FLOPs accounting
     context_length: int  # tokens of a prompt and its completion
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
+    def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
         """Token ids of a conversation by the model's chat template, applied once."""
         ...
 
-    def encode_completion(self, text: str) -> TokenIds:
-        """Token ids of a given assistant reply as the model would have emitted it, its stop token included."""
+    def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
+        """Token ids of a prompt that given replies share, and of each reply as the chat template writes it, with what
+        ends its turn (see `harness.engines.chat.ChatTemplate.encode_replies`)."""
+        ...
+
+    def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
+        """The same of short answers that are to be compared, such as letters, without what ends the turn."""
         ...
 
     def generate(

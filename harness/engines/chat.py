@@ -1,42 +1,54 @@
 """Conversations as token ids, by the model's own chat template.
 
 Texts of messages are data: what looks like a control token in them ("<|im_end|>", "</s>") is read as plain text, so
-that only the template begins and ends turns. Marks that are plain text in the template too, as in some models of old
-("[INST]", "USER:"), are no tokens, and no tokenizer can tell who wrote them.
+that only the template begins and ends turns. Marks that are plain text in the template too, as in some older models
+("[INST]", "USER:"), are not tokens, and no tokenizer can tell who wrote them.
 """
 
+import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from jinja2 import TemplateError
-
-from harness.engines.base import Message, TokenIds
-from harness.engines.templates import bounded, checked
+from harness.engines.base import Chat, Conversation, Reply, TokenIds
+from harness.engines.conversations import ChatWriter
+from harness.engines.templates import ChatProgram
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-PROBE = ({"role": "user", "content": "user-probe"}, {"role": "assistant", "content": "assistant-probe"})
+QUESTION, ANSWER = "user-probe", "assistant-probe"
+PROBE = ({"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER})
 SYSTEM_PROBE = "system-probe"
+OTHERS = "#~0z?"  # an answer that begins and ends unlike those that are compared is one of these
 _MARK = re.compile(r"[^\w\s]")
+_SAID: set[tuple[str, str]] = set()
 REMEMBERED = 4096  # conversations: those that are sampled from are trained on a moment later
 
 
 class ChatTemplate:
     """A tokenizer's chat template, and the tokens that end an assistant's turn.
 
-    A system message goes into the first user message when the template has no place for it, as is usual for models
-    without a system role (Gemma, Mistral).
+    stop_tokens: ids after which the model stops: its own, and the token that ends a turn in the template.
+    stop_token: the one that the template writes after a reply, or else the tokenizer's own.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase", stop_tokens: Sequence[int], name: str):
+    def __init__(
+        self,
+        tokenizer: "PreTrainedTokenizerBase",
+        stop_tokens: Sequence[int],
+        name: str,
+        day: date | None = None,
+    ):
         """
         Args:
-            stop_tokens: ids after which the model stops.
+            stop_tokens: of the model's configuration and its tokenizer.
             name: of the model, for error messages.
+            day: the date that the template writes, where it writes one; None is today.
 
         Raises:
             UserError: when the tokenizer has no chat template, or a broken one, or nothing ends a turn.
@@ -46,82 +58,106 @@ class ChatTemplate:
                 f"the tokenizer of {name} has no chat template: give a chat (SFT or instruct) model, "
                 "or put a chat_template.jinja next to its tokenizer"
             )
-        if not stop_tokens:
-            raise UserError(
-                f"{name} has no end-of-sequence token, so its answers would never end: "
-                "set eos_token in its tokenizer_config.json or eos_token_id in its generation_config.json"
-            )
         self.tokenizer = tokenizer
         self.name = name
+        self.program = ChatProgram(tokenizer.chat_template, tokenizer.special_tokens_map, day)
+        self._writer = ChatWriter(self.program, name)
         self._encoded = lru_cache(REMEMBERED)(self._encode)
-        self.has_system_role = self._renders_system()
-        self.stop_token = self._end_of_turn(stop_tokens)
         self._control = self._control_tokens()
+        self.stop_tokens, self.stop_token = self._ends_of_turn(tuple(stop_tokens))
 
-    def encode(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
+    def encode(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
         """Token ids of a conversation, the BOS token once where the template writes one.
 
         Raises:
-            UserError: when the template refuses the conversation (such as two user messages in a row).
+            UserError: when the template refuses the conversation (such as two user messages in a row), or leaves out a
+                part of it.
         """
-        return self._encoded(tuple((each["role"], each["content"]) for each in messages), add_generation_prompt)
+        chat = Chat.of(chat)
+        return self._encoded(json.dumps([chat.messages, chat.tools, chat.variables]), add_generation_prompt)
 
-    def _encode(self, turns: tuple[tuple[str, str], ...], add_generation_prompt: bool) -> TokenIds:
-        messages = [{"role": role, "content": content} for role, content in turns]
-        if not self.has_system_role:
-            messages = fold_system(messages)
-        if not any(self._control.search(message["content"]) for message in messages):
-            return self._ids(self._render(messages, add_generation_prompt=add_generation_prompt))
-        from transformers.utils.chat_template_utils import mark_control_tokens
+    def _encode(self, chat: str, add_generation_prompt: bool) -> TokenIds:
+        messages, tools, variables = json.loads(chat)
+        said = Chat(tuple(messages), tuple(tools), variables)
+        return self._written(lambda mark: self._writer.prompt(said, mark, add_generation_prompt), said, ())
 
-        marked = mark_control_tokens(messages, self._control)
-        return self._marked_ids(self._render(marked, add_generation_prompt=add_generation_prompt))
+    def check(self, chat: Chat) -> None:
+        """
+        Raises:
+            UserError: when the template refuses the conversation, or leaves out a part of it.
+        """
+        self._writer.prompt(chat)
 
-    def encode_text(self, text: str) -> TokenIds:
-        """Token ids of a text without any control token."""
-        if not self._control.search(text):
-            return self._ids(text)
-        from transformers.utils.chat_template_utils import mark_control_tokens
+    def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
+        """Token ids of a prompt and of given replies to it, as the template writes them.
 
-        return self._marked_ids(mark_control_tokens(text, self._control))
+        The conversation is written up to the reply, and whole with each reply. What all of these begin with is the
+        prompt, and what then follows a reply's ids, the end of its turn included: the rule of TRL's trainers
+        (`trl.data_utils.common_prefix_length`). So a reply has what the template puts before its text, such as an
+        empty thought or a channel, and a prompt has not what only generation is given, such as an opened thought.
 
-    def encode_completion(self, text: str) -> TokenIds:
-        """Token ids of an assistant's reply, with the token that ends its turn."""
-        return (*self.encode_text(text), self.stop_token)
+        Raises:
+            UserError: as of `encode`, and when the template writes nothing of a reply.
+        """
+        chat = Chat.of(chat)
+        alone, wholes = self.encode(chat), [self._whole(chat, reply) for reply in replies]
+        shared = min(_common(alone, whole) for whole in wholes)
+        if shared < len(alone):
+            only = self.tokenizer.decode(alone[shared:])
+            self._say_once(
+                f"ends a prompt in other tokens than {only!r} when a reply is given: such replies are trained on and "
+                "scored without it"
+            )
+        if shared == min(map(len, wholes)):
+            raise UserError(f"the chat template of {self.name} writes nothing of a reply")
+        return alone[:shared], [whole[shared:] for whole in wholes]
 
-    def after_reply(self) -> TokenIds:
-        """What the template writes after an assistant's reply."""
-        return self._ids(self._render(PROBE).rpartition(PROBE[-1]["content"])[2])
+    def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
+        """The same of short answers that are compared: the tokens in which they differ from any other answer, without
+        what the template writes before and after all of them (an empty thought, the end of the turn).
 
-    def _ids(self, text: str) -> TokenIds:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        Raises:
+            UserError: as of `encode_replies`.
+        """
+        chat = Chat.of(chat)
+        other = next((each for each in OTHERS if not any(each in (text[:1], text[-1:]) for text in texts)), "probe")
+        *wholes, reference = [self._whole(chat, text) for text in (*texts, other)]
+        shared = min(_common(reference, whole) for whole in wholes)
+        after = min(_common(reference[shared:][::-1], whole[shared:][::-1]) for whole in wholes)
+        answers = [whole[shared : len(whole) - after] for whole in wholes]
+        if not all(answers):
+            raise UserError(f"the chat template of {self.name} writes nothing of an answer such as {texts[0]!r}")
+        return reference[:shared], answers
 
-    def _marked_ids(self, text: str) -> TokenIds:
-        """Of a text whose marked parts are no control tokens (private characters of transformers mark them)."""
-        from transformers.utils.chat_template_utils import encode_marked_chat
+    def last_token(self) -> int:
+        """The last token of a conversation that ends with a reply."""
+        return self.encode(PROBE, add_generation_prompt=False)[-1]
 
+    def _whole(self, chat: Chat, reply: Reply) -> TokenIds:
+        return self._written(lambda mark: self._writer.whole(chat, reply, mark), chat, reply)
+
+    def _written(self, write: Callable[[Any], str], chat: Chat, reply: Reply) -> TokenIds:
+        """Token ids of what `write` writes; it gets what marks control tokens in the texts, where there are any."""
+        if not any(map(self._control.search, _texts([chat.messages, chat.tools, chat.variables, reply]))):
+            return self._ids(write(None))
+        from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
+
+        text = write(lambda said: mark_control_tokens(said, self._control))
         try:
             return tuple(encode_marked_chat(self.tokenizer, text))
         except ValueError as error:  # its vocabulary has the token among the ordinary ones too
-            raise UserError(f"{self.name} can not read a text with a control token in it: {error}") from None
+            raise UserError(f"{self.name} cannot read a text with a control token in it: {error}") from None
 
-    def _render(self, messages: Sequence[Message], **options: bool) -> str:
-        try:
-            with bounded():
-                return checked(self.tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-        except TemplateError as error:
-            roles = ", ".join(message["role"] for message in messages)
-            raise UserError(f"the chat template of {self.name} refuses a conversation of {roles}: {error}") from error
+    def _ids(self, text: str) -> TokenIds:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _control_tokens(self) -> re.Pattern:
         """Finds the special tokens, and those that the template writes between the texts of a conversation.
 
         Other added tokens stay what they are in any text: Gemma's "<table>", or "<think>" in a reply.
         """
-        system = [{"role": "system", "content": SYSTEM_PROBE}] if self.has_system_role else []
-        written = self._render([*system, *PROBE, PROBE[0]])
-        if any(message["content"] not in written for message in PROBE):
-            raise UserError(f"the chat template of {self.name} does not write what was said")
+        system = {"role": "system", "content": SYSTEM_PROBE}
+        written = self._writer.prompt(Chat((system, *PROBE, PROBE[0])), add_generation_prompt=False)
         control = [
             token.content
             for token in self.tokenizer.added_tokens_decoder.values()
@@ -129,25 +165,51 @@ class ChatTemplate:
         ]
         return re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
 
-    def _renders_system(self) -> bool:
-        try:
-            return SYSTEM_PROBE in self._render([{"role": "system", "content": SYSTEM_PROBE}, *PROBE])
-        except UserError:
-            return False
+    def _ends_of_turn(self, configured: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
+        """The tokens after which the model stops, and the one that ends a reply in the template."""
+        after = self._ids(self._writer.whole(Chat(PROBE[:1]), ANSWER).rpartition(ANSWER)[2])
+        known = next((token for token in after if token in configured), None)
+        if known is not None:
+            return configured, known
+        control = next((token for token in after if self._control.fullmatch(self._text(token))), None)
+        if control is not None:
+            self._say_once(
+                f"ends a turn with {self._text(control)!r}, which is not among the end-of-sequence tokens of its "
+                "configuration: generation stops there too"
+            )
+            return tuple(sorted({*configured, control})), control
+        if not configured:
+            raise UserError(
+                f"{self.name} has no end-of-sequence token, so its answers would never end: "
+                "set eos_token in its tokenizer_config.json or eos_token_id in its generation_config.json"
+            )
+        self._say_once(
+            "writes no end-of-sequence token after a reply: training on given replies does not teach the model to stop"
+        )
+        default = self.tokenizer.eos_token_id
+        return configured, configured[0] if default is None else default
 
-    def _end_of_turn(self, stop_tokens: Sequence[int]) -> int:
-        """The stop token that the template writes after a reply, or else the tokenizer's own."""
-        default = stop_tokens[0] if self.tokenizer.eos_token_id is None else self.tokenizer.eos_token_id
-        return next((token for token in self.after_reply() if token in stop_tokens), default)
+    def _text(self, token: int) -> str:
+        return self.tokenizer.convert_ids_to_tokens(token)
+
+    def _say_once(self, what: str) -> None:
+        """In a process, for all models with this template: a trained model has that of the model it started from."""
+        template = json.dumps(self.program.sources, sort_keys=True)
+        if (template, what) not in _SAID:
+            _SAID.add((template, what))
+            print(f"note: the chat template of {self.name} {what}", file=sys.stderr)
 
 
-def fold_system(messages: Sequence[Message]) -> list[Message]:
-    """The conversation with its leading system message put before the text of the first user message."""
-    if not messages or messages[0]["role"] != "system":
-        return list(messages)
-    system, *rest = messages
-    for index, message in enumerate(rest):
-        if message["role"] == "user":
-            folded = {**message, "content": f"{system['content']}\n\n{message['content']}"}
-            return [*rest[:index], folded, *rest[index + 1 :]]
-    return [{"role": "user", "content": system["content"]}, *rest]
+def _common(ids: TokenIds, others: TokenIds) -> int:
+    """How many tokens two sequences have in common from their start."""
+    pairs = enumerate(zip(ids, others, strict=False))
+    return next((place for place, (own, other) in pairs if own != other), min(len(ids), len(others)))
+
+
+def _texts(value: Any) -> Iterator[str]:
+    """All texts in nested lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list | tuple):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _texts(inner)

@@ -60,6 +60,7 @@ def load_engine(experiment: "Experiment", folder: Path) -> "Engine":
         batch_size=experiment.batch_size,
         trust_remote_code=experiment.trust_remote_code,
         attention=experiment.attention,
+        day=experiment.day,
     )
     if chosen(experiment) == "transformers":
         return local

@@ -1,6 +1,7 @@
 """Rewards from a sequence classifier with one output: the usual form of a reward model."""
 
 from collections.abc import Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreT
 from transformers.utils import logging
 
 from harness.engines import loading
-from harness.engines.base import Advance, Message, TokenIds
+from harness.engines.base import Advance, Conversation, Reply, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.memory import Limit, free
 from harness.errors import UserError
@@ -20,9 +21,17 @@ class RewardModel:
     """A sequence classifier with one output and its tokenizer. It reads a chat to the end of its last reply."""
 
     def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str, batch_size: int = 128
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        name: str,
+        batch_size: int = 128,
+        day: date | None = None,
     ) -> None:
         """
+        Args:
+            day: the date that the chat template writes, where it writes one; None is today.
+
         Raises:
             UserError: when the model has not one output, or no chat template.
         """
@@ -38,21 +47,26 @@ class RewardModel:
         self.context_length = loading.context_length(model.config, tokenizer)
         config = model.config.get_text_config()
         stops = loading.stop_tokens(getattr(config, "eos_token_id", None), tokenizer)
-        self.chat = ChatTemplate(tokenizer, stops, name)
-        self._turn_end = turn_end(self.chat)
+        self.chat = ChatTemplate(tokenizer, stops, name, day)
         if config.pad_token_id is None or config.pad_token_id < 0:
-            config.pad_token_id = spare_token(tokenizer, self._turn_end[-1])
+            config.pad_token_id = spare_token(tokenizer, self.chat.last_token())
         config.use_cache = False
         _score_in_float32(model)
 
     @classmethod
     def load(
-        cls, path: str | Path, device: str = "auto", batch_size: int = 128, trust_remote_code: bool = False
+        cls,
+        path: str | Path,
+        device: str = "auto",
+        batch_size: int = 128,
+        trust_remote_code: bool = False,
+        day: date | None = None,
     ) -> "RewardModel":
         """The reward model of a folder or hub id: float32 on the CPU, bfloat16 on a GPU.
 
         Args:
             device: "auto" takes the GPU when there is one.
+            day: as of __init__.
 
         Raises:
             UserError: when there is no such model, when it has no trained score head (a language model has none), or
@@ -70,18 +84,18 @@ class RewardModel:
                 f"{name} holds no weights for {', '.join(missing)}, so its rewards would be random: "
                 "give a trained reward model (a sequence classifier with one output)"
             )
-        return cls(model.to(device), tokenizer, name, batch_size)
+        return cls(model.to(device), tokenizer, name, batch_size, day)
 
     @cached_property
     def weights_hash(self) -> str:
         return loading.weights_hash(self.model)
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
-        return self.chat.encode(messages, add_generation_prompt)
+    def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
+        return self.chat.encode(chat, add_generation_prompt)
 
-    def encode_completion(self, text: str) -> TokenIds:
-        """Token ids of a reply with all that the chat template writes after it, as reward models are trained."""
-        return (*self.chat.encode_text(text), *self._turn_end)
+    def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
+        """As `harness.engines.chat.ChatTemplate.encode_replies`: the same ids as in the training of reward models."""
+        return self.chat.encode_replies(chat, replies)
 
     @torch.inference_mode()
     def rewards(
@@ -140,15 +154,6 @@ def load_classifier(name: str, **options) -> tuple[PreTrainedModel, list[str]]:
     finally:
         logging.set_verbosity(verbosity)
     return model, sorted(info["missing_keys"])
-
-
-def turn_end(chat: ChatTemplate) -> TokenIds:
-    """What the chat template writes after a reply, such as the stop token and a new line; at least the stop token.
-
-    A classifier reads its reward at the last token, so a new line more or less is another reward.
-    """
-    written = chat.after_reply()
-    return written if chat.stop_token in written else (chat.stop_token,)
 
 
 def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from harness import store
-from harness.engines.base import Advance, Completion, LogProb, Message, Sampling, TokenIds
+from harness.engines.base import Advance, Chat, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
 from harness.engines.memory import Limit
 from harness.errors import UserError
 from harness.judges.base import JudgeRequest
@@ -31,11 +31,14 @@ class EndpointEngine:
         self.generates = Limit(batch_size, "prompts", self.name)
         self.scores = Limit(batch_size, "sequences", self.name)
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
-        return tuple(json.dumps(list(messages)).encode())
+    def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
+        return tuple(json.dumps(Chat.of(chat).messages).encode())
 
-    def encode_completion(self, text: str) -> TokenIds:
-        return tuple(text.encode("utf-8", "replace"))
+    def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
+        raise self._gives_no_logprobs()
+
+    def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
+        raise self._gives_no_logprobs()
 
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
@@ -62,14 +65,17 @@ class EndpointEngine:
                 f"such as {failed[0].id} ({failed[0].error}): the same command asks for these again"
             )
         return [
-            Completion(self.encode_completion(reply.text), reply.text, reply.finish_reason != "length")
+            Completion(tuple(reply.text.encode("utf-8", "replace")), reply.text, reply.finish_reason != "length")
             for reply in replies
         ]
 
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[LogProb]:
-        raise UserError(f"{self.name} is behind an endpoint, which gives no log-probabilities of given texts")
+        raise self._gives_no_logprobs()
+
+    def _gives_no_logprobs(self) -> UserError:
+        return UserError(f"{self.name} is behind an endpoint, which gives no log-probabilities of given texts")
 
     def release(self) -> None:
         """Nothing is held."""

@@ -1,16 +1,21 @@
-"""Chat templates are programs that come with models: they run in jinja's sandbox, with little time and memory."""
+"""Chat templates are programs that come with models: they run in jinja's sandbox, with little time and memory.
+
+What a template may use is what transformers gives it (`transformers.utils.chat_template_utils`), but for the clock: the
+date that a template writes is an argument here, so that the same conversation gives the same tokens on every day.
+"""
 
 import json
 import re
 import resource
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import date, datetime, time
 from functools import cache
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -53,18 +58,81 @@ def checked(text: str) -> str:
     return text
 
 
+def writes_date(source: str) -> bool:
+    """Whether a template asks for the date or the time."""
+    return "strftime_now" in source
+
+
+class ChatProgram:
+    """The template (or templates by name) of a tokenizer, with the special tokens and the date that it may write."""
+
+    def __init__(self, sources: str | Mapping[str, str], special_tokens: Mapping[str, str], day: date | None = None):
+        """
+        Args:
+            sources: one template, or some by the names that transformers gives them ("default", "tool_use").
+            day: what `strftime_now` tells, at midnight; None is today.
+        """
+        self.sources = {"default": sources} if isinstance(sources, str) else dict(sources)
+        self.day = day or date.today()
+        self._given = {**special_tokens, "strftime_now": datetime.combine(self.day, time()).strftime}
+
+    @property
+    def writes_date(self) -> bool:
+        return any(map(writes_date, self.sources.values()))
+
+    def render(
+        self,
+        messages: list[dict[str, Any]],
+        tools: list[dict[str, Any]] | None = None,
+        variables: Mapping[str, Any] | None = None,
+        add_generation_prompt: bool = False,
+    ) -> str:
+        """The text of a conversation, with what makes the model answer behind it where that is asked for.
+
+        Raises:
+            TemplateError: when the template refuses the conversation, fails, or takes too much time or memory.
+        """
+        source = self.sources.get("tool_use") if tools else None
+        source = source or self.sources.get("default")
+        if source is None:
+            raise TemplateError(f"it has templates named {', '.join(sorted(self.sources))} and none named default")
+        given = self._given | dict(variables or {})
+        with bounded():
+            written = compiled(source).render(
+                messages=[_with_reasoning(message) for message in messages],
+                tools=tools or None,
+                documents=None,
+                add_generation_prompt=add_generation_prompt,
+                **given,
+            )
+            return checked(written)
+
+
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of a message's thought, the usual one first
+
+
+def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose thought stands under each name that a template may read, as transformers has it."""
+    thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
+    return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
+
+
 @cache
 def compiled(source: str) -> Template:
-    """A chat template without transformers, which takes seconds to import: for counting tokens, not for models.
-
-    What it may use is as in transformers; a block of {% generation %} is its content.
-    """
+    """A chat template as a program; a block of {% generation %} is its content."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
-    environment.filters["tojson"] = json.dumps
-    environment.globals |= {"raise_exception": _refuse, "strftime_now": datetime.now().strftime}
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
     return environment.from_string(_END_GENERATION.sub(r"\1endif\2", _GENERATION.sub(r"\1if true\2", source)))
+
+
+def _to_json(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """Unlike jinja's own filter: no escapes for HTML, and letters stay as they are."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
 def _refuse(reason: str) -> None:

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from transformers.utils.logging import disable_progress_bar
 
 from harness.engines import loading
-from harness.engines.base import Advance, Completion, LogProb, Message, Sampling, TokenIds
+from harness.engines.base import Advance, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
 from harness.engines.logprobs import ATTENTIONS, Reading, attend_packed, how_to_read, sequence_logprobs
@@ -31,9 +32,11 @@ class TransformersEngine:
         name: str,
         batch_size: int = 128,
         attention: str = "sdpa",
+        day: date | None = None,
     ) -> None:
         """
         Args:
+            day: the date that the chat template writes, where it writes one; None is today.
             attention: how given sequences are read, in scoring and training: "sdpa", or "flex" on CUDA.
 
         Raises:
@@ -56,8 +59,8 @@ class TransformersEngine:
         self.device = model.device
         self.parameters = loading.parameter_count(model)
         configured = model.generation_config.eos_token_id if model.generation_config else None
-        self.stop_tokens = loading.stop_tokens(configured, tokenizer)
-        self.chat = ChatTemplate(tokenizer, self.stop_tokens, name)
+        self.chat = ChatTemplate(tokenizer, loading.stop_tokens(configured, tokenizer), name, day)
+        self.stop_tokens = self.chat.stop_tokens
         if tokenizer.pad_token_id is None:
             tokenizer.pad_token = tokenizer.convert_ids_to_tokens(self.chat.stop_token)
         self.context_length = loading.context_length(model.config, tokenizer)
@@ -71,12 +74,14 @@ class TransformersEngine:
         batch_size: int = 128,
         trust_remote_code: bool = False,
         attention: str = "sdpa",
+        day: date | None = None,
     ) -> "TransformersEngine":
         """The engine of a model folder or hub id; an adapter is merged into its base model.
 
         Args:
             device: "auto" takes the GPU when there is one.
             dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on the CPU and bfloat16 on a GPU.
+            day: as of __init__.
 
         Raises:
             UserError: when there is no such model, or it can not be used (see __init__).
@@ -96,7 +101,12 @@ class TransformersEngine:
             tokenizer = AutoTokenizer.from_pretrained(
                 str(tokenizer_folder(Path(name)) if base else name), trust_remote_code=trust_remote_code
             )
-        return cls(model, tokenizer, name, batch_size, attention)
+        return cls(model, tokenizer, name, batch_size, attention, day)
+
+    @property
+    def day(self) -> date:
+        """The date that the chat template writes, where it writes one."""
+        return self.chat.program.day
 
     @property
     def local(self) -> "TransformersEngine":
@@ -111,11 +121,14 @@ class TransformersEngine:
     def weights_hash(self) -> str:
         return loading.weights_hash(self.model)
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
-        return self.chat.encode(messages, add_generation_prompt)
+    def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
+        return self.chat.encode(chat, add_generation_prompt)
 
-    def encode_completion(self, text: str) -> TokenIds:
-        return self.chat.encode_completion(text)
+    def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
+        return self.chat.encode_replies(chat, replies)
+
+    def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
+        return self.chat.encode_alternatives(chat, texts)
 
     @torch.inference_mode()
     def generate(

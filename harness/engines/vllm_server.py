@@ -89,8 +89,11 @@ class Server:
     def _apart(self, engine: VLLMEngine) -> float:
         """How far log-probabilities of this process and the server are apart, in nats a token, at most."""
         local = engine.local
-        prompts = [local.encode_chat([{"role": "user", "content": text}]) for text in PROBES]
-        replies = [local.encode_completion(text) for text in REPLIES]
+        prompts, replies = [], []
+        for text, answer in zip(PROBES, REPLIES, strict=True):
+            prompt, (reply,) = local.encode_replies([{"role": "user", "content": text}], [answer])
+            prompts.append(prompt)
+            replies.append(reply)
         ours = local.logprobs(prompts, replies)
         theirs = self.read([(*prompt, *reply) for prompt, reply in zip(prompts, replies, strict=True)])
         return max(

@@ -6,6 +6,7 @@ from typing import Any
 
 from harness import store
 from harness.arm import Arm
+from harness.engines.base import reply_messages
 from harness.errors import UserError
 from harness.exports import cards
 from harness.faults import whole
@@ -19,6 +20,8 @@ COLUMNS = {
     "prompt": "messages up to the reply",
     "chosen": "the preferred reply, a message",
     "rejected": "the other reply, a message",
+    "tools": "functions that the chat template is told of",
+    "chat_template_kwargs": "variables that the chat template is given",
     "features": "what the principles are about",
     "good_principle": "principle under which the chosen reply was sampled",
     "bad_principle": "principle under which the rejected reply was sampled",
@@ -64,7 +67,7 @@ def _rows(file: Path) -> Iterator[dict[str, Any]]:
         if {"chosen", "rejected"} <= row.keys():
             del row["sequences"]
             first = {"id": row.pop("id"), "prompt": row.pop("prompt")}
-            pair = {side: [{"role": "assistant", "content": row.pop(side)}] for side in ("chosen", "rejected")}
+            pair = {side: list(reply_messages(row.pop(side))) for side in ("chosen", "rejected")}
             yield first | pair | row
 
 

@@ -51,15 +51,18 @@ class EngineJudge:
     def _judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> dict[str, JudgeReply]:
         """Replies, by key, to requests that differ in their messages and repeats only."""
         engine, first = self.engine, requests[0]
-        letters = [engine.encode_completion(text)[:-1] for text in first.alternatives]  # without the stop token
-        prompts = [engine.encode_chat(request.messages) for request in requests]
-        longest = engine.context_length - max(map(len, letters), default=1)
-        fitting = [place for place, prompt in enumerate(prompts) if len(prompt) <= longest]
+        encoded = [self._encoded(request) for request in requests]
+        prompts = [prompt for prompt, _ in encoded]
+        fitting = [
+            place
+            for place, (prompt, letters) in enumerate(encoded)
+            if len(prompt) + max(map(len, letters), default=1) <= engine.context_length
+        ]
         chosen = [prompts[place] for place in fitting]
         if not fitting:
             answers = []
-        elif letters:
-            answers = self._compare(chosen, letters, first.alternatives)
+        elif first.alternatives:
+            answers = self._compare([encoded[place] for place in fitting], first.alternatives)
         else:
             sampling = Sampling(first.max_tokens, first.temperature, seed=self.seed)
             made = engine.generate(chosen, [f"judge/{keys[place]}" for place in fitting], sampling)
@@ -82,12 +85,19 @@ class EngineJudge:
             )
         return replies
 
+    def _encoded(self, request: JudgeRequest) -> tuple[TokenIds, list[TokenIds]]:
+        """The prompt, and the answers that are compared where the request names some."""
+        if request.alternatives:
+            return self.engine.encode_alternatives(request.messages, request.alternatives)
+        return self.engine.encode_chat(request.messages), []
+
     def _compare(
-        self, prompts: Sequence[TokenIds], letters: Sequence[TokenIds], alternatives: Sequence[str]
+        self, encoded: Sequence[tuple[TokenIds, list[TokenIds]]], alternatives: Sequence[str]
     ) -> list[dict]:
         """For each prompt the log-probability (nats) of every alternative, and the likeliest as the text."""
-        number = len(letters)
-        scored = self.engine.logprobs([prompt for prompt in prompts for _ in letters], list(letters) * len(prompts))
+        number = len(alternatives)
+        asked = [(prompt, letter) for prompt, letters in encoded for letter in letters]
+        scored = self.engine.logprobs(*zip(*asked, strict=True))
         answers = []
         for start in range(0, len(scored), number):
             logprobs = [each.total for each in scored[start : start + number]]

@@ -56,15 +56,15 @@ class TokenizedPairs:
 def tokenize_pairs(engine: "TransformersEngine", pairs: Sequence[Prompt], max_length: int) -> TokenizedPairs:
     """The pairs that can be trained on, in order: neither longer than max_length or the context, nor with equal replies
     (which teach nothing)."""
-    from harness.engines.classifier import turn_end
-
-    end = turn_end(engine.chat)
     limit = min(max_length, engine.context_length)
     chosen, rejected = [], []
     too_long = identical = 0
     for pair in pairs:
-        prompt = engine.encode_chat(pair.messages)
-        better, worse = ([*prompt, *engine.chat.encode_text(text), *end] for text in (pair.chosen, pair.rejected))
+        try:
+            prompt, replies = engine.encode_replies(pair.chat, (pair.chosen, pair.rejected))
+        except UserError as error:
+            raise UserError(f"{pair.where or pair.id}: {error}") from None
+        better, worse = ([*prompt, *reply] for reply in replies)
         if better == worse:
             identical += 1
         elif max(len(better), len(worse)) > limit:

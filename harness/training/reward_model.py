@@ -24,7 +24,7 @@ from harness import store
 from harness.budget import Ledger, Spending
 from harness.engines import loading
 from harness.engines.base import Advance
-from harness.engines.classifier import load_classifier, spare_token, turn_end
+from harness.engines.classifier import load_classifier, spare_token
 from harness.engines.memory import Counted
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
@@ -175,7 +175,7 @@ def _train(
     on_gpu = start.device.type != "cpu"
     arguments = _arguments(options, folder, seed, on_gpu)
     tokenizer = copy.deepcopy(start.tokenizer)
-    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare_token(tokenizer, turn_end(start.chat)[-1]))
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare_token(tokenizer, start.chat.last_token()))
     order = update_order(data.lengths, options.batch_size, seed)
     dataset = Dataset.from_dict(
         {

@@ -26,7 +26,7 @@ class Shorter:
         number = options.candidates
 
         def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            chats = [prompt.messages for prompt in prompts for _ in range(number)]
+            chats = [prompt.chat for prompt in prompts for _ in range(number)]
             items = [f"{prompt.id}/candidate-{place}" for prompt in prompts for place in range(number)]
             replies = bench.sample("generate", chats, items)
             examples = []
@@ -36,8 +36,8 @@ class Shorter:
                 if len(ordered) < 2 or len(ordered[0].token_ids) == len(ordered[-1].token_ids):
                     bench.discard("no two finished replies of different lengths")
                     continue
-                query, pair = bench.engine.encode_chat(prompt.messages), (ordered[0], ordered[-1])
-                record = {"prompt": list(prompt.messages), "chosen": pair[0].text, "rejected": pair[1].text}
+                query, pair = bench.engine.encode_chat(prompt.chat), (ordered[0], ordered[-1])
+                record = {**prompt.record, "chosen": pair[0].text, "rejected": pair[1].text}
                 sequences = tuple(TokenSequence(query, reply.token_ids) for reply in pair)
                 examples.append(Example(prompt.id, sequences, record))
             return examples
