@@ -18,8 +18,9 @@ from transformers import (
 )
 
 from harness.engines import packing, token_logprobs
-from harness.engines.logprobs import attend_packed, how_to_read, sequence_logprobs
+from harness.engines.logprobs import attend_packed, sequence_logprobs
 from harness.engines.packing import pack
+from harness.engines.reading import how_to_read
 from harness.training.losses import PreferenceObjective
 
 SIZES = {

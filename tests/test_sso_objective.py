@@ -10,8 +10,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from harness.engines.logprobs import attend_packed, how_to_read, sequence_logprobs
+from harness.engines.logprobs import attend_packed, sequence_logprobs
 from harness.engines.packing import pack
+from harness.engines.reading import how_to_read
 from harness.errors import UserError
 from sso import GeneratorObjective, Query, WeightedObjective, pair_weight
 

@@ -66,7 +66,8 @@ def run(
     engine: TransformersEngine,
     folder: Path,
     packs: bool = True,
-    plain_head: bool = True,
+    pads: bool = False,
+    head: str = "scored",
     cache: Path | None = None,
     kill_after: int = 0,
     save_often: bool = False,
@@ -75,7 +76,7 @@ def run(
     **options,
 ) -> list[dict]:
     """The history of a training with these settings; its model is left in folder/model."""
-    engine.reading = dataclasses.replace(engine.reading, packs=packs, plain_head=plain_head)
+    engine.reading = dataclasses.replace(engine.reading, packs=packs, pads=pads, head=head)
     options = dataclasses.replace(OPTIONS, **options)
     data = build_data(make_examples(engine), folder / "examples.arrow", OBJECTIVE.sequences, 512)
     reference = reference_logprobs(engine, data, Ledger(), cache)

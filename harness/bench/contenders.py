@@ -11,8 +11,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Co
 
 from harness import registry
 from harness.bench.setting import EOS, FIRST_WORD, PAD, UNKNOWN, Pair, Setting, Shape
-from harness.engines.logprobs import attend_packed, how_to_read, sequence_logprobs
+from harness.engines.logprobs import attend_packed, sequence_logprobs
 from harness.engines.packing import PackedBatch, pack
+from harness.engines.reading import how_to_read
 from harness.errors import UserError
 from harness.training.losses import PreferenceObjective
 
@@ -76,9 +77,7 @@ class Ours(Contender):
         UserError: when the attention can not be had.
     """
 
-    def __init__(
-        self, setting: Setting, device: torch.device, cached: bool = False, attention: str = "sdpa"
-    ) -> None:
+    def __init__(self, setting: Setting, device: torch.device, cached: bool = False, attention: str = "sdpa") -> None:
         super().__init__(setting, device)
         if attention == "flex" and device.type != "cuda":
             raise UserError("FlexAttention trains on CUDA only: give --device cuda, or leave ours-flex out")
@@ -266,6 +265,4 @@ def _tokenizer(vocabulary: int) -> Any:
     words = {"<pad>": PAD, "<eos>": EOS, "<unk>": UNKNOWN} | {f"w{i}": i for i in range(FIRST_WORD, vocabulary)}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="<eos>", unk_token="<unk>")

@@ -7,7 +7,7 @@ import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from harness.engines.packing import PackedBatch
+from harness.engines.packing import PackedBatch, check_arguments
 
 ATTENTION = "harness_packed_flex"  # the name under which transformers finds `flex_packed_attention`
 
@@ -21,12 +21,15 @@ def flex_packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    packed: PackedBatch,
+    packed: PackedBatch | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_other,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **other,
 ) -> tuple[torch.Tensor, None]:
     """As `packed_attention`, with the same arguments and result. On the CPU without gradients only."""
+    check_arguments(packed, attention_mask, is_causal, other)
 
     def cap(score, batch, head, query_index, key_index):
         return softcap * torch.tanh(score / softcap)
@@ -39,7 +42,11 @@ def flex_packed_attention(
         block_mask=block_mask(packed, sliding_window),
         scale=scaling,
         enable_gqa=key.shape[1] != query.shape[1],
+        return_lse=s_aux is not None,
     )
+    if s_aux is not None:  # a sink takes exp(sink) of the sum that the weights are divided by
+        out, normalizers = out
+        out = out * (normalizers - s_aux.to(normalizers.dtype)[:, None]).sigmoid()[..., None].to(out.dtype)
     return out.transpose(1, 2), None
 
 

@@ -1,65 +1,75 @@
 """Log-probabilities of completions: the one implementation that scoring and training share."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from harness.engines import flex, packing
+from harness.engines.base import TokenIds
 from harness.engines.packing import PackedBatch, pack
 from harness.engines.token_logprobs import token_logprobs
 
 ATTENTIONS = {"sdpa": packing.ATTENTION, "flex": flex.ATTENTION}
-PACKED_LAYERS = {"full_attention", "sliding_attention"}
 
 
 @dataclass(frozen=True)
 class Reading:
-    """How log-probabilities are read from a model.
+    """How log-probabilities are read from a model, see `harness.engines.reading.how_to_read`.
 
-    packs: its layers mix positions by attention alone, so that sequences can be packed. (Convolutions and recurrent
-        states would run on from one row into the next; such a model reads each sequence by itself.)
-    plain_head: its logits are the output of a linear LM head and nothing else, no scaling and no cap, so that they can
-        be computed block by block.
+    packs: sequences are packed; else each is a row of its own.
+    head: "scored" where the logits are the output of a linear LM head and nothing else, so that they can be computed
+        block by block; "read" where the head sees only the hidden states that are read; "whole" where it sees all.
     attention: of packed sequences, a name in ATTENTIONS.
+    pads: where the model does not pack, whether rows of different length can share a forward pass.
+    together: the longest sequence that can share a forward pass (a longer one changes the rotary embedding of all).
+    reason: why the model does not pack.
     """
 
     packs: bool
-    plain_head: bool
+    head: str = "scored"
     attention: str = "sdpa"
+    pads: bool = False
+    together: int | None = None
+    reason: str = ""
 
-
-@torch.no_grad()
-def how_to_read(model: PreTrainedModel, attention: str = "sdpa") -> Reading:
-    """Looks at the model's layers, and compares its logits with the output of its head."""
-    head = model.get_output_embeddings()
-    outputs = []
-    handle = head.register_forward_hook(lambda _head, _inputs, output: outputs.append(output))
-    try:
-        logits = model(input_ids=torch.arange(1, 4, device=model.device)[None], use_cache=False).logits
-    finally:
-        handle.remove()
-    layers = getattr(model.config.get_text_config(), "layer_types", None) or ()
-    return Reading(
-        packs=bool(model._supports_attention_backend and not model._is_stateful and PACKED_LAYERS.issuperset(layers)),
-        plain_head=type(head) is torch.nn.Linear and torch.equal(outputs[0], logits),
-        attention=attention,
-    )
+    @property
+    def described(self) -> str:
+        if self.packs:
+            return f"packed {self.attention}"
+        return "padded" if self.pads else "one by one"
 
 
 @contextmanager
 def attend_packed(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
-    """Inside, the model's attention is that of packed batches."""
+    """Inside, the model attends to packed batches, where it packs, and returns no router logits unasked."""
     before = model.config._attn_implementation
-    if reading.packs:
-        model.set_attn_implementation(ATTENTIONS[reading.attention])
+    with without_router_logits(model):
+        if reading.packs:
+            model.set_attn_implementation(ATTENTIONS[reading.attention])
+        try:
+            yield
+        finally:
+            model.set_attn_implementation(before)
+
+
+@contextmanager
+def without_router_logits(model: PreTrainedModel) -> Iterator[None]:
+    """Inside, a mixture of experts whose configuration asks for router logits does not return them unasked: its
+    auxiliary loss fails on a mask that includes a cache, as in generation."""
+    configs = [model.config, model.config.get_text_config()]
+    asking = [config for config in configs if getattr(config, "output_router_logits", False)]
+    for config in asking:
+        config.output_router_logits = False
     try:
         yield
     finally:
-        model.set_attn_implementation(before)
+        for config in asking:
+            config.output_router_logits = True
 
 
 def sequence_logprobs(model: torch.nn.Module, batch: PackedBatch, reading: Reading) -> torch.Tensor:
@@ -68,39 +78,150 @@ def sequence_logprobs(model: torch.nn.Module, batch: PackedBatch, reading: Readi
     Gradients flow unless they are switched off outside.
 
     Args:
-        model: a causal language model of transformers that attends to packed batches (`attend_packed`), or its wrapper
-            for distributed training.
+        model: a causal language model of transformers inside `attend_packed`, or its wrapper for distributed training.
         batch: on the model's device.
         reading: of the model.
     """
-    if not reading.packs:
-        alone = [pack([pair]).to(batch.input_ids.device) for pair in batch.pairs]
-        return torch.cat([_sums(model, each, reading.plain_head) for each in alone])
-    return _sums(model, batch, reading.plain_head, packed=batch)
+    return logprobs_and_balance(model, batch, reading)[0]
 
 
-def _sums(model: torch.nn.Module, batch: PackedBatch, plain_head: bool, **to_layers: PackedBatch) -> torch.Tensor:
-    head = getattr(model, "module", model).get_output_embeddings()
-    with _head_scores(head, batch) if plain_head else _head_reads(head, batch):
-        output = model(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, use_cache=False, **to_layers
-        ).logits
-    if not plain_head:
-        logits = output if output.dtype == torch.float64 else output.float()
-        output = -F.cross_entropy(logits, batch.targets, reduction="none")
-    sums = output.new_zeros(len(batch.lengths))
-    return sums.index_add(0, batch.owners, output[batch.entries])
+def logprobs_and_balance(
+    model: torch.nn.Module, batch: PackedBatch, reading: Reading, weights: torch.Tensor | None = None
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """As `sequence_logprobs`, and with `weights` the load-balancing loss of a mixture of experts.
+
+    Args:
+        weights: (S,) how often the tokens of each sequence count in that loss.
+    """
+    parts = list(_parts(batch, reading))
+    sums, balances, shares = [], [], []
+    for part, places in parts:
+        own = None if weights is None else weights[torch.tensor(places, device=weights.device)]
+        forward = packed_forward(part, own) if reading.packs else padded_forward(part, own)
+        values, balance = target_logprobs(model, forward, reading.head)
+        sums.append(values.new_zeros(len(part.lengths)).index_add(0, part.owners, values[forward.entries]))
+        if balance is not None:
+            shares.append(forward.arguments["attention_mask"].sum())
+            balances.append(balance * shares[-1])
+    order = torch.tensor([place for _, places in parts for place in places], device=sums[0].device)
+    ordered = sums[0] if len(parts) == 1 else torch.cat(sums)[order.argsort()]
+    return ordered, None if weights is None else sum(balances) / sum(shares).clamp(min=1)
+
+
+def _parts(batch: PackedBatch, reading: Reading) -> Iterator[tuple[PackedBatch, list[int]]]:
+    """What shares a forward pass, and which sequences of the batch these are."""
+    device, pairs = batch.input_ids.device, batch.pairs
+    everything = list(range(len(pairs)))
+    many = reading.together is not None and torch.distributed.is_initialized()  # sharded models: as many passes in each
+    long = [many or (reading.together is not None and sum(map(len, pair)) > reading.together) for pair in pairs]
+    alone = everything if not (reading.packs or reading.pads) else [index for index in everything if long[index]]
+    if not alone:
+        yield batch, everything
+        return
+    rest = [index for index in everything if index not in set(alone)]
+    if rest:
+        yield pack([pairs[index] for index in rest]).to(device), rest
+    for index in alone:
+        yield pack([pairs[index]]).to(device), [index]
+
+
+@dataclass(frozen=True)
+class Forward:
+    """A forward pass.
+
+    arguments: of the model, but `use_cache`.
+    reads, targets: (n,) places in the flattened input whose next token is a completion token, and that token.
+    entries: (m,) for each token of a sequence (in the order of the batch's `owners`) its place in `targets`.
+    """
+
+    arguments: dict[str, Any]
+    reads: torch.Tensor
+    targets: torch.Tensor
+    entries: torch.Tensor
+
+
+def packed_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
+    arguments = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "packed": batch}
+    if weights is not None:  # for the load-balancing loss alone: packed attention has its own mask
+        arguments |= {"attention_mask": _token_weights(batch, weights), "output_router_logits": True}
+    return Forward(arguments, batch.reads, batch.targets, batch.entries)
+
+
+def _token_weights(batch: PackedBatch, weights: torch.Tensor) -> torch.Tensor:
+    """(1, T) in how many sequences each token is, by their weights: what it would count if nothing was shared."""
+    row, place, counts = batch.rows, batch.completions, torch.zeros(batch.input_ids.shape[1], device=weights.device)
+    for number, each in enumerate(packing.rows_of(batch.pairs)):
+        for completion, sequences in enumerate(each.sequences, 1):
+            weight = weights[list(sequences)].sum().to(counts.dtype)
+            counts = counts + weight * ((row == number) & ((place == 0) | (place == completion)))
+    return counts[None]
+
+
+def padded_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
+    """A row for each sequence, filled up on the right, where no token of it looks. The model counts positions."""
+    device = batch.input_ids.device
+    longest = max(len(prompt) + len(completion) for prompt, completion in batch.pairs)
+    ids, mask, reads, targets = [], [], [], []
+    for number, (prompt, completion) in enumerate(batch.pairs):
+        row = [*prompt, *completion]
+        first = max(1, len(prompt))
+        reads += range(number * longest + first - 1, number * longest + len(row) - 1)
+        targets += row[first:]
+        ids.append(row + row[-1:] * (longest - len(row)))
+        mask.append([1] * len(row) + [0] * (longest - len(row)))
+    arguments = {"input_ids": torch.tensor(ids, device=device)}
+    if len(batch.pairs) > 1 or weights is not None:
+        arguments["attention_mask"] = torch.tensor(mask, device=device)
+    if weights is not None:
+        arguments["output_router_logits"] = True
+    owned = _owned(batch.pairs)
+    return Forward(arguments, *(torch.tensor(each, device=device) for each in (reads, targets, owned)))
+
+
+def _owned(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[int]:
+    """The targets of all sequences, in the order in which a packed batch lists those that it has."""
+    starts, total = [], 0
+    lengths = [len(completion) - (not prompt) for prompt, completion in pairs]
+    for length in lengths:
+        starts.append(total)
+        total += length
+    return [
+        starts[sequence] + step
+        for row in packing.rows_of(pairs)
+        for sequences in row.sequences
+        for sequence in sequences
+        for step in range(lengths[sequence])
+    ]
+
+
+def target_logprobs(model: torch.nn.Module, forward: Forward, head: str) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """(n,) log-probabilities of the targets, and the load-balancing loss where it was asked for."""
+    through = nullcontext()
+    if head != "whole":
+        module = getattr(model, "module", model).get_output_embeddings()
+        through = _head_scores(module, forward) if head == "scored" else _head_reads(module, forward)
+    with through:
+        output = model(**forward.arguments, use_cache=False)
+    values = output.logits
+    if head == "whole":
+        values = values.flatten(0, -2).index_select(0, forward.reads)
+    if head != "scored":
+        logits = values if values.dtype == torch.float64 else values.float()
+        values = -F.cross_entropy(logits, forward.targets, reduction="none")
+    balance = output.aux_loss if "output_router_logits" in forward.arguments else None
+    return values, balance
 
 
 @contextmanager
-def _head_scores(head: torch.nn.Linear, batch: PackedBatch) -> Iterator[None]:
+def _head_scores(head: torch.nn.Linear, forward: Forward) -> Iterator[None]:
     """Inside, the model's "logits" are the (n,) log-probabilities of the targets.
 
     It stays the model's own forward pass, which wrappers for distributed training must see; the logits are never there.
     """
 
     def score(hidden: torch.Tensor) -> torch.Tensor:
-        return token_logprobs(hidden[0].index_select(0, batch.reads), head.weight, head.bias, batch.targets)
+        hidden = hidden.flatten(0, -2).index_select(0, forward.reads)
+        return token_logprobs(hidden, head.weight, head.bias, forward.targets)
 
     head.forward = score
     try:
@@ -110,11 +231,11 @@ def _head_scores(head: torch.nn.Linear, batch: PackedBatch) -> Iterator[None]:
 
 
 @contextmanager
-def _head_reads(head: torch.nn.Module, batch: PackedBatch) -> Iterator[None]:
+def _head_reads(head: torch.nn.Module, forward: Forward) -> Iterator[None]:
     """Inside, the LM head gets the hidden states that are read only, and the logits are (n, V)."""
 
     def select(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0][0].index_select(0, batch.reads), *inputs[1:])
+        return (inputs[0].flatten(0, -2).index_select(0, forward.reads), *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:

@@ -17,6 +17,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from harness.engines.base import TokenIds
 
 ATTENTION = "harness_packed"  # the name under which transformers finds `packed_attention`
+WITHOUT_EFFECT = {  # arguments of attention functions that do not change what they return
+    *("position_ids", "cache_position", "position_embeddings", "use_cache", "past_key_values", "layer_idx", "labels"),
+    *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "target_dtype"),
+}
 GROUP_TOKENS = 2048  # rows laid beside each other for attention hold at most this many positions, or are one row
 
 
@@ -104,6 +108,15 @@ def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
     ]
 
 
+def apart(rows: Sequence[Row]) -> list[Row]:
+    """The same with a row for each completion."""
+    return [
+        Row(row.prompt, (completion,), (sequences,))
+        for row in rows
+        for completion, sequences in zip(row.completions, row.sequences, strict=True)
+    ]
+
+
 def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
     """A batch of (prompt, completion) sequences, none without a completion token that has a token before it."""
     rows = rows_of(pairs)
@@ -182,6 +195,29 @@ def _mask(row: Row, size: int) -> torch.Tensor:
     return mask[None]
 
 
+class NotPacked(Exception):
+    """A model's attention does something that attention of packed sequences does not."""
+
+
+def check_arguments(
+    packed: PackedBatch | None, attention_mask: Any, is_causal: bool | None, other: dict[str, Any]
+) -> None:
+    """What else a layer asks of its attention: nothing that would change the result may be left out.
+
+    Raises:
+        NotPacked: naming it.
+    """
+    if packed is None:
+        raise NotPacked("its layers do not hand arguments on to attention")
+    if attention_mask is not None:
+        raise NotPacked("its layers give attention a mask of their own")
+    if is_causal is False:
+        raise NotPacked("its attention sees later tokens")
+    unknown = [name for name, value in other.items() if value is not None and name not in WITHOUT_EFFECT]
+    if unknown:
+        raise NotPacked(f"its layers give attention {', '.join(sorted(unknown))}, which packed attention does not know")
+
+
 def packed_attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -191,20 +227,27 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    packed: PackedBatch,
+    packed: PackedBatch | None = None,
     sliding_window: int | None = None,
     softcap: float | None = None,
-    **_other,
+    s_aux: torch.Tensor | None = None,
+    is_causal: bool | None = None,
+    **other,
 ) -> tuple[torch.Tensor, None]:
     """Attention of a packed sequence, in the form of transformers' attention functions.
 
     Args:
         query, key, value: (1, H, T, D), with fewer heads in key and value where these are shared by groups of queries.
         packed: the batch, which the model hands on to its layers.
+        s_aux: (H,) attention sinks: scores of one more key in each head, which has no value.
 
     Returns:
         (1, T, H, D).
+
+    Raises:
+        NotPacked: for arguments that are not known.
     """
+    check_arguments(packed, attention_mask, is_causal, other)
     results = []
     for group in packed.groups:
         n, longest = group.places.shape
@@ -214,10 +257,10 @@ def packed_attention(
             distance = group.positions[:, None, :, None] - group.positions[:, None, None, :]
             mask = mask & (distance < sliding_window)
         grouped = k.shape[1] != q.shape[1]
-        if softcap is None:
+        if softcap is None and s_aux is None:
             out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling, enable_gqa=grouped)
         else:
-            out = _capped_attention(q, k, v, mask, scaling, softcap)
+            out = _explicit_attention(q, k, v, mask, scaling, softcap, s_aux)
         results.append(out.transpose(1, 2).reshape(n * longest, *out.shape[1::2]))
     return torch.cat(results).index_select(0, packed.origin)[None], None
 
@@ -228,13 +271,19 @@ def _lay_out(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     return laid.view(*places.shape, *laid.shape[1:]).transpose(1, 2)
 
 
-def _capped_attention(q, k, v, mask, scaling, softcap) -> torch.Tensor:
-    """Attention whose scores are capped by softcap * tanh(score / softcap), as Gemma 2 has it."""
+def _explicit_attention(q, k, v, mask, scaling, softcap, sinks) -> torch.Tensor:
+    """Attention whose scores are capped by softcap * tanh(score / softcap), as Gemma 2 has it, or that has a sink for
+    each head, as gpt-oss has it."""
     repeated = q.shape[1] // k.shape[1]
     k, v = (each.repeat_interleave(repeated, dim=1) for each in (k, v))
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
-    scores = (scores / softcap).tanh() * softcap
-    weights = scores.masked_fill(~mask, float("-inf")).softmax(-1, dtype=torch.float32)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~mask, float("-inf"))
+    if sinks is not None:
+        sinks = sinks.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:3], 1)
+        scores = torch.cat([scores, sinks], dim=-1)
+    weights = scores.softmax(-1, dtype=torch.promote_types(scores.dtype, torch.float32))[..., : k.shape[2]]
     return weights.to(q.dtype) @ v
 
 

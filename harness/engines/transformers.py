@@ -14,9 +14,16 @@ from harness.engines import loading
 from harness.engines.base import Advance, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
-from harness.engines.logprobs import ATTENTIONS, Reading, attend_packed, how_to_read, sequence_logprobs
+from harness.engines.logprobs import (
+    ATTENTIONS,
+    Reading,
+    attend_packed,
+    sequence_logprobs,
+    without_router_logits,
+)
 from harness.engines.memory import Counted, Limit, free
-from harness.engines.packing import pack, rows_of
+from harness.engines.packing import apart, pack, rows_of
+from harness.engines.reading import how_to_read, tell
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
 from harness.models import base_folder, tokenizer_folder
@@ -115,7 +122,11 @@ class TransformersEngine:
 
     @cached_property
     def reading(self) -> Reading:
-        return how_to_read(self.model, self.attention)
+        """How log-probabilities are read, decided by comparison with the model's own forward pass; one that takes
+        longer than packing is said once on standard error."""
+        reading = how_to_read(self.model, self.attention)
+        tell(type(self.model).__name__, reading)
+        return reading
 
     @cached_property
     def weights_hash(self) -> str:
@@ -190,7 +201,8 @@ class TransformersEngine:
 
         def generate() -> list[list[int]]:
             pad = self.tokenizer.pad_token_id
-            return generate_batch(self.model, prompts, keys, limits, self.stop_tokens, pad, sampling, counted)
+            with without_router_logits(self.model):
+                return generate_batch(self.model, prompts, keys, limits, self.stop_tokens, pad, sampling, counted)
 
         rows = self.generates.attempt(generate, len(prompts), len(prompts))
         if rows is None:
@@ -213,9 +225,9 @@ class TransformersEngine:
         """
         pairs = list(zip(prompts, completions, strict=True))
         loading.check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self)
-        rows = rows_of(pairs)
-        results: list[LogProb | None] = [None] * len(pairs)
         reading = self.reading
+        rows = rows_of(pairs) if reading.packs else apart(rows_of(pairs))
+        results: list[LogProb | None] = [None] * len(pairs)
 
         def score(batch: list[int]) -> list[tuple[float, int]]:
             pairs = [(rows[index].prompt, completion) for index in batch for completion in rows[index].completions]

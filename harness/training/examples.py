@@ -85,6 +85,8 @@ class TrainingOptions:
     gradient_checkpointing: compute activations again on the way back; None does so on a GPU.
     lora_rank: trains adapters of this rank on every linear layer but the head instead of all weights; 0 is off.
     lora_alpha: their weight is lora_alpha / lora_rank.
+    router_aux_loss_coef: weight of the load-balancing loss of a mixture of experts; 0 is off. (TRL's default is the
+        value in the model's configuration, often 0.001.)
     """
 
     learning_rate: float = 1e-4
@@ -99,12 +101,13 @@ class TrainingOptions:
     gradient_checkpointing: bool | None = None
     lora_rank: int = 0
     lora_alpha: float = 16.0
+    router_aux_loss_coef: float = 0.0
 
     def __post_init__(self) -> None:
         if min(self.batch_size, self.micro_batch_size) < 1:
             raise UserError("batch_size and micro_batch_size must be at least 1")
-        if min(self.learning_rate, self.weight_decay, self.max_grad_norm) < 0:
-            raise UserError("learning_rate, weight_decay and max_grad_norm must be at least 0")
+        if min(self.learning_rate, self.weight_decay, self.max_grad_norm, self.router_aux_loss_coef) < 0:
+            raise UserError("learning_rate, weight_decay, max_grad_norm and router_aux_loss_coef must be at least 0")
         for name in ("warmup_ratio", "adam_beta1", "adam_beta2"):
             if not 0 <= getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 0 and below 1, not {getattr(self, name)}")

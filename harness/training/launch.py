@@ -67,7 +67,7 @@ def train_in_processes(
         "launcher": asdict(training.launch.launcher),
         "model": engine.name,
         "trust_remote_code": training.launch.trust_remote_code,
-        "attention": engine.attention,
+        "reading": asdict(engine.reading),
         "on_gpu": bool(training.args.bf16),
         "options": {each.name: getattr(training.launch.options, each.name) for each in fields(TrainingOptions)},
         "seed": training.args.seed,

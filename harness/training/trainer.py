@@ -27,6 +27,7 @@ from transformers import (
     TrainerCallback,
     TrainingArguments,
 )
+from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer
 
@@ -34,7 +35,8 @@ from harness import store
 from harness.budget import Ledger
 from harness.engines import memory
 from harness.engines.base import Advance
-from harness.engines.logprobs import Reading, attend_packed, sequence_logprobs
+from harness.engines.logprobs import Reading, attend_packed, logprobs_and_balance
+from harness.engines.reading import how_to_balance
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.faults import whole, writing
@@ -46,6 +48,7 @@ from harness.training.pairs import RewardOptions
 from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
 
+NOISE = ("drop", "jitter", "noise")  # in the names of numbers that make a layer random in training
 DIVERGED_FILE = "diverged_batch.json"
 T = TypeVar("T")
 
@@ -130,10 +133,16 @@ class PreferenceTrainer(DPOTrainer):
     ) -> torch.Tensor:
         self._batch = inputs
         packed, counts, shape = inputs["packed"], inputs["counts"], (-1, self.objective.sequences)
-        sums = sequence_logprobs(model, packed, self.reading)
+        without_noise(model)
+        balanced = self.args.router_aux_loss_coef > 0
+        weights = counts.repeat_interleave(self.objective.sequences) if balanced else None
+        sums, balance = logprobs_and_balance(model, packed, self.reading, weights)
         losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), packed.lengths.view(shape))
         if not torch.isfinite(losses).all():
             raise self._diverged("loss", losses.tolist())
+        if balanced:
+            losses = losses + self.args.router_aux_loss_coef * balance
+            metrics = {**metrics, "aux_loss": balance.detach().expand(len(losses))}
         self._keep(metrics, counts)
         # gradients are averaged over the processes
         return (losses * counts).sum() / num_items_in_batch * self.accelerator.num_processes
@@ -152,6 +161,7 @@ class PreferenceTrainer(DPOTrainer):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if not math.isfinite(logs.get("grad_norm", 0.0)):
             raise self._diverged("gradient norm", logs["grad_norm"])
+        self.model.training = True  # by which TRL finds the values of the training
         super().log(logs, start_time)
 
     def _diverged(self, what: str, value: Any) -> TrainingDiverged:
@@ -292,6 +302,8 @@ def _train(
     if peft_config is None:
         model = model.float()  # small updates vanish in bfloat16; on a GPU autocast does the arithmetic in it
     switch_off_dropout(model)
+    if args.router_aux_loss_coef:
+        reading = how_to_balance(model, reading, engine.name)
     trainer = PreferenceTrainer(
         model,
         objective,
@@ -343,11 +355,48 @@ def within_memory(args: TrainingArguments, attempt: Callable[[TrainingArguments]
 
 
 def switch_off_dropout(model: torch.nn.Module) -> None:
-    """Also where a layer keeps the probability as a number, as attention does; TRL resets modules only."""
+    """And other noise of training: also where a layer keeps its size as a number, as attention does, which TRL leaves.
+
+    What has another name is off as well where a model trains `without_noise`.
+    """
     for module in model.modules():
         for name, value in vars(module).items():
-            if "dropout" in name and isinstance(value, float):
+            if isinstance(value, float) and any(part in name for part in NOISE):
                 setattr(module, name, 0.0)
+
+
+def without_noise(model: torch.nn.Module) -> None:
+    """Evaluation mode, in which nothing is random, whatever a model calls it; gradients flow all the same.
+
+    Layers whose activations are computed again on the way back stay in training mode, by which they know that they are
+    to do so, but not while they compute.
+    """
+    model.eval()
+    checkpointed = [module for module in model.modules() if getattr(module, "gradient_checkpointing", False)]
+    layers = [module for module in checkpointed if isinstance(module, GradientCheckpointingLayer)]
+    for layer in layers:
+        if not isinstance(layer._gradient_checkpointing_func, _QuietCheckpoint):
+            layer._gradient_checkpointing_func = _QuietCheckpoint(layer, layer._gradient_checkpointing_func)
+    for module in layers or checkpointed:
+        module.training = True
+
+
+@dataclass(frozen=True)
+class _QuietCheckpoint:
+    """Computes a layer, now and again on the way back, in evaluation mode."""
+
+    layer: GradientCheckpointingLayer
+    checkpoint: Callable[..., Any]
+
+    def __call__(self, forward: Callable[..., Any], *args: Any) -> Any:
+        def quiet(*args: Any) -> Any:
+            before, self.layer.training = self.layer.training, False
+            try:
+                return forward(*args)
+            finally:
+                self.layer.training = before
+
+        return self.checkpoint(quiet, *args)
 
 
 def lora(options: TrainingOptions) -> Any:
@@ -379,6 +428,7 @@ def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on
         adam_beta2=options.adam_beta2,
         remove_unused_columns=False,
         precompute_ref_log_probs=True,
+        router_aux_loss_coef=options.router_aux_loss_coef,
     )
 
 

@@ -104,13 +104,12 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
 
 def _engine(job: dict[str, Any]) -> Any:
     """The start model, on the CPU: the trainer moves it, or its part of it, to the process's device."""
-    from dataclasses import replace
-
+    from harness.engines.logprobs import Reading
     from harness.engines.transformers import TransformersEngine
 
     dtype = "bfloat16" if job["on_gpu"] else "float32"  # as engines are loaded on that device
     engine = TransformersEngine.load(job["model"], "cpu", dtype, trust_remote_code=job["trust_remote_code"])
-    engine.reading = replace(engine.reading, attention=job["attention"])
+    engine.reading = Reading(**job["reading"])
     return engine
 
 

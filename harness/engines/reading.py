@@ -1,0 +1,289 @@
+"""How log-probabilities can be read from a model: decided by comparison with the model's own forward pass.
+
+A few short sequences are read one by one, with nothing but the model's own forward pass, and then packed. Only where
+both agree is the model read packed. What short sequences do not show is looked at in another way: a window or chunk of
+attention that is longer than they are, in the rule by which the model makes its masks; what only attention uses, such
+as sinks, in the arguments that layers give to attention (`harness.engines.packing.check_arguments`); a rotary embedding
+that depends on the longest sequence of a batch, in the configuration.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from transformers import PreTrainedModel
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from harness.engines import memory
+from harness.engines.logprobs import (
+    Forward,
+    Reading,
+    attend_packed,
+    logprobs_and_balance,
+    packed_forward,
+    padded_forward,
+    target_logprobs,
+    without_router_logits,
+)
+from harness.engines.packing import NotPacked, PackedBatch, pack, packed_attention
+from harness.errors import UserError
+
+CHECKED = "harness_packed_checked"  # attention that looks at the rules of masks
+LENGTHS = ((9, (7, 4)), (3, (5, 8)))  # tokens of each prompt that is compared, and of its completions
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
+# nats per token, root mean square: a right reading differs by rounding of logits, in 16 bits 2^-11 or 2^-8 of them
+LENGTH_DEPENDENT = ("dynamic", "longrope")  # kinds of rotary embedding
+FAR = 2**22  # tokens, more than any context
+SPOTS = {*range(17), *(2**power + off for power in range(5, 22) for off in (-1, 0, 1))}  # where rules are tried
+LAYERS = {"full_attention", "sliding_attention", "attention"}  # kinds of layers that packed attention is made for
+FAILURES = (*(TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError), NotPacked)
+
+
+def how_to_balance(model: PreTrainedModel, reading: Reading, name: str) -> Reading:
+    """How to read a mixture of experts whose load-balancing loss is trained on: as given where that loss is then the
+    model's own for a padded batch, else padded.
+
+    Raises:
+        UserError: when the model has no such loss, calling it by `name`.
+    """
+    pairs = _pairs(model)
+    batch = pack(pairs).to(model.device)
+    weights = torch.ones(len(pairs), device=model.device)
+    losses = []
+    for way in (replace(reading, packs=False, pads=True), reading):
+        try:
+            with torch.no_grad(), attend_packed(model, way):
+                losses.append(logprobs_and_balance(model, batch, way, weights)[1])
+        except FAILURES as error:
+            _told(error)
+            losses.append(None)
+    if not any(isinstance(each, torch.Tensor) for each in losses):
+        raise UserError(
+            f"router_aux_loss_coef is set, and {name} ({type(model).__name__}) has no load-balancing loss: it is not a "
+            "mixture of experts, or balances them in another way; set router_aux_loss_coef=0"
+        )
+    padded, given = losses
+    if isinstance(given, torch.Tensor) and (not reading.packs or torch.allclose(padded, given, rtol=1e-2)):
+        return reading
+    return replace(reading, packs=False, pads=True, reason="its load-balancing loss would differ")
+
+
+class Selects(NotPacked):
+    """A model's layers may look at tokens that they select, which may depend on all that is in a batch."""
+
+
+def how_to_read(model: PreTrainedModel, attention: str = "sdpa") -> Reading:
+    """Compares ways to read log-probabilities, from the cheapest on, with the model's own forward pass.
+
+    Raises:
+        What the model's own forward pass raises.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad(), without_router_logits(model):
+            return _compared(model, attention)
+    finally:
+        model.train(training)
+
+
+@cache
+def tell(name: str, reading: Reading) -> None:
+    """Once in a process, that a model is read in another way than packed.
+
+    Args:
+        name: of the model's class.
+    """
+    if reading.packs:
+        return
+    way = "in padded batches" if reading.pads else "one sequence at a time"
+    print(f"{name} is read {way}, not packed: {reading.reason}; scoring and training take longer", file=sys.stderr)
+
+
+def _compared(model: PreTrainedModel, attention: str) -> Reading:
+    pairs = _pairs(model)
+    whole = Reading(packs=False, head="whole", attention=attention, together=_together(model))
+    heads, first = _heads(model, pairs[0], whole)
+    expected = torch.cat([first, *(_values(model, [pair], whole) for pair in pairs[1:])])
+    tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
+
+    def agrees(reading: Reading, count: int, expected: torch.Tensor) -> str:
+        """Nothing, or why not."""
+        try:
+            with attend_packed(model, reading):
+                found = _values(model, pairs[:count], reading)
+        except FAILURES as error:
+            return _told(error)
+        if found.shape != expected.shape:
+            return "it returns something else than logits"
+        difference = (found - expected).double().square().mean().sqrt().item()
+        return "" if difference <= tolerance else f"its log-probabilities would differ by {difference:.2g} per token"
+
+    selecting = _selecting(model)
+    head = next(head for head in heads if head == "whole" or not agrees(replace(whole, head=head), 1, first))
+    packed = replace(whole, packs=True, head=head)
+    try:
+        _check_rules(model, pairs[:1])
+        reason = selecting or agrees(packed, len(pairs), expected)
+    except Selects as error:
+        reason = selecting = str(error)
+    except FAILURES as error:
+        reason = _told(error)
+    if not reason:
+        return packed
+    padded = replace(whole, head=head, pads=True, reason=selecting or reason)
+    return replace(padded, pads=not (selecting or agrees(padded, len(pairs), expected)))
+
+
+def _told(error: Exception) -> str:
+    if isinstance(error, RuntimeError) and memory.shortage(error):
+        raise error
+    text = str(error).strip().partition("\n")[0]
+    return text if isinstance(error, NotPacked) else f"{type(error).__name__}: {text}"
+
+
+def _heads(model: PreTrainedModel, pair: tuple, whole: Reading) -> tuple[list[str], torch.Tensor]:
+    """The ways to use the model's head that may be right, and the values of a sequence by its whole logits."""
+    try:
+        head = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        head = None
+    if head is None:
+        return ["whole"], _values(model, [pair], whole)
+    seen: list[torch.Tensor] = []
+    handles = [
+        head.register_forward_hook(lambda _head, _inputs, output: seen.append(output)),
+        model.register_forward_hook(lambda _model, _inputs, output: seen.append(output.logits)),
+    ]
+    try:
+        values = _values(model, [pair], whole)
+    finally:
+        for handle in handles:
+            handle.remove()
+    plain = type(head) is torch.nn.Linear and len(seen) == 2 and torch.equal(*seen)
+    return [*(["scored"] if plain else []), "read", "whole"], values
+
+
+def _pairs(model: PreTrainedModel) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """Sequences of ordinary tokens: two prompts, each with completions of different length."""
+    text = model.config.get_text_config()
+    configs = {id(each): each for each in (model.config, text)}.values()
+    named = {value for config in configs for name, value in vars(config).items() if "token" in name}
+    special = {each for each in named if isinstance(each, int)}
+    size = min(text.vocab_size, model.get_input_embeddings().weight.shape[0])
+    ordinary = [token for token in range(min(size, 1000)) if token not in special] or [0]
+    draw = iter(range(10**6))
+
+    def take(count: int) -> tuple[int, ...]:
+        return tuple(ordinary[next(draw) * 37 % len(ordinary)] for _ in range(count))
+
+    pairs = []
+    for length, completions in LENGTHS:
+        prompt = take(length)
+        pairs += [(prompt, take(each)) for each in completions]
+    return pairs
+
+
+def _values(model: PreTrainedModel, pairs: list, reading: Reading) -> torch.Tensor:
+    """Log-probabilities of all completion tokens, sequence by sequence."""
+    batch = pack(pairs).to(model.device)
+    forward = packed_forward(batch, None) if reading.packs else padded_forward(batch, None)
+    return target_logprobs(model, forward, reading.head)[0]
+
+
+def _selecting(model: PreTrainedModel) -> str:
+    """What shows in the configuration that attention looks at selected tokens only, or nothing."""
+    names = [name for name, value in vars(model.config.get_text_config()).items() if name.startswith("index") and value]
+    return f"its attention selects tokens ({', '.join(sorted(names))})" if names else ""
+
+
+def _check_rules(model: PreTrainedModel, pairs: list) -> None:
+    """
+    Raises:
+        Selects: when attention may depend on all that is in a batch.
+        NotPacked: when attention of packed sequences may not be that of the model, whatever short sequences show.
+    """
+    if not model._can_set_attn_implementation():
+        raise NotPacked("its attention cannot be replaced")
+    text = model.config.get_text_config()
+    if odd := {*(getattr(text, "layer_types", None) or ())} - LAYERS:
+        raise NotPacked(f"it has layers of type {', '.join(sorted(odd))}")
+    calls = []
+
+    def attend(module, query, key, value, attention_mask, *args, sliding_window=None, **more):
+        if not isinstance(attention_mask, _Rule):
+            raise NotPacked("its layers make attention masks of their own")
+        attention_mask.check(sliding_window)
+        calls.append(module)
+        return packed_attention(module, query, key, value, None, *args, sliding_window=sliding_window, **more)
+
+    before = model.config._attn_implementation
+    ALL_ATTENTION_FUNCTIONS.register(CHECKED, attend)
+    ALL_MASK_ATTENTION_FUNCTIONS.register(CHECKED, _rule)
+    try:
+        model.set_attn_implementation(CHECKED)
+        target_logprobs(model, _alone(pack(pairs).to(model.device)), "whole")
+    finally:
+        model.set_attn_implementation(before)
+    if len(calls) < getattr(text, "num_hidden_layers", 1):
+        raise NotPacked("not all of its layers look at other tokens by attention")
+
+
+def _alone(batch: PackedBatch) -> Forward:
+    """One sequence, of which the model sees only by the packed batch that it is one."""
+    return replace(padded_forward(batch, None), arguments={"input_ids": batch.input_ids, "packed": batch})
+
+
+@dataclass(frozen=True)
+class _Rule:
+    """Stands for a mask: who sees whom, by positions. A layer can hand it on to attention, and nothing else.
+
+    sees: of transformers, (batch, head, query position, key position) to whether it sees.
+    """
+
+    sees: Callable[..., Any]
+
+    def check(self, window: int | None) -> None:
+        """
+        Raises:
+            NotPacked: when that is not what is before it, within the window that attention is told of.
+        """
+        spots = {*SPOTS, *(range(max(0, window - 2), window + 3) if window else ())}
+        spots = torch.tensor(sorted(spots))
+        query, key, none = spots[:, None], spots[None, :], torch.tensor(0)
+        wanted = (key <= query) & (query - key < (window or FAR))
+        try:
+            seen = torch.as_tensor(self.sees(none, none, query, key))
+        except (IndexError, RuntimeError, TypeError) as error:
+            raise NotPacked("its attention mask is more than a rule of positions") from error
+        if not torch.equal(seen.expand_as(wanted), wanted):
+            raise NotPacked("its attention sees other tokens than those before, or within a window that it tells of")
+
+    def __getitem__(self, _places: Any) -> Any:
+        raise Selects("its layers change their attention mask")
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
+
+
+def _rule(*_args, mask_function: Callable[..., Any], **_other) -> _Rule:
+    """A mask, as transformers asks for one."""
+    return _Rule(mask_function)
+
+
+def _together(model: PreTrainedModel) -> int | None:
+    """The longest sequence that leaves the rotary embedding of others in its batch as it is, None for any."""
+    text = model.config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    kinds = [each for each in (rope, *rope.values()) if isinstance(each, dict) and each.get("rope_type")]
+    own = (getattr(text, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings"))
+    lengths = [
+        each.get("original_max_position_embeddings") or next(filter(None, own), None)
+        for each in kinds
+        if each["rope_type"] in LENGTH_DEPENDENT
+    ]
+    return min(filter(None, lengths), default=None)
