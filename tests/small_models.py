@@ -49,6 +49,8 @@ OWN = {
         "attn_config": {"kv_n_heads": 2, "clip_qkv": 8.0, "rope_theta": 10000.0},
         "ffn_config": {"ffn_hidden_size": 16, "moe_num_experts": 4, "moe_top_k": 2, "hidden_size": 32},
     },
+    "cpmant": {"dim_head": 8, "dim_ff": 48, "position_bias_num_buckets": 16},
+    "deepseek_v4": {"o_groups": 2, "o_lora_rank": 8},
     "deepseek_v32": {"num_key_value_heads": 4, "head_dim": 4},
     "dots3_note_text": {"num_key_value_heads": 4, "head_dim": 12},
     "falcon_h1": {"mamba_d_ssm": 64},
@@ -72,6 +74,9 @@ OWN = {
     "gpt_neo": {"attention_types": [[["global", "local"], 1]]},
     "gptj": {"rotary_dim": 4},
     "granitemoehybrid": {"layer_types": ["mamba", "attention"]},
+    "inkling2_text": {"unpadded_vocab_size": 90, "swa_num_attention_heads": 4, "swa_num_key_value_heads": 2}
+    | {"swa_head_dim": 8, "rel_extent": 16, "log_scaling_n_floor": 4},
+    "inkling_text": {"swa_num_attention_heads": 4, "swa_num_key_value_heads": 2, "swa_head_dim": 8, "rel_extent": 16},
     "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
     "kimi_linear": {"linear_head_dim": 8, "linear_num_heads": 4, "q_lora_rank": None, **MIXED},
     "lfm2_moe": {"layer_types": ["conv", "full_attention"], "num_dense_layers": 1},
@@ -94,9 +99,22 @@ OWN = {
     "xlstm": {"qk_dim_factor": 1.0, "chunk_size": 8},
     "xmod": {"languages": ["en_XX"], "default_language": "en_XX", "adapter_reduction_factor": 2},
     "zamba2": {"num_hidden_layers": 3, "layers_block_type": ["mamba", "hybrid", "mamba"]},
-    "zaya": {"num_experts_per_tok": 1},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 16},
 }
-LEFT_OUT = {}
+COMPOSITE = "reads images or sound as well; its language model is built by itself where it has a type of its own"
+LEFT_OUT = {
+    **dict.fromkeys(("dots3_note", "emu3", "fuyu", "gemma3", "gemma3n", "gemma4", "gemma4_unified", "git"), COMPOSITE),
+    **dict.fromkeys(("got_ocr2", "llama4", "mllama", "moss_transcribe_diarize", "phi4_multimodal"), COMPOSITE),
+    **dict.fromkeys(("qwen3_5", "qwen3_5_moe", "qwen4_exp"), COMPOSITE),
+    **dict.fromkeys(("moshi", "musicgen", "musicgen_melody"), "writes sound: several tokens at each position"),
+    **dict.fromkeys(("gemma4_assistant", "gemma4_unified_assistant"), "drafts for another model"),
+    "blt": "reads bytes in patches of three models of its own",
+    "cohere_compass_text": "its own default configuration fails in this transformers (no rope for full_attention)",
+    "prophetnet": "predicts several tokens at once: its logits depend on later tokens",
+    "reformer": "hashes positions into buckets at random; needs sequences of whole chunks",
+    "xlnet": "not causal: without a permutation mask each token sees all",
+    "zamba": "its tied weights need 70 layers",
+}
 
 
 def built() -> list[str]:

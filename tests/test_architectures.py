@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 
 import pytest
+import small_models
 import torch
 from encoding import reply_ids
 from test_cli import harness
@@ -19,7 +20,12 @@ from transformers import (
 )
 
 from harness.engines.base import Sampling
+from harness.engines.flex import flex_packed_attention
+from harness.engines.logprobs import attend_packed, logprobs_and_balance, sequence_logprobs
+from harness.engines.packing import NotPacked, pack, packed_attention
+from harness.engines.reading import how_to_balance, how_to_read
 from harness.engines.transformers import TransformersEngine
+from harness.errors import UserError
 
 SIZES = {
     "hidden_size": 32,
@@ -185,3 +191,153 @@ def test_dpo_trains_it(model, tmp_path):
     trained = TransformersEngine.load(tmp_path / "results/runs/x/arms/dpo-seed0/checkpoints/policy", device="cpu")
     assert trained.weights_hash != TransformersEngine.load(folder, device="cpu").weights_hash
     assert trained.stop_tokens == TransformersEngine.load(folder, device="cpu").stop_tokens
+
+
+# Every architecture
+
+
+def test_over_a_hundred_architectures_are_built():
+    assert len(small_models.built()) > 100
+    assert set(small_models.LEFT_OUT) <= set(small_models.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES)
+
+
+def tokens(length: int, first: int) -> tuple[int, ...]:
+    return tuple(3 + (first + 37 * step) % 83 for step in range(length))
+
+
+X, Y = tokens(9, 1), tokens(3, 50)
+PAIRS = [(X, tokens(7, 30)), (Y, tokens(12, 20)), (X, tokens(3, 11)), (Y, tokens(1, 70))]
+
+
+def own_logprobs(model, pairs) -> torch.Tensor:
+    """By the model's own forward pass, each sequence by itself."""
+    sums = []
+    for prompt, completion in pairs:
+        logits = model(input_ids=torch.tensor([[*prompt, *completion]]), use_cache=False).logits[0]
+        logps = logits[len(prompt) - 1 : -1].float().log_softmax(-1)
+        sums.append(logps.gather(1, torch.tensor(completion)[:, None]).sum())
+    return torch.stack(sums)
+
+
+def gradients(model, sums) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    (sums * torch.linspace(-1, 1, len(sums))).sum().backward()
+    return {name: each.grad.clone() for name, each in model.named_parameters() if each.grad is not None}
+
+
+def check_reading(model, pairs=PAIRS) -> str:
+    """How the model is read, once that is right: log-probabilities, and the gradient of every parameter."""
+    reading = how_to_read(model)
+    expected = own_logprobs(model, pairs)
+    wanted = gradients(model, expected)
+    with attend_packed(model, reading):
+        found = sequence_logprobs(model, pack(pairs), reading)
+        got = gradients(model, found)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
+    assert got.keys() == wanted.keys()
+    largest = max(each.abs().max().item() for each in wanted.values())
+    for name, gradient in wanted.items():
+        assert torch.allclose(got[name], gradient, rtol=1e-3, atol=1e-5 * largest), name
+    return reading.described
+
+
+@pytest.mark.parametrize("model_type", small_models.built())
+def test_log_probabilities_and_gradients_are_the_models_own(model_type):
+    check_reading(small_models.small_model(model_type))
+
+
+LONG = [(tokens(40, 5), tokens(30, 9)), (tokens(40, 5), tokens(8, 2)), (X, tokens(7, 30))]
+
+
+@pytest.mark.parametrize(
+    ("model_type", "more", "reading"),
+    {
+        "sinks": ("gpt_oss", {}, "packed sdpa"),
+        "a window that attention is told of": ("mistral", {"sliding_window": 40}, "packed sdpa"),
+        "a window that only the mask knows": ("phimoe", {"sliding_window": 40}, "padded"),
+        "chunks": ("llama4_text", {"attention_chunk_size": 40}, "padded"),
+        "a local window in a buffer": ("gpt_neo", {"window_size": 40}, "padded"),
+        "selected tokens": ("deepseek_v32", {"index_topk": 40}, "one by one"),
+        "arguments are not handed on": ("nemotron", {}, "padded"),
+        "a recurrent state": ("mamba", {}, "padded"),
+        "a convolution": ("lfm2", {"layer_types": ["conv", "full_attention"]}, "padded"),
+        "alibi": ("falcon", {"alibi": True}, "padded"),
+        "a rope that grows with the sequence": (
+            "phi3",
+            {
+                "rope_parameters": {
+                    "rope_type": "longrope",
+                    "rope_theta": 10000.0,
+                    "short_factor": [1.0] * 4,
+                    "long_factor": [4.0] * 4,
+                    "original_max_position_embeddings": 60,
+                }
+            },
+            "packed sdpa",
+        ),
+    }.values(),
+    ids=str,
+)
+def test_what_short_sequences_do_not_show(model_type, more, reading):
+    """Windows, chunks and selections are longer than the sequences that are compared when a model is loaded."""
+    assert check_reading(small_models.small_model(model_type, **more), LONG) == reading
+
+
+def test_sinks_by_flex_attention():
+    model = small_models.small_model("gpt_oss")
+    reading = how_to_read(model, "flex")
+    assert reading.described == "packed flex"
+    with torch.no_grad(), attend_packed(model, reading):
+        found = sequence_logprobs(model, pack(PAIRS), reading)
+    torch.testing.assert_close(found, own_logprobs(model, PAIRS), rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("attend", [packed_attention, flex_packed_attention])
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (
+            {"position_bias": torch.zeros(1, 4, 5, 5)},
+            "position_bias",
+        ),  # even one that changes nothing yet: it would train
+        ({"is_causal": False}, "later tokens"),
+        ({"packed": None}, "hand arguments on"),
+    ],
+)
+def test_an_attention_argument_that_is_not_known_is_not_ignored(attend, more, message):
+    states = torch.zeros(1, 4, 5, 8)
+    arguments = {"packed": pack([(X[:2], X[:3])]), "position_ids": None, "use_cache": False} | more
+    with pytest.raises(NotPacked, match=message):
+        attend(torch.nn.Identity(), states, states, states, None, **arguments)
+
+
+def test_untrained_weights_do_not_hide_what_a_model_does():
+    """A model whose output does not depend on its attention yet: the comparison alone would see no difference."""
+    model = small_models.small_model("lfm2", layer_types=["conv", "full_attention"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "out_proj" in name:
+                parameter.zero_()
+    assert not how_to_read(model).packs
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss", "jamba"])
+def test_the_load_balancing_loss_is_that_of_a_padded_batch(model_type):
+    model = small_models.small_model(model_type)
+    reading = how_to_balance(model, how_to_read(model), "it")
+    rows = [[*prompt, *completion] for prompt, completion in PAIRS]
+    longest = max(map(len, rows))
+    ids = torch.tensor([row + [0] * (longest - len(row)) for row in rows])
+    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows])
+    with torch.no_grad():
+        expected = model(input_ids=ids, attention_mask=mask, output_router_logits=True, use_cache=False).aux_loss
+        with attend_packed(model, reading):
+            found = logprobs_and_balance(model, pack(PAIRS), reading, torch.ones(len(PAIRS)))[1]
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("model_type", ["llama", "deepseek_v3"])
+def test_a_model_without_a_load_balancing_loss_is_refused_by_name(model_type):
+    model = small_models.small_model(model_type)
+    with pytest.raises(UserError, match="router_aux_loss_coef.*the-model"):
+        how_to_balance(model, how_to_read(model), "the-model")

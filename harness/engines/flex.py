@@ -4,7 +4,7 @@ in which no position sees another, where `packed_attention` lays rows beside eac
 from functools import cache
 
 import torch
-from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
+from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.engines.packing import PackedBatch, check_arguments
@@ -42,11 +42,11 @@ def flex_packed_attention(
         block_mask=block_mask(packed, sliding_window),
         scale=scaling,
         enable_gqa=key.shape[1] != query.shape[1],
-        return_lse=s_aux is not None,
+        return_aux=None if s_aux is None else AuxRequest(lse=True),
     )
     if s_aux is not None:  # a sink takes exp(sink) of the sum that the weights are divided by
-        out, normalizers = out
-        out = out * (normalizers - s_aux.to(normalizers.dtype)[:, None]).sigmoid()[..., None].to(out.dtype)
+        out, found = out
+        out = out * (found.lse - s_aux.to(found.lse.dtype)[:, None]).sigmoid()[..., None].to(out.dtype)
     return out.transpose(1, 2), None
 
 
