@@ -19,6 +19,7 @@ from harness.judges.chat_completions import public_url
 from harness.judges.limits import Limits, parse_price
 from harness.judges.log import JudgeLog
 from harness.methods import Prompt
+from harness.model_files import check_files
 from harness.planning import estimate, model_folder
 from harness.steps import Folder
 from harness.tracking import check_tracker
@@ -100,7 +101,10 @@ def check_inputs(experiment: Experiment) -> None:
 
 def _check_model(experiment: Experiment) -> None:
     from harness.engines.classifier import is_classifier
+    from harness.engines.loading import choose_device
 
+    choose_device(experiment.device)
+    check_files(model_folder(experiment.model), experiment.model)
     if is_classifier(model_folder(experiment.model)) and (
         experiment.arms() != ("base",) or set(experiment.benchmarks) != {"reward-bench"}
     ):
@@ -168,6 +172,10 @@ def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
         )
     else:
         base = load_engine(experiment, folder)
+        if any(experiment.method(arm).stages(experiment.method_options(arm)) for arm in experiment.arms()):
+            from harness.engines.saving import check_saveable
+
+            check_saveable(base.local.model, base.local.tokenizer, experiment.model)
     if base.parameters < SMALL:
         torch.set_num_threads(1)
     return base

@@ -10,6 +10,7 @@ from harness.errors import UserError
 from harness.experiment import TESTBED
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+INDEX = "model.safetensors.index.json"
 FILES = {  # of a repository: no pickle, code only to be run where that is trusted, no folders with other formats
     "allow_patterns": ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt", "*.py"),
     "ignore_patterns": ("*/*",),
@@ -85,6 +86,20 @@ def base_folder(folder: Path) -> Path | None:
     if (base / ADAPTER_CONFIG).exists():
         raise UserError(f"{folder} is an adapter on another adapter, {base}: merge that one first")
     return base
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The safetensors files that transformers loads from a model's folder: one, the shards of an index, or all."""
+    if (single := folder / "model.safetensors").is_file():
+        return [single]
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        shards = {str(shard) for shard in index["weight_map"].values()}
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):
+        shards = set()
+    if not shards or any(shard != Path(shard).name for shard in shards):  # loading them is refused
+        return sorted(folder.glob("*.safetensors"))
+    return [folder / shard for shard in sorted(shards)]
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.methods import Lengths, Prompt
-from harness.models import base_folder, model_folder, tokenizer_folder
+from harness.models import base_folder, model_folder, tokenizer_folder, weight_files
 from harness.stages import StagePlan, plan_stage
 
 SAMPLE = 256  # prompts that are counted
@@ -31,7 +31,7 @@ def parameter_count(folder: Path) -> int:
     from safetensors import SafetensorError, safe_open
 
     folder = base_folder(folder) or folder
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files:
         raise UserError(f"no .safetensors file in {folder}: weights are read from safetensors only")
     total = 0
@@ -70,6 +70,8 @@ def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat]
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer in {file.parent} cannot be read ({error})") from None
+    tokenizer.no_padding()  # a file may carry the settings of another use
+    tokenizer.no_truncation()
     writer = chat_writer(folder, name, day)
     return lambda chat: len(tokenizer.encode(writer.prompt(chat), add_special_tokens=False).ids)
 

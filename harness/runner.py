@@ -24,6 +24,7 @@ from harness.parallel import run_arms
 from harness.results import FORMAT, check_format, read_experiment, write_table
 from harness.scoring import SCORERS
 from harness.steps import Folder
+from harness.training.environment import check_environment
 from harness.training.launcher import described_launcher
 from harness.trials import FILE
 from harness.tuning import check_arms, trials_of, tune
@@ -46,6 +47,7 @@ def run(
         UserError: for anything the user can mend; nothing that was finished is lost.
         Stopped: for SIGINT and SIGTERM.
     """
+    check_environment()
     root = Folder(results).folder("runs").folder(experiment.name)
     check_format(root.path)
     if not experiment.model_url:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.utils import logging
 
 from harness.engines import loading
 from harness.engines.base import Advance, Conversation, Reply, TokenIds
@@ -75,8 +74,8 @@ class RewardModel:
         name = str(path)
         device = loading.choose_device(device)
         with loading.load_errors(name, trust_remote_code):
-            model, missing = load_classifier(
-                name, dtype=loading.choose_dtype("auto", device), trust_remote_code=trust_remote_code
+            model, missing = loading.load_model(
+                AutoModelForSequenceClassification, name, loading.choose_dtype("auto", device), trust_remote_code
             )
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         if missing:
@@ -138,22 +137,6 @@ def is_classifier(folder: Path) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in architectures or ())
 
 
-def load_classifier(name: str, **options) -> tuple[PreTrainedModel, list[str]]:
-    """A sequence classifier from safetensors, and the names of the weights that the checkpoint lacks: they are random.
-
-    Args:
-        options: further arguments of `from_pretrained`.
-    """
-    logging.disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # the report of missing weights: the caller decides whether that is a mistake
-    try:
-        model, info = AutoModelForSequenceClassification.from_pretrained(
-            name, use_safetensors=True, output_loading_info=True, **options
-        )
-    finally:
-        logging.set_verbosity(verbosity)
-    return model, sorted(info["missing_keys"])
 
 
 def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:

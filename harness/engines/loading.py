@@ -1,37 +1,68 @@
 """What every model of transformers that is loaded here has in common: device, type, identity, limits, batches."""
 
+import copy
 import hashlib
-import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.initialization import no_init_weights
+from transformers.utils import logging
 
 from harness.engines.memory import Limit
 from harness.errors import UserError
+from harness.model_files import check_files, elements, tensor_shapes
 from harness.models import ADAPTER_WEIGHTS
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-FAILURES = (  # of loading files of others
-    *(OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError),
-    SafetensorError,
-)
+LONGEST_REASON = 400  # characters of what a library said
+NAMED = 3  # weights in a message
+FACTOR = 2  # between the parameters of config.json and of the weights: tied weights may be saved twice
+ROOM, SLACK, SLACK_TENSORS = 4, 1 << 28, 10_000  # what building may make, buffers included, against the weights
 T = TypeVar("T")
 SCORING_TOKENS = 8192  # padded tokens in one forward pass over given sequences, whatever the batch size
 
 
 def choose_device(device: str) -> str:
-    """ "auto" takes the GPU when there is one."""
-    if device != "auto":
-        return device
-    return "cuda" if torch.cuda.is_available() else "cpu"
+    """ "auto" takes the GPU when there is one.
+
+    Raises:
+        UserError: for a device that PyTorch does not have here.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        chosen = torch.device(device)
+    except (RuntimeError, ValueError):
+        raise UserError(f"device {device!r} is not known: give auto, cpu or cuda") from None
+    count = _devices(chosen.type)
+    if count == 0:
+        raise UserError(f"device {device!r}: PyTorch finds no such device here: give --device cpu, or auto")
+    if chosen.index is not None and chosen.index >= count:
+        raise UserError(f"device {device!r}: PyTorch finds {count} of that kind, numbered from 0")
+    return device
+
+
+def _devices(kind: str) -> int:
+    """How many devices of a kind PyTorch has here."""
+    if kind == "cpu":
+        return 1
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    return torch.accelerator.device_count() if accelerator and accelerator.type == kind else 0
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
@@ -47,17 +78,21 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 def load_errors(name: str, trust_remote_code: bool = False) -> Iterator[None]:
     """Turns what transformers raises for a model that is absent or not usable into a UserError.
 
-    It says on standard error when code of models may run, and refuses weights that transformers would take from other
-    places or formats.
+    It says on standard error when code of models may run, and refuses files that ask for more than their weights, and
+    weights that transformers would take from other places or formats.
     """
     if trust_remote_code:
         _tell_remote_code()
     try:
-        check_shards(Path(name))
+        if Path(name).is_dir():
+            check_files(Path(name), name)
         yield
-    except FAILURES as error:
-        reason = str(error).strip().partition("\n")[0]
-        trust = "contains custom code" in reason or "trust_remote_code" in str(error)
+    except UserError:
+        raise
+    except Exception as error:  # whatever libraries raise for files of others
+        text = " ".join(str(error).split()) or type(error).__name__
+        reason = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
+        trust = "contains custom code" in text or "trust_remote_code" in text
         remedy = "read that code, and where you trust it add --trust-remote-code; or " if trust else ""
         raise UserError(
             f"model {name!r} can not be loaded ({reason}): {remedy}give a folder with config.json, safetensors weights "
@@ -71,28 +106,149 @@ def _tell_remote_code() -> None:
     print("code that comes with models runs in this process (--trust-remote-code)", file=sys.stderr)
 
 
-def check_shards(folder: Path) -> None:
-    """The weights that an index names must be safetensors beside it.
+def load_model(
+    kind: type[AutoModelForCausalLM | AutoModelForSequenceClassification],
+    name: str,
+    dtype: torch.dtype,
+    trust_remote_code: bool = False,
+    **options: Any,
+) -> tuple[PreTrainedModel, list[str]]:
+    """A model from safetensors that is what its config.json says, and the names of weights that its files lack.
 
-    transformers follows a path to anywhere, and unpickles (without running code) what has another name.
+    Those are random: the caller decides whether that is a mistake. Weights that have no place in the model are told on
+    standard error.
+
+    Args:
+        name: a folder, or an id of the hub.
+        options: of the configuration, such as num_labels.
 
     Raises:
-        ValueError: naming the file.
+        ValueError: when the files are of another kind of model, or of another model than config.json describes.
     """
-    index = folder / "model.safetensors.index.json"
-    if not index.is_file():
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+    _check_class(kind, config, trust_remote_code)
+    _keep_ids_inside(config, name)
+    if Path(name).is_dir():
+        _check_size(kind, config, Path(name), trust_remote_code)
+    logging.disable_progress_bar()
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()  # its report of weights: what matters of it is told below
+    try:
+        model, report = kind.from_pretrained(
+            name,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=trust_remote_code,
+            output_loading_info=True,
+        )
+    finally:
+        logging.set_verbosity(verbosity)
+    if odd := sorted(str(each) for each in report["mismatched_keys"]):
+        raise ValueError(f"{len(odd)} weights have other shapes than config.json says, such as {odd[0]}")
+    if left := sorted(report["unexpected_keys"]):
+        tell(f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are left out: {_few(left)}")
+    return model, sorted(report["missing_keys"])
+
+
+def load_causal(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The causal language model of a folder or hub id, all of its weights from the files.
+
+    Raises:
+        ValueError: as `load_model`, and when weights are missing.
+    """
+    model, missing = load_model(AutoModelForCausalLM, name, dtype, trust_remote_code)
+    if missing:
+        raise ValueError(
+            f"its files lack {len(missing)} weights of {type(model).__name__}, which would be random: {_few(missing)}"
+        )
+    return model
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:NAMED]) + (f" and {len(names) - NAMED} more" if len(names) > NAMED else "")
+
+
+@cache
+def tell(text: str) -> None:
+    """On standard error, once in a process."""
+    print(text, file=sys.stderr)
+
+
+def _check_class(kind: type, config: PreTrainedConfig, trust_remote_code: bool) -> None:
+    own = trust_remote_code and kind.__name__ in (getattr(config, "auto_map", None) or {})
+    if own or type(config) in kind._model_mapping:
         return
-    content = json.loads(index.read_text(encoding="utf-8"))
-    shards = content.get("weight_map") if isinstance(content, dict) else None
-    if not isinstance(shards, dict):
-        raise ValueError(f"{index} has no weight_map")
-    for shard in shards.values():
-        if not (isinstance(shard, str) and shard == Path(shard).name and shard.endswith(".safetensors")):
-            raise ValueError(f"{index} names {shard!r:.80}, which is no .safetensors file of this folder")
+    sees = hasattr(config, "vision_config") or hasattr(config, "audio_config")
+    raise ValueError(
+        f"{config.model_type} is not a decoder-only language model"
+        + (" but reads images or sound" if sees else "")
+        + f", and transformers has no {kind.__name__} for it"
+    )
 
 
-def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
+def _keep_ids_inside(config: PreTrainedConfig, name: str) -> None:
+    """A padding id outside the embedding can not be looked up, and -1 stands for its last row: it is left out."""
+    text = config.get_text_config()
+    pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
+    if pad is not None and rows is not None and not 0 <= pad < rows:
+        tell(f"note: {name}: config.json has pad_token_id {pad}, outside its {rows} tokens: it is left out")
+        text.pad_token_id = None
+
+
+class _TooLarge(ValueError):
+    """More was asked for than the weights hold."""
+
+
+class _Counted(TorchDispatchMode):
+    """Ends the building of a model that makes more, or more tensors, than it may."""
+
+    def __init__(self, most: int, tensors: int) -> None:
+        super().__init__()
+        self.left, self.tensors = most, tensors
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if isinstance(made, torch.Tensor) and not any(isinstance(each, torch.Tensor) for each in args):
+            self.left -= made.numel()
+            self.tensors -= 1
+            if self.left < 0 or self.tensors < 0:
+                raise _TooLarge
+        return made
+
+
+def _check_size(kind: type, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
+    """What config.json describes, built without memory, must be about as large as the weights of the folder.
+
+    Raises:
+        ValueError: when it has more than twice their parameters, or less than half.
+    """
+    shapes = tensor_shapes(folder)
+    held = elements(shapes)
+    try:
+        with no_init_weights(), torch.device("meta"), _Counted(ROOM * held + SLACK, ROOM * len(shapes) + SLACK_TENSORS):
+            model = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
+    except _TooLarge:
+        raise ValueError(
+            f"config.json describes a model that is many times larger than its weights ({held:,} parameters)"
+        ) from None
+    described = parameter_count(model)
+    parts = config.get_text_config() is not config  # of several kinds: not all of them may be wanted
+    if described > FACTOR * held or (held > FACTOR * described and not parts):
+        raise ValueError(
+            f"config.json describes a model of {described:,} parameters, and its weights hold {held:,}: they are not "
+            "of one model"
+        )
+
+
+def merged(model: PreTrainedModel, adapter: Path, tokens: int) -> PreTrainedModel:
     """The model with a PEFT adapter added to its weights.
+
+    Where the adapter was trained with added tokens, the embedding is first given the adapter's rows; each new row must
+    come from the adapter.
+
+    Args:
+        tokens: of the tokenizer that the adapter is used with (its highest number and 1).
 
     Raises:
         ValueError: when it can not be added, or was made for another model.
@@ -103,14 +259,61 @@ def merged(model: PreTrainedModel, adapter: Path) -> PreTrainedModel:
     if config.is_prompt_learning:
         raise ValueError(f"an adapter of type {config.peft_type.value} can not be added to a model's weights")
     config.inference_mode = True
-    adapted = get_peft_model(model, config)
     weights = load_file(adapter / ADAPTER_WEIGHTS)
+    _resize(model, config, weights, tokens)
+    adapted = get_peft_model(model, config)
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
-    odd = [name for name, own in expected.items() if name not in weights or weights[name].shape != own.shape]
+    odd = [
+        f"{name} is {_shape(weights.get(name))} in the adapter and {_shape(own)} in the model"
+        for name, own in expected.items()
+        if name not in weights or weights[name].shape != own.shape
+    ]
+    if not odd:
+        own = adapted.state_dict()
+        odd = [
+            f"{name} is {_shape(tensor)} in the adapter and {_shape(own[name])} in the model"
+            for name, tensor in weights.items()
+            if name in own and own[name].shape != tensor.shape
+        ]
     odd = odd or set_peft_model_state_dict(adapted, weights).unexpected_keys
     if odd:
         raise ValueError(f"its adapter was made for another model: {len(odd)} weights do not fit, such as {odd[0]}")
     return adapted.merge_and_unload(safe_merge=True)
+
+
+def _shape(tensor: torch.Tensor | None) -> str:
+    return "absent" if tensor is None else str(list(tensor.shape))
+
+
+def _resize(model: PreTrainedModel, config: Any, weights: dict[str, torch.Tensor], tokens: int) -> None:
+    """Gives the embedding as many rows as an adapter was trained with.
+
+    Raises:
+        ValueError: when rows would be new that the adapter does not hold.
+    """
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    rows = embedding.weight.shape[0]
+    names = {module: name for name, module in model.named_modules() if module in (embedding, head)}
+    # full weights of both, where they are two; PEFT leaves them out of a file whose base has all rows
+    saved = {}
+    for name, tensor in weights.items():
+        owner = name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".base_layer")
+        saved |= {module: tensor.shape[0] for module, known in names.items() if owner == known}
+    trained = getattr(config, "trainable_token_indices", None) or ()
+    if isinstance(trained, dict):
+        trained = {index for indices in trained.values() for index in indices}
+    tied = head is None or head.weight is embedding.weight
+    wanted = saved.get(embedding) or (tied and saved.get(head)) or max(tokens, rows)
+    if wanted == rows:
+        return
+    whole = embedding in saved and (tied or head in saved) or tied and head in saved
+    if not whole and not (tied and set(range(rows, wanted)) <= set(trained)):
+        raise ValueError(
+            f"its tokenizer has {tokens:,} tokens, its base model an embedding of {rows:,} rows, and its adapter has no "
+            "weights for the others: train it with save_embedding_layers or modules_to_save for embedding and head"
+        )
+    model.resize_token_embeddings(wanted, mean_resizing=False)
+    tell(f"note: {model.config._name_or_path}: its embedding goes from {rows} to {wanted} rows, as the adapter has them")
 
 
 def weights_hash(model: PreTrainedModel) -> str:

@@ -7,10 +7,10 @@ from functools import cached_property
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from harness.engines import loading
+from harness.engines import loading, saving
 from harness.engines.base import Advance, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
@@ -50,12 +50,14 @@ class TransformersEngine:
             UserError: when the attention can not be had, or the model has no key-value cache, no chat template or no
                 token that ends its answers.
         """
+        saving.check_whole(model, name)
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise UserError(f"{name} ({type(model).__name__}) has no key-value cache, which generation needs here")
         if attention not in ATTENTIONS:
             raise unknown_name("attention", attention, ATTENTIONS)
         if attention == "flex" and model.device.type != "cuda":
             raise UserError(f"attention 'flex' needs CUDA, and {name} is on {model.device}: give sdpa")
+        saving.repair(model, tokenizer, name)
         self.attention = attention
         self.model = model.eval()
         self.tokenizer = tokenizer
@@ -99,15 +101,11 @@ class TransformersEngine:
         torch_dtype = loading.choose_dtype(dtype, device)
         with loading.load_errors(name, trust_remote_code):
             base = base_folder(Path(name))
-            if base:
-                loading.check_shards(base)
-            model = AutoModelForCausalLM.from_pretrained(
-                str(base or name), dtype=torch_dtype, use_safetensors=True, trust_remote_code=trust_remote_code
-            )
-            model = (loading.merged(model, Path(name)) if base else model).to(device)
             tokenizer = AutoTokenizer.from_pretrained(
                 str(tokenizer_folder(Path(name)) if base else name), trust_remote_code=trust_remote_code
             )
+            model = loading.load_causal(str(base or name), torch_dtype, trust_remote_code)
+            model = (loading.merged(model, Path(name), saving.tokens_of(tokenizer)) if base else model).to(device)
         return cls(model, tokenizer, name, batch_size, attention, day)
 
     @property

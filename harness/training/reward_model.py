@@ -15,16 +15,22 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PrinterCallback, set_seed
+from transformers import (
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    set_seed,
+)
 from transformers.utils.logging import disable_progress_bar
 from trl import RewardConfig, RewardTrainer
 
 import harness
 from harness import store
 from harness.budget import Ledger, Spending
-from harness.engines import loading
+from harness.engines import loading, saving
 from harness.engines.base import Advance
-from harness.engines.classifier import load_classifier, spare_token
+from harness.engines.classifier import spare_token
 from harness.engines.memory import Counted
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
@@ -32,7 +38,7 @@ from harness.faults import whole
 from harness.methods import Prompt
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
-from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout, within_memory
+from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout, use_one_device, within_memory
 
 RECORD_FILE = "reward_model.json"  # in the folder of the model: how it was trained
 ROLE = "reward model"  # of the spending
@@ -76,6 +82,7 @@ class BradleyTerryTrainer(RewardTrainer):
         """
         self.advance = advance
         self.padded_tokens = 0  # in all batches, padding included
+        use_one_device(args)
         super().__init__(model=model, args=args, train_dataset=train_dataset, processing_class=tokenizer)
         self.remove_callback(PrinterCallback)
 
@@ -165,6 +172,7 @@ def _train(
     advance: Advance | None,
 ) -> RewardResult:
     begin = time.perf_counter()
+    saving.check_saveable(start.model, start.tokenizer, start.name)
     data = tokenize_pairs(start, pairs, options.max_length)
     if not len(data):
         raise UserError(
@@ -196,8 +204,7 @@ def _train(
     disable_progress_bar()
     # What ends a reply has to be the same for the reward model, which has no generation config to say it.
     model.config.get_text_config().eos_token_id = list(start.stop_tokens)
-    model.to(start.model.dtype).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    saving.save(model.to(start.model.dtype), tokenizer, folder)
     ledger = Ledger()
     tokens = data.tokens * options.epochs
     ledger.charge(
@@ -228,7 +235,9 @@ def _with_new_head(start: TransformersEngine, seed: int) -> PreTrainedModel:
     """The start model as a classifier with one output, in float32 (as in `trainer.train`), without dropout."""
     set_seed(seed)  # the head is random
     with loading.load_errors(start.name):
-        model, missing = load_classifier(start.name, num_labels=1, dtype=torch.float32)
+        model, missing = loading.load_model(
+            AutoModelForSequenceClassification, start.name, torch.float32, num_labels=1
+        )
     if any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
         raise UserError(f"{start.name} ({type(model).__name__}) can not be made a reward model: weights are missing")
     switch_off_dropout(model)

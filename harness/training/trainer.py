@@ -33,7 +33,7 @@ from trl import DPOConfig, DPOTrainer
 
 from harness import store
 from harness.budget import Ledger
-from harness.engines import memory
+from harness.engines import memory, saving
 from harness.engines.base import Advance
 from harness.engines.logprobs import Reading, attend_packed, logprobs_and_balance
 from harness.engines.reading import how_to_balance
@@ -113,6 +113,7 @@ class PreferenceTrainer(DPOTrainer):
         self.reading = reading
         self.advance = advance
         self._batch: dict[str, Any] = {}
+        use_one_device(args)
         super().__init__(
             model=model,
             args=args,
@@ -228,6 +229,7 @@ def train(
     start = time.perf_counter()
     if objective.needs_reference and reference is None:
         raise ValueError("the objective needs log-probabilities of the reference")
+    saving.check_saveable(engine.model, engine.tokenizer, engine.name)
     how = train_in_processes if training.launch else _train_here
     result = how(engine, data, objective, reference, training, Path(output_dir), advance)
     ledger.charge(
@@ -263,8 +265,7 @@ def _train_here(
         if training.peft_config is not None:
             trained = trained.float().merge_and_unload()
         with whole(output_dir) as folder:
-            trained.to(engine.model.dtype).save_pretrained(folder)
-            engine.tokenizer.save_pretrained(folder)
+            saving.save(trained.to(engine.model.dtype), engine.tokenizer, folder)
     trainer.accelerator.wait_for_everyone()
     # sorted as a saved state sorts them, so that the file is the same with and without an interruption
     history = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
@@ -397,6 +398,11 @@ class _QuietCheckpoint:
                 self.layer.training = before
 
         return self.checkpoint(quiet, *args)
+
+
+def use_one_device(args: TrainingArguments) -> None:
+    """In a process without a launcher, transformers would split each batch over all GPUs that it sees (DataParallel)."""
+    args._n_gpu = min(args.n_gpu, 1)
 
 
 def lora(options: TrainingOptions) -> Any:
