@@ -16,7 +16,7 @@ from harness.models import base_folder
 from harness.store import digest, file_digest
 
 MODEL_FILES = {  # what of a model is one thing that people change
-    "weights": ("*.safetensors", "adapter_config.json"),
+    "weights": ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"),
     "config": ("config.json", "generation_config.json"),
     "tokenizer": (
         *("tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json"),

@@ -12,6 +12,7 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
+from harness import pattern_probe
 from harness.errors import UserError
 from harness.models import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, base_folder, weight_files
 
@@ -30,7 +31,7 @@ GROWTH = 64  # characters that the steps of a tokenizer may make of one
 TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "added_tokens.json")
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
 OTHER_FORMATS = {"*.gguf": "GGUF", "*.bin": "pickled PyTorch", "*.pth": "pickled PyTorch", "*.h5": "TensorFlow"}
-NAME = "model"  # of the part of a tokenizer that holds its vocabulary
+PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor")  # of tokenizer.json, made of steps
 
 
 class Unusable(UserError):
@@ -287,19 +288,22 @@ def _check_tokenizer(folder: Path, rows: int) -> None:
             f"its tokenizer has {len(ids):,} tokens up to number {number:,} ({text!r:.40}), and its embedding has "
             f"{rows:,} rows: give the tokenizer that the model was trained with, or resize the embedding to it"
         )
-    for part in ("normalizer", "pre_tokenizer", "decoder", "post_processor"):
+    for part in PARTS:
         _check_steps(part, content.get(part))
+    patterns = list(dict.fromkeys(_patterns(content)))
+    if not pattern_probe.safe(patterns):
+        raise ValueError(
+            f"a pattern in tokenizer.json does not end on short texts, or is no pattern: {patterns[0]!r:.80}"
+        )
     fixed = content.get("padding")
     length = fixed.get("strategy") if isinstance(fixed, dict) else None
     if isinstance(length, dict) and not 0 <= _whole(length.get("Fixed")) <= LARGEST:
         raise ValueError(f"tokenizer.json pads every text to {length.get('Fixed')!r:.40} tokens: take that out")
 
 
-def _token_ids(
-    content: dict[str, Any], settings: dict[str, Any], added: dict[str, Any]
-) -> Iterator[tuple[str, int]]:
+def _token_ids(content: dict[str, Any], settings: dict[str, Any], added: dict[str, Any]) -> Iterator[tuple[str, int]]:
     """Texts and numbers of all tokens that a tokenizer's files name."""
-    model = content.get(NAME)
+    model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, dict):
         yield from ((text, number) for text, number in vocabulary.items() if isinstance(number, int))
@@ -334,6 +338,13 @@ def _steps(value: Any) -> Iterator[dict[str, Any]]:
             waiting += each.values()
         elif isinstance(each, list):
             waiting += each
+
+
+def _patterns(content: dict[str, Any]) -> Iterator[str]:
+    for part in PARTS:
+        for step in _steps(content.get(part)):
+            if isinstance(step.get("Regex"), str):
+                yield step["Regex"]
 
 
 def _check_steps(part: str, value: Any) -> None:

@@ -22,6 +22,7 @@ from trl import DPOConfig
 
 from harness import fingerprints, store
 from harness.budget import Budget
+from harness.engines import saving
 from harness.engines.base import Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.transformers import TransformersEngine
@@ -31,6 +32,7 @@ from harness.pipeline import CODE, PACKAGES, Setting, Trained, train_stages
 from harness.prompt_rows import Malformed, read_row
 from harness.prompts import PromptStream, rows_by_name
 from harness.steps import Folder
+from harness.training.environment import check_alone
 from harness.training.trainer import Training
 from sso.method import SSO
 from sso.version1 import SSOVersion1
@@ -76,6 +78,7 @@ class PrincipleConfig(DPOConfig):
     generation_batch_size: int = 64
 
     def __post_init__(self) -> None:
+        check_alone()  # accelerate would wait for the others
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16
@@ -148,12 +151,11 @@ class _Trainer(ABC):
             UserError: when model, data or settings can not be used.
         """
         self.args = args or self.config(f"{Path(str(model)).name}-{self.method.name}")
-        if self.args.world_size > 1:
-            raise UserError("responses are sampled in one process: start it without torchrun or accelerate launch")
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
         self.engine = self._engine(model, processing_class)
         _check_rows(self.engine.chat, self.prompts)
+        saving.check_saveable(self.engine.model, self.engine.tokenizer, self.engine.name)
         self.peft_config, self.callbacks = peft_config, tuple(callbacks)
         self.folder = Folder(Path(self.args.output_dir))
         self.trained: Trained | None = None
@@ -180,8 +182,7 @@ class _Trainer(ABC):
     def save_model(self, output_dir: str | None = None) -> None:
         """Saves the policy and its tokenizer, by default in args.output_dir."""
         folder = output_dir or self.args.output_dir
-        self.model.save_pretrained(folder)
-        self.engine.tokenizer.save_pretrained(folder)
+        saving.save(self.model, self.engine.tokenizer, folder)
 
     @abstractmethod
     def _budget(self) -> Budget:

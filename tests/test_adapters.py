@@ -11,8 +11,10 @@ import torch
 from conftest import ROOT
 from loopback_hub import loopback_hub
 from peft import LoraConfig, PeftModel, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from harness.engines import saving
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.fingerprints import of_model
@@ -87,6 +89,87 @@ def test_what_is_refused(adapter, tiny_model_dir, tmp_path):
     for folder, message in cases.items():
         with pytest.raises(UserError, match=message):
             TransformersEngine.load(folder, device="cpu")
+
+
+def with_added_tokens(base, folder, **options):
+    """An adapter that was trained with two added tokens: its folder, and the model as it was trained."""
+    torch.manual_seed(2)
+    tokenizer = AutoTokenizer.from_pretrained(base)
+    tokenizer.add_tokens(["<|think|>", "<|done|>"], special_tokens=True)
+    model = AutoModelForCausalLM.from_pretrained(base)
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **options)
+    adapted = get_peft_model(model, config)
+    for name, parameter in adapted.named_parameters():
+        if parameter.requires_grad:
+            parameter.data.normal_(std=0.1)
+    adapted.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return edited_config(folder, base_model_name_or_path=str(base)), adapted.merge_and_unload().eval()
+
+
+def edited_config(folder, **changes):
+    file = folder / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def untied(tiny_model_dir, tmp_path_factory):
+    """As the tiny model, with a head of its own."""
+    folder = shutil.copytree(tiny_model_dir, tmp_path_factory.mktemp("untied") / "model")
+    config = AutoConfig.from_pretrained(tiny_model_dir, tie_word_embeddings=False)
+    torch.manual_seed(3)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("tied", "options"),
+    [
+        (True, {"modules_to_save": ["embed_tokens"]}),
+        (True, {}),  # PEFT then saves the embedding, as its rows are others than the base's
+        (True, {"trainable_token_indices": [261, 262]}),
+        (False, {"modules_to_save": ["embed_tokens", "lm_head"]}),
+        (False, {}),
+    ],
+)
+def test_a_base_is_resized_to_an_adapter_with_added_tokens(tiny_model_dir, untied, tmp_path, tied, options):
+    """PEFT #1457: the tokens are in the adapter's tokenizer, their rows in its weights."""
+    folder, model = with_added_tokens(tiny_model_dir if tied else untied, tmp_path / "adapter", **options)
+    engine = TransformersEngine.load(folder, device="cpu")
+    assert engine.model.get_input_embeddings().weight.shape[0] == len(engine.tokenizer) == 263
+    prompt, completion = (7, 30, 261, 41), (262, 60, 261)
+    with torch.inference_mode():
+        logprobs = model(torch.tensor([prompt + completion])).logits[0].log_softmax(-1)
+    expected = sum(logprobs[len(prompt) - 1 + place, token].item() for place, token in enumerate(completion))
+    assert engine.logprobs([prompt], [completion])[0].total == pytest.approx(expected, abs=1e-4)
+    saving.check_saveable(engine.model, engine.tokenizer, engine.name)
+    saving.save(engine.model, engine.tokenizer, tmp_path / "saved")
+    assert TransformersEngine.load(tmp_path / "saved", device="cpu").weights_hash == engine.weights_hash
+
+
+def test_added_tokens_that_nobody_trained_are_refused(adapter, tiny_model_dir, untied, tmp_path):
+    """Their rows would be random."""
+    folder, _ = with_added_tokens(tiny_model_dir, tmp_path / "adapter")
+    weights = load_file(folder / "adapter_model.safetensors")
+    save_file({name: each for name, each in weights.items() if "lora" in name}, folder / "adapter_model.safetensors")
+    with pytest.raises(UserError, match="tokenizer has 263 tokens .*embedding has 261 rows"):
+        TransformersEngine.load(folder, device="cpu")
+    half, _ = with_added_tokens(untied, tmp_path / "half", modules_to_save=["embed_tokens", "lm_head"])
+    weights = load_file(half / "adapter_model.safetensors")
+    save_file(
+        {name: each for name, each in weights.items() if "lm_head" not in name}, half / "adapter_model.safetensors"
+    )
+    with pytest.raises(UserError, match="263 tokens, its base model an embedding of 261 rows, and its adapter has no"):
+        TransformersEngine.load(half, device="cpu")
+
+
+def test_what_does_not_fit_is_named(adapter, tmp_path):
+    with pytest.raises(
+        UserError, match=r"such as \S*lora_A.weight is \[4, \d+\] in the adapter and \[8, \d+\] in the model"
+    ):
+        TransformersEngine.load(edited(adapter, tmp_path / "rank", r=8), device="cpu")
 
 
 def test_an_adapter_of_the_hub_is_fetched_with_its_base(adapter, tiny_model_dir, tmp_path):

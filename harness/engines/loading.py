@@ -147,7 +147,9 @@ def load_model(
     if odd := sorted(str(each) for each in report["mismatched_keys"]):
         raise ValueError(f"{len(odd)} weights have other shapes than config.json says, such as {odd[0]}")
     if left := sorted(report["unexpected_keys"]):
-        tell(f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are left out: {_few(left)}")
+        tell(
+            f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are left out: {_few(left)}"
+        )
     return model, sorted(report["missing_keys"])
 
 
@@ -275,10 +277,25 @@ def merged(model: PreTrainedModel, adapter: Path, tokens: int) -> PreTrainedMode
             for name, tensor in weights.items()
             if name in own and own[name].shape != tensor.shape
         ]
-    odd = odd or set_peft_model_state_dict(adapted, weights).unexpected_keys
+    odd = odd or [
+        name
+        for name in set_peft_model_state_dict(adapted, weights).unexpected_keys
+        if not _written_twice(name, weights)
+    ]
     if odd:
         raise ValueError(f"its adapter was made for another model: {len(odd)} weights do not fit, such as {odd[0]}")
     return adapted.merge_and_unload(safe_merge=True)
+
+
+def _written_twice(name: str, weights: dict[str, torch.Tensor]) -> bool:
+    """Whether PEFT wrote a trained embedding under a second name, as it does where its rows are others than the base's,
+    or the layer from before the training, which has no place in the result."""
+    if ".original_module." in name:
+        return True
+    tensor = weights.get(name)
+    return tensor is not None and any(
+        tensor.shape == other.shape and torch.equal(tensor, other) for key, other in weights.items() if key != name
+    )
 
 
 def _shape(tensor: torch.Tensor | None) -> str:
@@ -313,7 +330,9 @@ def _resize(model: PreTrainedModel, config: Any, weights: dict[str, torch.Tensor
             "weights for the others: train it with save_embedding_layers or modules_to_save for embedding and head"
         )
     model.resize_token_embeddings(wanted, mean_resizing=False)
-    tell(f"note: {model.config._name_or_path}: its embedding goes from {rows} to {wanted} rows, as the adapter has them")
+    tell(
+        f"note: {model.config._name_or_path}: its embedding goes from {rows} to {wanted} rows, as the adapter has them"
+    )
 
 
 def weights_hash(model: PreTrainedModel) -> str:

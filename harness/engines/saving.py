@@ -76,8 +76,10 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> N
     pad = tokenizer.pad_token_id
     beyond = {number: text for text, number in tokenizer.get_vocab().items() if number >= rows}
     if pad is not None and pad >= rows and set(beyond) == {pad}:
-        tell(f"note: {name}: its padding token {tokenizer.pad_token!r} is number {pad}, outside the {rows} rows of its "
-             "embedding: another token is padded with")
+        tell(
+            f"note: {name}: its padding token {tokenizer.pad_token!r} is number {pad}, outside the {rows} rows of its "
+            "embedding: another token is padded with"
+        )
         tokenizer.pad_token = None
     elif beyond:
         raise UserError(
