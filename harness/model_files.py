@@ -369,5 +369,5 @@ def _check_steps(part: str, value: Any) -> None:
             growth += len(step["prepend"]) / 16
         if growth > GROWTH:
             raise ValueError(
-                f"tokenizer.json makes more than {GROWTH} characters of one in its {part}: it is no tokenizer of a model"
+                f"tokenizer.json makes more than {GROWTH} characters of one in its {part}: no model's does"
             )

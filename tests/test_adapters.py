@@ -100,7 +100,7 @@ def with_added_tokens(base, folder, **options):
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     config = LoraConfig(r=4, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM", **options)
     adapted = get_peft_model(model, config)
-    for name, parameter in adapted.named_parameters():
+    for parameter in adapted.parameters():
         if parameter.requires_grad:
             parameter.data.normal_(std=0.1)
     adapted.save_pretrained(folder)

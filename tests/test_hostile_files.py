@@ -3,6 +3,10 @@
 import ast
 import hashlib
 import json
+import re
+import resource
+import shutil
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -15,7 +19,12 @@ from harness import data, plain_yaml
 from harness.budget import Ledger
 from harness.commands import output
 from harness.comparison import ResultRow, build
+from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.experiment import Experiment
+from harness.inputs import check_inputs
+from harness.model_files import check_files
+from harness.planning import _token_counter
 from harness.tables import to_markdown
 from harness.tables.markdown import escape
 
@@ -157,6 +166,154 @@ def test_a_link_where_a_download_is_to_be(server, tmp_path):
     server.answers["/file"] = (200, {"Content-Length": "7"}, b"content")
     data.fetch_file(pinned(server), tmp_path / "data")
     assert victim.read_text() == "precious"
+
+
+# Files of models: nothing may ask for more than its weights hold
+
+
+@pytest.fixture
+def model(tiny_model_dir, tmp_path):
+    """A folder of a model that a test may spoil."""
+    return shutil.copytree(tiny_model_dir, tmp_path / "model")
+
+
+def cheaply(call):
+    """What a call told, which ended soon and took little memory."""
+    begin, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError) as caught:
+        call()
+    assert time.perf_counter() - begin < 30  # on a busy machine; alone it takes less than 3
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def spoil(file, **changes):
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+HUGE = {
+    "layers": {"num_hidden_layers": 10**6},
+    "layers, ten times": {"num_hidden_layers": 10**9},
+    "hidden": {"hidden_size": 10**6},
+    "vocabulary": {"vocab_size": 10**9},
+    "intermediate": {"intermediate_size": 10**7},
+    "heads": {"num_attention_heads": 10**9},
+    "head_dim": {"head_dim": 10**6},
+    "labels": {"num_labels": 10**9},
+    "experts": {"model_type": "mixtral", "num_local_experts": 10**6, "num_experts_per_tok": 2},
+    "experts of another kind": {"model_type": "qwen2_moe", "num_experts": 10**5, "moe_intermediate_size": 10**5},
+    "layers of a part": {"text_config": {"num_hidden_layers": 10**8}, "vision_config": {"depth": 10**8}},
+    "vocabulary of a part": {"model_type": "gemma3", "text_config": {"vocab_size": 10**9}},
+    "digits": {"num_hidden_layers": 10**4000},
+}
+
+
+@pytest.mark.parametrize("changes", HUGE.values(), ids=HUGE)
+def test_a_config_that_asks_for_far_more_than_its_weights(model, changes):
+    spoil(model / "config.json", **changes)
+    told = cheaply(lambda: TransformersEngine.load(model, device="cpu"))
+    assert "config.json" in told and ("weights" in told or "than any model has" in told or "are read" in told)
+
+
+def test_a_config_of_many_bytes(model):
+    (model / "config.json").write_text('{"a": "' + "x" * 9_000_000 + '"}')
+    assert "config.json has 9,000,009 bytes" in cheaply(lambda: TransformersEngine.load(model, device="cpu"))
+
+
+def nested(levels):
+    step = {"type": "Lowercase"}
+    for _ in range(levels):
+        step = {"type": "Sequence", "normalizers": [step]}
+    return step
+
+
+def added(number, content="<|x|>"):
+    flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    return {"id": number, "content": content, "special": True, **flags}
+
+
+def replacing(text, content):
+    return {"type": "Replace", "pattern": {"String": text}, "content": content}
+
+
+def splitting(pattern):
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+FIXED = {"strategy": {"Fixed": 10**12}, "direction": "Right", "pad_id": 0, "pad_type_id": 0}
+TOKENIZERS = {
+    "nested steps": ({"normalizer": nested(200)}, "nested more than 64 levels"),
+    "steps that double a text 40 times": (
+        {"normalizer": {"type": "Sequence", "normalizers": [replacing("a", "aa")] * 40}},
+        "more than 64 characters of one in its normalizer",
+    ),
+    "a step that writes much": ({"normalizer": replacing("a", "b" * 10**6)}, "more than 64 characters of one"),
+    "much before each text": ({"normalizer": {"type": "Prepend", "prepend": "b" * 10**6}}, "more than 64 characters"),
+    "a decoder that writes much": ({"decoder": replacing("a", "b" * 10**6)}, "of one in its decoder"),
+    "a pattern that never ends": ({"pre_tokenizer": splitting("(a+)+$")}, "does not end on short texts"),
+    "a pattern of its own letters": ({"pre_tokenizer": splitting("(q|qq)+w")}, "does not end on short texts"),
+    "a long pattern": ({"pre_tokenizer": splitting("a" * 5000)}, "a pattern of 5,000 characters"),
+    "a token far away": ({"added_tokens": [added(10**9)]}, r"up to number 1,000,000,000 \('<\|x\|>'\), .* 261 rows"),
+    "many added tokens": (
+        {"added_tokens": [added(number, f"<|{number}|>") for number in range(20_000)]},
+        "up to number 19,999 .* 261 rows",
+    ),
+    "a large vocabulary": (
+        {"model": {"type": "BPE", "merges": [], "vocab": {f"t{number}": number for number in range(100_000)}}},
+        "up to number 99,999 .* 261 rows",
+    ),
+    "a text that is padded": ({"padding": FIXED}, "pads every text to 1000000000000 tokens"),
+    "a large file": ({"model": {"type": "BPE", "merges": ["x" * 5_000_000], "vocab": {}}}, "tokenizer.json has 5,"),
+}
+
+
+@pytest.mark.parametrize(("changes", "message"), TOKENIZERS.values(), ids=TOKENIZERS)
+def test_a_tokenizer_that_asks_for_far_more_than_its_model(model, changes, message):
+    spoil(model / "tokenizer.json", **changes)
+    assert re.search(message, cheaply(lambda: TransformersEngine.load(model, device="cpu")))
+    experiment = Experiment(model=str(model), methods=("dpo",))
+    assert re.search(message, cheaply(lambda: check_inputs(experiment)))  # before its prompts are counted
+
+
+@pytest.mark.parametrize(
+    ("file", "changes"),
+    [
+        ("tokenizer_config.json", {"added_tokens_decoder": {str(10**9): added(10**9)}}),
+        ("added_tokens.json", {"<|x|>": 10**9}),
+    ],
+)
+def test_added_tokens_in_other_files(model, file, changes):
+    content = json.loads((model / file).read_text()) if (model / file).exists() else {}
+    (model / file).write_text(json.dumps(content | changes))
+    assert "up to number 1,000,000,000" in cheaply(lambda: TransformersEngine.load(model, device="cpu"))
+
+
+def test_padding_that_a_tokenizer_carries_is_not_counted(model):
+    """A file may hold the settings of another use."""
+    chat = [{"role": "user", "content": "Why?"}]
+    before = _token_counter(model, "model")(chat)
+    padding = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "<|pad|>", "pad_to_multiple_of": None}
+    truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
+    spoil(model / "tokenizer.json", padding=padding | {"strategy": {"Fixed": 900}}, truncation=truncation)
+    assert _token_counter(model, "model")(chat) == before
+    assert len(TransformersEngine.load(model, device="cpu").encode_chat(chat)) == before
+
+
+def test_what_real_tokenizers_hold_is_read(model):
+    """Llama 3's pattern, and the steps of a SentencePiece tokenizer."""
+    pattern = (
+        r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
+        r"|\s+(?!\S)|\s+"
+    )
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
+    steps = [{"type": "Prepend", "prepend": "▁"}, replacing(" ", "▁")]
+    spoil(
+        model / "tokenizer.json",
+        pre_tokenizer={"type": "Sequence", "pretokenizers": [splitting(pattern), level]},
+        normalizer={"type": "Sequence", "normalizers": steps},
+    )
+    check_files(model)
 
 
 # The source itself

@@ -32,8 +32,9 @@ from harness.errors import UserError
 from harness.fingerprints import of_model
 from harness.models import INDEX
 from harness.planning import parameter_count
+from harness.training import state
 from harness.training.environment import check_environment
-from sso import SSOConfig
+from sso import SSOConfig, SSOTrainer
 
 PAIRS = [{"prompt": f"Say {word}", "chosen": word, "rejected": "no"} for word in ("red", "blue", "green", "seven")]
 PAIR = (7, 30, 41, 52), (60, 61, 4)  # token ids of a prompt and its completion
@@ -106,6 +107,22 @@ def test_sampling_values_without_do_sample(model, harness, tmp_path):
     assert TransformersEngine.load(tmp_path / SAVED, device="cpu").parameters == parameter_count(model)
 
 
+def test_a_state_of_a_longer_training_is_saved_with_them_too(model, tmp_path, monkeypatch):
+    """The trainer's own saving, in the midst of a training; and the library's save_model."""
+    edit(model / "generation_config.json", temperature=0.9, top_p=0.6)
+    monkeypatch.setattr(state, "SHORTEST", 0.0)
+    monkeypatch.setattr(state, "SHARE", 1e9)
+    saved = []
+    monkeypatch.setattr(state, "sync", saved.append)
+    settings = {"use_cpu": True, "per_device_train_batch_size": 2, "max_completion_length": 4}
+    config = SSOConfig(str(tmp_path / "sso"), principle_set="testbed", **settings)
+    trainer = SSOTrainer(str(model), config, [{"prompt": row["prompt"]} for row in PAIRS])
+    trainer.train()
+    trainer.save_model(str(tmp_path / "saved"))
+    assert saved
+    assert GenerationConfig.from_pretrained(tmp_path / "saved").do_sample is True
+
+
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -137,22 +154,26 @@ def test_settings_that_can_not_be_repaired(model, harness):
     TransformersEngine.load(model, device="cpu")  # and scored it can be
 
 
-def test_settings_of_generation_in_config(model, harness, tmp_path):
+def test_settings_of_generation_in_config(model, tmp_path):
     """Where old files have them, and transformers refuses to write them."""
     edit(model / "config.json", temperature=0.7, do_sample=True)
-    code, told = harness(model)
-    assert code == 0, told
-    assert "temperature" not in json.loads((tmp_path / SAVED / "config.json").read_text())
+    engine = TransformersEngine.load(model, device="cpu")
+    saving.check_saveable(engine.model, engine.tokenizer, engine.name)
+    saving.save(engine.model, engine.tokenizer, tmp_path / "saved")
+    assert "temperature" not in json.loads((tmp_path / "saved/config.json").read_text())
 
 
 @pytest.mark.parametrize("pad", [261, 32000, -1])
-def test_a_padding_id_outside_the_embedding(model, harness, tmp_path, pad):
+def test_a_padding_id_outside_the_embedding(model, tmp_path, pad, capsys):
     """With -1 the last row would not be trained; any other can not be built."""
     edit(model / "config.json", pad_token_id=pad)
-    code, told = harness(model)
-    assert code == 0, told
+    for _ in range(2):
+        engine = TransformersEngine.load(model, device="cpu")
+    told = capsys.readouterr().err
     assert told.count(f"config.json has pad_token_id {pad}, outside its 261 tokens") == 1
-    assert json.loads((tmp_path / SAVED / "config.json").read_text()).get("pad_token_id") in (None, 0)
+    assert engine.model.get_input_embeddings().padding_idx is None
+    saving.save(engine.model, engine.tokenizer, tmp_path / "saved")
+    assert json.loads((tmp_path / "saved/config.json").read_text()).get("pad_token_id") is None
 
 
 def with_tokens(folder, tokens, pad=None):
@@ -297,7 +318,7 @@ T5 = {"vocab_size": 261, "d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 1, 
     ("kind", "config", "told"),
     [
         (T5ForConditionalGeneration, T5Config(**T5), "an encoder-decoder model (t5)"),
-        (BertForMaskedLM, BertConfig(**SMALL), "is an encoder, which fills gaps"),
+        (BertForMaskedLM, BertConfig(**SMALL), "is an encoder"),
         (
             CLIPModel,
             CLIPConfig(text_config=SMALL, vision_config=SMALL | {"image_size": 8, "patch_size": 4}),

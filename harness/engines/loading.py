@@ -326,8 +326,8 @@ def _resize(model: PreTrainedModel, config: Any, weights: dict[str, torch.Tensor
     whole = embedding in saved and (tied or head in saved) or tied and head in saved
     if not whole and not (tied and set(range(rows, wanted)) <= set(trained)):
         raise ValueError(
-            f"its tokenizer has {tokens:,} tokens, its base model an embedding of {rows:,} rows, and its adapter has no "
-            "weights for the others: train it with save_embedding_layers or modules_to_save for embedding and head"
+            f"its tokenizer has {tokens:,} tokens, its base model an embedding of {rows:,} rows, and its adapter "
+            "has no weights for the others: train it with modules_to_save for embedding and head"
         )
     model.resize_token_embeddings(wanted, mean_resizing=False)
     tell(

@@ -160,8 +160,8 @@ def check_saveable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
         except Exception as error:  # whatever libraries raise for settings of others
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{name} can not be trained, as the result could not be saved ({reason:.400}): correct its config.json, "
-                "generation_config.json or tokenizer"
+                f"{name} can not be trained, as the result could not be saved ({reason:.400}): correct its "
+                "config.json, generation_config.json or tokenizer"
             ) from error
 
 

@@ -401,7 +401,7 @@ class _QuietCheckpoint:
 
 
 def use_one_device(args: TrainingArguments) -> None:
-    """In a process without a launcher, transformers would split each batch over all GPUs that it sees (DataParallel)."""
+    """In a process without a launcher, transformers would split each batch over all visible GPUs (DataParallel)."""
     args._n_gpu = min(args.n_gpu, 1)
 
 
