@@ -96,30 +96,27 @@ def refused(call, folder, *parts):
 SAVED = "results/runs/experiment/arms/dpo-seed0/checkpoints/policy"
 
 
-def test_sampling_values_without_do_sample(model, harness, tmp_path):
-    """As Llama-2-chat and Vicuna are published."""
+def test_sampling_values_without_do_sample(model, harness, tmp_path, monkeypatch):
+    """As Llama-2-chat and Vicuna are published. States of longer trainings are saved by the trainer itself."""
     edit(model / "generation_config.json", temperature=0.9, top_p=0.6)
-    code, told = harness(model)
+    monkeypatch.setattr(state, "SHORTEST", 0.0)
+    monkeypatch.setattr(state, "SHARE", 1e9)
+    states = []
+    monkeypatch.setattr(state, "sync", states.append)
+    code, told = harness(model, "--budget", "updates=2", "--set", "dpo.batch_size=2")
     assert code == 0, told
     assert told.count("generation_config: do_sample is true (temperature, top_p given)") == 1
     saved = json.loads((tmp_path / SAVED / "generation_config.json").read_text())
     assert (saved["do_sample"], saved["temperature"], saved["top_p"]) == (True, 0.9, 0.6)
     assert TransformersEngine.load(tmp_path / SAVED, device="cpu").parameters == parameter_count(model)
+    assert states
 
 
-def test_a_state_of_a_longer_training_is_saved_with_them_too(model, tmp_path, monkeypatch):
-    """The trainer's own saving, in the midst of a training; and the library's save_model."""
+def test_the_trainer_of_the_library_saves_them_too(model, tmp_path):
     edit(model / "generation_config.json", temperature=0.9, top_p=0.6)
-    monkeypatch.setattr(state, "SHORTEST", 0.0)
-    monkeypatch.setattr(state, "SHARE", 1e9)
-    saved = []
-    monkeypatch.setattr(state, "sync", saved.append)
-    settings = {"use_cpu": True, "per_device_train_batch_size": 2, "max_completion_length": 4}
-    config = SSOConfig(str(tmp_path / "sso"), principle_set="testbed", **settings)
+    config = SSOConfig(str(tmp_path / "sso"), use_cpu=True, principle_set="testbed")
     trainer = SSOTrainer(str(model), config, [{"prompt": row["prompt"]} for row in PAIRS])
-    trainer.train()
     trainer.save_model(str(tmp_path / "saved"))
-    assert saved
     assert GenerationConfig.from_pretrained(tmp_path / "saved").do_sample is True
 
 
@@ -149,9 +146,12 @@ def test_settings_of_generation_that_are_repaired(model, tmp_path, given, expect
 
 
 def test_settings_that_can_not_be_repaired(model, harness):
-    edit(model / "generation_config.json", output_scores=True)
-    refused(harness, model, "can not be trained, as the result could not be saved", "output_scores")
-    TransformersEngine.load(model, device="cpu")  # and scored it can be
+    engine = TransformersEngine.load(model, device="cpu")
+    engine.model.generation_config.num_return_sequences = 3
+    with pytest.raises(UserError, match="can not be trained, as the result could not be saved .*num_return_sequences"):
+        saving.check_saveable(engine.model, engine.tokenizer, engine.name)
+    edit(model / "generation_config.json", num_return_sequences=3)
+    refused(harness, model, "num_return_sequences")
 
 
 def test_settings_of_generation_in_config(model, tmp_path):
@@ -217,7 +217,8 @@ def test_shards(model, harness, tmp_path, monkeypatch):
     edit(saved / INDEX, metadata={})
     assert of_model(saved)["weights"] != before["weights"]
     shards[0].unlink()
-    refused(harness, shutil.copytree(saved, tmp_path / "less"), f"its index names {shards[0].name}, which is not there")
+    with pytest.raises(UserError, match=f"its index names {shards[0].name}, which is not there"):
+        TransformersEngine.load(saved, device="cpu")
 
 
 def test_ties_that_are_not_known_are_refused(model):
