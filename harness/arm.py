@@ -8,16 +8,16 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness import fingerprints, store
+from harness import fingerprints, sources, store
 from harness.benchmarks.base import Policy, step_names
 from harness.engines.base import Sampling
 from harness.engines.choice import described, load_engine
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.faults import GO_ON
-from harness.inputs import Inputs
+from harness.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
 from harness.methods import Method, Prompt, Stage
-from harness.pipeline import CODE, LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
+from harness.pipeline import LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
 from harness.planning import measure_lengths
 from harness.prompts import PromptStream
 from harness.scoring import Scoring
@@ -27,6 +27,7 @@ from harness.training.launcher import described_launcher
 from harness.trials import choice
 
 if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
     from harness.training.trainer import Training
 
 
@@ -179,16 +180,24 @@ class Arm:
             stream=lambda stage: streams[stage.labelled],
             lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
             training=self._training,
-            load=lambda path: load_engine(experiment, path),
+            load=lambda path: self._load(path),
             launcher=described_launcher(experiment),
             judge=inputs.judge,
             check_pairs=experiment.check_pairs,
+            judged_by=described_judge(experiment, inputs.judge),
             label=self.label,
         )
 
+    def _load(self, path: Path) -> "TransformersEngine":
+        use_threads(self.experiment)
+        return load_engine(self.experiment, path)
+
     def _depends_on(self, stage: Stage, inputs: Inputs) -> dict[str, Any]:
         experiment = self.experiment
-        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date")
+        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
+        judged_by = described_judge(experiment, inputs.judge) if stage.judged else {}
+        judge = [judge_module(experiment)] if judged_by else []
+        roots = (sources.TRAINING, type(self.method).__module__, *judge)
         return {
             "method": self.method.name,
             "options": {name: value for name, value in asdict(self.options).items() if name not in LOOP},
@@ -200,11 +209,14 @@ class Arm:
             "preferences" if stage.labelled else "prompts": (
                 inputs.labelled_digest if stage.labelled else inputs.prompts_digest
             ),
-            "judge": inputs.judge.name if stage.judged and inputs.judge else None,
+            "judge": None,
+            **judged_by,
             "device": fingerprints.of_device(experiment.device),
             "engine": described(experiment),
-            "packages": fingerprints.of_packages(*PACKAGES),
-            "code": fingerprints.of_code(*CODE, type(self.method).__module__.partition(".")[0]),
+            "environment": fingerprints.of_environment(),
+            "threads": threads_of(experiment),
+            "packages": fingerprints.of_packages(*PACKAGES, *sources.packages(*roots)),
+            "code": sources.digest(*roots),
         }
 
     def _training(self, stage: Stage, state: Path) -> "Training":

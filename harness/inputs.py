@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cache, cached_property
 from pathlib import Path
+from typing import Any
 
 from harness import context, fingerprints, prompts, registry, store
 from harness.benchmarks.base import Settings
@@ -15,12 +16,12 @@ from harness.engines.choice import chosen, load_engine
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.judges.base import Judge
-from harness.judges.chat_completions import public_url
+from harness.judges.chat_completions import endpoint_url, public_url
 from harness.judges.limits import Limits, parse_price
 from harness.judges.log import JudgeLog
 from harness.methods import Prompt
 from harness.model_files import check_files
-from harness.planning import estimate, model_folder
+from harness.planning import estimate, model_folder, parameter_count
 from harness.steps import Folder
 from harness.tracking import check_tracker
 from harness.training.launcher import check_launcher
@@ -40,6 +41,7 @@ class Inputs:
     judge: Judge | None
     root: Folder | None = None
     _questions: dict[tuple[str, Settings], list[dict]] = field(default_factory=dict)
+    _resources: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @cached_property
     def base(self) -> Engine:
@@ -59,6 +61,13 @@ class Inputs:
     def development(self) -> Sequence[Prompt]:
         """What trials of tuning are scored on: none of the prompts and pairs asks it."""
         return _split_prompts(self.experiment).development
+
+    def resources(self, benchmark: str) -> dict[str, str]:
+        """What a benchmark reads beside its questions and options, by name; most read nothing."""
+        if benchmark not in self._resources:
+            of = getattr(registry.load("benchmark", benchmark), "resources", None)
+            self._resources[benchmark] = of(self.data_dir) if of else {}
+        return self._resources[benchmark]
 
     @cached_property
     def prompts_digest(self) -> str:
@@ -149,6 +158,23 @@ def model_digests(experiment: Experiment) -> dict[str, str]:
     return fingerprints.of_model(model_folder(experiment.model))
 
 
+def threads_of(experiment: Experiment) -> int | None:
+    """Threads that the model computes on; None where it does not compute on this machine's CPU."""
+    if experiment.model_url or not fingerprints.of_device(experiment.device).startswith("cpu"):
+        return None
+    models = [experiment.model, *([experiment.judge_engine] if experiment.judge_engine else [])]
+    small = all(parameter_count(model_folder(each)) < SMALL for each in models)
+    return 1 if small else fingerprints.threads()
+
+
+def use_threads(experiment: Experiment) -> None:
+    """Before a model is loaded: its results depend on the number of threads, so the number is the one they name."""
+    if threads := threads_of(experiment):
+        import torch
+
+        torch.set_num_threads(threads)
+
+
 def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
     """The model that an experiment starts from.
 
@@ -157,27 +183,23 @@ def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
     """
     if experiment.model_url:
         return _endpoint(experiment, root)
-    import torch
-
+    use_threads(experiment)
     from harness.engines.classifier import RewardModel, is_classifier
 
     folder = model_folder(experiment.model)
     if is_classifier(folder):
-        base = RewardModel.load(
+        return RewardModel.load(
             folder,
             device=experiment.device,
             batch_size=experiment.batch_size,
             trust_remote_code=experiment.trust_remote_code,
             day=experiment.day,
         )
-    else:
-        base = load_engine(experiment, folder)
-        if any(experiment.method(arm).stages(experiment.method_options(arm)) for arm in experiment.arms()):
-            from harness.engines.saving import check_saveable
+    base = load_engine(experiment, folder)
+    if any(experiment.method(arm).stages(experiment.method_options(arm)) for arm in experiment.arms()):
+        from harness.engines.saving import check_saveable
 
-            check_saveable(base.local.model, base.local.tokenizer, experiment.model)
-    if base.parameters < SMALL:
-        torch.set_num_threads(1)
+        check_saveable(base.local.model, base.local.tokenizer, experiment.model)
     return base
 
 
@@ -247,6 +269,30 @@ def data_folder(experiment: Experiment, run: Path) -> Path:
     return run / "data" if experiment.data_dir == TESTBED else Path(experiment.data_dir)
 
 
+def judge_module(experiment: Experiment) -> str | None:
+    """Name of the module of the judge that `load_judge` gives."""
+    if experiment.judge_engine:
+        return "harness.judges.engine"
+    if experiment.judge_model:
+        return "harness.judges.openai"
+    return "harness.testbed.judge" if experiment.data_dir == TESTBED else None
+
+
+def described_judge(experiment: Experiment, judge: Judge | None) -> dict[str, Any]:
+    """What judgments depend on of the judge, by name: its own name, the endpoint of one that is asked there, and the
+    files of one that runs here. Empty where there is no judge.
+
+    Args:
+        judge: may be None for a judge behind an endpoint, which is known without a key.
+    """
+    if experiment.judge_engine:
+        named = judge.name if judge else None
+        return {"judge": named, "judge model": fingerprints.of_model(model_folder(experiment.judge_engine))}
+    if experiment.judge_model:
+        return {"judge": experiment.judge_model, "judge endpoint": endpoint_url(experiment.judge_url)}
+    return {"judge": judge.name} if judge else {}
+
+
 def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | None:
     """The judge, or None when no benchmark and no method needs one that is given.
 
@@ -259,6 +305,7 @@ def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | No
         from harness.engines.transformers import TransformersEngine
         from harness.judges.engine import EngineJudge
 
+        use_threads(experiment)
         folder = str(model_folder(experiment.judge_engine))
         engine = TransformersEngine.load(
             folder,

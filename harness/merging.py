@@ -19,7 +19,7 @@ from harness.steps import differences
 BASE = "base"
 MOST_NAMED = 10  # runs that are told apart in notes
 NOT_COMPARED = (  # options that change no number, or are told apart otherwise
-    *("name", "methods", "benchmarks", "seeds", "batch_size", "judge_concurrency", "judge_rate", "judge_max_calls"),
+    *("name", "methods", "benchmarks", "seeds", "judge_concurrency", "judge_rate", "judge_max_calls"),
     *("judge_max_cost", "judge_price", "judge_log", "report_to", "options"),
 )
 
@@ -51,6 +51,7 @@ class Basis:
             model = samples["reference"] or samples["model"]
             benchmarks[name] = {
                 "judge": scored["judge"],
+                "judge is": {name: scored.get(name) for name in ("judge endpoint", "judge model")},
                 "settings": settings,
                 "questions": samples["questions"],
                 "option files": samples["option files"],
@@ -148,6 +149,8 @@ def _otherwise_asked(benchmark: str, one: dict[str, Any], other: dict[str, Any])
         return None
     if one["judge"] != other["judge"]:
         return f"{benchmark} was judged by {one['judge']} in one and by {other['judge']} in the other"
+    for name, before, now in differences(one["judge is"], other["judge is"]):
+        return f"{benchmark} was judged by {one['judge']} in both, and they are not the same: {name} {before} and {now}"
     for part, said in (
         ("settings", f"{benchmark} was answered with another"),
         ("questions", f"{benchmark} has other questions:"),

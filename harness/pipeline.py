@@ -28,11 +28,18 @@ if TYPE_CHECKING:
     from harness.training.trainer import Training
 
 LOOP = tuple(each.name for each in fields(TrainingOptions) if each.name != "batch_size")  # options of training alone
-CODE = tuple(
-    f"harness.{room}" for room in ("engines", "judges", "methods", "pipeline", "stages", "testbed", "training")
-)  # that training rests on, beside the method's own
-SURROUNDINGS = ("code", "device", "engine", "launcher", "packages")  # dependencies that are no choice of the experiment
-PACKAGES = ("torch", "transformers", "tokenizers", "trl", "accelerate", "peft")
+SURROUNDINGS = (  # dependencies that are no choice of the experiment
+    *("code", "device", "engine", "environment", "launcher", "packages", "threads"),
+)
+READING = (*SURROUNDINGS, "attention", "batch_size")  # that log-probabilities of given texts depend on
+PACKAGES = (
+    *("torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "safetensors", "numpy", "jinja2"),
+)
+
+
+def loop_options(stage: Stage) -> dict[str, Any]:
+    """The options of a stage's training loop, by name."""
+    return {name: getattr(stage.training, name) for name in LOOP}
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,9 @@ class Setting:
     training: how a stage is trained, given the folder of its state.
     load: the engine of a checkpoint.
     launcher: what trainings depend on of the command that starts their processes; None where this one trains.
+    loop: how a stage's training loop runs, as its mark says it.
     check_pairs: pairs of each stage whose order a judge is asked about.
+    judged_by: what judgments depend on of the judge, by name.
     """
 
     base: "Callable[[], TransformersEngine]"
@@ -63,9 +72,17 @@ class Setting:
     training: "Callable[[Stage, Path], Training]"
     load: "Callable[[Path], TransformersEngine]"
     launcher: dict[str, Any] | None = None
+    loop: Callable[[Stage], dict[str, Any]] = loop_options
     judge: Judge | None = None
     check_pairs: int = 0
+    judged_by: dict[str, Any] | None = None
     label: str = ""
+
+    @property
+    def health(self) -> dict[str, Any] | None:
+        """What the health of a stage depends on beside examples and training: who judges pairs, and how many."""
+        asked = self.judged_by and (self.check_pairs or hasattr(self.judge, "quality"))
+        return {"check_pairs": self.check_pairs, **self.judged_by} if asked else None
 
     def examples(self, stage: Stage) -> Path:
         return self.folder / "preferences" / f"{stage.name}.jsonl"
@@ -158,11 +175,11 @@ def _collect_depends(stage: Stage, before: Stage | None, setting: Setting) -> di
 
 def _train_depends(stage: Stage, setting: Setting) -> dict[str, Any]:
     collected = setting.folder.mark(collecting(stage))
-    loop = {name: getattr(stage.training, name) for name in LOOP}
     return {
         **collected.depends_on,
-        "training": loop,
+        "training": setting.loop(stage),
         "launcher": setting.launcher,
+        "health": setting.health,
         "examples": list(collected.files.values()),
     }
 
@@ -246,7 +263,7 @@ def _train(
     reference = None
     if objective.needs_reference:
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
-            surroundings = store.digest([depends_on[name] for name in SURROUNDINGS])
+            surroundings = store.digest([depends_on.get(name) for name in READING])
             cache = setting.shared / "reference" / surroundings
             logged = LoggedEngine(start, work / f"reference-{surroundings}.jsonl")
             reference = reference_logprobs(logged, data, ledger, cache, advance)

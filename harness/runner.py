@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import fingerprints, pipeline, store
+from harness import fingerprints, pipeline, registry, sources, store
 from harness.arm import Arm
 from harness.comparison import Table
 from harness.engines.choice import INSTALLED, described
@@ -18,7 +18,8 @@ from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.faults import stoppable
-from harness.inputs import check_inputs, load_inputs, model_digests
+from harness.inputs import check_inputs, judge_module, load_inputs, model_digests, threads_of
+from harness.judges.chat_completions import endpoint_url
 from harness.models import fetch, model_folder
 from harness.parallel import run_arms
 from harness.results import FORMAT, check_format, read_experiment, write_table
@@ -106,21 +107,30 @@ def arms_of(experiment: Experiment, root: Folder) -> list[Arm]:
 
 
 def _key(experiment: Experiment) -> str:
-    """Of everything that a run depends on: its options, the content of the files and folders that they name, the code
-    and the packages."""
-    named = [experiment.prompts, experiment.preferences, experiment.data_dir, experiment.judge_engine]
+    """Of everything that a run depends on: its options, the content of the files and folders that they name, what
+    benchmarks read beside them, the code, the packages and the environment."""
+    named = [experiment.prompts, experiment.preferences, experiment.data_dir]
     named += [value for options in experiment.options.values() for value in options.values()]
-    methods = {type(experiment.method(arm)).__module__.partition(".")[0] for arm in experiment.arms()}
+    benchmarks = [registry.load("benchmark", name) for name in experiment.benchmarks]
+    kinds = [*map(experiment.method, experiment.arms()), *benchmarks]
+    ours = {*sources.OURS, *(type(each).__module__.partition(".")[0] for each in kinds)}
+    roots = (sources.Roots(()), *sorted({type(each).__module__ for each in kinds}))
+    data = Path(experiment.data_dir)  # of the testbed's suites, whose files no resource is among: anything
     return store.digest(
         [
             experiment.as_dict(),
             model_digests(experiment),
+            fingerprints.of_model(model_folder(experiment.judge_engine)) if experiment.judge_engine else None,
+            endpoint_url(experiment.judge_url) if judge_module(experiment) == "harness.judges.openai" else None,
             described(experiment),
             described_launcher(experiment),
             fingerprints.of_named(name for name in named if name != TESTBED),
+            [each.resources(data) for each in benchmarks if hasattr(each, "resources")],
             fingerprints.of_device(experiment.device),
-            fingerprints.of_packages(*PACKAGES),
-            fingerprints.of_code("harness", *sorted(methods)),
+            fingerprints.of_environment(),
+            threads_of(experiment),
+            fingerprints.of_packages(*PACKAGES, *sources.packages(*roots)),
+            sources.of_packages(*sorted(ours)),
         ]
     )
 

@@ -9,12 +9,12 @@ from dataclasses import asdict, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from harness import fingerprints, registry, store
+from harness import fingerprints, registry, sources, store
 from harness.benchmarks.base import Benchmark, Judging, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
-from harness.inputs import Inputs
+from harness.inputs import Inputs, described_judge, judge_module, threads_of
 from harness.methods import Prompt
 from harness.pipeline import PACKAGES, Trained
 from harness.progress import progress
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from harness.arm import Arm
 
 NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
-ANSWERING = ("harness.engines", "harness.benchmarks.base", "harness.benchmarks.files")
-SCORING = ("harness.benchmarks", "harness.judges", "harness.testbed")
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
 
 
@@ -69,6 +67,9 @@ class Scoring:
     @cached_property
     def _samples_depend_on(self) -> dict[str, Any]:
         arm = self.arm
+        answering = sources.ENDPOINT if arm.experiment.model_url else sources.ANSWERING
+        roots = (answering, sources.Part.of(self.benchmark, sources.JUDGING))
+        scorers = [name for name in SCORERS if sources.imports(name.replace("-", "_"), *roots)]
         return {
             "benchmark": self.name,
             "questions": store.digest(self.items),
@@ -78,23 +79,34 @@ class Scoring:
             "reference": self.inputs.model if arm.stages else None,
             "beta": getattr(arm.options, "beta", None),
             "pairs": store.digest(self.pairs) if self.pairs else None,
+            "resources": self._resources(),
             "attention": arm.experiment.attention,
             "date": arm.experiment.date,
+            "batch_size": arm.experiment.batch_size,
             "device": fingerprints.of_device(arm.experiment.device),
             "engine": described(arm.experiment),
-            "packages": fingerprints.of_packages(*PACKAGES),
-            "code": fingerprints.of_code(*ANSWERING, type(self.benchmark).__module__),
+            "environment": fingerprints.of_environment(),
+            "threads": threads_of(arm.experiment),
+            "packages": fingerprints.of_packages(*PACKAGES, *scorers, *sources.packages(*roots)),
+            "code": sources.digest(*roots),
         }
 
     def _score_depends_on(self) -> dict[str, Any]:
-        judge = self.inputs.judge
+        experiment = self.arm.experiment
+        judged_by = described_judge(experiment, self.inputs.judge) if self.benchmark.needs_judge else {}
+        judge = [judge_module(experiment)] if judged_by else []
+        roots = (sources.SCORING, sources.Part.of(self.benchmark, sources.ANSWERS), *judge)
         return {
             "samples": list(self.folder.mark(self.samples_step).files.values()),
-            "judge": judge.name if self.benchmark.needs_judge else None,
+            "judge": None,
+            **judged_by,
             "judging": asdict(self.judging),
-            "packages": fingerprints.of_packages(*SCORERS),
-            "code": fingerprints.of_code(*SCORING, type(self.benchmark).__module__),
+            "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
+            "code": sources.digest(*roots),
         }
+
+    def _resources(self) -> dict[str, str]:
+        return self.inputs.resources(self.name)
 
     def answered(self) -> bool:
         """Whether no model is needed: the answers are there, or nothing is asked."""

@@ -173,6 +173,9 @@ class DevelopmentScoring(Scoring):
         settings = Settings(self.arm.seed, experiment.temperature, experiment.max_new_tokens, options=options)
         return benchmark, settings
 
+    def _resources(self) -> dict[str, str]:
+        return {}
+
     @cached_property
     def items(self) -> list[dict]:
         return [{"id": prompt.id, "messages": list(prompt.messages)} for prompt in self.inputs.development]

@@ -7,11 +7,12 @@ paper's first version. What each makes is left in `args.output_dir`; a second ca
 """
 
 import copy
+import json
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 from trl import DPOConfig
 
-from harness import fingerprints, store
+from harness import fingerprints, sources, store
 from harness.budget import Budget
 from harness.engines import saving
 from harness.engines.base import Sampling
@@ -28,7 +29,7 @@ from harness.engines.chat import ChatTemplate
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.methods import Lengths, Method, Prompt, Stage
-from harness.pipeline import CODE, PACKAGES, Setting, Trained, train_stages
+from harness.pipeline import PACKAGES, Setting, Trained, train_stages
 from harness.prompt_rows import Malformed, read_row
 from harness.prompts import PromptStream, rows_by_name
 from harness.steps import Folder
@@ -41,6 +42,66 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 LOSSES = {"sigmoid": "dpo"}  # where TRL's name differs
+NO_EVALUATION = "nothing is evaluated while a stage trains: score what is saved, with harness eval"
+NO_SAVING = "states are saved as often as that is cheap, and output_dir keeps what each stage made: use save_model"
+NO_HUB = "nothing is uploaded: use save_model, then the hub's own tools"
+OBJECTIVE = "the losses are those of loss_type"
+FIXED_REFERENCE = "the reference is the model that a stage starts from"
+UNUSED = {  # fields of DPOConfig that nothing here reads, and what holds instead
+    "model_init_kwargs": "give the model loaded, with its tokenizer as processing_class",
+    "router_aux_loss_coef": OBJECTIVE,
+    "disable_dropout": "dropout is always off, as policy and reference are compared",
+    "dataset_num_proc": "examples are token ids already",
+    "max_length": "completions are never cut: set max_completion_length",
+    "truncation_mode": "completions are never cut: set max_completion_length",
+    "padding_free": "sequences are packed without padding where the model allows it",
+    "pad_to_multiple_of": "sequences are packed without padding where the model allows it",
+    "precompute_ref_batch_size": "set generation_batch_size",
+    "loss_weights": OBJECTIVE,
+    "ld_alpha": OBJECTIVE,
+    "f_divergence_type": OBJECTIVE,
+    "f_alpha_divergence_coef": OBJECTIVE,
+    "label_smoothing": OBJECTIVE,
+    "label_smoothing_factor": OBJECTIVE,
+    "use_weighting": OBJECTIVE + "; SSOVersion1Config has a weight",
+    "discopop_tau": OBJECTIVE,
+    "sync_ref_model": FIXED_REFERENCE,
+    "ref_model_mixup_alpha": FIXED_REFERENCE,
+    "ref_model_sync_steps": FIXED_REFERENCE,
+    "pad_token": "set it in the tokenizer, and give that as processing_class",
+    "auto_find_batch_size": "memory is watched already: a batch that does not fit is tried in halves",
+    "dataloader_drop_last": "the last, smaller batch is an update too",
+    "ignore_data_skip": "a training that goes on skips what it has seen",
+    "resume_from_checkpoint": "a second call with the same output_dir goes on by itself",
+    "label_names": OBJECTIVE,
+    "length_column_name": "examples of similar length are put together already",
+    "logging_strategy": "every update is logged, in output_dir/training",
+    "include_num_input_tokens_seen": "train() returns the tokens that were trained",
+    **dict.fromkeys(("do_train", "do_predict"), "call train()"),
+    **dict.fromkeys(
+        (
+            *("do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_accumulation_steps"),
+            *("eval_do_concat_batches", "eval_use_gather_object", "per_device_eval_batch_size", "bf16_full_eval"),
+            *("fp16_full_eval", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics"),
+            *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
+        ),
+        NO_EVALUATION,
+    ),
+    **dict.fromkeys(
+        ("save_steps", "save_total_limit", "save_only_model", "save_on_each_node", "enable_jit_checkpoint"), NO_SAVING
+    ),
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"), NO_HUB
+    ),
+}
+ALWAYS = {  # fields that have one value here, whatever they say: TRL's default and this one are taken
+    "precompute_ref_log_probs": True,
+    "train_sampling_strategy": "sequential",
+    "remove_unused_columns": False,
+    "save_strategy": "no",
+}
+DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC")  # variables of full_determinism
+VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation")  # of a model's config
 WITHOUT_EFFECT = {"output_dir", "run_name", "report_to", "disable_tqdm", "hub_token", "logging_steps"}  # on results
 
 
@@ -79,6 +140,7 @@ class PrincipleConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         check_alone()  # accelerate would wait for the others
+        check_used(self)
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16
@@ -145,18 +207,21 @@ class _Trainer(ABC):
         Args:
             model: a folder, a hub id, or a causal language model with its tokenizer as `processing_class`.
             train_dataset: rows with a "prompt", a text or messages.
+            processing_class: the tokenizer; with a folder or hub id, in place of the one there.
             peft_config: a LoraConfig; adapters are merged into what is saved.
 
         Raises:
             UserError: when model, data or settings can not be used.
         """
         self.args = args or self.config(f"{Path(str(model)).name}-{self.method.name}")
+        check_used(self.args)
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
         self.engine = self._engine(model, processing_class)
         _check_rows(self.engine.chat, self.prompts)
         saving.check_saveable(self.engine.model, self.engine.tokenizer, self.engine.name)
-        self.peft_config, self.callbacks = peft_config, tuple(callbacks)
+        self.peft_config, self.callbacks = copy.deepcopy(peft_config), tuple(callbacks)
+        self.adapters = _described(peft_config.to_dict()) if peft_config else None
         self.folder = Folder(Path(self.args.output_dir))
         self.trained: Trained | None = None
 
@@ -198,30 +263,42 @@ class _Trainer(ABC):
 
     def _engine(self, model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> TransformersEngine:
         if isinstance(model, str):
-            return self._load(model)
+            return self._load(model, tokenizer)
         if tokenizer is None:
             raise UserError("a model that is loaded already needs its tokenizer as processing_class")
         name = model.config._name_or_path or type(model).__name__
         return TransformersEngine(model.to(self.args.device), tokenizer, name, self.args.generation_batch_size)
 
-    def _load(self, path: str | Path) -> TransformersEngine:
+    def _load(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> TransformersEngine:
         args = self.args
         return TransformersEngine.load(
-            path, str(args.device), "auto", args.generation_batch_size, args.trust_remote_code
+            path, str(args.device), "auto", args.generation_batch_size, args.trust_remote_code, tokenizer=tokenizer
         )
 
     def _setting(self, stages: Sequence[Stage]) -> Setting:
         args = self.args
         streams = {stage.name: PromptStream(self.prompts, args.seed) for stage in stages}
+        engine, generation = self.engine, self.engine.model.generation_config
         settings = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
+        environment = fingerprints.of_environment()
+        if args.full_determinism:
+            environment = {name: value for name, value in environment.items() if name not in DETERMINISM}
         depends_on = {
-            "model": self.engine.weights_hash,
+            "model": engine.weights_hash,
+            "config": _described(engine.model.config.to_dict()),
+            "generation": _described(generation.to_dict()) if generation else None,
+            "tokenizer": _tokenizer_digests(engine.tokenizer),
+            "adapters": self.adapters,
+            "callbacks": [f"{type(each).__module__}.{type(each).__qualname__}" for each in self.callbacks],
             "prompts": store.digest([prompt.content for prompt in self.prompts]),
             "arguments": settings,
+            "option files": fingerprints.of_named(vars(self.options).values()),
             "device": str(args.device),
             "engine": "transformers",
+            "environment": environment,
+            "threads": torch.get_num_threads() if args.device.type == "cpu" else None,
             "packages": fingerprints.of_packages(*PACKAGES),
-            "code": fingerprints.of_code(*CODE, "sso"),
+            "code": sources.digest(sources.TRAINING, "sso.trainer"),
         }
         return Setting(
             base=lambda: self.engine,
@@ -233,9 +310,24 @@ class _Trainer(ABC):
             stream=lambda stage: streams[stage.name],
             lengths=lambda stage: Lengths(1, 1, 1),  # of no account where the budget is in prompts
             training=self._training,
-            load=self._load,
+            load=lambda path: self._load(path, engine.tokenizer),
+            loop=self._loop,
             label=self.method.name,
         )
+
+    def _loop(self, stage: Stage) -> dict[str, Any]:
+        """What the arguments say of a stage's loop, under the names of `TrainingOptions`."""
+        args = self.args
+        return {
+            **{name: getattr(args, name) for name in ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2")},
+            **{name: getattr(args, name) for name in ("max_grad_norm", "num_train_epochs", "max_steps")},
+            "micro_batch_size": args.per_device_train_batch_size,
+            "warmup_ratio": args.warmup_steps,
+            "lr_scheduler": args.lr_scheduler_type.value,
+            "gradient_checkpointing": bool(args.activation_checkpointing or args.gradient_checkpointing),
+            "lora_rank": getattr(self.peft_config, "r", 0),
+            "lora_alpha": getattr(self.peft_config, "lora_alpha", None),
+        }
 
     def _training(self, stage: Stage, state: Path) -> Training:
         args = copy.copy(self.args)
@@ -246,7 +338,7 @@ class _Trainer(ABC):
         args.save_strategy = "no"  # the pipeline saves states
         args.logging_steps = 1  # health looks at every update
         args.disable_tqdm = True  # the pipeline shows its own progress
-        return Training(args, self.peft_config, self.callbacks)
+        return Training(args, copy.deepcopy(self.peft_config), self.callbacks)  # peft writes into it
 
 
 class SSOTrainer(_Trainer):
@@ -275,6 +367,54 @@ class SSOVersion1Trainer(_Trainer):
 
     def _budget(self) -> Budget:
         return Budget("prompts", self.args.iterations * len(self.prompts))
+
+
+def check_used(args: PrincipleConfig) -> None:
+    """
+    Raises:
+        UserError: naming each field that is set and would do nothing.
+    """
+    wrong = []
+    for each in fields(args):
+        default = each.default if each.default_factory is MISSING else each.default_factory()
+        value = getattr(args, each.name)
+        if each.name in UNUSED and value != default:
+            wrong.append(f"{each.name} has no effect here: {UNUSED[each.name]}")
+        elif each.name in ALWAYS and value not in (default, ALWAYS[each.name]):
+            wrong.append(f"{each.name} is always {ALWAYS[each.name]!r} here")
+    if wrong:
+        raise UserError(f"{'; '.join(wrong)}. Leave {'it' if len(wrong) == 1 else 'them'} at the default")
+
+
+def _described(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings as plain values in one order, without those that change as a model is used."""
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {str(name): plain(each) for name, each in value.items() if name not in VOLATILE}
+        if isinstance(value, set | frozenset):
+            return sorted(map(str, value))
+        if isinstance(value, list | tuple):
+            return [plain(each) for each in value]
+        return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+    return plain(settings)
+
+
+def _tokenizer_digests(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    """What token ids depend on of a tokenizer, by its parts."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    model = json.loads(backend.to_str()) if backend else tokenizer.get_vocab()
+    for state in ("padding", "truncation"):  # of the last call
+        if backend:
+            model.pop(state, None)
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return {
+        "vocabulary": store.digest(model),
+        "template": store.digest(tokenizer.chat_template),
+        "special tokens": store.digest(special),
+        "longest": tokenizer.model_max_length,
+    }
 
 
 def _read_prompts(rows: Iterable[dict[str, Any]]) -> list[Prompt]:

@@ -89,7 +89,12 @@ def step_names(benchmark: str) -> tuple[str, str]:
 
 
 class Benchmark(Protocol):
-    """One file a benchmark, found through the entry points `harness.benchmarks`."""
+    """One file a benchmark, found through the entry points `harness.benchmarks`.
+
+    A benchmark that reads more than its questions and options when it answers or scores (a model of nltk, say) also has
+    `resources(data_dir) -> dict[str, str]`: a digest of each such thing, by name. They are part of what its answers
+    depend on.
+    """
 
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"

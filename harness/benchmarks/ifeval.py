@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.base import NoOptions, Policy, Score, Settings
-from harness.benchmarks.ifeval_checks import Checker, check_resources
+from harness.benchmarks.ifeval_checks import Checker, check_resources, splitter_digest
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
 
@@ -247,6 +247,10 @@ class IFEval:
         _warn(data_dir)
         self._data_dir = data_dir  # nltk's model may be there
         return questions
+
+    def resources(self, data_dir: Path) -> dict[str, str]:
+        """The model that splits sentences: it decides some verdicts."""
+        return {"sentence_splitter": splitter_digest(data_dir)}
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
         from harness.benchmarks.lm_eval_model import evaluate, named_settings

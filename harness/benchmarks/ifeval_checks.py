@@ -15,6 +15,7 @@ Google and M-IFEval):
   an initial and does not split there (GPT-4, prompt 1174, loosely).
 """
 
+import hashlib
 import logging
 import random
 import re
@@ -25,6 +26,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from harness import store
 from harness.benchmarks.worker import NoAnswer, Worker
 from harness.errors import UserError
 
@@ -92,6 +94,14 @@ def check_resources(data_dir: Path | None = None) -> str | None:
         "length_constraints:number_sentences differ; to get it: harness data fetch ifeval"
         + (f" --data-dir {data_dir}" if data_dir else "")
     )
+
+
+def splitter_digest(data_dir: Path | None = None) -> str:
+    """Of the model that splits sentences: of the content of its files, or UNTRAINED."""
+    model = _trained_model(data_dir)
+    if model is None:
+        return UNTRAINED
+    return store.digest({name: hashlib.sha256(content).hexdigest() for name, content in model.items()})
 
 
 def _trained_model(data_dir: Path | None) -> dict[str, bytes] | None:

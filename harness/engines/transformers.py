@@ -84,6 +84,7 @@ class TransformersEngine:
         trust_remote_code: bool = False,
         attention: str = "sdpa",
         day: date | None = None,
+        tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> "TransformersEngine":
         """The engine of a model folder or hub id; an adapter is merged into its base model.
 
@@ -91,6 +92,7 @@ class TransformersEngine:
             device: "auto" takes the GPU when there is one.
             dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on the CPU and bfloat16 on a GPU.
             day: as of __init__.
+            tokenizer: used in place of the folder's.
 
         Raises:
             UserError: when there is no such model, or it can not be used (see __init__).
@@ -101,9 +103,10 @@ class TransformersEngine:
         torch_dtype = loading.choose_dtype(dtype, device)
         with loading.load_errors(name, trust_remote_code):
             base = base_folder(Path(name))
-            tokenizer = AutoTokenizer.from_pretrained(
-                str(tokenizer_folder(Path(name)) if base else name), trust_remote_code=trust_remote_code
-            )
+            if tokenizer is None:
+                tokenizer = AutoTokenizer.from_pretrained(
+                    str(tokenizer_folder(Path(name)) if base else name), trust_remote_code=trust_remote_code
+                )
             model = loading.load_causal(str(base or name), torch_dtype, trust_remote_code)
             model = (loading.merged(model, Path(name), saving.tokens_of(tokenizer)) if base else model).to(device)
         return cls(model, tokenizer, name, batch_size, attention, day)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -12,6 +13,7 @@ from urllib.parse import urlsplit
 
 from harness.errors import UserError
 
+URL_VARIABLE, DEFAULT_URL = "OPENAI_BASE_URL", "https://api.openai.com/v1"
 NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}  # codes of errors that stay
 MOST_TOKENS = 1 << 40  # of a reply; a larger count is none
 
@@ -111,6 +113,11 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 def writable(text: str) -> str:
     """The text with a mark for each half of a surrogate pair, which JSON can carry and UTF-8 can not."""
     return text.encode("utf-8", "replace").decode()
+
+
+def endpoint_url(url: str | None) -> str:
+    """Where a client is sent that was given this URL, or none: `public_url` of what the client itself falls back on."""
+    return public_url(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
 
 
 def public_url(url: str) -> str:

@@ -23,13 +23,12 @@ from harness.engines.base import Advance
 from harness.errors import UserError
 from harness.judges import chat_completions
 from harness.judges.base import JudgeReply, JudgeRequest
-from harness.judges.chat_completions import public_url, read_answer
+from harness.judges.chat_completions import endpoint_url, read_answer
 from harness.judges.limits import Limits, Price, known_prices
 from harness.judges.log import JudgeLog
 from harness.judges.spend import CapReached
 
-KEY_VARIABLE, URL_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
-DEFAULT_URL = "https://api.openai.com/v1"
+KEY_VARIABLE = "OPENAI_API_KEY"
 TIMEOUT = 120.0  # seconds an attempt
 RETRIES = 10  # with 30 % of attempts failing, one request in 500,000 fails
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubled from one to the next
@@ -72,7 +71,7 @@ class OpenAIJudge:
         """
         self.name, self.role = model, role
         self.base_url = base_url
-        self.endpoint = public_url(base_url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)
+        self.endpoint = endpoint_url(base_url)
         self._who = f"the {role} at {self.endpoint}"
         if log is None:
             self._own_folder = TemporaryDirectory(prefix="judge-")

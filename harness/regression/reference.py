@@ -7,7 +7,7 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from harness import fingerprints, rows, store
+from harness import rows, sources, store
 from harness.benchmarks.base import Score, step_names
 from harness.errors import UserError
 from harness.experiment import Experiment
@@ -124,7 +124,8 @@ def write(path: Path, run: Path, command: str) -> Measured:
     if problems := verify(run)["problems"]:
         raise UserError(f"{run} can not be a reference: {problems[0]} (harness verify {run} has all)")
     versions = store.read_json(run / "versions.json")
-    made = {**versions, "command": command, "date": date.today().isoformat(), "code": fingerprints.of_code("harness")}
+    code = sources.of_packages(*sources.OURS)
+    made = {**versions, "command": command, "date": date.today().isoformat(), "code": code}
     questions: dict[str, dict[str, None]] = {}
     for by_seed in measured.arms.values():
         for each in by_seed.values():

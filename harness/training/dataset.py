@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.engines.base import shared_tokens
 from harness.errors import UserError
 from harness.faults import whole
 from harness.training.examples import Example
@@ -104,6 +106,16 @@ def update_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int
         updates += [window[first : first + batch_size] for first in range(0, len(window), batch_size)]
     rng.shuffle(updates)
     return [index for update in updates for index in update] + sorted(order[whole:], key=lengths.__getitem__)
+
+
+def trained_tokens(data: ExampleData, batch_size: int, seed: int, updates: int) -> int:
+    """Tokens that so many updates read: whole passes over the examples, and the first updates of one more."""
+    passes, more = divmod(updates, math.ceil(len(data) / batch_size))
+    total = passes * data.tokens
+    if more:
+        first = update_order(data.lengths, batch_size, seed)[: more * batch_size]
+        total += sum(shared_tokens(sequences_of(row)) for row in data.rows.select(first))
+    return total
 
 
 def in_order(data: ExampleData, batch_size: int, seed: int, together: int) -> "Dataset":

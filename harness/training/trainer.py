@@ -41,7 +41,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.faults import whole, writing
 from harness.tracking import Tracking
-from harness.training.dataset import Collator, ExampleData, in_order
+from harness.training.dataset import Collator, ExampleData, in_order, trained_tokens
 from harness.training.examples import Objective, TrainingOptions, split_batch
 from harness.training.launch import Launch, train_in_processes
 from harness.training.pairs import RewardOptions
@@ -232,10 +232,12 @@ def train(
     saving.check_saveable(engine.model, engine.tokenizer, engine.name)
     how = train_in_processes if training.launch else _train_here
     result = how(engine, data, objective, reference, training, Path(output_dir), advance)
+    args = training.args
+    batch_size = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     ledger.charge(
         "train",
         engine.parameters,
-        trained_tokens=round(data.tokens * training.args.num_train_epochs),
+        trained_tokens=trained_tokens(data, batch_size, args.seed, result.updates),
         updates=result.updates,
         seconds=time.perf_counter() - start,
     )
