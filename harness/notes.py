@@ -1,6 +1,6 @@
 """The footnotes of a table: what its numbers mean, and what is missing, unparsed, unequal or unhealthy."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.ranking import SIGNIFICANT
@@ -43,12 +43,25 @@ def _about(table: "Table", limit: int | None) -> list[str]:
         f"Seeds: {number_range(seeds, '{}')}. In brackets: 95 % interval, questions resampled"
         + (", the variance between seeds added." if max(seeds) > 1 else ".")
     )
+    notes.extend(_unequal_seeds(table))
     if any(len(row.seeds) == 1 and row.spent.flops for row in table.rows):
         notes.append(
             "One seed tells nothing of how another training run would turn out: its intervals and p-values are about "
             "other questions, for this very model."
         )
     return notes
+
+
+def _unequal_seeds(table: "Table") -> Iterator[str]:
+    """Which method has which seeds, where they are not the same for all, and which scores are of fewer."""
+    if len({row.seeds for row in table.rows}) > 1:
+        listed = "; ".join(f"{row.method} {', '.join(map(str, row.seeds))}" for row in table.rows)
+        yield f"Unequal seeds: {listed}. Means are over each method's own seeds, differences over those that both have."
+    for column in table.benchmarks:
+        for row in table.rows:
+            scored = row.cells[column.name].by_seed
+            if scored and (without := [str(seed) for seed in row.seeds if seed not in scored]):
+                yield f"{column.title}: {row.method} has no score with seed {', '.join(without)}."
 
 
 def _comparisons(table: "Table", bounded: bool) -> list[str]:

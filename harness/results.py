@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 from harness import registry, store, trials
-from harness.benchmarks.base import Score, step_names
+from harness.benchmarks.base import NO_PAIRS, Score, step_names
 from harness.comparison import ResultRow, Table, build
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment, load
 from harness.experiment import build as build_experiment
-from harness.steps import Folder
+from harness.steps import Folder, Mark, read_mark
 from harness.tables import to_json, to_markdown
 
-FORMAT = 1  # of a run folder
+FORMAT = 2  # of a run folder
+SINCE = {  # what a format has that the one before had not
+    2: "a step is known by all code that it imports, the judge's endpoint, threads and environment, and reference/ and "
+    "the marks of steps have digests",
+}
 
 
 def check_format(path: Path) -> None:
@@ -25,9 +29,11 @@ def check_format(path: Path) -> None:
     if (path / "experiment.yaml").exists():
         found = store.read_json(path / "versions.json").get("format") if (path / "versions.json").exists() else None
         if found != FORMAT:
+            since = f" (since format {FORMAT}, {SINCE[FORMAT]})" if found == FORMAT - 1 else ""
             raise UserError(
-                f"{path} has format {found}, and this harness reads format {FORMAT}: use the harness that made it "
-                "(versions.json), or take another --name"
+                f"{path} has format {found}, and this harness reads format {FORMAT}{since}: its table.md and "
+                "table.json can still be read; to go on there, use the harness that made it (versions.json), or run it "
+                "again under another --name"
             )
 
 
@@ -63,6 +69,11 @@ class Reader:
             except ValueError:
                 return store.read_json(file)  # which says what is wrong with it
         return self._known[content]
+
+    def mark(self, arm: Folder, step: str) -> Mark | None:
+        """The mark of a finished step of an arm; None where it is not finished."""
+        file = arm / "steps" / f"{step}.json"
+        return read_mark(file, self.json) if file.exists() else None
 
     def score(self, file: Path) -> Score:
         values = self.json(file)
@@ -106,8 +117,8 @@ class StoredRun:
 
     def depends_on(self, arm: Folder, step: str) -> dict[str, Any] | None:
         """What a step of an arm was made from; None where it is not finished."""
-        file = arm / "steps" / f"{step}.json"
-        return self.reader.json(file)["depends_on"] if file.exists() else None
+        mark = self.reader.mark(arm, step)
+        return mark.depends_on if mark else None
 
 
 def table_of(path: Path, baseline: str = "base") -> Table:
@@ -140,6 +151,22 @@ def _arm(path: Path, name: str, seed: int) -> Folder:
     return Folder(path).folder("arms").folder(f"{name}-seed{seed}")
 
 
+def _check_there(arm: Folder, mark: Mark, kind: str = "") -> None:
+    """
+    Args:
+        kind: folder of the files that matter; all by default.
+
+    Raises:
+        UserError: when a file that a finished step left is gone: a table without it would be one of other scores.
+    """
+    for name in mark.files:
+        if name.startswith(kind) and not (arm / name).exists():
+            raise UserError(
+                f"{arm / name} was deleted after its step had finished: put it back, or make it again from the stored "
+                "answers with the same harness run"
+            )
+
+
 def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> ResultRow:
     scores: dict[str, dict[int, Score]] = {}
     ledgers, seconds, warnings = {}, {}, {}
@@ -147,13 +174,21 @@ def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> Resul
         arm = _arm(path, name, seed)
         for benchmark in experiment.benchmarks:
             file = arm / "scores" / f"{benchmark}.json"
-            if not file.exists():
-                if arm.mark(step_names(benchmark)[1]):  # left out
-                    continue
-                raise UserError(f"{file} is missing: finish the run first (harness run with the same options)")
+            mark = reader.mark(arm, step := step_names(benchmark)[1])
+            if mark is None:
+                raise UserError(
+                    f"{arm.path} has no mark of step {step}, so that score is not finished: finish the run first "
+                    "(harness run with the same options)"
+                )
+            _check_there(arm, mark)
+            if mark.depends_on == NO_PAIRS:
+                continue
             scores.setdefault(benchmark, {})[seed] = reader.score(file)
         ledgers[seed] = reader.json(arm / "ledger.json")
         seconds[seed] = reader.json(arm / "seconds.json")
+        for stage in experiment.method(name).stages(experiment.method_options(name)):
+            if mark := reader.mark(arm, stage.name):
+                _check_there(arm, mark, "health")
         for file in sorted((arm / "health").glob("*.json")):
             for warning in reader.json(file).get("warnings", []):
                 warnings.setdefault(f"{file.stem}: {warning}", []).append(seed)

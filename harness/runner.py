@@ -31,6 +31,7 @@ from harness.trials import FILE
 from harness.tuning import check_arms, trials_of, tune
 
 INDEX = "index.json"
+OWN = ("experiment.yaml", "versions.json")  # files of a run that no step makes
 PACKAGES = ("harness", *pipeline.PACKAGES, *SCORERS)
 
 
@@ -144,17 +145,26 @@ def _finished(root: Folder, key: str) -> bool:
 
 
 def _write_index(root: Folder, key: str) -> None:
-    """What is in a finished run: each file with its SHA-256 and the step that made it, from the marks of the steps."""
+    """What is in a finished run: each file with its SHA-256 and the step that made it, from the marks of the steps; the
+    marks themselves; and what the run as a whole has left."""
     files = {}
-    for place in sorted([*(root / "arms").iterdir(), *(root / FILE.parent).glob("*/*/")]):
-        folder = Folder(place)
-        for step in folder.steps():
-            for name, digest in folder.mark(step).files.items():
+    for place in step_folders(root):
+        for step in place.steps():
+            mark = place / "steps" / f"{step}.json"
+            files[str(mark.relative_to(root.path))] = {"sha256": store.file_digest(mark), "step": step}
+            for name, digest in place.mark(step).files.items():
                 if (file := place / name).exists():  # models of trials do not
                     files[str(file.relative_to(root.path))] = {"sha256": digest, "step": step}
-    if (root / FILE).exists():
-        files[str(FILE)] = {"sha256": store.file_digest(root / FILE), "step": "tuning"}
+    for name, step in ((str(FILE), "tuning"), *((name, "run") for name in OWN)):
+        if (root / name).exists():
+            files[name] = {"sha256": store.file_digest(root / name), "step": step}
     store.write_json(root / INDEX, {"format": FORMAT, "key": key, "files": files})
+
+
+def step_folders(root: Folder) -> list[Folder]:
+    """The folders of all arms and trials that are there, whether the experiment has them or not."""
+    places = [*(root / "arms").glob("*/"), *(root / FILE.parent).glob("*/*/")]
+    return [Folder(place) for place in sorted(places) if (place / "steps").is_dir()]
 
 
 def _restart(arms: Sequence[Arm], restart_from: str) -> None:

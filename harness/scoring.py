@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness import fingerprints, registry, sources, store
-from harness.benchmarks.base import Benchmark, Judging, Score, Settings, step_names
+from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
@@ -22,7 +22,6 @@ from harness.progress import progress
 if TYPE_CHECKING:
     from harness.arm import Arm
 
-NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
 
 

@@ -5,7 +5,7 @@ when it depends on others, that is an error which names them: nothing that was m
 """
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,12 +53,7 @@ class Folder:
             UserError: when the file of the mark was damaged.
         """
         file = self._file(step)
-        if not file.exists():
-            return None
-        try:
-            return Mark(**store.read_json(file))
-        except TypeError:
-            raise UserError(f"{file}: is no mark of a step; delete it to have the step made again") from None
+        return read_mark(file) if file.exists() else None
 
     def finished(self, step: str, depends_on: dict[str, Any]) -> bool:
         """Whether the step was done, from these things.
@@ -109,6 +104,25 @@ class Folder:
 
     def forget(self, step: str) -> None:
         self._file(step).unlink(missing_ok=True)
+
+
+def read_mark(file: Path, read: Callable[[Path], Any] = store.read_json) -> Mark:
+    """The mark of a finished step, from its file.
+
+    Raises:
+        UserError: when the file was damaged.
+    """
+    try:
+        mark = Mark(**read(file))
+    except TypeError:
+        mark = None
+    if mark is None or not (
+        isinstance(mark.key, str)
+        and all(isinstance(each, dict) for each in (mark.depends_on, mark.files, mark.facts))
+        and all(isinstance(each, str) for each in mark.files.values())
+    ):
+        raise UserError(f"{file}: is not a mark of a step; delete it to recompute the step")
+    return mark
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[tuple[str, str, str]]:

@@ -12,7 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -140,7 +140,7 @@ class PrincipleConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         check_alone()  # accelerate would wait for the others
-        check_used(self)
+        check_used(self, {each.name: _default(each) for each in fields(self)})
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16
@@ -214,7 +214,7 @@ class _Trainer(ABC):
             UserError: when model, data or settings can not be used.
         """
         self.args = args or self.config(f"{Path(str(model)).name}-{self.method.name}")
-        check_used(self.args)
+        check_used(self.args, vars(type(self.args)(self.args.output_dir)))  # it may have been changed since
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
         self.engine = self._engine(model, processing_class)
@@ -369,19 +369,22 @@ class SSOVersion1Trainer(_Trainer):
         return Budget("prompts", self.args.iterations * len(self.prompts))
 
 
-def check_used(args: PrincipleConfig) -> None:
+def _default(each: Field) -> Any:
+    return each.default if each.default_factory is MISSING else each.default_factory()
+
+
+def check_used(args: PrincipleConfig, defaults: dict[str, Any]) -> None:
     """
     Raises:
         UserError: naming each field that is set and would do nothing.
     """
     wrong = []
-    for each in fields(args):
-        default = each.default if each.default_factory is MISSING else each.default_factory()
-        value = getattr(args, each.name)
-        if each.name in UNUSED and value != default:
-            wrong.append(f"{each.name} has no effect here: {UNUSED[each.name]}")
-        elif each.name in ALWAYS and value not in (default, ALWAYS[each.name]):
-            wrong.append(f"{each.name} is always {ALWAYS[each.name]!r} here")
+    for name, reason in UNUSED.items():
+        if getattr(args, name) != defaults[name]:
+            wrong.append(f"{name} has no effect here: {reason}")
+    for name, value in ALWAYS.items():
+        if getattr(args, name) not in (defaults[name], value):
+            wrong.append(f"{name} is always {value!r} here")
     if wrong:
         raise UserError(f"{'; '.join(wrong)}. Leave {'it' if len(wrong) == 1 else 'them'} at the default")
 

@@ -98,6 +98,8 @@ def _score(arm: Path, benchmark: str, values: list[float | None], text: Callable
     unparsed = len(values) - len(known)
     score = Score(benchmark, METRICS[benchmark], mean, known, {}, len(values), 0, unparsed, judge, details)
     write(arm / "scores" / f"{benchmark}.json", asdict(score))
+    mark = {"key": "", "depends_on": {}, "files": {f"scores/{benchmark}.json": ""}, "facts": {}}
+    write(arm / "steps" / f"score-{benchmark}.json", mark)
     samples, judgments = zip(*map(ROWS[benchmark], names, values, [text] * len(values)), strict=True)
     write(arm / "samples" / f"{benchmark}.jsonl", list(samples))
     if judge:

@@ -13,6 +13,8 @@ from harness.engines.base import Advance, Engine
 from harness.judges.base import Judge
 from harness.methods import Prompt
 
+NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
+
 
 @dataclass(frozen=True)
 class Settings:

@@ -1,6 +1,7 @@
 """Log-probabilities under the reference: computed once for a model and a set of examples, and kept."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,10 @@ import numpy as np
 from harness import store
 from harness.budget import Ledger
 from harness.engines.base import Advance, Engine
+from harness.errors import UserError
 from harness.training.dataset import ExampleData, sequences_of
 
+SHA256 = "sha256"  # of the rows, in the first line of a file
 BLOCK = 128  # examples that are in memory, and lost by an interruption, at once
 
 
@@ -43,13 +46,13 @@ def reference_logprobs(
     start = time.perf_counter()
     file = cache / f"{_key(engine, data)}.jsonl" if cache else None
     if file and file.exists():
-        rows = store.read_jsonl(file)
+        rows = read_rows(file)
         if advance:
             advance(len(data) * data.sequences)
     else:
         rows = list(_compute(engine, data, advance))
         if file:
-            store.write_jsonl(file, rows)
+            store.write_text(file, _document(rows))
     found = {row["example"]: row for row in rows}
     totals, tokens = (np.array([found[each][name] for each in data.digests]) for name in ("totals", "tokens"))
     ledger.charge(
@@ -60,6 +63,30 @@ def reference_logprobs(
         seconds=time.perf_counter() - start,
     )
     return ReferenceLogProbs(totals, tokens)
+
+
+def _document(rows: list[dict]) -> str:
+    """A line for each example below one with the digest of them all."""
+    text = "".join(f"{json.dumps(row)}\n" for row in rows)
+    return f"{json.dumps({SHA256: hashlib.sha256(text.encode()).hexdigest()})}\n{text}"
+
+
+def read_rows(file: Path) -> list[dict]:
+    """The rows of a file of the cache.
+
+    Raises:
+        UserError: when it is not what was computed.
+    """
+    head, _, text = file.read_bytes().partition(b"\n")
+    try:
+        if json.loads(head)[SHA256] == hashlib.sha256(text).hexdigest():
+            return [json.loads(line) for line in text.splitlines()]
+    except (ValueError, TypeError, LookupError):
+        pass
+    raise UserError(
+        f"{file} is not what was computed there (its digest is another): put it back, or delete it to have the "
+        "log-probabilities of the reference computed again"
+    )
 
 
 def _key(engine: Engine, data: ExampleData) -> str:
