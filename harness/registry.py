@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import UserError, unknown_name
 
-GROUPS = {"method": "harness.methods", "benchmark": "harness.benchmarks"}
+GROUPS = {kind: f"harness.{kind}s" for kind in ("method", "benchmark")}  # no names of modules (harness.sources)
 
 
 @cache

@@ -151,7 +151,7 @@ def _arm(path: Path, name: str, seed: int) -> Folder:
     return Folder(path).folder("arms").folder(f"{name}-seed{seed}")
 
 
-def _check_there(arm: Folder, mark: Mark, kind: str = "") -> None:
+def check_there(arm: Folder, mark: Mark, kind: str = "") -> None:
     """
     Args:
         kind: folder of the files that matter; all by default.
@@ -180,7 +180,7 @@ def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> Resul
                     f"{arm.path} has no mark of step {step}, so that score is not finished: finish the run first "
                     "(harness run with the same options)"
                 )
-            _check_there(arm, mark)
+            check_there(arm, mark)
             if mark.depends_on == NO_PAIRS:
                 continue
             scores.setdefault(benchmark, {})[seed] = reader.score(file)
@@ -188,7 +188,7 @@ def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> Resul
         seconds[seed] = reader.json(arm / "seconds.json")
         for stage in experiment.method(name).stages(experiment.method_options(name)):
             if mark := reader.mark(arm, stage.name):
-                _check_there(arm, mark, "health")
+                check_there(arm, mark, "health")
         for file in sorted((arm / "health").glob("*.json")):
             for warning in reader.json(file).get("warnings", []):
                 warnings.setdefault(f"{file.stem}: {warning}", []).append(seed)

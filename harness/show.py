@@ -12,7 +12,7 @@ from harness.benchmarks.files import with_suite_settings
 from harness.errors import UserError, unknown_name
 from harness.experiment import Experiment
 from harness.inputs import data_folder
-from harness.results import read_experiment
+from harness.results import check_there, read_experiment
 from harness.runner import arms_of
 from harness.steps import Folder
 
@@ -84,6 +84,9 @@ def _chosen(path: Path, benchmark: str, methods: Sequence[str], seed: int | None
         for arm in arms_of(experiment, Folder(path))
         if arm.name in (methods or experiment.arms()) and seed in (None, arm.seed)
     ]
+    for arm in arms:
+        if mark := arm.folder.mark(step_names(benchmark)[1]):
+            check_there(arm.folder, mark)
     scored = [arm for arm in arms if (arm.folder / "scores" / f"{benchmark}.json").exists()]
     if not scored:
         raise UserError(f"{path} has no scores of {benchmark}{'' if seed is None else f' with seed {seed}'} yet")

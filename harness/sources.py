@@ -102,6 +102,9 @@ def of_packages(*packages: str) -> str:
 def packages(roots: Roots, *more: str | Part) -> tuple[str, ...]:
     """Names of installed packages that the code imports, where it is not ours: a plugin's results rest on their
     versions. Some have another name as a distribution, and some are Python's own."""
+    given = [each.module if isinstance(each, Part) else each for each in more]
+    if all(name.partition(".")[0] in OURS for name in given):  # and ours import no plugin
+        return ()
     found = set()
     for name in modules(roots, *more):
         if name.partition(".")[0] not in OURS:
@@ -195,7 +198,8 @@ def _imports(name: str, part: Part | None = None, texts: bool = True) -> frozens
                 if each.level:
                     above = syntax.package.split(".")
                     base = ".".join([*above[: len(above) - each.level + 1], *([each.module] if each.module else [])])
-                found |= {base, *(f"{base}.{alias.name}" for alias in each.names)}
+                for alias in each.names:  # a module of a package, or something in it
+                    found.add(inner if _is_module(inner := f"{base}.{alias.name}") else base)
             elif texts and isinstance(each, ast.Constant) and each.value in syntax.texts:
                 found.add(each.value)
     return frozenset(each for each in found if all(map(str.isidentifier, each.split("."))))

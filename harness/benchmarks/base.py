@@ -7,11 +7,13 @@ question, so that intervals and paired differences can be computed later without
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from harness.engines.base import Advance, Engine
-from harness.judges.base import Judge
-from harness.methods import Prompt
+
+if TYPE_CHECKING:
+    from harness.judges.base import Judge
+    from harness.methods import Prompt
 
 NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
 
@@ -59,7 +61,7 @@ class Policy:
     engine: Engine
     reference: Engine | None = None
     beta: float | None = None
-    pairs: Sequence[Prompt] | None = None
+    pairs: "Sequence[Prompt] | None" = None
     folder: Path | None = None
 
 
@@ -119,7 +121,7 @@ class Benchmark(Protocol):
         ...
 
     def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+        self, items: list[dict], samples: list[dict], judge: "Judge", judging: Judging, advance: Advance | None
     ) -> list[dict]:
         """Stored rows of judgments; a benchmark that needs no judge has no such method."""
         ...
