@@ -71,6 +71,20 @@ def test_base_is_whole_when_runs_have_other_seeds(place, tmp_path):
         ("dpo-5", (0, 1, 2)),
     ]
     assert "Against a, d: seeds 3 for 2." not in table.notes
+    (note,) = [note for note in table.notes if note.startswith("Unequal seeds")]
+    assert note.startswith("Unequal seeds: base 0, 1, 2; dpo-1 0, 1; dpo-5 0, 1, 2. ")
+    assert not [note for note in merged(place / "a").notes if note.startswith("Unequal seeds")]
+
+
+def test_a_deleted_score_is_no_dropped_seed(place, tmp_path):
+    write_run(tmp_path / "f", QUESTIONS, SEEDS, [1])
+    arm = tmp_path / "f" / "arms" / "dpo-1-seed1"
+    mark = arm / "steps" / "score-math.json"
+    mark.write_text(json.dumps(json.loads(mark.read_text()) | {"files": {"scores/math.json": "0" * 64}}))
+    merged(place / "a", tmp_path / "f", baseline="a/dpo-1")
+    (arm / "scores" / "math.json").unlink()
+    with pytest.raises(UserError, match="scores/math.json was deleted after its step had finished: put it back"):
+        merged(place / "a", tmp_path / "f")
 
 
 def ask(name, value):
@@ -87,6 +101,11 @@ def ask(name, value):
     ("file", "change", "reason"),
     [
         ("score-mt-bench", ask("judge", "gpt-4"), "mt-bench was judged by made-up in one and by gpt-4 in the other"),
+        (
+            "score-mt-bench",
+            ask("judge endpoint", "http://127.0.0.1:9/v1"),
+            "mt-bench was judged by made-up in both, and they are not the same: judge endpoint",
+        ),
         ("samples-math", ask("questions", "others"), 'math has other questions: questions ("math" and "others")'),
         ("samples-math", ask("settings.limit", 10), "math was answered with another limit (null and 10)"),
         ("samples-math", ask("settings.temperature", 0.7), "math was answered with another temperature (null and 0.7)"),

@@ -11,6 +11,7 @@ import torch
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.testbed.prompts import prompts
+from harness.training.dataset import update_order
 from sso import SSOConfig, SSOTrainer, SSOVersion1Config, SSOVersion1Trainer
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "training.md"
@@ -105,6 +106,129 @@ def test_base_losses(testbed_model_dir, tmp_path, loss):
 def test_mistakes(testbed_model_dir, tmp_path, changes, data, message):
     with pytest.raises(UserError, match=message):
         SSOTrainer(str(testbed_model_dir), config(tmp_path, **changes), data).train()
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("label_smoothing", 0.4, "loss_type"),
+        ("loss_weights", [0.5], "loss_type"),
+        ("ld_alpha", 0.5, "loss_type"),
+        ("f_divergence_type", "js_divergence", "loss_type"),
+        ("use_weighting", True, "SSOVersion1Config"),
+        ("discopop_tau", 0.1, "loss_type"),
+        ("sync_ref_model", True, "the model that a stage starts from"),
+        ("router_aux_loss_coef", 0.1, "loss_type"),
+        ("max_length", 512, "max_completion_length"),
+        ("truncation_mode", "keep_end", "max_completion_length"),
+        ("model_init_kwargs", {"dtype": "float32"}, "processing_class"),
+        ("label_smoothing_factor", 0.1, "loss_type"),
+        ("eval_strategy", "epoch", "harness eval"),
+        ("push_to_hub", True, "save_model"),
+        ("save_strategy", "epoch", "always 'no'"),
+        ("disable_dropout", False, "dropout is always off"),
+    ],
+)
+def test_fields_that_would_do_nothing_are_refused_by_name(tmp_path, field, value, instead):
+    with pytest.raises(UserError, match=f"{field} (has no effect|is always).*{instead}"):
+        config(tmp_path, **{field: value})
+    args = config(tmp_path)
+    setattr(args, field, value)  # changed afterwards
+    with pytest.raises(UserError, match=f"{field} (has no effect|is always)"):
+        SSOTrainer("nowhere", args, rows(8))
+
+
+def test_what_is_done_anyway_is_accepted(tmp_path):
+    config(tmp_path, precompute_ref_log_probs=True, save_strategy="no", train_sampling_strategy="sequential")
+
+
+def test_adapters_and_tokenizer_are_part_of_what_a_stage_is_made_from(testbed_model_dir, tmp_path):
+    from peft import LoraConfig
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(testbed_model_dir)
+
+    def train(r=4, **changes):
+        adapters = LoraConfig(r=r, target_modules="all-linear", task_type="CAUSAL_LM")
+        args = config(tmp_path, SSOVersion1Config, iterations=1, lr_scheduler_type="polynomial")
+        trainer = SSOVersion1Trainer(str(testbed_model_dir), args, rows(16), **{"peft_config": adapters} | changes)
+        trainer.train()
+        return trainer
+
+    assert train().trained.worked and not train().trained.worked
+    mark = json.loads((tmp_path / "steps" / "iteration-1.json").read_text())
+    assert mark["depends_on"]["training"]["lr_scheduler"] == "polynomial"
+    assert mark["depends_on"]["training"]["lora_rank"] == 4
+    with pytest.raises(UserError, match=r"made with another adapters\.r \(4, now 8\)"):
+        train(r=8)
+    with pytest.raises(UserError, match=r"made with another adapters"):
+        train(peft_config=None)
+    tokenizer.chat_template = tokenizer.chat_template + "{# changed #}"
+    with pytest.raises(UserError, match=r"made with another tokenizer\.template"):
+        train(processing_class=tokenizer)
+    tokenizer.add_tokens(["<new>"])
+    with pytest.raises(UserError, match=r"made with another tokenizer\.template.*tokenizer\.vocabulary"):
+        train(processing_class=tokenizer)
+
+
+def test_a_tokenizer_beside_a_models_name_is_used(testbed_model_dir, tmp_path):
+    """As in TRL; at 322af91 it was ignored."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(testbed_model_dir)
+    tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    trainer = SSOTrainer(str(testbed_model_dir), config(tmp_path), rows(8), tokenizer)
+    assert trainer.engine.tokenizer is tokenizer
+    plain = tuple(tokenizer("What?", add_special_tokens=False).input_ids)
+    assert trainer.engine.encode_chat([{"role": "user", "content": "What?"}])[-len(plain) :] == plain
+    assert trainer._load(testbed_model_dir, tokenizer).tokenizer is tokenizer
+
+
+def test_a_principle_set_that_was_edited(testbed_model_dir, tmp_path):
+    source = Path(__file__).parent.parent / "results" / "ablation" / "weak-principles.json"
+    file = tmp_path / "principles.json"
+    file.write_text(source.read_text())
+
+    def train():
+        args = config(tmp_path / "out", generator_prompts=12, principle_set=str(file))
+        SSOTrainer(str(testbed_model_dir), args, rows(16)).train()
+
+    train()
+    file.write_text(file.read_text() + " ")
+    with pytest.raises(UserError, match="made with another option files"):
+        train()
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [({"max_steps": 1}, None), ({"max_steps": 7}, None), ({"num_train_epochs": 2.0}, 2), ({}, 1)],
+)
+def test_trained_tokens_are_those_of_the_updates(testbed_model_dir, tmp_path, changes, passes):
+    """Counted by hand: an update reads the prompt of an example once, and each of its completions."""
+    args = config(tmp_path, generator_prompts=12, per_device_train_batch_size=4, **changes)
+    trainer = SSOTrainer(str(testbed_model_dir), args, rows(16))
+    result = trainer.train()
+    expected = 0
+    for stage in ("generator", "policy"):
+        examples = read(tmp_path / f"preferences/{stage}.jsonl")
+        tokens = [tokens_of(each["sequences"]) for each in examples]
+        updates = len(read(tmp_path / f"training/{stage}.jsonl"))
+        if passes:
+            assert updates == passes * math.ceil(len(tokens) / 4)
+            expected += passes * sum(tokens)
+        else:
+            assert updates == changes["max_steps"]
+            lengths = [max(len(one["prompt_ids"]) + len(one["completion_ids"]) for one in each["sequences"])
+                       for each in examples]
+            order = update_order(lengths, 4, args.seed)
+            batches = [order[start : start + 4] for start in range(0, len(order), 4)]
+            expected += sum(tokens[index] for update in range(updates) for index in batches[update % len(batches)])
+    assert result.metrics["trained_tokens"] == expected
+
+
+def tokens_of(sequences):
+    prompts = {tuple(each["prompt_ids"]) for each in sequences}
+    return sum(map(len, prompts)) + sum(len(each["completion_ids"]) for each in sequences)
 
 
 def test_a_loaded_model_needs_its_tokenizer(testbed_model_dir, tmp_path):

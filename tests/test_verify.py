@@ -1,14 +1,15 @@
 """Every number of a run is traced to its files and computed again; what was changed is found."""
 
+import contextlib
 import json
 import shutil
-import subprocess
-import sys
+from pathlib import Path
 
 import pytest
 from test_cli import SMALL, harness
 
 from harness.store import file_digest
+from harness.verify import verify as verify_run
 
 RUN = "results/runs/small"
 
@@ -27,12 +28,10 @@ def copy(place, tmp_path):
 
 
 def verify(where, code=1):
-    out = where / "report.json"
-    command = ("verify", RUN, "--json")
-    with out.open("w") as file:
-        done = subprocess.run([sys.executable, "-m", "harness", *command], cwd=where, stdout=file)
-    assert done.returncode == code
-    return json.loads(out.read_text())
+    with contextlib.chdir(where):
+        report = verify_run(Path(RUN))
+    assert report["verified"] == (code == 0)
+    return report
 
 
 def test_a_run_as_it_was_left(place):
@@ -81,8 +80,14 @@ def test_a_judgment_that_was_improved_by_hand_with_its_mark(copy):
     fields = json.loads(mark.read_text())
     fields["files"]["judgments/mt-bench.jsonl"] = file_digest(file)
     mark.write_text(json.dumps(fields))
-    (problem,) = verify(copy)["problems"]
-    assert "scores/mt-bench.json is not what its samples and judgments give" in problem
+    report = verify(copy)
+    told = "\n".join(report["problems"])
+    assert "scores/mt-bench.json is not what its samples and judgments give" in told
+    assert "judgments/mt-bench.jsonl is not what index.json says of it" in told
+    assert "steps/score-mt-bench.json is not what index.json says of it" in told
+    assert [(each["method"], each["benchmark"]) for each in report["numbers"] if not each["verified"]] == [
+        ("dpo", "mt-bench")
+    ]
 
 
 def test_a_changed_checkpoint_and_missing_examples(copy):
@@ -110,6 +115,103 @@ def test_a_run_that_was_not_finished(copy):
     report = verify(copy)
     assert "step policy is not finished" in "\n".join(report["problems"])
     assert {each["method"] for each in report["numbers"] if each["verified"]} == {"base"}
+
+
+def edit(file, change):
+    content = json.loads(file.read_text())
+    change(content)
+    file.write_text(json.dumps(content))
+
+
+def test_everything_that_is_broken_is_reported_at_once(copy):
+    """Each of these ended the report at 322af91, or was not looked at."""
+    run = copy / RUN
+    dpo, base = run / "arms/dpo-seed0", run / "arms/base-seed0"
+    (dpo / "ledger.json").write_text("{")
+    (dpo / "steps/policy-examples.json").write_text('{"key": "x"}')
+    (base / "steps/score-math.json").write_bytes(b"\xff\xfe")
+    (base / "samples/mt-bench.jsonl").write_text("no JSON\n")
+    (dpo / "scores/mt-bench.json").write_text("[1")
+    (dpo / "seconds.json").write_text("")
+    edit(dpo / "steps/policy.json", lambda mark: mark["depends_on"].update(seed=7))
+    edit(run / "index.json", lambda index: index["files"].update({"../x": {"sha256": "", "step": "policy"}}))
+    (cached,) = (run / "reference").rglob("*.jsonl")
+    cached.write_text(cached.read_text().replace("-", "-1", 1))
+    shutil.copytree(dpo, run / "arms/dpo-seed1")
+    shutil.copy(base / "steps/samples-math.json", base / "steps/samples-gsm8k.json")
+    report = verify(copy)
+    told = "\n".join(report["problems"])
+    for part in (
+        *("dpo-seed0/ledger.json is not JSON", "dpo-seed0/seconds.json is not JSON"),
+        "steps/policy-examples.json: is not a mark of a step",
+        *("base-seed0/steps/score-math.json: UnicodeDecodeError", "samples/mt-bench.jsonl is not what step samples-mt"),
+        *("dpo-seed0/scores/mt-bench.json is not what step", "table.json: UnicodeDecodeError"),
+        *("steps/policy.json was changed: its key is not the digest", "not in the run folder"),
+        f"{cached.relative_to(copy)} is not what was computed there",
+        *("arms/dpo-seed1 is none of the experiment's", "steps/samples-gsm8k.json is of a step that the experiment"),
+    ):
+        assert part in told, part
+    assert {(each["method"], each["benchmark"]) for each in report["numbers"]} == {
+        (method, name) for method in ("base", "dpo") for name in ("mt-bench", "math")
+    }
+    assert not any(each["verified"] for each in report["numbers"])
+
+
+def test_a_broken_experiment_does_not_hide_the_rest(copy):
+    (copy / RUN / "experiment.yaml").write_text("seeds: [")
+    (copy / RUN / "arms/dpo-seed0/ledger.json").write_text("{")
+    told = "\n".join(verify(copy)["problems"])
+    assert "experiment.yaml" in told and "ledger.json is not JSON" in told
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "part"),
+    [
+        ("table.json", ('"seeds": [', '"seeds": [1,'), "table.json is not what the stored scores give"),
+        ("experiment.yaml", ("limit: 24", "limit: 23"), "experiment.yaml is not what index.json says of it"),
+        ("table.md", ("|", "||"), "table.md is not what the stored scores give"),
+        ("versions.json", ('"torch"', '"torsch"'), "versions.json is not what index.json says of it"),
+    ],
+)
+def test_files_of_the_run_itself(copy, file, change, part):
+    path = copy / RUN / file
+    path.write_text(path.read_text().replace(*change, 1))
+    assert part in "\n".join(verify(copy)["problems"])
+
+
+def test_a_seed_that_was_dropped(copy):
+    """Written out of the experiment, its arms are still there."""
+    shutil.copytree(copy / RUN / "arms/dpo-seed0", copy / RUN / "arms/dpo-seed1")
+    told = "\n".join(verify(copy)["problems"])
+    assert "arms/dpo-seed1 is none of the experiment's (experiment.yaml): the table leaves it out" in told
+    assert "arms/dpo-seed1/steps/score-math.json is not in index.json" in told
+
+
+@pytest.mark.parametrize("command", ["table", "show", "report", "verify"])
+def test_a_score_that_was_deleted_is_an_error(copy, command):
+    (copy / RUN / "arms/dpo-seed0/scores/math.json").unlink()
+    words = (command, RUN, *(["math"] if command == "show" else []))
+    told = harness(*words, cwd=copy, code=1 if command == "verify" else 2)
+    if command != "verify":
+        assert "arms/dpo-seed0/scores/math.json was deleted after its step had finished" in told
+        assert "with the same harness run" in told
+
+
+def test_a_score_that_was_deleted_on_the_leaderboard(copy):
+    (copy / RUN / "arms/dpo-seed0/scores/math.json").unlink()
+    harness("leaderboard", cwd=copy)
+    left_out = (copy / "results/LEADERBOARD.md").read_text().split("## Left out")[1]
+    assert "runs/small" in left_out and "math.json was deleted after its step had finished" in left_out
+
+
+def test_warnings_of_health_do_not_go_with_their_file(copy):
+    (copy / RUN / "arms/dpo-seed0/health/policy.json").unlink()
+    assert "health/policy.json was deleted" in harness("table", RUN, cwd=copy, code=2)
+
+
+def test_a_score_of_a_step_that_is_to_be_done_again_is_no_score(copy):
+    (copy / RUN / "arms/dpo-seed0/steps/score-math.json").unlink()
+    assert "has no mark of step score-math" in harness("table", RUN, cwd=copy, code=2)
 
 
 def test_a_question_in_full(place):

@@ -2,6 +2,8 @@
 whether that came. accelerate falls back to less without a word.
 """
 
+import os
+import re
 import shlex
 from argparse import ArgumentError, ArgumentParser, Namespace
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ from harness.experiment import Experiment
 from harness.training.examples import split_batch
 
 WORKER = "harness.training.worker"
+LONGEST_PATH = 1000  # characters
 EXAMPLE = "--launcher 'torchrun --nproc_per_node 2' or --launcher 'accelerate launch --config_file FILE'"
 
 
@@ -53,7 +56,27 @@ def described_launcher(experiment: Experiment) -> dict[str, Any] | None:
     """What results depend on, if only in their last digits: the command, and the content of files that it names."""
     text = _command(experiment)
     words = (text or "").replace("=", " ").split()
-    return text and {"command": text, "files": fingerprints.of_named(each for each in words if Path(each).is_file())}
+    if words[:1] == ["accelerate"]:
+        words += _default_configurations()
+    named = [each for each in words if Path(each).is_file()]
+    for file in named:  # such as a configuration of DeepSpeed's, in one of accelerate's
+        named += [each for each in _texts(file) if each not in named and Path(each).is_file()]
+    return text and {"command": text, "files": fingerprints.of_named(named)}
+
+
+def _default_configurations() -> list[str]:
+    """Where accelerate looks for its configuration when it is given none."""
+    cache = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
+    return [str((cache / "accelerate" / f"default_config.{kind}").expanduser()) for kind in ("yaml", "json")]
+
+
+def _texts(file: str) -> list[str]:
+    """The words of a file that could be names of files."""
+    try:
+        words = re.findall(r"[^\s\"',:{}\[\]]+", Path(file).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return []
+    return [each for each in words if "." in each and len(each) < LONGEST_PATH]
 
 
 def _command(experiment: Experiment) -> str | None:
