@@ -13,6 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness import store
+from harness.benchmarks.base import step_names
 from harness.comparison import Row, Table
 from harness.errors import UserError
 from harness.experiment import Experiment, load
@@ -114,13 +115,20 @@ def find(results: Path) -> Found:
 
 
 def _content(run: StoredRun) -> frozenset:
-    """What tells the scores of runs apart that one reader has read: it makes one object of equal files."""
+    """What tells the scores of runs apart that one reader has read: it makes one object of equal files. Equal verdicts
+    of judges at two endpoints are two results."""
+    endpoints = {
+        (benchmark, made.get("judge endpoint"))
+        for arm in run.arms(seed=0)
+        for benchmark in run.experiment.benchmarks
+        if (made := run.depends_on(arm, step_names(benchmark)[1]))
+    }
     return frozenset(
         (row.method, benchmark, seed, id(score))
         for row in run.rows
         for benchmark, scores in row.scores.items()
         for seed, score in scores.items()
-    )
+    ) | frozenset(endpoints)
 
 
 def _folders(path: Path) -> list[Path]:

@@ -151,16 +151,16 @@ def _arm(path: Path, name: str, seed: int) -> Folder:
     return Folder(path).folder("arms").folder(f"{name}-seed{seed}")
 
 
-def check_there(arm: Folder, mark: Mark, kind: str = "") -> None:
+def check_there(arm: Folder, mark: Mark, kind: str) -> None:
     """
     Args:
-        kind: folder of the files that matter; all by default.
+        kind: folder of the files that matter: others need not be kept with a run.
 
     Raises:
         UserError: when a file that a finished step left is gone: a table without it would be one of other scores.
     """
     for name in mark.files:
-        if name.startswith(kind) and not (arm / name).exists():
+        if name.startswith(f"{kind}/") and not (arm / name).exists():
             raise UserError(
                 f"{arm / name} was deleted after its step had finished: put it back, or make it again from the stored "
                 "answers with the same harness run"
@@ -180,7 +180,7 @@ def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> Resul
                     f"{arm.path} has no mark of step {step}, so that score is not finished: finish the run first "
                     "(harness run with the same options)"
                 )
-            check_there(arm, mark)
+            check_there(arm, mark, "scores")
             if mark.depends_on == NO_PAIRS:
                 continue
             scores.setdefault(benchmark, {})[seed] = reader.score(file)

@@ -86,7 +86,7 @@ def _chosen(path: Path, benchmark: str, methods: Sequence[str], seed: int | None
     ]
     for arm in arms:
         if mark := arm.folder.mark(step_names(benchmark)[1]):
-            check_there(arm.folder, mark)
+            check_there(arm.folder, mark, "scores")
     scored = [arm for arm in arms if (arm.folder / "scores" / f"{benchmark}.json").exists()]
     if not scored:
         raise UserError(f"{path} has no scores of {benchmark}{'' if seed is None else f' with seed {seed}'} yet")

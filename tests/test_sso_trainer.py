@@ -125,7 +125,7 @@ def test_mistakes(testbed_model_dir, tmp_path, changes, data, message):
         ("label_smoothing_factor", 0.1, "loss_type"),
         ("eval_strategy", "epoch", "harness eval"),
         ("push_to_hub", True, "save_model"),
-        ("save_strategy", "epoch", "always 'no'"),
+        ("save_strategy", "epoch", "Leave it at the default"),
         ("disable_dropout", False, "dropout is always off"),
     ],
 )
@@ -218,8 +218,10 @@ def test_trained_tokens_are_those_of_the_updates(testbed_model_dir, tmp_path, ch
             expected += passes * sum(tokens)
         else:
             assert updates == changes["max_steps"]
-            lengths = [max(len(one["prompt_ids"]) + len(one["completion_ids"]) for one in each["sequences"])
-                       for each in examples]
+            lengths = [
+                max(len(one["prompt_ids"]) + len(one["completion_ids"]) for one in each["sequences"])
+                for each in examples
+            ]
             order = update_order(lengths, 4, args.seed)
             batches = [order[start : start + 4] for start in range(0, len(order), 4)]
             expected += sum(tokens[index] for update in range(updates) for index in batches[update % len(batches)])

@@ -204,6 +204,14 @@ def test_a_score_that_was_deleted_on_the_leaderboard(copy):
     assert "runs/small" in left_out and "math.json was deleted after its step had finished" in left_out
 
 
+def test_a_run_that_is_kept_without_samples_has_its_table(copy, tmp_path):
+    before = (copy / RUN / "table.md").read_text()
+    for kind in ("samples", "judgments", "checkpoints", "preferences", "training"):
+        for folder in (copy / RUN / "arms").glob(f"*/{kind}"):
+            shutil.rmtree(folder)
+    assert harness("table", RUN, cwd=copy).strip() == before.strip()
+
+
 def test_warnings_of_health_do_not_go_with_their_file(copy):
     (copy / RUN / "arms/dpo-seed0/health/policy.json").unlink()
     assert "health/policy.json was deleted" in harness("table", RUN, cwd=copy, code=2)
