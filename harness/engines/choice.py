@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness import fingerprints
 from harness.errors import UserError
+from harness.judges.chat_completions import public_url
 
 if TYPE_CHECKING:
     from harness.engines.base import Engine
@@ -41,9 +42,10 @@ def described(experiment: "Experiment") -> str:
     if chosen(experiment) == "transformers":
         return "transformers"
     if experiment.engine_url:
-        return "vllm server"
+        return f"vllm server at {public_url(experiment.engine_url)}"
     versions = fingerprints.of_packages(*INSTALLED)
-    return next(f"{name} {versions[name]}" for name in INSTALLED if name in versions)
+    version = next(f"{name} {versions[name]}" for name in INSTALLED if name in versions)
+    return version + (f" on {experiment.tensor_parallel} GPUs" if experiment.tensor_parallel > 1 else "")
 
 
 def load_engine(experiment: "Experiment", folder: Path) -> "Engine":
