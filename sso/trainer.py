@@ -13,6 +13,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -49,7 +50,6 @@ OBJECTIVE = "the losses are those of loss_type"
 FIXED_REFERENCE = "the reference is the model that a stage starts from"
 UNUSED = {  # fields of DPOConfig that nothing here reads, and what holds instead
     "model_init_kwargs": "give the model loaded, with its tokenizer as processing_class",
-    "router_aux_loss_coef": OBJECTIVE,
     "disable_dropout": "dropout is always off, as policy and reference are compared",
     "dataset_num_proc": "examples are token ids already",
     "max_length": "completions are never cut: set max_completion_length",
@@ -102,6 +102,7 @@ ALWAYS = {  # fields that have one value here, whatever they say: TRL's default 
 }
 DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC")  # variables of full_determinism
 VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation")  # of a model's config
+DAY_FILE = "date.json"  # in output_dir: the date that the chat template writes, where it writes one
 WITHOUT_EFFECT = {"output_dir", "run_name", "report_to", "disable_tqdm", "hub_token", "logging_steps"}  # on results
 
 
@@ -111,6 +112,7 @@ class PrincipleConfig(DPOConfig):
     hinge, simpo and orpo; completions are never cut, and a query that is longer than the context is left out. On a GPU
     bf16 and activation_checkpointing are on unless they are switched off.
 
+    router_aux_loss_coef: weight of the load-balancing loss of a mixture of experts; 0 (the default here) is off.
     ipo_average: IPO of averages over tokens (its authors' advice) rather than of sums (its paper's formula).
     simpo_gamma: the margin that SimPO aims at.
     principles, principle_set, features, principle_model, principle_url, principle_parameters, principle_tokens: where
@@ -124,6 +126,7 @@ class PrincipleConfig(DPOConfig):
     warmup_steps: float = 0.1
     lr_scheduler_type: str = "cosine"
     learning_rate: float = 5e-7
+    router_aux_loss_coef: float = 0.0
     ipo_average: bool = True
     simpo_gamma: float = 0.5
     principles: str = "fixed"
@@ -148,6 +151,8 @@ class PrincipleConfig(DPOConfig):
             self.activation_checkpointing = on_gpu
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         super().__post_init__()
+        if self.router_aux_loss_coef is None:
+            raise UserError("router_aux_loss_coef must be a number; 0 trains without the load-balancing loss")
         if len(self.loss_type) != 1:
             raise UserError(f"loss_type must name one loss, not {', '.join(self.loss_type)}")
 
@@ -217,12 +222,13 @@ class _Trainer(ABC):
         check_used(self.args, vars(type(self.args)(self.args.output_dir)))  # it may have been changed since
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
+        self.folder = Folder(Path(self.args.output_dir))
+        self.day = _first_day(self.folder / DAY_FILE)
         self.engine = self._engine(model, processing_class)
         _check_rows(self.engine.chat, self.prompts)
         saving.check_saveable(self.engine.model, self.engine.tokenizer, self.engine.name)
         self.peft_config, self.callbacks = copy.deepcopy(peft_config), tuple(callbacks)
         self.adapters = _described(peft_config.to_dict()) if peft_config else None
-        self.folder = Folder(Path(self.args.output_dir))
         self.trained: Trained | None = None
 
     @property
@@ -238,6 +244,8 @@ class _Trainer(ABC):
         """
         stages = self.method.stages(self.options)
         with store.only_writer(self.folder.path):
+            if self.engine.chat.program.writes_date:
+                store.write_json(self.folder / DAY_FILE, self.day.isoformat())
             self.trained = train_stages(stages, self._setting(stages))
         losses = [row["loss"] for row in store.read_jsonl(self.folder / "training" / f"{stages[-1].name}.jsonl")]
         total = self.trained.ledger.total
@@ -267,12 +275,19 @@ class _Trainer(ABC):
         if tokenizer is None:
             raise UserError("a model that is loaded already needs its tokenizer as processing_class")
         name = model.config._name_or_path or type(model).__name__
-        return TransformersEngine(model.to(self.args.device), tokenizer, name, self.args.generation_batch_size)
+        batch_size = self.args.generation_batch_size
+        return TransformersEngine(model.to(self.args.device), tokenizer, name, batch_size, day=self.day)
 
     def _load(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> TransformersEngine:
         args = self.args
         return TransformersEngine.load(
-            path, str(args.device), "auto", args.generation_batch_size, args.trust_remote_code, tokenizer=tokenizer
+            path,
+            str(args.device),
+            "auto",
+            args.generation_batch_size,
+            args.trust_remote_code,
+            day=self.day,
+            tokenizer=tokenizer,
         )
 
     def _setting(self, stages: Sequence[Stage]) -> Setting:
@@ -288,6 +303,7 @@ class _Trainer(ABC):
             "config": _described(engine.model.config.to_dict()),
             "generation": _described(generation.to_dict()) if generation else None,
             "tokenizer": _tokenizer_digests(engine.tokenizer),
+            "date": self.day.isoformat() if engine.chat.program.writes_date else None,
             "adapters": self.adapters,
             "callbacks": [f"{type(each).__module__}.{type(each).__qualname__}" for each in self.callbacks],
             "prompts": store.digest([prompt.content for prompt in self.prompts]),
@@ -367,6 +383,11 @@ class SSOVersion1Trainer(_Trainer):
 
     def _budget(self) -> Budget:
         return Budget("prompts", self.args.iterations * len(self.prompts))
+
+
+def _first_day(file: Path) -> date:
+    """The date that the chat template writes in a folder's first call; today where there was none."""
+    return date.fromisoformat(store.read_json(file)) if file.exists() else date.today()
 
 
 def _default(each: Field) -> Any:

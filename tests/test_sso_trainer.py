@@ -3,10 +3,12 @@
 import json
 import math
 import re
+from datetime import date
 from pathlib import Path
 
 import pytest
 import torch
+from chat_families import model_folder
 
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
@@ -118,7 +120,6 @@ def test_mistakes(testbed_model_dir, tmp_path, changes, data, message):
         ("use_weighting", True, "SSOVersion1Config"),
         ("discopop_tau", 0.1, "loss_type"),
         ("sync_ref_model", True, "the model that a stage starts from"),
-        ("router_aux_loss_coef", 0.1, "loss_type"),
         ("max_length", 512, "max_completion_length"),
         ("truncation_mode", "keep_end", "max_completion_length"),
         ("model_init_kwargs", {"dtype": "float32"}, "processing_class"),
@@ -167,7 +168,7 @@ def test_adapters_and_tokenizer_are_part_of_what_a_stage_is_made_from(testbed_mo
     with pytest.raises(UserError, match=r"made with another tokenizer\.template"):
         train(processing_class=tokenizer)
     tokenizer.add_tokens(["<new>"])
-    with pytest.raises(UserError, match=r"made with another tokenizer\.template.*tokenizer\.vocabulary"):
+    with pytest.raises(UserError, match=r"has 769 tokens \('<new>' is the last\) and the embedding 768 rows"):
         train(processing_class=tokenizer)
 
 
@@ -237,3 +238,32 @@ def test_a_loaded_model_needs_its_tokenizer(testbed_model_dir, tmp_path):
     model = TransformersEngine.load(testbed_model_dir, device="cpu").model
     with pytest.raises(UserError, match="processing_class"):
         SSOTrainer(model, config(tmp_path), rows(8))
+
+
+def test_the_date_of_a_template_is_that_of_the_first_call(tmp_path, monkeypatch):
+    """A second call on another day goes on with the same conversations, and finds its stages finished."""
+    model = str(model_folder("llama-3.1", tmp_path / "model"))
+
+    def trained(day: str) -> tuple[list, int]:
+        class Today(date):
+            @classmethod
+            def today(cls):
+                return date.fromisoformat(day)
+
+        monkeypatch.setattr("sso.trainer.date", Today)
+        settings = {"max_completion_length": 4, "per_device_train_batch_size": 1, "generator_prompts": 4}
+        config = SSOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, principle_set="testbed", **settings)
+        trainer = SSOTrainer(model, config, train_dataset=[{"prompt": f"Why {n}?"} for n in range(4)])
+        return trainer.engine.encode_chat(trainer.prompts[0].chat), trainer.day
+
+    first = trained("2026-03-01")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "date.json").write_text('"2026-03-01"\n')
+    assert trained("2026-03-02") == first == (first[0], date(2026, 3, 1))
+
+
+def test_a_row_that_the_template_leaves_a_part_of_is_refused(tmp_path):
+    model = str(model_folder("zephyr", tmp_path / "model"))
+    rows = [{"prompt": "Why?"}, {"prompt": "Rain?", "tools": [{"type": "function", "function": {"name": "weather"}}]}]
+    with pytest.raises(UserError, match="train_dataset, row 1: the chat template of .* leaves out the tool 'weather'"):
+        SSOTrainer(model, SSOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False), train_dataset=rows)
