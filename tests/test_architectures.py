@@ -1,16 +1,20 @@
 """Small models of the architectures that people train, with tokenizers and templates in their manner."""
 
 import json
+import math
 from dataclasses import dataclass
 
 import pytest
 import small_models
 import torch
+from datasets import Dataset
 from encoding import reply_ids
+from safetensors.torch import load_file
 from test_cli import harness
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import (
     AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     GenerationConfig,
     LlamaConfig,
@@ -18,12 +22,13 @@ from transformers import (
     PreTrainedTokenizerFast,
     Qwen2Config,
 )
+from trl import DPOConfig, DPOTrainer
 
 from harness.engines.base import Sampling
 from harness.engines.flex import flex_packed_attention
 from harness.engines.logprobs import attend_packed, logprobs_and_balance, sequence_logprobs
 from harness.engines.packing import NotPacked, pack, packed_attention
-from harness.engines.reading import how_to_balance, how_to_read
+from harness.engines.reading import how_to_balance, how_to_read, tell
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 
@@ -341,3 +346,119 @@ def test_a_model_without_a_load_balancing_loss_is_refused_by_name(model_type):
     model = small_models.small_model(model_type)
     with pytest.raises(UserError, match="router_aux_loss_coef.*the-model"):
         how_to_balance(model, how_to_read(model), "the-model")
+
+
+# Through the front door
+
+
+@pytest.fixture
+def trained(tmp_path, tiny_model_dir):
+    """Trains a small model of an architecture by DPO, with the tiny model's tokenizer: two updates. Returns the
+    history, and the folders of the model before and after."""
+
+    def run(model_type: str, *options: str, **more):
+        tokenizer = AutoTokenizer.from_pretrained(tiny_model_dir)
+        network = small_models.small_model(
+            model_type, vocab_size=len(tokenizer), eos_token_id=tokenizer.eos_token_id, bos_token_id=None, **more
+        )
+        network.config.pad_token_id = network.generation_config.pad_token_id = tokenizer.pad_token_id
+        folder = tmp_path / "model"
+        network.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        rows = [
+            {"id": str(i), "prompt": f"{i}+1?", "chosen": f"It is {i + 1}.", "rejected": "No idea."} for i in range(32)
+        ]
+        (tmp_path / "pairs.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        given = (
+            "--model",
+            folder,
+            "--preferences",
+            "pairs.jsonl",
+            "--budget",
+            "prompts=32",
+            "--name",
+            "x",
+            "--limit",
+            "2",
+        )
+        options = ("--set", "dpo.learning_rate=0.01", "--set", "dpo.lr_scheduler=constant", *options)
+        harness("run", "--method", "dpo", *given, "--benchmark", "math", "--limit", "2", *options, cwd=tmp_path)
+        arm = tmp_path / "results/runs/x/arms/dpo-seed0"
+        history = [json.loads(line) for line in (arm / "training/policy.jsonl").read_text().splitlines()]
+        return history, folder, arm / "checkpoints/policy"
+
+    return run
+
+
+def changed(before, after) -> set[str]:
+    """The names of the weights that training changed."""
+    first, second = (load_file(folder / "model.safetensors") for folder in (before, after))
+    assert first.keys() == second.keys()
+    return {name for name, values in first.items() if not torch.equal(values, second[name])}
+
+
+def test_sinks_are_trained(trained, tmp_path):
+    """As TRL's DPOTrainer trains them."""
+    history, before, after = trained("gpt_oss", max_position_embeddings=512)
+    assert len(history) == 2 and history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    ours = changed(before, after)
+    assert {"model.layers.0.self_attn.sinks", "model.layers.1.self_attn.sinks"} <= ours
+    rows = [json.loads(line) for line in (tmp_path / "pairs.jsonl").read_text().splitlines()]
+    dataset = Dataset.from_list([{name: row[name] for name in ("prompt", "chosen", "rejected")} for row in rows])
+    arguments = DPOConfig(
+        output_dir=str(tmp_path / "trl"),
+        max_steps=2,
+        learning_rate=0.01,
+        lr_scheduler_type="constant",
+        router_aux_loss_coef=0.0,
+        use_cpu=True,
+        report_to=[],
+        save_strategy="no",
+        gradient_checkpointing=False,
+    )
+    trainer = DPOTrainer(
+        AutoModelForCausalLM.from_pretrained(before),
+        args=arguments,
+        train_dataset=dataset,
+        processing_class=AutoTokenizer.from_pretrained(before),
+    )
+    trainer.train()
+    trainer.save_model(str(tmp_path / "trl"))
+    assert {name for name in changed(before, tmp_path / "trl") if "sinks" in name} == {
+        name for name in ours if "sinks" in name
+    }
+
+
+def test_a_model_that_does_not_pack_trains_and_says_so_once(trained, capsys):
+    history, before, after = trained("nemotron", max_position_embeddings=512)
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6) and changed(before, after)
+    tell.cache_clear()
+    assert [TransformersEngine.load(each, device="cpu").reading.described for each in (before, after)] == ["padded"] * 2
+    assert [line for line in capsys.readouterr().err.splitlines() if "packed" in line] == [
+        "NemotronForCausalLM is read in padded batches, not packed: its layers do not hand arguments on to attention; "
+        "scoring and training take longer"
+    ]
+
+
+@pytest.mark.parametrize("checkpointing", ["false", "true"])
+def test_router_jitter_is_off_while_policy_and_reference_are_compared(trained, checkpointing):
+    options = ("--set", f"dpo.gradient_checkpointing={checkpointing}")
+    history, *_ = trained("mixtral", *options, max_position_embeddings=512, router_jitter_noise=0.3)
+    assert history[0]["loss"] == pytest.approx(math.log(2), abs=1e-6)
+    assert history[0]["margin"] == pytest.approx(0, abs=1e-5)
+
+
+def test_a_mixture_that_returns_router_logits_generates_and_trains_on_their_loss(trained):
+    history, before, after = trained(
+        "mixtral", "--set", "dpo.router_aux_loss_coef=0.5", max_position_embeddings=512, output_router_logits=True
+    )
+    first = history[0]
+    assert first["loss"] == pytest.approx(math.log(2) + 0.5 * first["aux_loss"], abs=1e-5) and first["aux_loss"] >= 1
+    assert json.loads((after / "config.json").read_text())["output_router_logits"] is True
+    engine = TransformersEngine.load(before, device="cpu")
+    assert len(engine.generate([X, Y], ["1", "2"], Sampling(4))) == 2
+
+
+def test_a_load_balancing_loss_of_a_dense_model_is_refused(trained, tmp_path):
+    with pytest.raises(AssertionError, match="router_aux_loss_coef"):
+        trained("llama", "--set", "dpo.router_aux_loss_coef=0.5", max_position_embeddings=512)
