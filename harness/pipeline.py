@@ -202,9 +202,11 @@ def _run_stage(
     ledger = Ledger.from_dict(facts["ledger"])
     depends_on = _train_depends(stage, setting)
     engines[stage.start].rest()
-    files = _train(stage, engines[stage.start].local, facts, ledger, setting, depends_on)
+    start = engines[stage.start].local
+    files = _train(stage, start, facts, ledger, setting, depends_on)
     model = fingerprints.of_model(setting.checkpoint(stage))
-    folder.finish(stage.name, depends_on, files, drawn=facts["drawn"], ledger=ledger.as_dict(), model=model)
+    facts = {"drawn": facts["drawn"], "ledger": ledger.as_dict(), "model": model, "reading": start.reading.described}
+    folder.finish(stage.name, depends_on, files, **facts)
     shutil.rmtree(setting.work(stage))
     return ledger
 
