@@ -32,7 +32,7 @@ NUMERIC_VARIABLES = (  # of libraries that compute, by the start of their names
 )
 HARMLESS_VARIABLES = re.compile(  # of the same libraries: places, what is printed, memory, threads (counted apart)
     r"_(HOME|CACHE|DIR|PATH|ROOT|LOGS?|LEVEL|VERBOSE|VERBOSITY|WARNINGS?|NUM_THREADS|ALLOC_CONF|TIMEOUT(_SEC)?)$"
-    r"|_(CACHE|LOG|TRACE)_|_VERSION$"
+    r"|_(CACHE|LOG|TRACE)_|_VERSION$|^KMP_(DUPLICATE_LIB_OK|INIT_AT_FORK)$"  # the last are set by scikit-learn
 )
 CPU_FLAGS = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")

@@ -15,7 +15,8 @@ from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.methods import Lengths, Prompt
-from harness.models import base_folder, model_folder, tokenizer_folder, weight_files
+from harness.model_files import tensor_shapes
+from harness.models import base_folder, model_folder, tokenizer_folder
 from harness.stages import StagePlan, plan_stage
 
 SAMPLE = 256  # prompts that are counted
@@ -28,20 +29,11 @@ def parameter_count(folder: Path) -> int:
     Raises:
         UserError: when there is none, or one that is damaged.
     """
-    from safetensors import SafetensorError, safe_open
-
     folder = base_folder(folder) or folder
-    files = weight_files(folder)
-    if not files:
-        raise UserError(f"no .safetensors file in {folder}: weights are read from safetensors only")
-    total = 0
-    for path in files:
-        try:
-            with safe_open(path, framework="np") as file:
-                total += sum(prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path} is no whole safetensors file ({error})") from None
-    return total
+    try:
+        return sum(map(prod, tensor_shapes(folder).values()))
+    except ValueError as error:
+        raise UserError(f"{folder}: {error}") from None
 
 
 def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Lengths:

@@ -54,7 +54,7 @@ def test_base_comes_first_and_once():
         ({"options": {"sso": 5}}, "'options' must be mappings of options by the name"),
         ({"options": {"sso": None}}, "'options' must be mappings of options by the name"),
         ({"options": {"sso": {"learning_rate": "nan"}}}, "option of sso 'learning_rate' must be float"),
-        ({"options": {"sso": {"learning_rate": -1e-4}}}, "learning_rate, weight_decay and max_grad_norm must be"),
+        ({"options": {"sso": {"learning_rate": -1e-4}}}, "learning_rate, weight_decay, max_grad_norm and router"),
         ({"options": {"sso": {"batch_size": 0}}}, "batch_size and micro_batch_size must be at least 1"),
         ({"options": {"sso": {"warmup_ratio": 1}}}, "warmup_ratio must be at least 0 and below 1"),
         ({"options": {"sso": {"lora_rank": -1}}}, "lora_rank must be at least 0"),

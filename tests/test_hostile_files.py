@@ -19,6 +19,7 @@ from harness import data, plain_yaml
 from harness.budget import Ledger
 from harness.commands import output
 from harness.comparison import ResultRow, build
+from harness.engines.base import Chat
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.experiment import Experiment
@@ -291,12 +292,12 @@ def test_added_tokens_in_other_files(model, file, changes):
 
 def test_padding_that_a_tokenizer_carries_is_not_counted(model):
     """A file may hold the settings of another use."""
-    chat = [{"role": "user", "content": "Why?"}]
-    before = _token_counter(model, "model")(chat)
+    chat = Chat(({"role": "user", "content": "Why?"},))
+    before = _token_counter(model, "model", None)(chat)
     padding = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "<|pad|>", "pad_to_multiple_of": None}
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     spoil(model / "tokenizer.json", padding=padding | {"strategy": {"Fixed": 900}}, truncation=truncation)
-    assert _token_counter(model, "model")(chat) == before
+    assert _token_counter(model, "model", None)(chat) == before
     assert len(TransformersEngine.load(model, device="cpu").encode_chat(chat)) == before
 
 

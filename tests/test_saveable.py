@@ -338,6 +338,8 @@ def test_a_model_without_an_end(model, harness):
     for file in ("config.json", "generation_config.json"):
         edit(model / file, eos_token_id=None)
     edit(model / "tokenizer_config.json", eos_token=None)
+    template = "{% for message in messages %}{{ '<|user|>' + message['content'] }}{% endfor %}"
+    (model / "chat_template.jinja").write_text(template)
     refused(harness, model, "has no end-of-sequence token")
 
 
