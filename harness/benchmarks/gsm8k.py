@@ -1,14 +1,14 @@
 """GSM8K (Cobbe et al. 2021) as lm-eval's task, answered by our engine: few-shot chat, graded as numbers."""
 
 from dataclasses import dataclass
-from decimal import Decimal
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
-from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown
+from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, up_to_next_question
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
@@ -30,7 +30,10 @@ class Options:
 
 def grade(grader: Grader, response: str, answer: str) -> dict:
     """strict: `final_number` is the gold number. math_verify: its verdict on the text. strict_match and
-    flexible_extract: lm-eval's exact match after its filters of these names. extracted: the number read."""
+    flexible_extract: lm-eval's exact match after its filters of these names. extracted: the number read.
+
+    All read the response up to an invented next question."""
+    response = up_to_next_question(response)
     gold, number = gold_number(answer), final_number(response)
     return {
         "strict": float(number is not None and number == gold),
@@ -40,7 +43,7 @@ def grade(grader: Grader, response: str, answer: str) -> dict:
     }
 
 
-def _official_matches(response: str, gold: Decimal) -> dict[str, float]:
+def _official_matches(response: str, gold: Fraction) -> dict[str, float]:
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter
 
@@ -101,7 +104,7 @@ class GSM8K:
         changes = {
             "num_fewshot": len(examples),
             "fewshot_config": {"sampler": "first_n"},
-            "generation_kwargs": {"until": ["Question:"]},
+            "generation_kwargs": {"until": []},  # the grade cuts: a stop would end answers that restate the question
         }
         fields = ("id", "question", "answer")
         task = local_task(

@@ -1,64 +1,197 @@
-"""Final numbers of GSM8K answers: found in the text, compared as numbers.
+"""Final numbers of GSM8K answers: found in the text, read as whole quantities, compared as numbers.
 
 `strict` reads the answer that the response marks as its last: "#### n" (the data set's own form, and the only one of
-lm-eval's filter strict-match), \\boxed{n}, "answer is n" or "A: n" at the start of a line. Where nothing is marked it
-is the last number that a program printed in the response, or else the last number of all, as lm-eval's filter
-flexible-extract reads it.
+lm-eval's filter strict-match), \\boxed{n}, "answer is n", "Answer: n" or "A: n" at the start of a line; the number may
+stand on the line below its mark. A mark whose quantity has more than one reading ("3 or 4", "5-7") is no answer. What
+marks no number ("#### Step 2", "the answer is in step 3") is no mark. Where nothing is marked it is the last quantity
+that a program printed in the response, or else the last of all. What follows an invented next question is not read.
 """
 
 import re
-from decimal import Decimal, InvalidOperation
+from fractions import Fraction
 
-from harness.benchmarks.math_answers import last_boxed
+from harness.benchmarks.math_answers import box_end, is_unclosed, last_boxed
+from harness.benchmarks.quantities import Stated, last_quantity, plain, stated
 
-_NUMBER = r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)"
-_FINDS = re.compile(rf"(?<![\w.])\$?({_NUMBER})|(-?)\$({_NUMBER})")
-_MARKS = re.compile(r"####|\\(?:boxed|fbox)\b|\banswer is\b:?|^[^\S\n]*A:", re.IGNORECASE | re.MULTILINE)
+_MARKS = re.compile(
+    r"(?P<hashes>(?<!#)####(?!#))|(?P<box>\\(?:boxed|fbox)(?![A-Za-z]))"
+    r"|(?P<says>\banswers?\b[*_ ]*(?:is|are|would be|will be|equals|=)(?![A-Za-z])[*_]*[:\uff1a]?)"
+    r"|(?P<weak>\banswer\b[*_]*[^\S\n]*[:\uff1a][*_]*|^[^\S\n]*[*_]*A[*_]*:[*_]*)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_CODE = re.compile(r"^```(?!output)[^\n]*\n.*?^```", re.MULTILINE | re.DOTALL)
 _PRINTED = re.compile(r"^```output[^\S\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
-_CLAUSE_END = re.compile(r"[,.;](?=\s|$)")
-_SPACES = re.compile(r"\\[!,;: ]|[{}]|\\text\w*|\\%|\\mathrm|\\left|\\right")
+_QUOTES = "\"'`“‘«"
+_EMPTY = re.compile(r"[\s*_#:$`\\\[\](){}>|=.-]*")  # of a line below whose mark the number stands
+_BELOW = re.compile(r"\s*(?:\$\$|\\\[|\\begin\{[a-z*]+\}|```[a-z]*|>|\*+|_+)*\s*")
+_ENUMERATED = re.compile(r"[^\S\n]*[*_(]*\d{1,2}(?:[.):]|[^\S\n]+[-–—])[*_]*[^\S\n]+[*_]*[^\W\d_]")
+_TITLE = re.compile(r"[^\S\n]*[*_]*\d{1,2}[^\S\n]+[A-Z]")
+_BARE_ANSWER = re.compile(r"[^\S\n]*[*_]*(?:the )?(?:final )?answer[*_]*[:.]?[*_]*[^\S\n]*$", re.IGNORECASE)
+_HAS_EQUATION = re.compile(r"=\s*[-$€£\\]*\s*\.?\d")
+_NUMBER_START = re.compile(r"(?<![\w.,])[-$€£¥₹\\.]*\d")
+_QUESTION = re.compile(
+    r"^[^\S\n]*(?:[#>*_]+[^\S\n]*)*(?:(?:next |new |another )?(?:question|problem|q)\b(?P<number>[^\S\n]*#?\d+)?"
+    r"|user|human|instruction)[*_]*[^\S\n]*[:.][*_]*(?=\s*\S)",
+    re.IGNORECASE | re.MULTILINE,
+)
+_SENTENCE_END = re.compile(r"[.;!?](?=[\s\"'”’)*]|$)|\n")
+LONGEST_END = 20_000  # characters at the end of a response in which an unmarked answer is looked for
+_STEPS_NEXT = re.compile(r"\b(?:steps?|parts?|ways?)\b|:\s*$", re.IGNORECASE)
 
 
-def final_number(response: str) -> Decimal | None:
-    """The number that a response gives as its answer, or None when it has no number."""
-    marks = list(_MARKS.finditer(response))
-    if marks:
-        mark = marks[-1]
-        boxed = last_boxed(response[mark.start() :]) if mark.group().startswith("\\") else None
-        line = boxed if boxed is not None else response[mark.end() :].partition("\n")[0]
-        if (number := _first(line)) is not None:
-            return number
+_BOX_WRAPPERS = re.compile(r"^(?:\s*[$)\]*])+")  # what may close around a box
+_GOES_ON = re.compile(r"\s*[-+*/^:×÷–]\s*[-+$(]*\.?\d|\s*[\^!_\ue000(]\s*\d")
+
+
+def final_number(response: str) -> Fraction | None:
+    """The number that a response gives as its answer, or None when it has no number, or no one number."""
+    response = up_to_next_question(response)
+    for mark in reversed(_marks(response)):
+        found = _marked(response, mark)
+        if found is not None:
+            return found.value
     printed = _PRINTED.findall(response)
-    numbers = (_numbers(printed[-1]) if printed else []) or _numbers(response)
-    return numbers[-1] if numbers else None
+    return (_last(printed[-1]) if printed and _NUMBER_START.search(printed[-1]) else None) or _last(response)
 
 
-def shown(number: Decimal) -> str:
-    """The number without exponent or trailing zeros: 18 for 18.00."""
-    return f"{number.normalize():f}"
+def up_to_next_question(response: str) -> str:
+    """The response without a next question that the model asked itself after its answer, and what follows.
+
+    A question that is restated before any answer is part of the answer.
+    """
+    heads = list(_QUESTION.finditer(response))
+    numbered = bool(heads) and heads[0].group("number") is not None
+    for head in heads:
+        before = response[: head.start()]
+        hashes = any(mark.lastgroup == "hashes" and _marked(before, mark) for mark in _marks(before))
+        if hashes or (_answers(before) and not (numbered and head.group("number"))):
+            return before
+    return response
 
 
-def gold_number(answer: str | int | float) -> Decimal | None:
+def shown(number: Fraction) -> str:
+    """The number in decimals without trailing zeros (18 for 18.00), or as a fraction where decimals do not end."""
+    below, twos, fives = number.denominator, 0, 0
+    while below % 2 == 0:
+        below, twos = below // 2, twos + 1
+    while below % 5 == 0:
+        below, fives = below // 5, fives + 1
+    if below != 1:
+        return f"{number.numerator}/{number.denominator}"
+    places = max(twos, fives)
+    digits = f"{abs(number) * 10**places}".rjust(places + 1, "0")
+    text = f"{digits[:-places]}.{digits[-places:]}" if places else digits
+    return f"-{text}" if number < 0 else text
+
+
+def gold_number(answer: str | int | float) -> Fraction | None:
     """The number of a gold answer: a number, its text, or a solution that marks it; None for anything else."""
-    text = str(answer)
-    numbers = _numbers(text.rpartition("####")[2])
-    if len(numbers) == 1 or (numbers and "####" in text):
-        return numbers[0]
-    return final_number(text) if _MARKS.search(text) else None
+    text = str(answer).strip()
+    if "####" in text:
+        found = stated(text.rpartition("####")[2].strip())
+    elif _MARKS.search(text):
+        return final_number(text)
+    else:
+        found = None if "\n" in text else stated(text, whole=True)
+    return None if found is None or found.sentence else found.value
 
 
-def _first(text: str) -> Decimal | None:
-    """The first number of a line, but the result where it begins with an equation: 8 of "5 + 3 = 8, as we saw"."""
-    text = _SPACES.sub("", text).replace("\\$", "$")
-    numbers = _numbers(_CLAUSE_END.split(text)[0].rpartition("=")[2]) or _numbers(text)
-    return numbers[0] if numbers else None
+def _marks(response: str) -> list[re.Match]:
+    """What could mark an answer, but for what stands in quotes or in a program."""
+    programs = [found.span() for found in _CODE.finditer(response)]
+    return [
+        mark
+        for mark in _MARKS.finditer(response)
+        if response[max(0, mark.start() - 1) : mark.start()] not in tuple(_QUOTES)
+        and not any(start <= mark.start() < end for start, end in programs)
+    ]
 
 
-def _numbers(text: str) -> list[Decimal]:
-    found = []
-    for plain, sign, priced in _FINDS.findall(text.replace("\N{MINUS SIGN}", "-")):
-        try:
-            found.append(Decimal((plain or sign + priced).replace(",", "")))
-        except InvalidOperation:
-            continue
+def _marked(response: str, mark: re.Match) -> Stated | None:
+    """What a mark marks: a value, a `Stated` without one where it is not understood, or None where it marks nothing."""
+    if mark.lastgroup == "box":
+        return _boxed(response, mark)
+    line, _, below = response[mark.end() :].partition("\n")
+    if _EMPTY.fullmatch(line) or (mark.lastgroup == "hashes" and _BARE_ANSWER.match(line)):
+        return _below(below)
+    if mark.lastgroup == "hashes" and _is_heading(response, mark, line, below):
+        return None
+    found = stated(line)
+    if found is None:
+        return None
+    if mark.lastgroup == "hashes" and found.sentence:
+        return None
+    later = response[mark.end() + len(line.partition(". ")[0]) :]
+    if mark.lastgroup == "weak" and (found.sentence or found.equation) and _HAS_EQUATION.search(later):
+        return None  # the solution begins here
+    if found.value is None and (mark.lastgroup == "says" and re.match(r"[^.\n]*\d[^.\n\d]*\?", line)):
+        return None  # asked, not said
     return found
+
+
+def _below(text: str) -> Stated | None:
+    """The number on the next line that is not empty, where that begins with one."""
+    text = text[_BELOW.match(text).end() :]
+    line = text.partition("\n")[0]
+    if line.startswith(("- ", "-\t", "\\boxed", "\\fbox")) or _ENUMERATED.match(line):
+        return None  # the first of a list; a mark of its own
+    found = stated(line)
+    return None if found is None or found.sentence else found
+
+
+def _is_heading(response: str, mark: re.Match, line: str, below: str) -> bool:
+    """Whether "#### 1. Eggs left" is the title of a section: a section follows, or one went before."""
+    followed = bool(re.search(r"\w", below))
+    before = any(
+        other.start() < mark.start() and _ENUMERATED.match(response[other.end() :])
+        for other in re.finditer(r"(?<!#)####(?!#)", response)
+    )
+    if _ENUMERATED.match(line):
+        return followed or before
+    return bool(_TITLE.match(line)) and followed and below[:1] != "\n"
+
+
+def _boxed(response: str, mark: re.Match) -> Stated | None:
+    content = last_boxed(response[mark.start() :])
+    if content is None:
+        return Stated(None) if is_unclosed(response[mark.start() :]) else None
+    if not content.strip():
+        return Stated(None)
+    end = box_end(response, mark.start())
+    before = plain(response[max(0, mark.start() - 12) : mark.start()]).rstrip(" $(\n")
+    if re.search(r"(?:(?<![\w)])-|[\d+*/^×÷√±<>≤≥])$", before):
+        return Stated(None)  # a part of something larger
+    other = list(_MARKS.finditer(response, 0, mark.start()))
+    if other and other[-1].lastgroup == "box" and re.fullmatch(
+        r"[\s$,;)(\\\]\[]*(?:and|or|,|to|through|\\text\s*\{\s*(?:and|or|to)\s*\})[\s$,;(\\\]\[]*",
+        response[box_end(response, other[-1].start()) : mark.start()],
+    ):
+        return Stated(None)  # one of two answers
+    found = stated(content, whole=True)
+    if found is None or found.value is None:
+        return Stated(None)
+    after = _BOX_WRAPPERS.sub(" ", plain(response[end:].partition("\n")[0]))
+    if _GOES_ON.match(after):
+        return Stated(None)
+    together = stated(f"1{re.match(r'[^.,;0-9]*', after).group()}")
+    if together is None or together.value is None:
+        return Stated(None)
+    return Stated(found.value * together.value, found.sentence, found.equation)
+
+
+def _answers(text: str) -> bool:
+    """Whether a text, which a question follows, has come to an answer."""
+    if any(_marked(text, mark) for mark in _marks(text)) or _HAS_EQUATION.search(text):
+        return True
+    last = text.rstrip().rpartition("\n")[2]
+    return bool(_NUMBER_START.search(last)) and not _STEPS_NEXT.search(last)
+
+
+def _last(text: str) -> Fraction | None:
+    """The last quantity of a text, None where it has no one value."""
+    text = text[-LONGEST_END:]
+    numbers = list(_NUMBER_START.finditer(text))
+    if not numbers:
+        return None
+    starts = [found.end() for found in _SENTENCE_END.finditer(text, 0, numbers[-1].start())]
+    return last_quantity(text[starts[-1] if starts else 0 :])

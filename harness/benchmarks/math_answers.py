@@ -34,12 +34,27 @@ def last_boxed(text: str) -> str | None:
     box = boxes[-1]
     if box.group(1):
         return box.group(1)
+    end = box_end(text, box.start())
+    return None if end is None else text[box.end() : end - 1]
+
+
+def box_end(text: str, start: int) -> int | None:
+    """Where the \\boxed{} that begins at `start` ends, None where its braces do not close."""
+    box = _BOX.match(text, start)
+    if box is None or box.group(1):
+        return box and box.end()
     depth = 1
     for brace in _BRACE.finditer(text, box.end()):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return text[box.end() : brace.start()]
+            return brace.end()
     return None
+
+
+def is_unclosed(text: str) -> bool:
+    """Whether the last box was begun and never closed, as in a response that was cut off."""
+    boxes = list(_BOX.finditer(text))
+    return bool(boxes) and box_end(text, boxes[-1].start()) is None
 
 
 def bare_answer(answer: str) -> str:
