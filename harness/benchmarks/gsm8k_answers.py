@@ -9,8 +9,9 @@ that a program printed in the response, or else the last of all. What follows an
 
 import re
 from fractions import Fraction
+from itertools import islice
 
-from harness.benchmarks.math_answers import box_end, is_unclosed, last_boxed
+from harness.benchmarks.math_answers import box_at
 from harness.benchmarks.quantities import Stated, last_quantity, plain, stated
 
 _MARKS = re.compile(
@@ -21,24 +22,29 @@ _MARKS = re.compile(
 )
 _CODE = re.compile(r"^```(?!output)[^\n]*\n.*?^```", re.MULTILINE | re.DOTALL)
 _PRINTED = re.compile(r"^```output[^\S\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+_HASHES = re.compile(r"(?<!#)####(?!#)")
 _QUOTES = "\"'`“‘«"
 _EMPTY = re.compile(r"[\s*_#:$`\\\[\](){}>|=.-]*")  # of a line below whose mark the number stands
-_BELOW = re.compile(r"\s*(?:\$\$|\\\[|\\begin\{[a-z*]+\}|```[a-z]*|>|\*+|_+)*\s*")
+_BELOW = re.compile(r"[\s*_>$]*(?:\\\[|\\begin\{[a-z*]+\}|```[a-z]*)?[\s*_>$]*")
 _ENUMERATED = re.compile(r"[^\S\n]*[*_(]*\d{1,2}(?:[.):]|[^\S\n]+[-–—])[*_]*[^\S\n]+[*_]*[^\W\d_]")
 _TITLE = re.compile(r"[^\S\n]*[*_]*\d{1,2}[^\S\n]+[A-Z]")
 _BARE_ANSWER = re.compile(r"[^\S\n]*[*_]*(?:the )?(?:final )?answer[*_]*[:.]?[*_]*[^\S\n]*$", re.IGNORECASE)
 _HAS_EQUATION = re.compile(r"=\s*[-$€£\\]*\s*\.?\d")
-_NUMBER_START = re.compile(r"(?<![\w.,])[-$€£¥₹\\.]*\d")
+_NUMBER_START = re.compile(r"(?<![\w.,])[-$€£¥₹\\.]{0,4}\d")
 _QUESTION = re.compile(
-    r"^[^\S\n]*(?:[#>*_]+[^\S\n]*)*(?:(?:next |new |another )?(?:question|problem|q)\b(?P<number>[^\S\n]*#?\d+)?"
+    r"^[#>*_ \t]*(?:(?:next |new |another )?(?:question|problem|q)\b(?P<number>[^\S\n]*#?\d+)?"
     r"|user|human|instruction)[*_]*[^\S\n]*[:.][*_]*(?=\s*\S)",
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"[.;!?](?=[\s\"'”’)*]|$)|\n")
+MOST_MARKS, MOST_MARKS_BEFORE_A_QUESTION = 100, 10  # that are looked at
 LONGEST_END = 20_000  # characters at the end of a response in which an unmarked answer is looked for
 _STEPS_NEXT = re.compile(r"\b(?:steps?|parts?|ways?)\b|:\s*$", re.IGNORECASE)
 
 
+_BOX_BEFORE = re.compile(  # the end of another box, and what joins the two
+    r"\}[\s$)\\\]]*(?:,|\b(?:and|or|to|through)\b|\\text\s*\{\s*(?:and|or|to)\s*\})[\s$,;(\\\[]*\Z"
+)
 _BOX_WRAPPERS = re.compile(r"^(?:\s*[$)\]*])+")  # what may close around a box
 _GOES_ON = re.compile(r"\s*[-+*/^:×÷–]\s*[-+$(]*\.?\d|\s*[\^!_\ue000(]\s*\d")
 
@@ -46,7 +52,7 @@ _GOES_ON = re.compile(r"\s*[-+*/^:×÷–]\s*[-+$(]*\.?\d|\s*[\^!_\ue000(]\s*\d"
 def final_number(response: str) -> Fraction | None:
     """The number that a response gives as its answer, or None when it has no number, or no one number."""
     response = up_to_next_question(response)
-    for mark in reversed(_marks(response)):
+    for mark in reversed(_marks(response)[-MOST_MARKS:]):
         found = _marked(response, mark)
         if found is not None:
             return found.value
@@ -59,12 +65,14 @@ def up_to_next_question(response: str) -> str:
 
     A question that is restated before any answer is part of the answer.
     """
-    heads = list(_QUESTION.finditer(response))
-    numbered = bool(heads) and heads[0].group("number") is not None
+    heads = list(islice(_QUESTION.finditer(response), MOST_MARKS))
+    marks = _marks(response) if heads else []
     for head in heads:
         before = response[: head.start()]
-        hashes = any(mark.lastgroup == "hashes" and _marked(before, mark) for mark in _marks(before))
-        if hashes or (_answers(before) and not (numbered and head.group("number"))):
+        found = [mark for mark in marks if mark.end() <= len(before)][-MOST_MARKS_BEFORE_A_QUESTION:]
+        said = [mark for mark in found if _marked(before, mark)]
+        numbered = heads[0].group("number") and head.group("number")  # the parts of one question
+        if any(mark.lastgroup == "hashes" for mark in said) or ((said or _concludes(before)) and not numbered):
             return before
     return response
 
@@ -142,30 +150,24 @@ def _below(text: str) -> Stated | None:
 def _is_heading(response: str, mark: re.Match, line: str, below: str) -> bool:
     """Whether "#### 1. Eggs left" is the title of a section: a section follows, or one went before."""
     followed = bool(re.search(r"\w", below))
-    before = any(
-        other.start() < mark.start() and _ENUMERATED.match(response[other.end() :])
-        for other in re.finditer(r"(?<!#)####(?!#)", response)
-    )
     if _ENUMERATED.match(line):
-        return followed or before
+        return followed or any(
+            _ENUMERATED.match(response, other.end()) for other in _HASHES.finditer(response, 0, mark.start())
+        )
     return bool(_TITLE.match(line)) and followed and below[:1] != "\n"
 
 
 def _boxed(response: str, mark: re.Match) -> Stated | None:
-    content = last_boxed(response[mark.start() :])
-    if content is None:
-        return Stated(None) if is_unclosed(response[mark.start() :]) else None
-    if not content.strip():
-        return Stated(None)
-    end = box_end(response, mark.start())
+    box = box_at(response, mark.start())
+    if box is None:
+        return None
+    content, end = box
+    if content is None or not content.strip():
+        return Stated(None)  # cut off, or empty
     before = plain(response[max(0, mark.start() - 12) : mark.start()]).rstrip(" $(\n")
     if re.search(r"(?:(?<![\w)])-|[\d+*/^×÷√±<>≤≥])$", before):
         return Stated(None)  # a part of something larger
-    other = list(_MARKS.finditer(response, 0, mark.start()))
-    if other and other[-1].lastgroup == "box" and re.fullmatch(
-        r"[\s$,;)(\\\]\[]*(?:and|or|,|to|through|\\text\s*\{\s*(?:and|or|to)\s*\})[\s$,;(\\\]\[]*",
-        response[box_end(response, other[-1].start()) : mark.start()],
-    ):
+    if _BOX_BEFORE.search(response, max(0, mark.start() - 40), mark.start()):
         return Stated(None)  # one of two answers
     found = stated(content, whole=True)
     if found is None or found.value is None:
@@ -179,9 +181,9 @@ def _boxed(response: str, mark: re.Match) -> Stated | None:
     return Stated(found.value * together.value, found.sentence, found.equation)
 
 
-def _answers(text: str) -> bool:
-    """Whether a text, which a question follows, has come to an answer."""
-    if any(_marked(text, mark) for mark in _marks(text)) or _HAS_EQUATION.search(text):
+def _concludes(text: str) -> bool:
+    """Whether a text, which a question follows, has come to a result that it does not mark."""
+    if _HAS_EQUATION.search(text):
         return True
     last = text.rstrip().rpartition("\n")[2]
     return bool(_NUMBER_START.search(last)) and not _STEPS_NEXT.search(last)

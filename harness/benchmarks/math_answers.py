@@ -31,30 +31,31 @@ def last_boxed(text: str) -> str | None:
     boxes = list(_BOX.finditer(text))
     if not boxes:
         return None
-    box = boxes[-1]
-    if box.group(1):
-        return box.group(1)
-    end = box_end(text, box.start())
-    return None if end is None else text[box.end() : end - 1]
+    return box_at(text, boxes[-1].start())[0]
 
 
-def box_end(text: str, start: int) -> int | None:
-    """Where the \\boxed{} that begins at `start` ends, None where its braces do not close."""
+def box_at(text: str, start: int) -> tuple[str | None, int] | None:
+    """Content and end of the \\boxed{} that begins at `start`, the content None where its braces do not close.
+
+    None where there is no box, but its name alone.
+    """
     box = _BOX.match(text, start)
-    if box is None or box.group(1):
-        return box and box.end()
+    if box is None:
+        return None
+    if box.group(1):
+        return box.group(1), box.end()
     depth = 1
     for brace in _BRACE.finditer(text, box.end()):
         depth += {"{": 1, "}": -1}.get(brace.group(), 0)
         if depth == 0:
-            return brace.end()
-    return None
+            return text[box.end() : brace.start()], brace.end()
+    return None, len(text)
 
 
 def is_unclosed(text: str) -> bool:
     """Whether the last box was begun and never closed, as in a response that was cut off."""
     boxes = list(_BOX.finditer(text))
-    return bool(boxes) and box_end(text, boxes[-1].start()) is None
+    return bool(boxes) and box_at(text, boxes[-1].start())[0] is None
 
 
 def bare_answer(answer: str) -> str:
