@@ -18,6 +18,7 @@ from harness.errors import UserError, unknown_name
 from harness.judges.chat_completions import public_url
 from harness.search import Distribution, trials, within
 from harness.store import safe_name
+from harness.thoughts import parse_marks
 from harness.tracking import TRACKERS
 
 TESTBED = "testbed"
@@ -80,7 +81,11 @@ class Experiment:
     judge_log: str | None = option(
         None, "Folder of the judge's requests and replies, none asked twice; runs may share it. Else in the run folder."
     )
-    limit: int | None = option(None, "Only the first N questions of each benchmark.")
+    limit: int | None = option(None, "A random sample of N questions of each benchmark, the same for all methods.")
+    system_prompt: str | None = option(None, "System message before every question of a benchmark that has none.")
+    thought_marks: str | None = option(
+        None, "What opens and closes a model's thought, such as '<think> </think>', or none; else the usual ones."
+    )
     answer_tokens: int | None = option(None, "Longest answer to a benchmark question; else its own protocol.")
     max_new_tokens: int = option(64, "Longest completion when training data are sampled, in tokens.")
     temperature: float = option(1.0, "Temperature when training data are sampled.")
@@ -136,6 +141,9 @@ class Experiment:
         for name in ("judge_max_cost", "judge_rate"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        parse_marks(self.thought_marks)
+        if self.system_prompt is not None and not self.system_prompt.strip():
+            raise UserError("system_prompt must not be empty: leave it out for none")
         if self.check_pairs < 0:
             raise UserError(f"check_pairs must be at least 0, not {self.check_pairs}")
         if self.tune and not 2 <= self.tune <= MOST_TRIALS:
@@ -282,7 +290,7 @@ def build(kind: type, values: dict[str, Any], what: str) -> Any:
         checked[name] = _convert(value, fields[name].type, f"{what} {name!r}")
         for text in checked[name] if isinstance(checked[name], tuple) else [checked[name]]:
             if isinstance(text, str):
-                _check_text(text, f"{what} {name!r}")
+                _check_text(text, f"{what} {name!r}", is_name=name not in PROSE)
     return kind(**checked)
 
 
@@ -290,11 +298,14 @@ TEXTS, OPTIONS = tuple[str, ...], dict[str, dict[str, Any]]
 NAMES = {TEXTS: "a list of texts, at least one", OPTIONS: "mappings of options by the name of a method or benchmark"}
 
 
-def _check_text(text: str, what: str) -> None:
+PROSE = ("system_prompt", "thought_marks")  # texts that are in no name of a file
+
+
+def _check_text(text: str, what: str, is_name: bool) -> None:
     """Texts of options are names of files and folders, or parts of them."""
     if rows.holds_half_character(text) or "\0" in text:
         raise UserError(f"{what} holds half a character or a NUL: {text!r:.80}")
-    if max(len(part.encode()) for part in text.split("/")) > LONGEST_NAME:
+    if is_name and max(len(part.encode()) for part in text.split("/")) > LONGEST_NAME:
         raise UserError(f"{what} is longer than the {LONGEST_NAME} bytes of a name: {text!r:.80}")
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from harness import context, fingerprints, prompts, registry, store
-from harness.benchmarks.base import Settings
+from harness.benchmarks.base import Questions, Settings
+from harness.benchmarks.questions import load_questions
 from harness.development import Split, split
 from harness.engines.base import Engine
 from harness.engines.choice import chosen, load_engine
@@ -40,8 +41,7 @@ class Inputs:
     data_dir: Path
     judge: Judge | None
     root: Folder | None = None
-    _questions: dict[tuple[str, Settings], list[dict]] = field(default_factory=dict)
-    _resources: dict[str, dict[str, str]] = field(default_factory=dict)
+    _questions: dict[tuple[str, Settings], Questions] = field(default_factory=dict)
 
     @cached_property
     def base(self) -> Engine:
@@ -51,23 +51,16 @@ class Inputs:
     def model(self) -> dict[str, str]:
         return model_digests(self.experiment)
 
-    def questions(self, benchmark: str, settings: Settings) -> list[dict]:
+    def questions(self, benchmark: str, settings: Settings) -> Questions:
         """Of a benchmark, read once for all arms that ask the same."""
         if (benchmark, settings) not in self._questions:
-            self._questions[benchmark, settings] = registry.load("benchmark", benchmark).load(self.data_dir, settings)
+            self._questions[benchmark, settings] = load_questions(benchmark, self.data_dir, settings)
         return self._questions[benchmark, settings]
 
     @cached_property
     def development(self) -> Sequence[Prompt]:
         """What trials of tuning are scored on: none of the prompts and pairs asks it."""
         return _split_prompts(self.experiment).development
-
-    def resources(self, benchmark: str) -> dict[str, str]:
-        """What a benchmark reads beside its questions and options, by name; most read nothing."""
-        if benchmark not in self._resources:
-            of = getattr(registry.load("benchmark", benchmark), "resources", None)
-            self._resources[benchmark] = of(self.data_dir) if of else {}
-        return self._resources[benchmark]
 
     @cached_property
     def prompts_digest(self) -> str:
@@ -102,9 +95,7 @@ def check_inputs(experiment: Experiment) -> None:
         )
     if experiment.data_dir != TESTBED:
         for name in experiment.benchmarks:
-            registry.load("benchmark", name).load(
-                Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name))
-            )
+            load_questions(name, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
         _check_training_data(experiment)
 
 

@@ -37,7 +37,7 @@ def _about(table: "Table", limit: int | None) -> list[str]:
             "benchmarks of these names."
         )
     if limit is not None:
-        notes.append(f"Cut short: only the first {limit} questions of each benchmark were asked.")
+        notes.append(f"Cut short: a random sample of {limit} questions of each benchmark was asked, the same for all.")
     seeds = [len(row.seeds) for row in table.rows]
     notes.append(
         f"Seeds: {number_range(seeds, '{}')}. In brackets: 95 % interval, questions resampled"
@@ -124,6 +124,15 @@ def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
         for score in scores.values()
         if "note" in score.details
     }
+    scores = [(name, row.method, each) for row in rows for name, own in row.scores.items() for each in own.values()]
+    for prompt in dict.fromkeys(score.details["system_prompt"] for *_, score in scores if "system_prompt" in score.details):
+        said[f"Questions were asked with the system prompt {prompt!r:.200}."] = None
+    unfinished: dict[tuple[str, str], int] = {}
+    for name, method, score in scores:
+        if number := score.details.get("unfinished_thoughts"):
+            unfinished[name, method] = unfinished.get((name, method), 0) + number
+    for (name, method), number in unfinished.items():
+        said[f"{name}, {method}: {number} answers ended inside a thought, so there was nothing to score."] = None
     return list(said)
 
 

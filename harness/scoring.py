@@ -10,14 +10,18 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from harness import fingerprints, registry, sources, store
-from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Score, Settings, step_names
+from harness.benchmarks import files
+from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Questions, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
+from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
+from harness.engines.base import Engine
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
 from harness.inputs import Inputs, described_judge, judge_module, threads_of
 from harness.methods import Prompt
 from harness.pipeline import PACKAGES, Trained
 from harness.progress import progress
+from harness.thoughts import parse_marks
 
 if TYPE_CHECKING:
     from harness.arm import Arm
@@ -50,7 +54,7 @@ class Scoring:
         return registry.load("benchmark", self.name), with_suite_settings(self.inputs.data_dir, chosen)
 
     @cached_property
-    def items(self) -> list[dict]:
+    def items(self) -> Questions:
         return self.inputs.questions(self.name, self.settings)
 
     @cached_property
@@ -73,12 +77,13 @@ class Scoring:
             "benchmark": self.name,
             "questions": store.digest(self.items),
             "settings": asdict(self.settings),
+            **({"resources": files.digests(self.items.answering)} if self.items.answering else {}),
+            **self._answering_options(),
             "option files": fingerprints.of_named(vars(self.settings.options).values()),
             "model": arm.model(self.inputs),
             "reference": self.inputs.model if arm.stages else None,
             "beta": getattr(arm.options, "beta", None),
             "pairs": store.digest(self.pairs) if self.pairs else None,
-            "resources": self._resources(),
             "attention": arm.experiment.attention,
             "date": arm.experiment.date,
             "batch_size": arm.experiment.batch_size,
@@ -90,6 +95,12 @@ class Scoring:
             "code": sources.digest(*roots),
         }
 
+    def _answering_options(self) -> dict[str, Any]:
+        """Those that change what a question looks like or what counts as its answer, where they are given."""
+        experiment = self.arm.experiment
+        given = {"system prompt": experiment.system_prompt, "thought marks": experiment.thought_marks}
+        return {name: value for name, value in given.items() if value is not None}
+
     def _score_depends_on(self) -> dict[str, Any]:
         experiment = self.arm.experiment
         judged_by = described_judge(experiment, self.inputs.judge) if self.benchmark.needs_judge else {}
@@ -97,15 +108,13 @@ class Scoring:
         roots = (sources.SCORING, sources.Part.of(self.benchmark, sources.ANSWERS), *judge)
         return {
             "samples": list(self.folder.mark(self.samples_step).files.values()),
+            **({"resources": files.digests(self.items.scoring)} if self.items.scoring else {}),
             "judge": None,
             **judged_by,
             "judging": asdict(self.judging),
             "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
             "code": sources.digest(*roots),
         }
-
-    def _resources(self) -> dict[str, str]:
-        return self.inputs.resources(self.name)
 
     def answered(self) -> bool:
         """Whether no model is needed: the answers are there, or nothing is asked."""
@@ -139,28 +148,38 @@ class Scoring:
         if not self.answered():
             self._answer(trained)
         self.folder.check(self.samples_step)
-        files = [self.score_file]
+        left = [self.score_file]
         if self.benchmark.needs_judge:
             samples = store.read_jsonl(self.samples_file)
             with progress(f"{self.arm.label} {self.name}: judge", self.benchmark.turns * len(self.items)) as advance:
                 judgments = self.benchmark.judge(self.items, samples, self.inputs.judge, self.judging, advance)
             store.write_jsonl(self.judgments_file, judgments)
-            files.append(self.judgments_file)
+            left.append(self.judgments_file)
         store.write_json(self.score_file, asdict(self.score()))
-        self.folder.finish(self.score_step, self._score_depends_on(), files)
+        self.folder.finish(self.score_step, self._score_depends_on(), left)
         return True
 
     def score(self) -> Score:
         """From the stored answers and judgments."""
         judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
-        return self.benchmark.score(self.items, store.read_jsonl(self.samples_file), judgments)
+        samples = store.read_jsonl(self.samples_file)
+        found = self.benchmark.score(self.items, samples, judgments)
+        prompt = self.arm.experiment.system_prompt
+        asked = {} if prompt is None else {"system_prompt": prompt}
+        return replace(found, details=found.details | count_thoughts(samples) | asked)
+
+    def _answering(self, engine: Engine) -> AnsweringEngine:
+        experiment = self.arm.experiment
+        return AnsweringEngine(engine, parse_marks(experiment.thought_marks), experiment.system_prompt)
 
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)
         work = self.folder / "answering" / self.name
         logged = LoggedEngine(policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl")
         with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
-            answered = self.benchmark.answer(replace(policy, engine=logged), self.items, self.settings, advance)
-            store.write_jsonl(self.samples_file, answered)
+            answering = self._answering(logged)
+            asked = replace(policy, engine=answering, reference=policy.reference and self._answering(policy.reference))
+            answered = self.benchmark.answer(asked, self.items, self.settings, advance)
+            store.write_jsonl(self.samples_file, with_thoughts(self.name, answered, answering.thoughts))
         self.folder.finish(self.samples_step, self._samples_depend_on, [self.samples_file])
         shutil.rmtree(work.parent, ignore_errors=True)  # not there where nothing was generated

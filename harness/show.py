@@ -5,10 +5,11 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness import registry, store
+from harness import store
 from harness.arm import Arm
 from harness.benchmarks.base import Settings, step_names
 from harness.benchmarks.files import with_suite_settings
+from harness.benchmarks.questions import load_questions
 from harness.errors import UserError, unknown_name
 from harness.experiment import Experiment
 from harness.inputs import data_folder
@@ -109,7 +110,7 @@ def _item(experiment: Experiment, path: Path, benchmark: str, question: str) -> 
     folder = data_folder(experiment, path)
     settings = Settings(limit=experiment.limit, options=experiment.benchmark_options(benchmark))
     try:
-        items = registry.load("benchmark", benchmark).load(folder, with_suite_settings(folder, settings))
+        items = load_questions(benchmark, folder, with_suite_settings(folder, settings))
     except UserError:
         return None
     return next((item for item in items if str(item["id"]) == question), None)

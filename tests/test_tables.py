@@ -59,7 +59,7 @@ Paired differences on the same questions, with p / p after Holm's correction:
 | ---------- | ---------------------------------- |
 | sso        | +1.50 [+1.00, +2.00] p 0.50 / 0.50 |
 
-- Cut short: only the first 2 questions of each benchmark were asked.
+- Cut short: a random sample of 2 questions of each benchmark was asked, the same for all.
 - Seeds: 1. In brackets: 95 % interval, questions resampled.
 - One seed tells nothing of how another training run would turn out: its intervals and p-values are about other \
 questions, for this very model.

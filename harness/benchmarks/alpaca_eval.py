@@ -11,17 +11,17 @@ from pathlib import Path
 from statistics import fmean
 from types import SimpleNamespace
 
-from harness import store
 from harness.benchmarks import files
 from harness.benchmarks.alpaca_annotations import summary
 from harness.benchmarks.alpaca_win_rates import KEYS, Comparison, find_gamed, import_package, official_index
-from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks.base import Judging, NoOptions, Policy, Questions, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
 from harness.judges.templates import fill
 from harness.judges.verdicts import forged, names_of_judges
 
 MAX_NEW_TOKENS = 2048
+GAMED = "df_gamed"  # the file that the length-controlled win rate needs
 ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 LETTERS = ("m", "M")  # the judge's name for the first and the second output shown
 SWITCHED = "is_switched_outputs"  # the package's column: output_1 is shown second
@@ -39,27 +39,23 @@ class AlpacaEval:
     turns = 1
     Options = NoOptions
 
-    def __init__(self) -> None:
-        self.df_gamed: Path | None = None  # of the data folder that was loaded
-
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> Questions:
         folder = data_dir / "alpaca_eval"
         references = files.read_rows(files.find(folder, self.name, *REFERENCES), instruction=str, output=str)
-        self.df_gamed = find_gamed(folder)
-        gamed = store.file_digest(self.df_gamed) if self.df_gamed else None
-        return [
+        gamed = find_gamed(folder)
+        items = [
             {
                 "id": str(index),
                 "instruction": row["instruction"],
                 "reference": row["output"],
                 "generator": row.get("generator", "reference"),
                 "official_index": official_index(row["instruction"]),
-                "df_gamed": gamed,
             }
-            for index, row in enumerate(references[: settings.limit])
+            for index, row in enumerate(references)
         ]
+        return Questions(items, scoring={GAMED: gamed} if gamed else None)
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
         completions = policy.engine.generate(
             [policy.engine.encode_chat([{"role": "user", "content": item["instruction"]}]) for item in items],
             [f"{self.name}/{item['id']}" for item in items],
@@ -77,7 +73,7 @@ class AlpacaEval:
         ]
 
     def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+        self, items: Questions, samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
     ) -> list[dict]:
         outputs = {sample["id"]: sample["output"] for sample in samples}
         pairs = [(item["instruction"], item["reference"], outputs[item["id"]]) for item in items]
@@ -101,7 +97,7 @@ class AlpacaEval:
             )
         return rows
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: Questions, samples: list[dict], judgments: list[dict]) -> Score:
         by_id = {item["id"]: item for item in items}
         outputs = {sample["id"]: sample["output"] for sample in samples}
         known = [row for row in judgments if row["preference"] is not None]
@@ -116,7 +112,7 @@ class AlpacaEval:
                 )
                 for row in judgments
             ]
-            details = summary(comparisons, self.df_gamed)
+            details = summary(comparisons, items.scoring.get(GAMED))
             del details["missing"], details["unparsed"]  # of the official set; the score's own are of this run
             if any(len(row.get("askings", ())) == 2 for row in known):
                 details["one_order_only"] = sum(map(_in_one_order, known))

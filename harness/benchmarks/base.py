@@ -4,7 +4,7 @@ Answers are generated once; judging and scoring can be repeated at will. Every s
 question, so that intervals and paired differences can be computed later without the samples.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -18,6 +18,27 @@ if TYPE_CHECKING:
 NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
 
 
+class Questions(list[dict]):
+    """The questions of a benchmark, and the files that its other methods need: all that `load` hands on.
+
+    answering: name -> file or folder that the answers depend on, such as what they are graded with.
+    scoring: the same of the score alone; another file there leaves the answers as they are.
+    """
+
+    def __init__(
+        self,
+        items: Iterable[dict],
+        answering: Mapping[str, Path] | None = None,
+        scoring: Mapping[str, Path] | None = None,
+    ) -> None:
+        super().__init__(items)
+        self.answering, self.scoring = dict(answering or {}), dict(scoring or {})
+
+    def only(self, places: Iterable[int]) -> "Questions":
+        """The questions at these places, with the same files."""
+        return Questions([self[place] for place in places], self.answering, self.scoring)
+
+
 @dataclass(frozen=True)
 class Settings:
     """How questions are answered. None means the benchmark's own protocol.
@@ -28,7 +49,7 @@ class Settings:
     seed: int = 0
     temperature: float | None = None
     max_new_tokens: int | None = None
-    limit: int | None = None  # the first N questions only; the table says so
+    limit: int | None = None  # a random sample of N questions only; `load` gets None, and returns them all
     options: Any = None
 
 
@@ -93,12 +114,7 @@ def step_names(benchmark: str) -> tuple[str, str]:
 
 
 class Benchmark(Protocol):
-    """One file a benchmark, found through the entry points `harness.benchmarks`.
-
-    A benchmark that reads more than its questions and options when it answers or scores (a model of nltk, say) also has
-    `resources(data_dir) -> dict[str, str]`: a digest of each such thing, by name. They are part of what its answers
-    depend on.
-    """
+    """One file a benchmark, found through the entry points `harness.benchmarks`."""
 
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"
@@ -108,24 +124,28 @@ class Benchmark(Protocol):
     turns: int  # how often `advance` counts an item, in answering and in judging
     Options: type  # a frozen dataclass of plain values, every one with a default
 
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        """The questions, each with an "id" (a string).
+    def load(self, data_dir: Path, settings: Settings) -> Questions | list[dict]:
+        """All questions, each with an "id" (a string). What other methods need of the folder is returned with them.
+
+        The other methods are called on other instances, with the questions as `Questions`; where settings.limit cuts
+        them, `harness.benchmarks.questions` draws the sample. A class with an attribute `sections`, the name of a field
+        of the questions, is sampled in proportion to the values of that field.
 
         Raises:
             UserError: when a file is absent (with the command that fetches it) or malformed (file and line).
         """
         ...
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
         """One row an item, with its "id" and all that judging and scoring need; the rows are stored as samples."""
         ...
 
     def judge(
-        self, items: list[dict], samples: list[dict], judge: "Judge", judging: Judging, advance: Advance | None
+        self, items: Questions, samples: list[dict], judge: "Judge", judging: Judging, advance: Advance | None
     ) -> list[dict]:
         """Stored rows of judgments; a benchmark that needs no judge has no such method."""
         ...
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: Questions, samples: list[dict], judgments: list[dict]) -> Score:
         """From stored rows alone: no model, no judge."""
         ...

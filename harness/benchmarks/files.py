@@ -1,9 +1,11 @@
 """Benchmark files: found in a data folder, read with the line of what is wrong, plain or gzipped."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from math import inf
 from pathlib import Path
 
+from harness import store
 from harness.benchmarks.base import Settings
 from harness.errors import UserError
 from harness.rows import holds_half_character, located, read_json
@@ -52,6 +54,16 @@ def read_located_rows(path: Path, written_by_models: bool = False, **fields: typ
     if not rows:
         raise UserError(f"{path}: holds no rows")
     return rows
+
+
+def digests(resources: Mapping[str, Path]) -> dict[str, str]:
+    """The contents of files and folders by their names here, wherever they are."""
+    found = {}
+    for name, path in resources.items():
+        inner = sorted(each for each in path.rglob("*") if each.is_file()) if path.is_dir() else [path]
+        known = {str(each.relative_to(path)): store.file_digest(each) for each in inner}
+        found[name] = known["."] if path.is_file() else store.digest(known)
+    return found
 
 
 SUITE_SETTINGS: dict[str, tuple[type, ...]] = {

@@ -94,7 +94,7 @@ class GSM8K:
         examples = [{"question": row["question"], "answer": row["answer"]} for row in shots[: options.num_fewshot]]
         return [
             {"id": str(number), "question": row["question"], "answer": row["answer"], "examples": examples}
-            for number, (_, row) in enumerate(rows[: settings.limit])
+            for number, (_, row) in enumerate(rows)
         ]
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:

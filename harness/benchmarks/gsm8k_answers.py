@@ -164,7 +164,7 @@ def _boxed(response: str, mark: re.Match) -> Stated | None:
     content, end = box
     if content is None or not content.strip():
         return Stated(None)  # cut off, or empty
-    before = plain(response[max(0, mark.start() - 12) : mark.start()]).rstrip(" $(\n")
+    before = plain(response[max(0, mark.start() - 12) : mark.start()].rpartition("\n")[2]).rstrip(" $(")
     if re.search(r"(?:(?<![\w)])-|[\d+*/^×÷√±<>≤≥])$", before):
         return Stated(None)  # a part of something larger
     if _BOX_BEFORE.search(response, max(0, mark.start() - 40), mark.start()):

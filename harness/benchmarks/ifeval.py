@@ -13,12 +13,13 @@ from statistics import fmean
 from typing import Any
 
 from harness.benchmarks import files
-from harness.benchmarks.base import NoOptions, Policy, Score, Settings
-from harness.benchmarks.ifeval_checks import Checker, check_resources, splitter_digest
+from harness.benchmarks.base import NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.ifeval_checks import Checker, check_resources, find_model
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
 
 MAX_NEW_TOKENS = 1280
+SPLITTER = "sentence splitter"  # the file of nltk's trained model
 ENGLISH = "en:"  # M-IFEval puts the language before an instruction id
 
 
@@ -50,7 +51,7 @@ def score_responses(
     places = [where for where, _ in located]
     _look_up(list(zip(places, rows, strict=True)), data_dir)
     _warn(data_dir)
-    with Checker(data_dir) as checker:
+    with Checker(find_model(data_dir)) as checker:
         for where, row in zip(places, rows, strict=True):
             if row["kwargs"] is not None and row["response"] is not None:
                 row.update(grade(checker, row, row["response"], where))
@@ -239,26 +240,18 @@ class IFEval:
     turns = 1
     Options = NoOptions
 
-    def __init__(self) -> None:
-        self._data_dir: Path | None = None
-
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        questions = _load(data_dir)[: settings.limit]
+    def load(self, data_dir: Path, settings: Settings) -> Questions:
         _warn(data_dir)
-        self._data_dir = data_dir  # nltk's model may be there
-        return questions
+        model = find_model(data_dir)
+        return Questions(_load(data_dir), answering={SPLITTER: model} if model else None)
 
-    def resources(self, data_dir: Path) -> dict[str, str]:
-        """The model that splits sentences: it decides some verdicts."""
-        return {"sentence_splitter": splitter_digest(data_dir)}
-
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
         from harness.benchmarks.lm_eval_model import evaluate, named_settings
 
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
         records = evaluate(policy.engine, self.name, _task(items), sampling, advance)
         samples = []
-        with Checker(self._data_dir) as checker:
+        with Checker(items.answering.get(SPLITTER)) as checker:
             asked = named_settings(self.name, 0) | checker.tools()
             for item in items:
                 response = records[item["id"]]["resps"][0][0]

@@ -15,7 +15,6 @@ Google and M-IFEval):
   an initial and does not split there (GPT-4, prompt 1174, loosely).
 """
 
-import hashlib
 import logging
 import random
 import re
@@ -26,7 +25,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import store
 from harness.benchmarks.worker import NoAnswer, Worker
 from harness.errors import UserError
 
@@ -39,18 +37,18 @@ _MODEL_FILES = ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "or
 class Checker:
     """Checks one instruction at a time; leaving the context ends the process.
 
-    data_dir: a data folder; nltk's model is looked for in its nltk_data first.
+    model: where nltk's trained model is (`find_model`); None leaves an untrained one.
     sentence_splitter: the model that splits sentences, TRAINED or UNTRAINED.
     """
 
-    def __init__(self, data_dir: Path | None = None, limit: float = LIMIT) -> None:
-        model = _trained_model(data_dir)
-        self.sentence_splitter = TRAINED if model else UNTRAINED
+    def __init__(self, model: Path | None = None, limit: float = LIMIT) -> None:
+        texts = _read_model(model) if model else None
+        self.sentence_splitter = TRAINED if texts else UNTRAINED
         self._folder = tempfile.TemporaryDirectory(prefix="harness-ifeval-")
         english = Path(self._folder.name, _MODEL, "english")
         english.mkdir(parents=True)
         for name in _MODEL_FILES:
-            (english / name).write_bytes(model[name] if model else b"")
+            (english / name).write_bytes(texts[name] if texts else b"")
         self._worker = Worker(_prepare, self._folder.name, limit=limit)
 
     def __enter__(self) -> "Checker":
@@ -87,7 +85,7 @@ class Checker:
 
 def check_resources(data_dir: Path | None = None) -> str | None:
     """One line for before a run, when nltk's trained model is not installed; None when it is."""
-    if _trained_model(data_dir):
+    if find_model(data_dir):
         return None
     return (
         "IFEval: nltk's punkt_tab is not installed, so an untrained model splits sentences and some verdicts of "
@@ -96,35 +94,35 @@ def check_resources(data_dir: Path | None = None) -> str | None:
     )
 
 
-def splitter_digest(data_dir: Path | None = None) -> str:
-    """Of the model that splits sentences: of the content of its files, or UNTRAINED."""
-    model = _trained_model(data_dir)
-    if model is None:
-        return UNTRAINED
-    return store.digest({name: hashlib.sha256(content).hexdigest() for name, content in model.items()})
-
-
-def _trained_model(data_dir: Path | None) -> dict[str, bytes] | None:
-    """The files of nltk's English model, from the data folder or from where nltk looks."""
-    ours = data_dir / "nltk_data" if data_dir else None
-    if ours and (model := _read_model(ours)):
+def find_model(data_dir: Path | None) -> Path | None:
+    """Folder or archive of nltk's English model, in a data folder (its nltk_data) or where nltk looks."""
+    if data_dir and (model := _model_in(data_dir / "nltk_data")):
         return model
     import nltk.data  # takes a second or two
 
-    return next(filter(None, map(_read_model, map(Path, nltk.data.path))), None)
+    return next(filter(None, map(_model_in, map(Path, nltk.data.path))), None)
 
 
-def _read_model(folder: Path) -> dict[str, bytes] | None:
+def _model_in(folder: Path) -> Path | None:
     archive, english = folder / f"{_MODEL}.zip", folder / _MODEL / "english"
+    if all((english / name).is_file() for name in _MODEL_FILES):
+        return english
+    return archive if archive.is_file() else None
+
+
+def _read_model(model: Path) -> dict[str, bytes]:
+    """Its files by name.
+
+    Raises:
+        UserError: when they can not be read.
+    """
     try:
-        if all((english / name).is_file() for name in _MODEL_FILES):
-            return {name: (english / name).read_bytes() for name in _MODEL_FILES}
-        if archive.is_file():
-            with zipfile.ZipFile(archive) as opened:
-                return {name: opened.read(f"punkt_tab/english/{name}") for name in _MODEL_FILES}
+        if model.is_dir():
+            return {name: (model / name).read_bytes() for name in _MODEL_FILES}
+        with zipfile.ZipFile(model) as opened:
+            return {name: opened.read(f"punkt_tab/english/{name}") for name in _MODEL_FILES}
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{archive}: can not be read ({error}); remove it and fetch it again") from None
-    return None
+        raise UserError(f"{model}: can not be read ({error}); remove it and fetch it again") from None
 
 
 def _prepare(nltk_data: str) -> Callable[[tuple], tuple[bool, bool] | str | None]:

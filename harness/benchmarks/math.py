@@ -64,7 +64,7 @@ class Math:
                 "protocol": options.protocol,
                 "prompt": item["prompt"] + (instruction if options.protocol == BOXED else ""),
             }
-            for item in read(data_dir / "math", settings.limit)
+            for item in read(data_dir / "math")
         ]
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
@@ -105,11 +105,11 @@ class Math:
         )
 
 
-def _math500(folder: Path, limit: int | None) -> list[dict]:
+def _math500(folder: Path) -> list[dict]:
     file = files.find(folder, Math.name, "math500.jsonl")
     items: dict[str, dict] = {}
     rows = files.read_located_rows(file, problem=str, answer=str, unique_id=str, subject=str, level=int)
-    for where, row in rows[:limit]:
+    for where, row in rows:
         if row["unique_id"] in items:
             raise UserError(f"{where}: unique_id {row['unique_id']!r:.60} was there before")
         items[row["unique_id"]] = {
@@ -122,12 +122,12 @@ def _math500(folder: Path, limit: int | None) -> list[dict]:
     return list(items.values())
 
 
-def _whole_test_set(folder: Path, limit: int | None) -> list[dict]:
+def _whole_test_set(folder: Path) -> list[dict]:
     """All 5,000 problems, whose answers stand in the last box of their solutions; the id is the line."""
     file = files.find(folder, Math.name, "test.jsonl")
     items = []
     rows = files.read_located_rows(file, problem=str, solution=str, type=str, level=str)
-    for number, (where, row) in enumerate(rows[:limit], 1):
+    for number, (where, row) in enumerate(rows, 1):
         answer, level = last_boxed(row["solution"]), row["level"].removeprefix("Level ")
         if answer is None or not level.isdecimal():
             raise UserError(f"{where}: must have a solution with a box and a level such as 'Level 3'")

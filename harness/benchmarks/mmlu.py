@@ -37,6 +37,7 @@ class MMLU:
     needs_pairs = False
     needs_logprobs = True
     turns = len(LETTERS)
+    sections = "subject"
     Options = Options
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
@@ -51,7 +52,7 @@ class MMLU:
                 {"id": f"{subject}/{number}", "subject": subject, **row, "examples": examples}
                 for number, row in enumerate(splits.get("test", []))
             ]
-        return items[: settings.limit]
+        return items
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
         from harness.benchmarks.lm_eval_model import evaluate_all, local_task, named_settings, stock_config

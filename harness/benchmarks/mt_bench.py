@@ -62,7 +62,7 @@ class MTBench:
         if absent := [name for name in JUDGE_PROMPTS if name not in prompts]:
             raise UserError(f"{prompt_file}: no prompt named {', '.join(absent)}")
         items = []
-        for question in questions[: settings.limit]:
+        for question in questions:
             graded_against = answers.get(question["question_id"]) if question["category"] in WITH_REFERENCE else None
             for file, turns in ((question_file, question["turns"]), (reference_file, graded_against)):
                 if turns is not None and (len(turns) != TURNS or not all(isinstance(turn, str) for turn in turns)):

@@ -95,7 +95,7 @@ _BAD_LEAD = re.compile(r"[+*/^<>≤≥±√∓∼!|\\_#%@&\d\ue000]")
 MOST_TERMS = 20  # numbers that are looked at for the arithmetic that ends a sentence
 _LONE_NUMBER = re.compile(rf"(?<![\w.,])(?:{_FRACTION}\(\d|\.?\d)")
 _BETWEEN = re.compile(r"[\d.,]+([^\d]*)")  # a number, and what stands between it and the next
-_JOINED = re.compile(r"(?:\s*(?:[-–—/^*+]|or|to|and|,\s*or)\s*|:|\s+:\s+)[$€£]?\s*")
+_JOINED = re.compile(r"(?:\s*(?:[-–—/^*+]|or|to|and|,\s*or)\s*|:|\s+:\s+)[$€£]?")
 _UNSURE = {"not", "never", "than", "least", "most", "between", "or", "twice", "double", "half", "triple"}
 
 

@@ -55,6 +55,7 @@ class RewardBench:
     needs_pairs = False
     needs_logprobs = True
     turns = 2
+    sections = "section"
     Options = Options
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
@@ -66,7 +67,7 @@ class RewardBench:
         items = []
         file = files.find(folder, self.name, *ROWS)
         rows = files.read_located_rows(file, prompt=str, chosen=str, rejected=str, subset=str)
-        for index, (where, row) in enumerate(rows[: settings.limit]):
+        for index, (where, row) in enumerate(rows):
             if row["subset"] not in section_of:
                 raise UserError(f"{where}: subset {row['subset']!r:.60} is in no section")
             items.append(

@@ -38,6 +38,7 @@ class RewardModelBench:
     needs_pairs = True
     needs_logprobs = False
     turns = 2
+    sections = "section"
     Options = Options
 
     def pairs(self, own: Sequence[Prompt] | None, settings: Settings) -> list[Prompt]:

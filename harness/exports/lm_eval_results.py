@@ -17,6 +17,7 @@ from harness import __version__, registry, store
 from harness.arm import Arm
 from harness.benchmarks.base import Score, Settings
 from harness.benchmarks.files import with_suite_settings
+from harness.benchmarks.questions import load_questions
 from harness.errors import UserError
 from harness.exports import cards
 from harness.exports.hub_results import metric_name
@@ -156,7 +157,7 @@ def _items(arm: Arm, name: str) -> dict[str, dict]:
     folder = data_folder(experiment, arm.root.path)
     settings = Settings(arm.seed, limit=experiment.limit, options=experiment.benchmark_options(name))
     try:
-        items = registry.load("benchmark", name).load(folder, with_suite_settings(folder, settings))
+        items = load_questions(name, folder, with_suite_settings(folder, settings))
     except UserError:
         return {}
     return {str(item["id"]): item for item in items}

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from harness import registry, store
+from harness import store
 from harness.arm import Arm
 from harness.benchmarks.base import Settings
 from harness.benchmarks.files import with_suite_settings
+from harness.benchmarks.questions import load_questions
 from harness.comparison import Column
 from harness.errors import UserError
 from harness.inputs import data_folder
@@ -133,7 +134,7 @@ def _items(run: Run, benchmark: str) -> list[dict]:
     folder = data_folder(run.experiment, run.path)
     settings = Settings(limit=run.experiment.limit, options=run.experiment.benchmark_options(benchmark))
     try:
-        return registry.load("benchmark", benchmark).load(folder, with_suite_settings(folder, settings))
+        return load_questions(benchmark, folder, with_suite_settings(folder, settings))
     except UserError:
         return []
 

@@ -25,8 +25,7 @@ class Brevity:
         tokens: int = 20
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        items = [{"id": thing, "prompt": f"I want to sell a {thing}. How?"} for thing in THINGS]
-        return items[: settings.limit]
+        return [{"id": thing, "prompt": f"I want to sell a {thing}. How?"} for thing in THINGS]
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
         limit = (settings.options or self.Options()).tokens

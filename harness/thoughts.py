@@ -1,0 +1,135 @@
+"""What a model thinks before it answers, taken off its answer: "<think>...</think>" and its relatives.
+
+A text is data: nothing in it is trusted to be well formed. Marks in quotes or backticks are mentions, not marks.
+"""
+
+import re
+from dataclasses import dataclass
+from functools import cache
+
+from harness.errors import UserError
+
+Marks = tuple[tuple[str, str], ...]  # (what opens a thought, what closes it)
+MARKS: Marks = (
+    ("<think>", "</think>"),  # DeepSeek R1, Qwen3, QwQ, SmolLM3
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),  # EXAONE Deep
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),  # Seed-OSS
+    ("[THINK]", "[/THINK]"),  # Magistral
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),  # Sky-T1, OpenThinker
+    ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
+    ("◁think▷", "◁/think▷"),  # Kimi
+)
+NONE = "none"  # as --thought-marks: nothing is taken off
+_FRAMES = re.compile(r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")  # around the answer behind a thought
+_CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>")  # gpt-oss
+_CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>|(?=<\|start\|>)|\Z")
+_STRIPPED_FINAL = re.compile(r"assistant(?:commentary)?\s*final")  # the same, where special tokens were left out
+_STRIPPED_THOUGHT = re.compile(r"analysis(?=[A-Z0-9\"'“(\[])")
+_QUOTES = "`'\"“‘"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A text in two parts.
+
+    thought: what was thought, None where nothing was; without the marks, several thoughts on lines of their own.
+    answer: the rest. Empty where the text ends inside a thought: there is no answer then.
+    finished: whether every thought that was begun has ended.
+    """
+
+    thought: str | None
+    answer: str
+    finished: bool = True
+
+
+def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Split:
+    """The thought and the answer of a reply.
+
+    Args:
+        marks: what opens and closes a thought; () leaves the text as it is.
+        opened: whether the template opened a thought in the prompt, so that the text begins inside it.
+    """
+    if not marks:
+        return Split(None, text)
+    if (channels := _channels(text)) is not None:
+        return channels
+    thoughts, rest, inside = [], [], bool(opened)
+    place = 0
+    for found in _pattern(marks).finditer(text):
+        if found.start() < place or _quoted(text, found):
+            continue
+        opens = found.lastgroup[0] == "o"
+        if opens and not inside:
+            rest.append(text[place : found.start()])
+            inside, place = found.lastgroup[1:], found.end()
+        elif not opens and inside in (True, found.lastgroup[1:]):
+            thoughts.append(text[place : found.start()])
+            inside, place = False, found.end()
+        elif not opens and not inside:  # opened in the prompt, or closed twice: all before it was a thought
+            thoughts, rest = [*thoughts, *rest, text[place : found.start()]], []
+            place = found.end()
+    (thoughts if inside else rest).append(text[place:])
+    if not thoughts:
+        return Split(None, text)
+    thought = "\n".join(each.strip() for each in thoughts if each.strip())
+    if inside:
+        return Split(thought, "", False)
+    return Split(thought, _FRAMES.sub("", "".join(rest)).strip())
+
+
+def parse_marks(text: str | None) -> Marks:
+    """Marks as an option gives them: "OPEN CLOSE", several pairs one after the other, or "none"; None: `MARKS`.
+
+    Raises:
+        UserError: for anything else.
+    """
+    if text is None:
+        return MARKS
+    if text.strip().lower() == NONE:
+        return ()
+    words = text.split()
+    if not words or len(words) % 2 or any(words[place] == words[place + 1] for place in range(0, len(words), 2)):
+        raise UserError(
+            f"thought marks {text!r:.80} are not understood: give what opens and what closes a thought, "
+            "such as '<think> </think>', or none"
+        )
+    return tuple(zip(words[::2], words[1::2], strict=True))
+
+
+def opens_thought(prompt: str, marks: Marks = MARKS) -> bool:
+    """Whether a prompt ends inside a thought, as templates write that make a model think."""
+    end = prompt.rstrip()
+    return any(end.lower().endswith(opening.lower()) for opening, _ in marks)
+
+
+@cache
+def _pattern(marks: Marks) -> re.Pattern:
+    """Finds marks; the group's name says which pair, and which of the two."""
+    both = [(f"{side}{place}", mark) for place, pair in enumerate(marks) for side, mark in zip("oc", pair, strict=True)]
+    both.sort(key=lambda each: -len(each[1]))
+    return re.compile("|".join(f"(?P<{name}>{re.escape(mark)})" for name, mark in both), re.IGNORECASE)
+
+
+def _quoted(text: str, found: re.Match) -> bool:
+    before, after = text[max(0, found.start() - 1) : found.start()], text[found.end() : found.end() + 1]
+    return bool(before) and before in _QUOTES and bool(after) and after in "`'\"”’"
+
+
+def _channels(text: str) -> Split | None:
+    """Of a text in gpt-oss's channels, with or without their special tokens; None for any other."""
+    heads = list(_CHANNEL.finditer(text))
+    if heads:
+        parts: dict[str, list[str]] = {"final": [], "": []}
+        for head in heads:
+            end = _CHANNEL_END.search(text, head.end())
+            parts["final" if head.group(1) == "final" else ""].append(text[head.end() : end.start()].strip())
+        before = text[: heads[0].start()].strip()
+        thought = "\n".join(filter(None, [before, *parts[""]])) or None
+        return Split(thought, "\n".join(parts["final"]), bool(parts["final"]))
+    if _STRIPPED_THOUGHT.match(text):
+        found = _STRIPPED_FINAL.search(text)
+        thought = text[len("analysis") : found.start() if found else len(text)].strip()
+        return Split(thought, text[found.end() :].strip() if found else "", found is not None)
+    return None
