@@ -4,6 +4,7 @@ A text is data: nothing in it is trusted to be well formed. Marks in quotes or b
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -77,6 +78,12 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Spli
     if inside:
         return Split(thought, "", False)
     return Split(thought, _FRAMES.sub("", "".join(rest)).strip())
+
+
+def counted(splits: Iterable[Split]) -> dict[str, int]:
+    """How many texts had a thought, and how many ended inside it; {} where none had one."""
+    thinking = [each for each in splits if each.thought is not None or not each.finished]
+    return {"thoughts": len(thinking), "unfinished_thoughts": sum(not each.finished for each in thinking)} if thinking else {}
 
 
 def parse_marks(text: str | None) -> Marks:

@@ -17,8 +17,10 @@ from harness.benchmarks.alpaca_win_rates import (
 )
 from harness.errors import UserError
 from harness.judges.base import JudgeReply
+from harness.thoughts import MARKS, Marks, counted, split_thought
 
 SAME = ("generator_2", "annotator", "generator_1")  # what all rows of a file share
+PRICES = ("price_per_example", "time_per_example")
 CLOSE = 1e-3  # stored log-probabilities are rounded
 
 
@@ -29,6 +31,7 @@ def score_annotations(
     from_logprobs: bool = False,
     seed: int = 0,
     resamples: int = RESAMPLES,
+    marks: Marks = MARKS,
 ) -> dict:
     """Win rates of the model whose annotations a file holds (a JSON list or JSONL, plain or .gz).
 
@@ -37,6 +40,7 @@ def score_annotations(
         from_logprobs: read each preference in the stored completion's log-probabilities again, in the order of the pair
             that the package's seed gives; a row without them has none.
         seed, resamples: of the bootstrap.
+        marks: of thoughts, which are taken off the model's outputs before their length is measured.
 
     Returns:
         `summary`, and model, reference, annotator, duplicates (further rows of an instruction: the first with a
@@ -47,7 +51,12 @@ def score_annotations(
         UserError: for a malformed row, several models, references or annotators in one file, or a file without any
             preference.
     """
-    located = files.read_located_rows(path, written_by_models=True, **dict.fromkeys(KEYS, str))
+    located = files.read_located_rows(
+        path,
+        written_by_models=True,
+        nan_is_absent=("preference", *PRICES, "raw_completion"),
+        **dict.fromkeys(KEYS, str),
+    )
     shared = {name: _the_same(path, name, [row for _, row in located]) for name in SAME}
     if from_logprobs:
         readings = [_first_token(row.get("raw_completion")) for _, row in located]
@@ -60,9 +69,10 @@ def score_annotations(
             chosen[row["instruction"]] = row, reading
     rows, readings = zip(*chosen.values(), strict=True)
     preferences = _recomputed(rows, readings) if from_logprobs else readings
+    splits = [split_thought(row["output_2"], marks) for row in rows]
     comparisons = [
-        Comparison(official_index(row["instruction"]), preference, row["output_1"], row["output_2"])
-        for row, preference in zip(rows, preferences, strict=True)
+        Comparison(official_index(row["instruction"]), preference, row["output_1"], split.answer)
+        for row, preference, split in zip(rows, preferences, splits, strict=True)
     ]
     if not any(each.preference is not None for each in comparisons):
         raise UserError(f"{path}: no row has a preference")
@@ -71,6 +81,7 @@ def score_annotations(
         "reference": shared["generator_1"],
         "annotator": shared["annotator"],
         "duplicates": len(located) - len(rows),
+        **counted(splits),
     }
     if from_logprobs:
         unread = zip(readings, preferences, strict=True)

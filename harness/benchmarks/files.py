@@ -1,9 +1,10 @@
 """Benchmark files: found in a data folder, read with the line of what is wrong, plain or gzipped."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
-from math import inf
+from math import inf, isfinite, isnan
 from pathlib import Path
+from typing import Any
 
 from harness import store
 from harness.benchmarks.base import Settings
@@ -36,16 +37,24 @@ def read_rows(path: Path, **fields: type) -> list[dict]:
     return [row for _, row in read_located_rows(path, **fields)]
 
 
-def read_located_rows(path: Path, written_by_models: bool = False, **fields: type) -> list[tuple[str, dict]]:
+def read_located_rows(
+    path: Path, written_by_models: bool = False, nan_is_absent: Collection[str] = (), **fields: type
+) -> list[tuple[str, dict]]:
     """As `read_rows`, each row with the place where it stands ("FILE:LINE"), for messages about it.
 
     Args:
+        nan_is_absent: fields in which NaN, as pandas writes it, means null; anywhere else it is refused.
         written_by_models: texts may hold half of a surrogate pair, as outputs of real models do; what is asked may not.
     """
     rows = list(located(path, fields))
     for where, row in rows:
         if not isinstance(row, dict):
             raise UserError(f"{where}: must be an object")
+        for name in row:
+            if name in nan_is_absent:
+                row[name] = _without_nan(row[name])
+            if (place := not_finite(row[name], name)) is not None:
+                raise UserError(f"{where}: field {place} is not a finite number: write null where there is none")
         for name, kind in fields.items():
             if type(row.get(name)) is not kind:  # isinstance would take True for a number
                 raise UserError(f"{where}: field {name!r} must be of type {kind.__name__}, not {row.get(name)!r:.60}")
@@ -54,6 +63,26 @@ def read_located_rows(path: Path, written_by_models: bool = False, **fields: typ
     if not rows:
         raise UserError(f"{path}: holds no rows")
     return rows
+
+
+def not_finite(value: Any, place: str) -> str | None:
+    """Where in a value of JSON a number is NaN or infinite, such as "kwargs[0].num_words"; None where all are finite."""
+    if isinstance(value, float):
+        return None if isfinite(value) else place
+    inner = []
+    if isinstance(value, dict):
+        inner = [(each, f"{place}.{name}") for name, each in value.items()]
+    elif isinstance(value, list):
+        inner = [(each, f"{place}[{number}]") for number, each in enumerate(value)]
+    return next((found for each, where in inner if (found := not_finite(each, where)) is not None), None)
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _without_nan(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(each) for each in value]
+    return None if isinstance(value, float) and isnan(value) else value
 
 
 def digests(resources: Mapping[str, Path]) -> dict[str, str]:

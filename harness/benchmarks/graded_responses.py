@@ -12,6 +12,7 @@ from harness.benchmarks import files
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance
 from harness.errors import UserError
+from harness.thoughts import MARKS, Marks, counted, split_thought
 
 MOST_WORKERS = 8
 # (grader, response, answer) -> verdicts ("strict", "math_verify", ...) of 0.0 or 1.0, and "extracted", a text or None
@@ -24,6 +25,7 @@ def score_responses(
     items: bool,
     advance: Advance | None,
     is_answer: Callable[[str], bool] = lambda answer: True,
+    marks: Marks = MARKS,
 ) -> dict:
     """Shares of right responses in percent.
 
@@ -31,9 +33,11 @@ def score_responses(
         path: rows with `response` (a text) and `answer` (a text or a number); JSONL or a JSON list, plain or .gz.
         items: return a verdict for each row too.
         is_answer: whether a gold answer can be one.
+        marks: of thoughts, which are taken off before a response is graded.
 
     Returns:
-        each verdict in percent, n, unextracted (responses without an answer that the strict reading finds); with items
+        each verdict in percent, n, unextracted (responses without an answer that the strict reading finds), and where
+        there were thoughts: thoughts, unfinished_thoughts (responses that end inside one: never right); with items
         "items": [{"row", "id", the verdicts as true or false, "extracted"}], where "row" is the line of the file, or
         the entry of its list, and "id" is there if any row has one.
 
@@ -42,11 +46,13 @@ def score_responses(
     """
     located = files.read_located_rows(path, written_by_models=True, response=str)
     answers = [_answer(where, row, is_answer) for where, row in located]
-    grades = grade_all(grade, [row["response"] for _, row in located], answers, advance)
+    split = [split_thought(row["response"], marks) for _, row in located]
+    grades = grade_all(grade, [each.answer for each in split], answers, advance)
     result = {
         **percentages(grades),
         "n": len(grades),
         "unextracted": sum(each["extracted"] is None for each in grades),
+        **counted(split),
     }
     if items:
         named = any("id" in row for _, row in located)

@@ -12,6 +12,7 @@ from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, u
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
+from harness.thoughts import MARKS, Marks
 
 MAX_NEW_TOKENS = 512
 FEWSHOT = 5  # as lm-eval's task has it
@@ -66,9 +67,13 @@ def _official_config() -> dict:
     return stock_config("gsm8k", "gsm8k.yaml")
 
 
-def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None) -> dict:
+def score_responses(
+    path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS
+) -> dict:
     """`graded_responses.score_responses` of GSM8K: an answer is a number or a solution that ends in "#### n"."""
-    return graded_responses.score_responses(path, grade, items, advance, lambda answer: gold_number(answer) is not None)
+    return graded_responses.score_responses(
+        path, grade, items, advance, lambda answer: gold_number(answer) is not None, marks
+    )
 
 
 class GSM8K:

@@ -17,6 +17,7 @@ from harness.benchmarks.base import NoOptions, Policy, Questions, Score, Setting
 from harness.benchmarks.ifeval_checks import Checker, check_resources, find_model
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError
+from harness.thoughts import MARKS, Marks, counted, split_thought
 
 MAX_NEW_TOKENS = 1280
 SPLITTER = "sentence splitter"  # the file of nltk's trained model
@@ -24,7 +25,12 @@ ENGLISH = "en:"  # M-IFEval puts the language before an instruction id
 
 
 def score_responses(
-    path: Path, *, items: bool = False, data_dir: Path | None = None, advance: Advance | None = None
+    path: Path,
+    *,
+    items: bool = False,
+    data_dir: Path | None = None,
+    advance: Advance | None = None,
+    marks: Marks = MARKS,
 ) -> dict:
     """Verdicts on responses that exist already.
 
@@ -34,6 +40,7 @@ def score_responses(
         items: return the verdicts of each row too.
         data_dir: a data folder with ifeval/input_data.jsonl, where rows without ids or arguments are looked up by
             their prompt (by `key` when they have none).
+        marks: of thoughts, which are taken off before a response is graded.
 
     Returns:
         prompt_strict, instruction_strict, prompt_loose, instruction_loose (percent), n (prompts that were graded),
@@ -46,13 +53,17 @@ def score_responses(
     Raises:
         UserError: naming file, line and field.
     """
-    located = files.read_located_rows(path)
+    located = files.read_located_rows(path, nan_is_absent=("kwargs", "key"))
     rows = [_row(where, row) for where, row in located]
     places = [where for where, _ in located]
     _look_up(list(zip(places, rows, strict=True)), data_dir)
     _warn(data_dir)
+    splits = []
     with Checker(find_model(data_dir)) as checker:
         for where, row in zip(places, rows, strict=True):
+            if row["response"] is not None:
+                splits.append(split_thought(row["response"], marks))
+                row["response"] = splits[-1].answer
             if row["kwargs"] is not None and row["response"] is not None:
                 row.update(grade(checker, row, row["response"], where))
             if advance:
@@ -67,6 +78,7 @@ def score_responses(
         "empty": sum(not row["response"].strip() for row in graded),
         "duplicates": len(rows) - len({row["prompt"] or row["key"] for row in rows}),
         "unchecked": sum(row["unchecked"] for row in graded),
+        **counted(splits),
         "groups": group_accuracies(graded),
         **tools,
     }
@@ -221,7 +233,9 @@ def _warn(data_dir: Path | None) -> None:
 def _load(data_dir: Path) -> list[dict]:
     file = files.find(data_dir / "ifeval", "ifeval", "input_data.jsonl")
     questions, keys = [], set()
-    for where, row in files.read_located_rows(file, key=int, prompt=str, instruction_id_list=list, kwargs=list):
+    for where, row in files.read_located_rows(
+        file, nan_is_absent=("kwargs",), key=int, prompt=str, instruction_id_list=list, kwargs=list
+    ):
         question = _row(where, row | {"response": None})
         if row["key"] in keys:
             raise UserError(f"{where}: key {row['key']} was there before")

@@ -16,6 +16,7 @@ from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError, unknown_name
+from harness.thoughts import MARKS, Marks
 
 MAX_NEW_TOKENS = 1024
 BOXED, MINERVA = "boxed", "minerva"
@@ -40,9 +41,11 @@ class Options:
             raise UserError(f"problems must be {MATH500} or {WHOLE}, not {self.problems}")
 
 
-def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None) -> dict:
+def score_responses(
+    path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS
+) -> dict:
     """`graded_responses.score_responses` of MATH: an answer may also be a whole solution with a box."""
-    return graded_responses.score_responses(path, Grader.grade, items, advance)
+    return graded_responses.score_responses(path, Grader.grade, items, advance, marks=marks)
 
 
 class Math:

@@ -23,6 +23,7 @@ _PROSE = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}\s+[A-Za-z]{2,}|\n")  # two wor
 _UNIT = r" ?[%°]| (?!hundred|thousand|million|billion)[A-Za-z]{3,}|\{[a-z]+\}"
 _QUANTITY = re.compile(rf"[-+]?[€£]?(?:\d+(?:[ ,]\d{{3}})*(?:[.,]\d+)?|\.\d+)(?:{_UNIT})?\.?")
 _CURRENCY = re.compile(r"(?<!\\)\\\$")  # TeX's dollar sign, which math-verify takes for an end of mathematics
+_BARE_PER_CENT = re.compile(r"(?<!\\)%")
 _INTEGER = re.compile(r"-?[0-9]{1,15}")  # two of these need no algebra; of decimals math-verify compares six places
 
 
@@ -69,7 +70,12 @@ def strictly_equal(response: str, answer: str) -> bool:
     from lm_eval.tasks.hendrycks_math.utils import is_equiv
 
     boxed = last_boxed(response)
-    return boxed is not None and len(boxed) <= LONGEST and is_equiv(boxed, answer)
+    return boxed is not None and len(boxed) <= LONGEST and is_equiv(_per_cent(boxed), _per_cent(answer))
+
+
+def _per_cent(text: str) -> str:
+    """With every per cent sign as TeX writes it: a bare one begins a comment there, and no answer has comments."""
+    return _BARE_PER_CENT.sub(r"\\%", text)
 
 
 def whole_equal(response: str, answer: str) -> bool:
@@ -93,8 +99,10 @@ class Grader:
 
     def grade(self, response: str, answer: str) -> dict:
         """strict: the last box is the answer as a string. math_verify: its verdict. Both 0 or 1.
-        extracted: what the last box holds, None without one."""
+        extracted: what the last box holds, None without one. A last box that is never closed is no answer."""
         boxed = last_boxed(response)
+        if is_unclosed(response):
+            return {"strict": 0.0, "math_verify": 0.0, "extracted": None}
         answer = bare_answer(answer)
         strict = strictly_equal(response, answer)
         if boxed is not None and _INTEGER.fullmatch(boxed) and _INTEGER.fullmatch(answer):
@@ -135,7 +143,7 @@ def _prepare() -> Callable[[tuple], bool]:
 def _verify(response: str, answer: str) -> bool:
     from math_verify import parse, verify
 
-    response, answer = _CURRENCY.sub("", response), _CURRENCY.sub("", answer)
+    response, answer = (_per_cent(_CURRENCY.sub("", text)) for text in (response, answer))
     delimited = any(mark in answer for mark in DELIMITERS)
     gold = parse(answer if delimited else f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
     return any(verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None) for text in _readings(response))

@@ -5,6 +5,7 @@ One implementation for live runs and for files that exist already. An accuracy k
 
 from collections import defaultdict
 from collections.abc import Mapping
+from math import isfinite
 from pathlib import Path
 from statistics import fmean
 
@@ -120,5 +121,10 @@ def _from_object(path: Path, value: dict) -> dict[str, float]:
             found = {name: each[name] for name in known & each.keys()}
             if wrong := [name for name, number in found.items() if type(number) not in (int, float)]:
                 raise UserError(f"{path}: the accuracy of {wrong[0]} must be a number, not {found[wrong[0]]!r:.60}")
+            if wrong := [name for name, number in found.items() if not isfinite(number)]:
+                raise UserError(
+                    f"{path}: the accuracy of {wrong[0]} is {found[wrong[0]]}, as a run over an absent subset writes: "
+                    "leave the subset out, or run it"
+                )
             return found
     return {}

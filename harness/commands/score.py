@@ -9,6 +9,7 @@ import typer
 from harness.commands.data import DATA
 from harness.commands.output import Json, print_facts, print_json, print_rows
 from harness.progress import progress
+from harness.thoughts import parse_marks
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -16,6 +17,10 @@ app = typer.Typer(
 )
 
 Responses = Annotated[Path, typer.Option(help="JSONL or a JSON list, a response a row.")]
+ThoughtMarks = Annotated[
+    str | None,
+    typer.Option("--thought-marks", help="What opens and closes a model's thought, such as '<think> </think>', or none."),
+]
 Items = Annotated[bool, typer.Option("--items", help="Print a verdict for every row too.")]
 
 
@@ -64,12 +69,15 @@ def alpaca_eval(
         bool, typer.Option("--from-logprobs", help="Read each preference in the stored completion again.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
+    thought_marks: ThoughtMarks = None,
     as_json: Json = False,
 ) -> None:
     """Raw and length-controlled win rate in percent, with a bootstrap interval."""
     from harness.benchmarks.alpaca_annotations import score_annotations
 
-    _print(score_annotations(annotations, df_gamed=df_gamed, from_logprobs=from_logprobs, seed=seed), as_json)
+    marks = parse_marks(thought_marks)
+    found = score_annotations(annotations, df_gamed=df_gamed, from_logprobs=from_logprobs, seed=seed, marks=marks)
+    _print(found, as_json)
 
 
 @app.command("reward-bench", epilog="Example:\n\n  harness score reward-bench --results results.json --json")
@@ -88,19 +96,23 @@ def reward_bench(
     epilog="Examples:\n\n  harness score math --responses responses.jsonl\n\n"
     "  harness score math --responses responses.jsonl.gz --items --json",
 )
-def math(responses: Responses, items: Items = False, as_json: Json = False) -> None:
+def math(
+    responses: Responses, items: Items = False, thought_marks: ThoughtMarks = None, as_json: Json = False
+) -> None:
     """Share of responses whose last box is the answer, as strings and by math-verify, in percent."""
     from harness.benchmarks.math import score_responses
 
-    _print_graded(score_responses, responses, items, as_json)
+    _print_graded(score_responses, responses, items, thought_marks, as_json)
 
 
 @app.command("gsm8k", epilog="Example:\n\n  harness score gsm8k --responses responses.jsonl --json")
-def gsm8k(responses: Responses, items: Items = False, as_json: Json = False) -> None:
+def gsm8k(
+    responses: Responses, items: Items = False, thought_marks: ThoughtMarks = None, as_json: Json = False
+) -> None:
     """Share of responses with the right final number, in percent."""
     from harness.benchmarks.gsm8k import score_responses
 
-    _print_graded(score_responses, responses, items, as_json)
+    _print_graded(score_responses, responses, items, thought_marks, as_json)
 
 
 @app.command(
@@ -117,6 +129,7 @@ def ifeval(
         ),
     ] = None,
     items: Items = False,
+    thought_marks: ThoughtMarks = None,
     as_json: Json = False,
 ) -> None:
     """Share of prompts and of instructions that were followed, strictly and loosely, in percent."""
@@ -125,12 +138,14 @@ def ifeval(
     def score(path: Path, **options: Any) -> dict:
         return score_responses(path, data_dir=data_dir or (DATA if DATA.is_dir() else None), **options)
 
-    _print_graded(score, responses, items, as_json)
+    _print_graded(score, responses, items, thought_marks, as_json)
 
 
-def _print_graded(score: Callable[..., dict], responses: Path, items: bool, as_json: bool) -> None:
+def _print_graded(
+    score: Callable[..., dict], responses: Path, items: bool, thought_marks: str | None, as_json: bool
+) -> None:
     with progress(f"grade {responses.name}", None) as advance:
-        result = score(responses, items=items, advance=advance)
+        result = score(responses, items=items, advance=advance, marks=parse_marks(thought_marks))
     verdicts = result.pop("items", [])
     _print(result | ({"items": verdicts} if items and as_json else {}), as_json)
     if verdicts and not as_json:
