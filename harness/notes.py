@@ -125,7 +125,9 @@ def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
         if "note" in score.details
     }
     scores = [(name, row.method, each) for row in rows for name, own in row.scores.items() for each in own.values()]
-    for prompt in dict.fromkeys(score.details["system_prompt"] for *_, score in scores if "system_prompt" in score.details):
+    for prompt in dict.fromkeys(
+        score.details["system_prompt"] for *_, score in scores if "system_prompt" in score.details
+    ):
         said[f"Questions were asked with the system prompt {prompt!r:.200}."] = None
     unfinished: dict[tuple[str, str], int] = {}
     for name, method, score in scores:

@@ -63,7 +63,15 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_text(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    """Write a value as JSON; a number that is none (NaN, an infinity), which JSON has not, as null."""
+    write_text(path, _json(value, indent=2) + "\n")
+
+
+def _json(value: Any, indent: int | None = None) -> str:
+    try:
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
@@ -80,7 +88,7 @@ class RowWriter:
         self._ends = [0]  # of the rows, in bytes
 
     def add(self, row: dict) -> None:
-        line = json.dumps(row, ensure_ascii=False) + "\n"
+        line = _json(row) + "\n"
         self._ends.append(self._ends[-1] + self._file.write(_encoded(line)))
 
     def keep(self, number: int) -> None:
@@ -97,9 +105,19 @@ def row_writer(path: Path) -> Iterator[RowWriter]:
         yield RowWriter(file)
 
 
+class _NoNumber(Exception):
+    pass
+
+
+def _no_number(name: str) -> float:
+    raise _NoNumber(f"not JSON ({name} is no number)")
+
+
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
+    except _NoNumber as error:
+        raise UserError(f"{path}: {error}; delete the file to make it again") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the file to make it again") from None
 
@@ -112,7 +130,9 @@ def iterate_jsonl(path: Path) -> Iterator[dict]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line)
+                yield json.loads(line, parse_constant=_no_number)
+            except _NoNumber as error:
+                raise UserError(f"{path}:{number}: {error}; delete the file to make it again") from None
             except json.JSONDecodeError as error:
                 raise UserError(f"{path}:{number}: not JSON ({error.msg}); delete it to make it again") from None
 

@@ -23,7 +23,7 @@ MARKS: Marks = (
     ("◁think▷", "◁/think▷"),  # Kimi
 )
 NONE = "none"  # as --thought-marks: nothing is taken off
-_FRAMES = re.compile(r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")  # around the answer behind a thought
+_FRAMES = re.compile(r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")  # around an answer
 _CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>")  # gpt-oss
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>|(?=<\|start\|>)|\Z")
 _STRIPPED_FINAL = re.compile(r"assistant(?:commentary)?\s*final")  # the same, where special tokens were left out
@@ -83,7 +83,11 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Spli
 def counted(splits: Iterable[Split]) -> dict[str, int]:
     """How many texts had a thought, and how many ended inside it; {} where none had one."""
     thinking = [each for each in splits if each.thought is not None or not each.finished]
-    return {"thoughts": len(thinking), "unfinished_thoughts": sum(not each.finished for each in thinking)} if thinking else {}
+    return (
+        {"thoughts": len(thinking), "unfinished_thoughts": sum(not each.finished for each in thinking)}
+        if thinking
+        else {}
+    )
 
 
 def parse_marks(text: str | None) -> Marks:

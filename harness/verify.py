@@ -284,10 +284,10 @@ def _recomputed(scoring: Scoring) -> list[str]:
     if not all(file.exists() for file in files):
         return []  # which is told already
     try:
-        again = json.dumps(asdict(scoring.score()))
+        again = json.dumps(store.plain(asdict(scoring.score())))
     except BROKEN as error:  # samples that were changed by hand
         return [f"{scoring.score_file} cannot be computed again from its samples: {error}"]
-    if again != json.dumps(_content(scoring.score_file)):  # texts: NaN is equal to itself
+    if again != json.dumps(_content(scoring.score_file)):
         return [f"{scoring.score_file} is not what its samples and judgments give"]
     return []
 

@@ -26,8 +26,9 @@ RIGHT: dict[str, Rewriting] = {
     "Answer: below": lambda steps, n: f"{steps}\n\nFinal Answer:\n\n{n}",
     "equation": lambda steps, n: f"{steps}\nThe answer is {n - 3} + 3 = {n}",
     "by headings": lambda steps, n: f"#### Step 1: think\n{steps}\n\n#### Step 2: conclude\nThat makes {n} in all.",
-    "next question": lambda steps, n: f"{steps}\n#### {n}\n\nQuestion: Bo has {n} pens and 2 more. How many?\n"
-    f"Answer: {n} + 2 = {n + 2}\n#### {n + 2}",
+    "next question": lambda steps, n: (
+        f"{steps}\n#### {n}\n\nQuestion: Bo has {n} pens and 2 more. How many?\nAnswer: {n} + 2 = {n + 2}\n#### {n + 2}"
+    ),
     "spaced thousands": lambda steps, n: f"{steps}\n#### {f'{n:,}'.replace(',', ' ')}",
     "restated": lambda steps, n: f"**Question:** How many are there in {n + 1} boxes?\n\n{steps}\n#### {n}",
     "sum": lambda steps, n: f"{steps}\n#### {n - 2} + 2",
@@ -68,7 +69,9 @@ WRONG: dict[str, Rewriting] = {
     "compound": lambda steps, n: f"The answer is {n} hours 30 minutes",
     "and a half": lambda steps, n: f"The answer is {n} and a half",
     "cut off in its box": lambda steps, n: f"That gives \\boxed{{{n}",
-    "title of a section": lambda steps, n: f"#### {n % 90 + 5}. Count them\n{n} each\n\n#### {n % 90 + 6}. Sum\n{n + 9} in all",
+    "title of a section": lambda steps, n: (
+        f"#### {n % 90 + 5}. Count them\n{n} each\n\n#### {n % 90 + 6}. Sum\n{n + 9} in all"
+    ),
     "invented next": lambda steps, n: f"5 + 4 = 9\n#### 9{n}\n\nQuestion: And now?\nAnswer: #### {n}",
     "answered next": lambda steps, n: f"It is 9{n}. The answer is 9{n}.\n\nQ: What is {n}?\nA: The answer is {n}.",
     "question": lambda steps, n: f"Is the answer {n}? No, the answer is 9{n}.",

@@ -10,7 +10,7 @@ import pytest
 
 from harness.benchmarks.alpaca_eval import AlpacaEval
 from harness.benchmarks.alpaca_win_rates import ALL
-from harness.benchmarks.base import Judging, Settings
+from harness.benchmarks.base import Judging, Questions, Settings
 from harness.benchmarks.files import read_rows
 from harness.judges.base import JudgeReply
 
@@ -57,10 +57,10 @@ def longer(instruction, first, second):
 
 
 def items(*references):
-    return [
-        {"id": str(index), "instruction": f"question {index}", "reference": text, "generator": "r", "df_gamed": None}
+    return Questions(
+        {"id": str(index), "instruction": f"question {index}", "reference": text, "generator": "r"}
         for index, text in enumerate(references)
-    ]
+    )
 
 
 def samples(*outputs):
@@ -155,10 +155,6 @@ def test_incomplete_judgments_keep_their_difficulties(data_dir, bench, reference
     score = bench.score(references, samples, judgments)
     assert score.details["length_controlled_win_rate"] == pytest.approx(7.62, abs=0.2)  # of all 805
     assert (score.missing, score.unparsed, len(score.values)) == (1, 1, 803)
-
-
-def test_limit(data_dir, references):
-    assert AlpacaEval().load(data_dir, Settings(limit=3)) == references[:3]
 
 
 def test_texts_in_a_prompt_stay_text():

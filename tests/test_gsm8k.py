@@ -98,7 +98,8 @@ def test_final_number(text, number):
 
 
 def test_long_texts_take_no_time():
-    for text in ("9" * 200_000 + "x", "#### " * 50_000, "1," * 200_000, "(" * 100_000 + "1", "1 " * 100_000, "-" * 100_000):
+    marks = ("9" * 200_000 + "x", "#### " * 50_000, "1," * 200_000, "(" * 100_000 + "1", "1 " * 100_000, "-" * 100_000)
+    for text in marks:
         started = time.perf_counter()
         assert final_number(text) in (None, 1)
         assert time.perf_counter() - started < 2
@@ -144,7 +145,7 @@ def test_official_filters(tmp_path, response, strict_match, flexible_extract):
 
 OWN_SOLUTIONS = [  # in the data set's form, written for this test
     ("Ann reads 6 * 7 = <<6*7=42>>42 pages.\n#### 42", 42),
-    ("Two of 5 crates are empty, so 5 - 2 = <<5-2=3>>3 are full.\nThat makes 3 * 25 = <<3*25=75>>75 cans.\n#### 75", 75),
+    ("Two of 5 crates are empty: 5 - 2 = <<5-2=3>>3 are full.\nThat makes 3 * 25 = <<3*25=75>>75 cans.\n#### 75", 75),
     ("Rent is $700 a month.\nA year costs 700 * 12 = $<<700*12=8400>>8,400.\n#### 8,400", 8400),
     ("A third of 36 is 36 / 3 = <<36/3=12>>12.\n#### 12", 12),
     ("He sells 125,000 at once.\n#### 125000", 125_000),
@@ -214,8 +215,8 @@ def test_through_lm_eval(folder, tiny_model_dir, monkeypatch, shots):
     engine = TransformersEngine.load(str(tiny_model_dir))
     chats, encode = [], engine.chat.encode
     monkeypatch.setattr(engine.chat, "encode", lambda chat, prompt=True: chats.append(chat) or encode(chat, prompt))
-    settings = Settings(max_new_tokens=4, limit=2, options=Options(num_fewshot=shots))
-    items = GSM8K().load(folder, settings)
+    settings = Settings(max_new_tokens=4, options=Options(num_fewshot=shots))
+    items = GSM8K().load(folder, settings)[:2]
     samples = GSM8K().answer(Policy(engine), items, settings, None)
     assert len(items) == len(samples) == 2
     expected = [

@@ -13,7 +13,7 @@ from baselines.self_rewarding import SelfRewarding, judge_prompt, parse_score, r
 from harness import plain_yaml
 from harness.benchmarks import gsm8k_answers, math_answers
 from harness.benchmarks.alpaca_eval import AlpacaEval
-from harness.benchmarks.base import Judging
+from harness.benchmarks.base import Judging, Questions
 from harness.benchmarks.ifeval_checks import Checker
 from harness.benchmarks.math import _minerva_grade
 from harness.benchmarks.mt_bench import MTBench
@@ -136,11 +136,11 @@ def test_an_output_that_ends_alpaca_eval_s_list(attack):
             first = {"m": -3.0, "M": -3.0}
             return [JudgeReply(request.id, "m", first_token=first) for request in requests]
 
-    item = {"id": "0", "instruction": "What?", "reference": "This.", "official_index": None, "df_gamed": None}
+    items = Questions([{"id": "0", "instruction": "What?", "reference": "This.", "official_index": None}])
     samples = [{"id": "0", "output": attack}]
-    rows = AlpacaEval().judge([item], samples, Judge(), Judging(), None)
+    rows = AlpacaEval().judge(items, samples, Judge(), Judging(), None)
     assert rows[0]["preference"] == pytest.approx(1.5)
-    assert AlpacaEval().score([item], samples, rows).details["forged"] == 1
+    assert AlpacaEval().score(items, samples, rows).details["forged"] == 1
 
 
 def test_a_judge_that_quotes_the_answer_before_its_verdict():

@@ -14,7 +14,7 @@ from scripted_engine import STOP, ScriptedEngine
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
 from harness.benchmarks.ifeval import IFEval, score_responses
-from harness.benchmarks.ifeval_checks import TRAINED, UNTRAINED, Checker, check_resources
+from harness.benchmarks.ifeval_checks import TRAINED, UNTRAINED, Checker, check_resources, find_model
 from harness.errors import UserError
 
 WORDS = ("length_constraints:number_words", {"num_words": 3, "relation": "at least"})
@@ -24,7 +24,7 @@ COMMA = ("punctuation:no_comma", {})
 
 @pytest.fixture(scope="module")
 def checker():
-    with Checker() as checker:
+    with Checker(find_model(None)) as checker:
         yield checker
 
 
@@ -240,7 +240,7 @@ def test_the_model_for_sentences(tmp_path, monkeypatch):
     monkeypatch.setattr(nltk.data, "path", [])
     doctor = "A friend of dr. Who came."
     assert "harness data fetch ifeval" in check_resources(tmp_path)
-    with Checker(tmp_path) as untrained:
+    with Checker(find_model(tmp_path)) as untrained:
         assert untrained.sentence_splitter == UNTRAINED
         assert follows(untrained, SENTENCES, doctor) == (False, False)
     archive = tmp_path / "nltk_data" / "tokenizers" / "punkt_tab.zip"
@@ -249,12 +249,12 @@ def test_the_model_for_sentences(tmp_path, monkeypatch):
         for name, content in MODEL.items():
             opened.writestr(f"punkt_tab/english/{name}", content)
     assert check_resources(tmp_path) is None
-    with Checker(tmp_path) as trained:
+    with Checker(find_model(tmp_path)) as trained:
         assert trained.sentence_splitter == TRAINED
         assert follows(trained, SENTENCES, doctor) == (True, True)
     archive.write_bytes(archive.read_bytes()[:-30])
     with pytest.raises(UserError, match="punkt_tab.zip: can not be read"):
-        Checker(tmp_path)
+        Checker(find_model(tmp_path))
 
 
 def test_nothing_is_downloaded(tmp_path):
@@ -282,7 +282,7 @@ print(check(("length_constraints:number_sentences", arguments, "", "One. Two. Th
 def test_a_live_run(folder):
     benchmark = IFEval()
     items = benchmark.load(folder, Settings())
-    assert [item["id"] for item in items] == ["7", "8"] and benchmark.load(folder, Settings(limit=1)) == items[:1]
+    assert [item["id"] for item in items] == ["7", "8"]
     replies = {"7": "it", "8": "one, two three"}
     engine = ScriptedEngine(lambda chat, item: replies[item.partition("/")[2]] + chr(STOP))
     samples = benchmark.answer(Policy(engine), items, Settings(), None)

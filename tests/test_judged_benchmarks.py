@@ -7,12 +7,12 @@ import pytest
 from loopback_judge import MODEL, serve
 
 from harness.benchmarks.alpaca_eval import AlpacaEval
-from harness.benchmarks.base import Judging, Policy, Settings
+from harness.benchmarks.base import Judging, Policy, Questions, Settings
 from harness.benchmarks.mt_bench import TEMPERATURES, MTBench
 from harness.engines.base import Sampling
 from harness.judges.openai import OpenAIJudge
 
-SETTINGS = Settings(seed=5, max_new_tokens=6, limit=3)
+SETTINGS = Settings(seed=5, max_new_tokens=6)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def stored(rows):
 
 def test_mt_bench(data_dir, policy, judge):
     bench = MTBench()
-    items = bench.load(data_dir, SETTINGS)
+    items = bench.load(data_dir, SETTINGS)[:3]
     samples = stored(bench.answer(policy, items, SETTINGS, None))
     assert [sample["id"] for sample in samples] == ["81", "82", "83"]
     for item, sample in zip(
@@ -68,7 +68,7 @@ def test_mt_bench(data_dir, policy, judge):
 
 def test_alpaca_eval(data_dir, policy, judge):
     bench = AlpacaEval()
-    items = bench.load(data_dir, SETTINGS)
+    items = bench.load(data_dir, SETTINGS).only(range(3))
     samples = stored(bench.answer(policy, items, SETTINGS, None))
     assert all(0 < sample["tokens"] <= 6 for sample in samples)
     judgments = stored(bench.judge(items, samples, judge, Judging(), None))
@@ -79,7 +79,7 @@ def test_alpaca_eval(data_dir, policy, judge):
     assert all(0 < value < 50 for value in score.values.values())
     assert score.value == pytest.approx(sum(score.values.values()) / 3)
     as_policy = [{"id": item["id"], "output": item["reference"], "tokens": 1, "finished": True} for item in items]
-    against = [item | {"reference": sample["output"]} for item, sample in zip(items, samples, strict=True)]
+    against = Questions(item | {"reference": sample["output"]} for item, sample in zip(items, samples, strict=True))
     turned = bench.score(against, as_policy, bench.judge(against, as_policy, judge, Judging(), None))
     assert turned.value == pytest.approx(100 - score.value)
 
@@ -87,7 +87,7 @@ def test_alpaca_eval(data_dir, policy, judge):
 def test_scoring_again_needs_no_model(data_dir, policy, judge):
     """Samples judged twice by the same rule give the same rows but for their dates."""
     bench = MTBench()
-    items = bench.load(data_dir, SETTINGS)
+    items = bench.load(data_dir, SETTINGS)[:3]
     samples = [{"id": item["id"], "turns": ["travel blog", "rewrite"]} for item in items]
     first, second = (
         [

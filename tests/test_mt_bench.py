@@ -62,10 +62,6 @@ def test_real_questions(questions):
     assert {item["reference_file"] for item in questions} == {"reference_answer_gpt-4.jsonl"}  # FastChat#3158
 
 
-def test_limit(data_dir, questions):
-    assert MTBench().load(data_dir, Settings(limit=3)) == questions[:3]
-
-
 @pytest.mark.parametrize(
     ("model", "answers"),
     [("claude-3-5-sonnet-20240620", "claude-3-5-sonnet"), ("claude-3-opus-20240229", "claude-3-opus")],

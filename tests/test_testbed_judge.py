@@ -103,7 +103,7 @@ def test_a_question_of_another_world_gets_no_verdict(questions):
 
 
 def test_alpaca_eval_prefers_what_the_world_prefers(suites):
-    instructions = AlpacaEval().load(suites, Settings(limit=120))
+    instructions = AlpacaEval().load(suites, Settings()).only(range(120))
     draw = random.Random(4)
     kinds = {}
     samples = []

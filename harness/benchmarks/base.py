@@ -6,6 +6,7 @@ question, so that intervals and paired differences can be computed later without
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -90,7 +91,8 @@ class Policy:
 class Score:
     """The result of one benchmark for one model.
 
-    value: the headline number, sum(weight * value) / sum(weight) over the questions that have a value.
+    value: the headline number, sum(weight * value) / sum(weight) over the questions that have a value; NaN without any
+        (null in files).
     values: question id -> value; a question with no verdict is absent here and counted in missing or unparsed.
     weights: question id -> weight, empty when all are equal.
     details: further numbers of the benchmark (turns, categories, sections), for people.
@@ -106,6 +108,10 @@ class Score:
     unparsed: int = 0  # the judge answered without a verdict
     judge: str | None = None
     details: dict = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.value is None:  # as files have it where no question has a verdict
+            object.__setattr__(self, "value", nan)
 
 
 def step_names(benchmark: str) -> tuple[str, str]:

@@ -66,7 +66,7 @@ def read_located_rows(
 
 
 def not_finite(value: Any, place: str) -> str | None:
-    """Where in a value of JSON a number is NaN or infinite, such as "kwargs[0].num_words"; None where all are finite."""
+    """Where in a value of JSON a number is NaN or infinite, such as "kwargs[0].num_words"; None where none is."""
     if isinstance(value, float):
         return None if isfinite(value) else place
     inner = []

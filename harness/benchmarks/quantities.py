@@ -1,4 +1,4 @@
-"""The quantity that a phrase states, such as "\\$18 a day", "\\frac{84}{2}" or "2 million": read as a whole, or not at all.
+"""The quantity that a phrase states, such as "\\$18 a day" or "\\frac{84}{2}": read as a whole, or not at all.
 
 Text of models is parsed, never evaluated. What has more than one reading (a range, a ratio, a time, "18 or 20",
 "1,5") has no value here: a wrong answer must not become right because half of it was read.
@@ -48,7 +48,9 @@ _THOUSANDTHS = re.compile(r"[1-9]\d{0,2}\.000")  # 70.000: seventy, or seventy t
 _MULTIPLIED = re.compile(r"\s*[xX]\s*(?=[\d($])")
 _SPACE = re.compile(r"[\s$€£¥₹]*")
 _CURRENCY = re.compile(r"(?:US|USD|EUR|GBP|INR|Rs\.?)\s*(?=[\d$-])")
-_CLAUSE_END = re.compile(r"[,.;!?](?=[\s\"'”’)*]|$)|\n| (?=because\b|since\b|as\b|which\b|where\b|if\b|when\b)|\s[—–]\s")
+_CLAUSE_END = re.compile(
+    r"[,.;!?](?=[\s\"'”’)*]|$)|\n| (?=because\b|since\b|as\b|which\b|where\b|if\b|when\b)|\s[—–]\s"
+)
 _EQUALS = re.compile(r"=+|≈|\\(?:equiv|implies|Rightarrow)|⇒|→")
 _ANOTHER = re.compile(r"[,;]\s*(?:(?:and|or)\s+)?-?\$?\.?\d|[,;]?\s*or\b")
 _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", re.UNICODE)
@@ -84,7 +86,21 @@ _LABELS = {
 }
 _ARTICLES = {"the", "a", "an", "of", "is", "in", "there", "are"}
 SMALL_LEADS = {  # words that may stand between a mark and its number without making a sentence
-    *("the", "final", "answer", "is", "a", "an", "total", "of", "about", "approximately", "approx", "around", "roughly"),
+    *(
+        "the",
+        "final",
+        "answer",
+        "is",
+        "a",
+        "an",
+        "total",
+        "of",
+        "about",
+        "approximately",
+        "approx",
+        "around",
+        "roughly",
+    ),
     *("exactly", "only", "just", "simply", "therefore", "thus", "so", "hence", "that", "equal", "equals", "to", "be"),
     *("result", "value", "are", "usd", "rs", "sum", "in", "it", "minus", "negative", "clearly", "indeed", "now"),
     *("correct", "my", "our", "will", "would"),
@@ -203,7 +219,11 @@ def _side(side: str, whole: bool) -> Fraction:
     lead = side[:start]
     words = [word.lower() for word in _WORD.findall(lead)]
     bare = _CURRENCY.sub("", lead + "0")[:-1]
-    if set(words) & _OTHER or _BAD_LEAD.search(bare) or (bare and bare[-1].isalpha() and side[start : start + 1].isdigit()):
+    if (
+        set(words) & _OTHER
+        or _BAD_LEAD.search(bare)
+        or (bare and bare[-1].isalpha() and side[start : start + 1].isdigit())
+    ):
         raise _Unreadable
     if any(len(word) == 1 and word not in ("a", "i") for word in words):
         raise _Unreadable  # a variable
@@ -271,7 +291,9 @@ class _Parser:
 
     def _next(self, marks: str) -> str | None:
         """The operator that comes next, where it is one of these and a number follows."""
-        found = re.compile(rf"\s*([{re.escape(marks)}])\s*(?=[-+$€£¥₹\s]*[\d.({_FRACTION}])").match(self.text, self.place)
+        found = re.compile(rf"\s*([{re.escape(marks)}])\s*(?=[-+$€£¥₹\s]*[\d.({_FRACTION}])").match(
+            self.text, self.place
+        )
         if not found and "*" in marks:
             found = _MULTIPLIED.match(self.text, self.place)
             if found:
@@ -393,7 +415,9 @@ def _tail(tail: str, whole: bool) -> int:
             factor = SCALES[word]
         elif word in _CHANGED or (not attached and _is_symbol(first.group(2))):
             raise _Unreadable
-        elif word in _JOINS and re.match(r"\s+(?:of\s+)?(?:the\s+|a\s+|an\s+|about\s+)*(?:[-$]*\.?\d|half|quarter|third)", behind):
+        elif word in _JOINS and re.match(
+            r"\s+(?:of\s+)?(?:the\s+|a\s+|an\s+|about\s+)*(?:[-$]*\.?\d|half|quarter|third)", behind
+        ):
             raise _Unreadable
         elif word in ("quarter", "quarters") and _first_word(behind) == "of":
             raise _Unreadable

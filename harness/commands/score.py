@@ -19,7 +19,9 @@ app = typer.Typer(
 Responses = Annotated[Path, typer.Option(help="JSONL or a JSON list, a response a row.")]
 ThoughtMarks = Annotated[
     str | None,
-    typer.Option("--thought-marks", help="What opens and closes a model's thought, such as '<think> </think>', or none."),
+    typer.Option(
+        "--thought-marks", help="What opens and closes a model's thought, such as '<think> </think>', or none."
+    ),
 ]
 Items = Annotated[bool, typer.Option("--items", help="Print a verdict for every row too.")]
 
@@ -96,9 +98,7 @@ def reward_bench(
     epilog="Examples:\n\n  harness score math --responses responses.jsonl\n\n"
     "  harness score math --responses responses.jsonl.gz --items --json",
 )
-def math(
-    responses: Responses, items: Items = False, thought_marks: ThoughtMarks = None, as_json: Json = False
-) -> None:
+def math(responses: Responses, items: Items = False, thought_marks: ThoughtMarks = None, as_json: Json = False) -> None:
     """Share of responses whose last box is the answer, as strings and by math-verify, in percent."""
     from harness.benchmarks.math import score_responses
 

@@ -51,7 +51,9 @@ class AnsweringEngine:
         self.thoughts[item] = {
             "raw": raw,
             "characters": len(split.thought or ""),
-            "tokens": None if tokenizer is None else len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"]),
+            "tokens": None
+            if tokenizer is None
+            else len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"]),
             "finished": split.finished,
         }
         return replace(completion, text=split.answer, finished=completion.finished and split.finished)
@@ -60,7 +62,12 @@ class AnsweringEngine:
         """The text of a completion, with the marks of thoughts that are special tokens of its tokenizer."""
         tokenizer = _tokenizer(self._engine)
         special = set(getattr(tokenizer, "all_special_tokens", ()))
-        wanted = {mark for pair in self._marks for mark in pair} | {"<|channel|>", "<|message|>", "<|start|>", "<|end|>"}
+        wanted = {mark for pair in self._marks for mark in pair} | {
+            "<|channel|>",
+            "<|message|>",
+            "<|start|>",
+            "<|end|>",
+        }
         if not self._marks or not special & wanted:
             return completion.text
         text = tokenizer.decode(completion.token_ids)
