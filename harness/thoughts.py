@@ -69,7 +69,8 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Spli
             thoughts.append(text[place : found.start()])
             inside, place = False, found.end()
         elif not opens and not inside:  # opened in the prompt, or closed twice: all before it was a thought
-            thoughts, rest = [*thoughts, *rest, text[place : found.start()]], []
+            thoughts += [*rest, text[place : found.start()]]
+            rest = []
             place = found.end()
     (thoughts if inside else rest).append(text[place:])
     if not thoughts:
@@ -133,8 +134,8 @@ def _channels(text: str) -> Split | None:
     heads = list(_CHANNEL.finditer(text))
     if heads:
         parts: dict[str, list[str]] = {"final": [], "": []}
-        for head in heads:
-            end = _CHANNEL_END.search(text, head.end())
+        for head, following in zip(heads, [*(each.start() for each in heads[1:]), len(text)], strict=True):
+            end = _CHANNEL_END.search(text, head.end(), following)
             parts["final" if head.group(1) == "final" else ""].append(text[head.end() : end.start()].strip())
         before = text[: heads[0].start()].strip()
         thought = "\n".join(filter(None, [before, *parts[""]])) or None
