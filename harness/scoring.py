@@ -53,6 +53,11 @@ class Scoring:
         )
         return registry.load("benchmark", self.name), with_suite_settings(self.inputs.data_dir, chosen)
 
+    @property
+    def system_prompt(self) -> str | None:
+        """What stands before every question that has no system message of its own."""
+        return self.arm.experiment.system_prompt
+
     @cached_property
     def items(self) -> Questions:
         return self.inputs.questions(self.name, self.settings)
@@ -97,8 +102,7 @@ class Scoring:
 
     def _answering_options(self) -> dict[str, Any]:
         """Those that change what a question looks like or what counts as its answer, where they are given."""
-        experiment = self.arm.experiment
-        given = {"system prompt": experiment.system_prompt, "thought marks": experiment.thought_marks}
+        given = {"system prompt": self.system_prompt, "thought marks": self.arm.experiment.thought_marks}
         return {name: value for name, value in given.items() if value is not None}
 
     def _score_depends_on(self) -> dict[str, Any]:
@@ -164,13 +168,11 @@ class Scoring:
         judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
         samples = store.read_jsonl(self.samples_file)
         found = self.benchmark.score(self.items, samples, judgments)
-        prompt = self.arm.experiment.system_prompt
-        asked = {} if prompt is None else {"system_prompt": prompt}
+        asked = {} if self.system_prompt is None else {"system_prompt": self.system_prompt}
         return replace(found, details=found.details | count_thoughts(samples) | asked)
 
     def _answering(self, engine: Engine) -> AnsweringEngine:
-        experiment = self.arm.experiment
-        return AnsweringEngine(engine, parse_marks(experiment.thought_marks), experiment.system_prompt)
+        return AnsweringEngine(engine, parse_marks(self.arm.experiment.thought_marks), self.system_prompt)
 
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)

@@ -4,7 +4,6 @@ A trial is an arm with options of the method's search space, with a seed that no
 has. The options of the best trial, ties going to the earlier one, are those of all of the method's runs.
 """
 
-import math
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,7 +15,7 @@ from typing import Any
 
 from harness import store
 from harness.arm import Arm
-from harness.benchmarks.base import Benchmark, Settings, step_names
+from harness.benchmarks.base import Benchmark, Questions, Settings, step_names
 from harness.budget import Ledger
 from harness.development import NAME, Development
 from harness.errors import UserError
@@ -150,14 +149,13 @@ class Trial(Arm):
         """What trials.json says of it, without whether it was chosen."""
         experiment, failed = self.experiment, self.folder.mark(FAILED)
         score = {} if failed else store.read_json(self.folder / "scores" / f"{NAME}.json")
-        value = score.get("value", math.nan)
         tuned = experiment.tuned(self.name)
         return {
             "method": self.name,
             "trial": self.number,
             "options": {name: getattr(self.options, name) for name in tuned},
             "fixed": [name for name in experiment.search_space(self.name) if name not in tuned],
-            "score": None if math.isnan(value) else value,
+            "score": score.get("value"),
             **{name: score.get(name) for name in ("metric", "judge", "questions", "missing", "unparsed")},
             "failed": failed.facts["reason"] if failed else None,
             "ledger": {name: amount for name, amount in asdict(self.ledger().total).items() if name != "seconds"},
@@ -173,12 +171,14 @@ class DevelopmentScoring(Scoring):
         settings = Settings(self.arm.seed, experiment.temperature, experiment.max_new_tokens, options=options)
         return benchmark, settings
 
-    def _resources(self) -> dict[str, str]:
-        return {}
+    @property
+    def system_prompt(self) -> str | None:
+        """None: training data are sampled without one."""
+        return None
 
     @cached_property
-    def items(self) -> list[dict]:
-        return [{"id": prompt.id, "messages": list(prompt.messages)} for prompt in self.inputs.development]
+    def items(self) -> Questions:
+        return Questions({"id": prompt.id, "messages": list(prompt.messages)} for prompt in self.inputs.development)
 
 
 def trials_of(experiment: Experiment, root: Folder) -> list[Trial]:

@@ -44,7 +44,7 @@ class AnsweringEngine:
     def _answer(self, prompt: TokenIds, item: str, completion: Completion) -> Completion:
         raw = self._with_marks(completion)
         tokenizer = _tokenizer(self._engine)
-        opened = tokenizer is not None and opens_thought(tokenizer.decode(prompt[-PROMPT_END:]), self._marks)
+        opened = tokenizer is not None and opens_thought(tokenizer.decode(list(prompt[-PROMPT_END:])), self._marks)
         split = split_thought(raw, self._marks, opened)
         if split.thought is None and split.finished:
             return completion
@@ -70,7 +70,7 @@ class AnsweringEngine:
         }
         if not self._marks or not special & wanted:
             return completion.text
-        text = tokenizer.decode(completion.token_ids)
+        text = tokenizer.decode(list(completion.token_ids))
         for token in special - wanted:
             text = text.replace(token, "")
         return text
