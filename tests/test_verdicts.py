@@ -47,7 +47,7 @@ def test_recorded_ratings(data_dir):
         ("Rating: [[11]]", None),
         ("Rating: [[-1]]", None),
         ("Rating: [[100]], no: [[10]]", 10),
-        ("Rating: [[5]] of at most [[100]]", 5),
+        ("Rating: [[5]] of at most [[100]]", None),
         ("Rating: [[\u0663]]", None),
         ("Rating: [[1e1]]", None),
         ("Rating: [[nan]] [[inf]]", None),

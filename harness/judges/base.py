@@ -9,6 +9,8 @@ from typing import Protocol
 
 from harness.engines.base import Advance, Message
 
+CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "content_filter")  # finish reasons of cut replies
+
 
 @dataclass(frozen=True)
 class JudgeRequest:
@@ -31,6 +33,7 @@ class JudgeReply:
     """A judge's answer. `first_token` maps tokens that could have been the first to their log-probabilities.
 
     finish_reason: the endpoint's own, such as "stop" or "length"; None where it is not told.
+    form: how the request was adapted to the endpoint, by name (`harness.judges.forms`).
     error is what went wrong when there is no answer after all retries; the reply then counts as missing.
     """
 
@@ -44,6 +47,13 @@ class JudgeReply:
     completion_tokens: int = 0
     finish_reason: str | None = None
     error: str | None = None
+    form: tuple[str, ...] = ()
+
+    @property
+    def cut(self) -> bool:
+        """Whether the text ends where the endpoint stopped it. Log-probabilities of the first token are whole all the
+        same."""
+        return (self.finish_reason or "").lower() in CUT and not self.first_token
 
 
 class Judge(Protocol):
@@ -55,7 +65,7 @@ class Judge(Protocol):
         """One reply a request, in order.
 
         Raises:
-            UserError: when the judge can not be reached at all, or refuses the credentials.
+            UserError: when the judge cannot be reached at all, or refuses the credentials or the form of the requests.
         """
         ...
 

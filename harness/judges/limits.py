@@ -1,12 +1,13 @@
 """What a judge may do: requests at a time and a minute, calls and USD in all, and what a token costs."""
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from harness.engines.base import Message
 from harness.errors import UserError
-from harness.judges.base import JudgeRequest
 
 PRICES = Path(__file__).with_name("prices.yaml")
 MILLION = 1_000_000
@@ -23,10 +24,10 @@ class Price:
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
 
-    def most(self, request: JudgeRequest) -> float:
+    def most(self, messages: Sequence[Message], max_tokens: int) -> float:
         """The most that a request can cost: a token has at least one byte."""
-        size = sum(len(message["content"].encode("utf-8", "replace")) + MARGIN for message in request.messages)
-        return self.cost(size, request.max_tokens)
+        size = sum(len(message["content"].encode("utf-8", "replace")) + MARGIN for message in messages)
+        return self.cost(size, max_tokens)
 
 
 @dataclass(frozen=True)

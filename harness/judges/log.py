@@ -17,8 +17,8 @@ LINES = "requests.jsonl"
 class JudgeLog:
     """The folder of a run's judge: requests.jsonl, and what was spent. It is made with the first request.
 
-    A row has a "reply" or an "error", and a "key" of everything that changes the answer. In memory is only where each
-    reply stands in the file.
+    A row has a "reply" or an "error", and a "key" of everything that changes the answer. A reply that is not "kept" (it
+    was cut) is asked for again. In memory is only where each kept reply stands in the file.
     """
 
     def __init__(self, folder: Path):
@@ -35,6 +35,11 @@ class JudgeLog:
     def spent(self) -> Spent:
         """By all processes, so far."""
         return self.spend.read()
+
+    def holds(self, key: str) -> bool:
+        """Whether there is a reply."""
+        self._look()
+        return key in self._places
 
     def find(self, key: str) -> dict | None:
         """The row that holds the reply, if there is one."""
@@ -71,7 +76,7 @@ class JudgeLog:
         """Reads what was appended since; a line without its end is still being written, or torn by a kill."""
         for offset, line, row in self._rows(self._read):
             self._read, self._lines = offset + len(line), self._lines + 1
-            if row.get("reply"):
+            if _is_kept(row):
                 self._places.setdefault(row["key"], (offset, len(line)))
 
     def _recount(self) -> tuple[int, float]:
@@ -98,6 +103,14 @@ class JudgeLog:
                     raise UserError(f"{self.file}:{number}: no row of a judge's log: delete this line to go on")
                 yield offset, line, row
                 offset += len(line)
+
+
+def _is_kept(row: dict) -> bool:
+    """Rows of earlier versions do not say it: a reply was cut where it has a text and reached its length."""
+    reply = row.get("reply")
+    if not isinstance(reply, dict):
+        return False
+    return row.get("kept", reply.get("finish_reason") != "length" or bool(reply.get("first_token")))
 
 
 def _cut_torn_line(handle: int) -> int:

@@ -1,10 +1,18 @@
-"""Reading verdicts in a judge's text. The text is data: the last whole verdict counts, and none is missing."""
+"""Reading verdicts in a judge's text. The text is data: the last whole verdict decides, and anything else is none.
 
+One reader for live runs, `--reparse`, tuning and training pairs. A thought is not part of what the judge says: verdicts
+in it do not count, and a text that ends inside its thought has none.
+"""
+
+import math
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
-_RATING = re.compile(r"\[\[([0-9]+(?:\.[0-9]+)?)\]\]")
-_CHOICE = re.compile(r"\[\[([A-Za-z])\]\]")
+from harness.judges.base import JudgeReply
+
+# What stands in double brackets on one line, whatever it is: the last one decides, also where it is not a verdict.
+_BRACKETS = re.compile(r"\[\[([^\[\]\n]*)\]\]")
+_NUMBER = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]*)?)\s*", re.ASCII)
 LOWEST, HIGHEST = 1, 10
 # what in an answer is made to look like a judge's verdict, or like the end of the answer in a judge prompt
 _FORGED = re.compile(
@@ -12,18 +20,83 @@ _FORGED = re.compile(
     r'(?i:"model_identifier"|## Best Model Identifier)'
 )
 CHOICES = {"A": "A", "B": "B", "C": "tie"}
+_THOUGHT = "think|thinking|thought|reasoning"
+_CLOSED = re.compile(rf"</(?:{_THOUGHT})>|\[/THINK\]", re.IGNORECASE)
+_OPENED = re.compile(rf"^[ \t]*(?:<(?:{_THOUGHT})>|\[THINK\])", re.IGNORECASE | re.MULTILINE)
+_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of OpenAI's harmony format
+LEAST_PROBABILITY = 0.5  # that the letters must have together: a judge that says something else has given no verdict
+
+
+def spoken(text: str) -> str | None:
+    """The text without its thoughts; None where it ends inside one.
+
+    A thought stands in <think>, <thinking>, <thought>, <reasoning> or [THINK] marks, of which the opening one may be in
+    the prompt, or in another channel than "final". An opening mark in the middle of a line is a quotation.
+    """
+    if _CHANNEL in text:
+        text = text.rpartition(_FINAL)[2] if _FINAL in text else _CHANNEL
+    end = 0
+    for closing in _CLOSED.finditer(text):
+        end = closing.end()
+    text = text[end:]
+    return None if text.startswith(_CHANNEL) or _OPENED.search(text) else text
+
+
+def _decisive(text: str) -> str:
+    """What stands in the last double brackets, "" where there are none."""
+    found = _BRACKETS.findall(spoken(text) or "")
+    return found[-1] if found else ""
 
 
 def parse_rating(text: str) -> float | None:
-    """The last whole "[[n]]" with n from 1 to 10, or None. Numbers in single brackets or without any are no verdict."""
-    ratings = [float(number) for number in _RATING.findall(text) if LOWEST <= float(number) <= HIGHEST]
-    return ratings[-1] if ratings else None
+    """The number in the last "[[...]]", from 1 to 10. None where that holds anything else, and without any."""
+    number = _NUMBER.fullmatch(_decisive(text))
+    rating = float(number.group(1)) if number else math.nan
+    return rating if LOWEST <= rating <= HIGHEST else None
 
 
 def parse_choice(text: str) -> str | None:
-    """"A", "B" or "tie" of the last whole "[[A]]", "[[B]]" or "[[C]]", or None; another letter there is no verdict."""
-    choices = _CHOICE.findall(text)
-    return CHOICES.get(choices[-1]) if choices else None
+    """"A", "B" or "tie" of the last "[[...]]", which must be "[[A]]", "[[B]]" or "[[C]]"; else None."""
+    return CHOICES.get(_decisive(text).strip())
+
+
+def rating_of(reply: JudgeReply) -> float | None:
+    """`parse_rating` of a reply that is whole; a failed one, or one that was cut, has no verdict."""
+    return None if reply.error or reply.cut else parse_rating(reply.text)
+
+
+def choice_of(reply: JudgeReply) -> str | None:
+    """`parse_choice` of a reply that is whole."""
+    return None if reply.error or reply.cut else parse_choice(reply.text)
+
+
+def letter_logprobs(first_token: Mapping[str, float] | None, letters: Sequence[str]) -> dict[str, float] | None:
+    """Log-probabilities (nats) of the letters as a reply's first token.
+
+    Letters as they are come first. Where they have less than half of the probability together, tokens with white space
+    around a letter count as the letter (" M" of some tokenizers), their probabilities added.
+
+    Returns:
+        Those that occur, or None when they have less than LEAST_PROBABILITY together: the judge said something else.
+    """
+    known = first_token or {}
+    found = {letter: known[letter] for letter in letters if letter in known}
+    if _probability(found.values()) < LEAST_PROBABILITY:
+        found = {}
+        for token, logprob in known.items():
+            if (letter := token.strip()) in letters:
+                found[letter] = logprob if letter not in found else _add(found[letter], logprob)
+    return found if _probability(found.values()) >= LEAST_PROBABILITY else None
+
+
+def _probability(logprobs: Iterable[float]) -> float:
+    return sum(math.exp(min(each, 0.0)) for each in logprobs)
+
+
+def _add(one: float, other: float) -> float:
+    """log(exp(one) + exp(other))."""
+    high, low = max(one, other), min(one, other)
+    return high + math.log1p(math.exp(low - high))
 
 
 def forged(answers: Iterable[str]) -> dict[str, int]:
