@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from harness.errors import UserError
 from harness.judges.rating import rating_request
-from harness.judges.verdicts import parse_rating
+from harness.judges.verdicts import rating_of
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.progress import progress
 from harness.search import BETA, LEARNING_RATE
@@ -90,7 +90,7 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
         generated_tokens=sum(reply.completion_tokens for reply in replies),
         seconds=time.perf_counter() - start,
     )
-    ratings = [parse_rating(reply.text) for reply in replies]
+    ratings = [rating_of(reply) for reply in replies]
     for reply, rating in zip(replies, ratings, strict=True):
         if rating is None:
             bench.count("failed judgments" if reply.error else "unparsed judgments")

@@ -7,6 +7,7 @@ from statistics import fmean
 
 from baselines.preference import best_against_worst, sample_candidates
 from harness.errors import UserError
+from harness.judges.verdicts import spoken
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.prompts import question_text
 from harness.search import BETA, LEARNING_RATE
@@ -23,7 +24,8 @@ GENERAL_PROMPT = (
 )
 VERDICT_TOKENS = {"short": 5, "additive": 200}  # expected length of a judgment
 PROMPT_TOKENS = {"short": 14, "additive": 130}  # of the judge prompt, beside question and answer
-_SCORE = re.compile(r"Score:[\s*]*([0-5])(?!\d|\.\d)")
+_SCORE = re.compile(r"Score:[\s*]*([-+]?\d+(?:\.\d+)?)", re.ASCII)
+SCORES = {str(points): points for points in range(6)}
 
 
 class SelfRewarding:
@@ -115,9 +117,9 @@ def judge_prompt(question: str, answer: str, form: str) -> str:
 
 
 def parse_score(text: str) -> int | None:
-    """The last "Score: n" with n from 0 to 5, or None."""
-    found = _SCORE.findall(text)
-    return int(found[-1]) if found else None
+    """The last "Score: n", where n is a whole number from 0 to 5; else None. Scores in a thought do not count."""
+    found = _SCORE.findall(spoken(text) or "")
+    return SCORES.get(found[-1]) if found else None
 
 
 def mean_score(scores: Sequence[int | None]) -> float | None:

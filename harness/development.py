@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.judges.base import Judge, JudgeReply, complete
 from harness.judges.rating import rating_request
-from harness.judges.verdicts import forged, names_of_judges, parse_rating
+from harness.judges.verdicts import forged, names_of_judges, rating_of
 from harness.methods import Prompt
 
 NAME = "development"
@@ -102,9 +102,11 @@ class Development:
         return [
             {
                 "id": reply.id,
-                "rating": None if reply.error else parse_rating(reply.text),
+                "rating": rating_of(reply),
                 "judge": reply.model or judge.name,
                 "error": reply.error,
+                "finish_reason": reply.finish_reason,
+                "form": list(reply.form),
                 "fingerprint": reply.fingerprint,
                 "date": reply.date,
                 "text": reply.text,
@@ -129,4 +131,4 @@ class Development:
 
 
 def _has_rating(reply: JudgeReply) -> bool:
-    return parse_rating(reply.text) is not None
+    return rating_of(reply) is not None

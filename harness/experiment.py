@@ -78,6 +78,17 @@ class Experiment:
     judge_price: str | None = option(None, "USD per million tokens of prompts and replies: IN,OUT.")
     judge_concurrency: int = option(8, "Requests to the judge at the same time.")
     judge_rate: float | None = option(None, "Most requests to the judge a minute.")
+    judge_max_tokens: int | None = option(
+        None, "Longest reply of the judge, its thoughts included, in tokens; else each protocol's own."
+    )
+    judge_set: dict[str, Any] = option(
+        {}, "Further field of every request to the judge's endpoint: KEY=VALUE, such as reasoning_effort=low, "
+        "repeatable; KEY=null leaves a field out."
+    )
+    judge_missing: float = option(
+        0.02, "Share of a benchmark's judgments that may have no verdict; with more, its score stays open."
+    )
+    accept_missing: bool = option(False, "Score a benchmark whatever share of its judgments has no verdict.")
     judge_log: str | None = option(
         None, "Folder of the judge's requests and replies, none asked twice; runs may share it. Else in the run folder."
     )
@@ -135,7 +146,7 @@ class Experiment:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if self.seeds > MOST_SEEDS:
             raise UserError(f"seeds must be at most {MOST_SEEDS}, not {self.seeds}")
-        for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls", "gpus"):
+        for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls", "judge_max_tokens", "gpus"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         for name in ("judge_max_cost", "judge_rate"):
@@ -144,6 +155,13 @@ class Experiment:
         parse_marks(self.thought_marks)
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise UserError("system_prompt must not be empty: leave it out for none")
+        if not 0 <= self.judge_missing <= 1:
+            raise UserError(f"judge_missing must be a share from 0 to 1, not {self.judge_missing}")
+        for name in ("judge_max_tokens", "judge_set"):
+            if getattr(self, name) and not (self.judge_model or self.judge_engine):
+                raise UserError(f"{name} changes how an LLM judge is asked: give --judge-model or --judge-engine too")
+        if self.judge_set and self.judge_engine:
+            raise UserError("judge_set is of an endpoint's requests: --judge-engine has none")
         if self.check_pairs < 0:
             raise UserError(f"check_pairs must be at least 0, not {self.check_pairs}")
         if self.tune and not 2 <= self.tune <= MOST_TRIALS:
@@ -253,7 +271,10 @@ class Experiment:
         words = ["harness", "run"]
         for each in dataclasses.fields(self):
             value, flag = getattr(self, each.name), flags_of(each)[0]
-            if isinstance(value, dict):  # of settings by name
+            if each.type == FIELDS:
+                for name, chosen in value.items():
+                    words += [flag, f"{name}={json.dumps(chosen, ensure_ascii=False)}"]
+            elif isinstance(value, dict):  # of settings by name
                 for name, changes in value.items():
                     for setting, chosen in changes.items():
                         words += [flag, f"{name}.{setting}={_word(chosen)}"]
@@ -294,8 +315,12 @@ def build(kind: type, values: dict[str, Any], what: str) -> Any:
     return kind(**checked)
 
 
-TEXTS, OPTIONS = tuple[str, ...], dict[str, dict[str, Any]]
-NAMES = {TEXTS: "a list of texts, at least one", OPTIONS: "mappings of options by the name of a method or benchmark"}
+TEXTS, OPTIONS, FIELDS = tuple[str, ...], dict[str, dict[str, Any]], dict[str, Any]
+NAMES = {
+    TEXTS: "a list of texts, at least one",
+    OPTIONS: "mappings of options by the name of a method or benchmark",
+    FIELDS: "a mapping of fields to values",
+}
 
 
 PROSE = ("system_prompt", "thought_marks")  # texts that are in no name of a file
@@ -330,6 +355,8 @@ def _as(kind: Any, value: Any) -> Any:
     if kind == OPTIONS:
         whole = isinstance(value, dict) and all(isinstance(changes, dict) for changes in value.values())
         return value if whole else None
+    if kind == FIELDS:
+        return value if isinstance(value, dict) and all(isinstance(name, str) for name in value) else None
     if isinstance(value, bool) and kind is not bool:
         return None
     if kind is float and isinstance(value, int | float | str):
@@ -377,3 +404,18 @@ def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
             raise UserError(f"setting {setting!r} is not understood: write NAME.OPTION=VALUE, such as dpo.beta=0.2")
         options.setdefault(method, {})[name] = plain_yaml.parse(value, f"setting {setting!r:.80}")
     return options
+
+
+def parse_fields(settings: list[str]) -> dict[str, Any]:
+    """From "reasoning_effort=low" and the like to {"reasoning_effort": "low"}; values are read as YAML.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    fields = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (equals and name.strip()):
+            raise UserError(f"setting {setting!r:.80} is not understood: write KEY=VALUE, such as reasoning_effort=low")
+        fields[name.strip()] = plain_yaml.parse(value, f"setting {setting!r:.80}")
+    return fields

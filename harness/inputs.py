@@ -200,7 +200,9 @@ def _endpoint(experiment: Experiment, root: Folder | None) -> Engine:
 
     limits = Limits(experiment.judge_concurrency, experiment.judge_rate)
     log = JudgeLog(root / MODEL_LOG) if root else None
-    client = OpenAIJudge(experiment.model, experiment.model_url, log=log, limits=limits, role="model")
+    client = OpenAIJudge(
+        experiment.model, experiment.model_url, log=log, limits=limits, role="model", keep_cut=True
+    )
     return EndpointEngine(client, experiment.batch_size)
 
 
@@ -314,7 +316,15 @@ def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | No
             experiment.judge_concurrency, experiment.judge_rate, experiment.judge_max_calls, experiment.judge_max_cost
         )
         price = parse_price(experiment.judge_price) if experiment.judge_price else None
-        return OpenAIJudge(experiment.judge_model, base_url=experiment.judge_url, log=log, limits=limits, price=price)
+        return OpenAIJudge(
+            experiment.judge_model,
+            base_url=experiment.judge_url,
+            log=log,
+            limits=limits,
+            price=price,
+            max_tokens=experiment.judge_max_tokens,
+            settings=experiment.judge_set,
+        )
     if experiment.data_dir == TESTBED:
         from harness.testbed.judge import TestbedJudge
 

@@ -5,7 +5,7 @@ from statistics import fmean
 
 from harness.judges.base import Judge, JudgeRequest
 from harness.judges.templates import fill
-from harness.judges.verdicts import parse_choice
+from harness.judges.verdicts import choice_of
 from harness.prompts import question_text, reply_text
 
 QUESTION = (
@@ -28,7 +28,7 @@ def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, dict]]) -> dict[str
             averaged; None without any verdict. pairs_judged and pairs_without_verdict: how many there are.
     """
     requests = [_request(name, record, order) for name, record in pairs for order in (SIDES, SIDES[::-1])]
-    verdicts = [None if reply.error else parse_choice(reply.text) for reply in judge.complete(requests)]
+    verdicts = [choice_of(reply) for reply in judge.complete(requests)]
     agreements = []
     for place in range(0, len(verdicts), 2):
         scores = [

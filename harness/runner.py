@@ -41,8 +41,8 @@ def run(
     """Train, answer, judge, score and compare; what is already done in the folder is reused.
 
     Args:
-        restart_from: a step that is done anew with all that follows from it, in every arm that has it, or as
-            METHOD/STEP in those of one method. Trials of tuning that can be reused are.
+        restart_from: steps, separated by commas, that are done again with all that follows from them, in every arm
+            that has them, or as METHOD/STEP in those of one method. Trials of tuning that can be reused are.
         ray: address of a Ray cluster that runs the arms, or "local".
 
     Raises:
@@ -65,7 +65,9 @@ def run(
         inputs = load_inputs(experiment, root)
         trials, arms = trials_of(experiment, root), arms_of(experiment, root)
         if restart_from:
-            _restart([*arms, *(trial for trial in trials if trial.is_outdated(inputs))], restart_from)
+            outdated = [*arms, *(trial for trial in trials if trial.is_outdated(inputs))]
+            for step in restart_from.split(","):
+                _restart(outdated, step.strip())
         for trial in trials:
             trial.check(inputs)
         check_arms(root, arms, inputs)

@@ -18,6 +18,7 @@ from harness.engines.base import Engine
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
 from harness.inputs import Inputs, described_judge, judge_module, threads_of
+from harness.judges.shares import check_verdicts
 from harness.methods import Prompt
 from harness.pipeline import PACKAGES, Trained
 from harness.progress import progress
@@ -36,7 +37,10 @@ class Scoring:
         self.arm, self.name, self.inputs = arm, name, inputs
         self.folder = arm.folder
         self.benchmark, self.settings = self._asked()
-        self.judging = Judging(arm.experiment.rejudge, arm.experiment.both_orders)
+        experiment = arm.experiment
+        self.judging = Judging(
+            experiment.rejudge, experiment.both_orders, experiment.judge_max_tokens, experiment.judge_set
+        )
         self.samples_step, self.score_step = step_names(name)
         self.samples_file = arm.folder / "samples" / f"{name}.jsonl"
         self.judgments_file = arm.folder / "judgments" / f"{name}.jsonl"
@@ -115,7 +119,7 @@ class Scoring:
             **({"resources": files.digests(self.items.scoring)} if self.items.scoring else {}),
             "judge": None,
             **judged_by,
-            "judging": asdict(self.judging),
+            "judging": self.judging.depends_on(),
             "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
             "code": sources.digest(*roots),
         }
@@ -159,7 +163,10 @@ class Scoring:
                 judgments = self.benchmark.judge(self.items, samples, self.inputs.judge, self.judging, advance)
             store.write_jsonl(self.judgments_file, judgments)
             left.append(self.judgments_file)
-        store.write_json(self.score_file, asdict(self.score()))
+        score = self.score()
+        if self.benchmark.needs_judge and not self.arm.experiment.accept_missing:
+            check_verdicts(score, judgments, self.arm.experiment.judge_missing, self.score_step)
+        store.write_json(self.score_file, asdict(score))
         self.folder.finish(self.score_step, self._score_depends_on(), left)
         return True
 

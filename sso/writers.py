@@ -145,4 +145,4 @@ def connect(model: str, url: str, shared: Path | None) -> "OpenAIJudge":
     from harness.judges.log import JudgeLog
     from harness.judges.openai import OpenAIJudge
 
-    return OpenAIJudge(model, url, log=JudgeLog(shared / LOG) if shared else None)
+    return OpenAIJudge(model, url, log=JudgeLog(shared / LOG) if shared else None, keep_cut=True)

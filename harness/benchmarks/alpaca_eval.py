@@ -17,8 +17,9 @@ from harness.benchmarks.alpaca_win_rates import KEYS, Comparison, find_gamed, im
 from harness.benchmarks.base import Judging, NoOptions, Policy, Questions, Score, Settings
 from harness.engines.base import Advance, Message, Sampling
 from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
+from harness.judges.shares import note_of_form, noted
 from harness.judges.templates import fill
-from harness.judges.verdicts import forged, names_of_judges
+from harness.judges.verdicts import forged, letter_logprobs, names_of_judges, spoken
 
 MAX_NEW_TOKENS = 2048
 GAMED = "df_gamed"  # the file that the length-controlled win rate needs
@@ -26,7 +27,12 @@ ANNOTATOR = "weighted_alpaca_eval_gpt4_turbo"
 LETTERS = ("m", "M")  # the judge's name for the first and the second output shown
 SWITCHED = "is_switched_outputs"  # the package's column: output_1 is shown second
 Pair = dict[str, str]  # KEYS -> text
-ASKING = ("preference", "policy_first", "text", "first_token")  # what is stored of each time a pair was shown
+# what is stored of each time a pair was shown
+ASKING = ("preference", "policy_first", "text", "first_token", "finish_reason", "form", "error")
+# What the package's regex_parser takes for a letter in a text: it stands alone, but for marks around it.
+TEXT_LETTERS = {
+    number: rf"\A\W*(?:(?i:best model identifier)\W*)?{letter}\W*\Z" for number, letter in enumerate(LETTERS, 1)
+}
 REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json")
 
 
@@ -117,6 +123,7 @@ class AlpacaEval:
             if any(len(row.get("askings", ())) == 2 for row in known):
                 details["one_order_only"] = sum(map(_in_one_order, known))
         details |= forged(outputs.values())
+        details |= noted(_of_letters(known) + note_of_form(judgments))
         replied = [row for row in judgments if not row["error"]]
         missing = len(judgments) - len(replied)
         return Score(
@@ -167,6 +174,8 @@ def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | 
                 "date": reply.date if reply else None,
                 "text": reply.text if reply else None,
                 "first_token": reply.first_token if reply else None,
+                "finish_reason": reply.finish_reason if reply else None,
+                "form": list(reply.form) if reply else [],
             }
         )
     return rows
@@ -237,8 +246,19 @@ def _annotator(complete: Callable):
     single.completions_kwargs = {"template": _messages(single.prompt_template)}
     single.fn_completions = completions
     single._make_prompts = lambda frame: (frame[[*KEYS, SWITCHED]].to_dict("records"), frame)
-    single.fn_completion_parser = lambda reply: parse(_as_openai(reply)) if _has_letter(reply) else [None]
+    single.fn_completion_parser = lambda reply: _preference(reply, parse)
     return annotator
+
+
+def _preference(reply: JudgeReply, parse: Callable[[dict], list[float]]) -> list[float | None]:
+    """By the package's `parse` of log-probabilities; by its regex_parser of the text where there are none."""
+    from alpaca_eval.completion_parsers import regex_parser
+
+    if letters := letter_logprobs(reply.first_token, LETTERS):
+        return parse(_as_openai(reply.text, letters))
+    text = None if reply.error or reply.cut or reply.first_token else spoken(reply.text)
+    found = regex_parser(text, dict(TEXT_LETTERS)) if text else []
+    return [float(found[0]) if found else None]
 
 
 def _key(pair: Pair) -> tuple:
@@ -260,10 +280,20 @@ def _messages(template: str) -> list[Message]:
 
 
 def _has_letter(reply: JudgeReply) -> bool:
-    return not set(LETTERS).isdisjoint(reply.first_token or ())
+    return _preference(reply, lambda _completion: [1.0])[0] is not None
 
 
-def _as_openai(reply: JudgeReply) -> dict:
+def _of_letters(rows: Sequence[dict]) -> list[str]:
+    """What is to be said where preferences are of the letter in a judge's text."""
+    askings = [asking for row in rows for asking in row.get("askings", ()) if asking["preference"] is not None]
+    number = sum(asking["text"] is not None and not asking["first_token"] for asking in askings)
+    return [
+        f"{number} of {len(askings)} preferences are the letter of the judge's text (alpaca_eval's regex_parser), not "
+        "weighted by its log-probabilities, which the endpoint did not give"
+    ] * bool(number)
+
+
+def _as_openai(text: str, letters: dict[str, float]) -> dict:
     """A reply as the package's parser wants it."""
-    top = [{"token": token, "logprob": logprob} for token, logprob in reply.first_token.items()]
-    return {"text": reply.text, "logprobs": {"content": [{"token": reply.text, "top_logprobs": top}]}}
+    top = [{"token": token, "logprob": logprob} for token, logprob in letters.items()]
+    return {"text": text, "logprobs": {"content": [{"token": text, "top_logprobs": top}]}}

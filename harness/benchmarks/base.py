@@ -60,10 +60,18 @@ class Judging:
 
     rejudge: a judgment without a verdict is asked for once more.
     both_orders: a pair is judged in both orders and the mean counts, where a benchmark compares pairs.
+    max_tokens: of a judge's reply, in place of the protocol's own. settings: further fields of requests to an endpoint.
     """
 
     rejudge: bool = False
     both_orders: bool = False
+    max_tokens: int | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    def depends_on(self) -> dict[str, Any]:
+        """What judgments depend on. `rejudge` is not among it: a step that is still open can be finished with it."""
+        changed = {"max_tokens": self.max_tokens, "settings": dict(self.settings)}
+        return {"both_orders": self.both_orders} | {name: value for name, value in changed.items() if value}
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
 from harness.engines.base import Advance, Message, Sampling
 from harness.errors import UserError
 from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
+from harness.judges.shares import note_of_form, noted
 from harness.judges.templates import fill
-from harness.judges.verdicts import forged, names_of_judges, parse_rating
+from harness.judges.verdicts import forged, names_of_judges, rating_of
 
 TEMPERATURES = {  # FastChat's by category; 0.7 for others
     "writing": 0.7,
@@ -112,7 +113,7 @@ class MTBench:
         rows = []
         replies = complete(judge, requests, _has_verdict, judging.rejudge, advance)
         for (item, turn, prompt, messages), reply in zip(asked, replies, strict=True):
-            rating = parse_rating(reply.text)
+            rating = rating_of(reply)
             rows.append(
                 {
                     "question_id": int(item["id"]),
@@ -122,6 +123,8 @@ class MTBench:
                     "judgment": reply.text,
                     "score": UNPARSED if rating is None else rating,
                     "error": reply.error,
+                    "finish_reason": reply.finish_reason,
+                    "form": list(reply.form),
                     "fingerprint": reply.fingerprint,
                     "date": reply.date,
                 }
@@ -137,6 +140,7 @@ class MTBench:
         value, unparsed = details.pop("score"), details.pop("unparsed")
         details["reference_file"] = items[0]["reference_file"]
         details |= forged(text for sample in samples for text in sample["turns"])
+        details |= noted(note_of_form(judgments))
         replied = [row for row in judgments if not row.get("error")]  # FastChat's own rows have no such field
         failed = len(judgments) - len(replied)
         absent = TURNS * len(items) - (len(judgments) - details["duplicates"])
@@ -155,7 +159,7 @@ class MTBench:
 
 
 def _has_verdict(reply: JudgeReply) -> bool:
-    return parse_rating(reply.text) is not None
+    return rating_of(reply) is not None
 
 
 def _reference(row: dict) -> list:

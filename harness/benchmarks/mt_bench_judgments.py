@@ -10,6 +10,7 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.errors import UserError
+from harness.judges.base import CUT
 from harness.judges.verdicts import parse_rating
 
 UNPARSED = -1  # FastChat's score of a judgment without a verdict
@@ -26,7 +27,8 @@ def score_judgments(path: Path, *, reparse: bool = False, questions: Path | None
     """Scores of the models in a file of single-answer judgments.
 
     Args:
-        reparse: read the verdicts in the texts again (`parse_rating`), rather than trust the stored scores.
+        reparse: read the verdicts in the texts again (`parse_rating`), rather than trust the stored scores. A text that
+            was cut by its "finish_reason" has none.
         questions: question.jsonl with the categories; else those of the official 80, and "unknown" for others.
 
     Returns:
@@ -96,7 +98,8 @@ def _checked(where: str, row: dict, reparse: bool) -> dict:
     if reparse:
         if not isinstance(row.get("judgment"), str):
             raise UserError(f"{where}: field 'judgment' must be a text to read the verdict in again")
-        score = parse_rating(row["judgment"])
+        cut = str(row.get("finish_reason")).lower() in CUT
+        score = None if cut else parse_rating(row["judgment"])
     else:
         score = row.get("score")
         if "score" not in row or not (score is None or type(score) in (int, float)):

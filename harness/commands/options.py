@@ -14,6 +14,7 @@ from harness import presets
 from harness.experiment import Experiment, flags_of
 
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
+FIELDS = ("judge_set",)  # repeatable, each KEY=VALUE
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 
 Config = Annotated[
@@ -51,7 +52,7 @@ def _parameter(name: str) -> inspect.Parameter:
     text = field.metadata["help"].replace("[", r"\[")
     if shown not in (None, dataclasses.MISSING, False):
         text += f" [dim]\\[default: {shown}][/dim]"
-    kind = {"methods": str, "benchmarks": str, **dict.fromkeys(SETTINGS, list[str])}.get(name, field.type)
+    kind = {"methods": str, "benchmarks": str, **dict.fromkeys((*SETTINGS, *FIELDS), list[str])}.get(name, field.type)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,
@@ -63,8 +64,11 @@ def _parameter(name: str) -> inspect.Parameter:
 def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
     """The experiment of a configuration file and the options given on the command line, which win."""
     values = presets.load(config) if config else {}
-    values |= {name: value for name, value in given.items() if name not in SETTINGS}
+    values |= {name: value for name, value in given.items() if name not in (*SETTINGS, *FIELDS)}
     for name in SETTINGS:
         if given.get(name):
             values[name] = experiments.add_settings(values.get(name), given[name])
+    for name in FIELDS:
+        if given.get(name):
+            values[name] = (values.get(name) or {}) | experiments.parse_fields(given[name])
     return experiments.build(Experiment, values, "option")

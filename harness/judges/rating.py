@@ -15,7 +15,7 @@ PROMPT = (
 
 
 def rating_request(name: str, messages: Sequence[Message], answer: str) -> JudgeRequest:
-    """What `harness.judges.verdicts.parse_rating` reads the reply to.
+    """What `harness.judges.verdicts.rating_of` reads the reply to.
 
     Args:
         name: the id of the request.

@@ -20,7 +20,10 @@ from harness.verify import verify
 
 FORMAT = 1
 LEAST_SEEDS = 5  # fewer do not say how much runs differ
-FREE = ("name", "seeds", "methods", "judge_log", "batch_size", "judge_concurrency", "report_to")  # of the options
+FREE = (  # of the options
+    *("name", "seeds", "methods", "judge_log", "batch_size", "judge_concurrency", "judge_missing", "accept_missing"),
+    "report_to",
+)
 
 
 @dataclass(frozen=True)

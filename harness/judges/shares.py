@@ -1,0 +1,90 @@
+"""Whether enough of a benchmark's judgments have a verdict: a judge that fails must not pass for a missing answer."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.judges.base import CUT
+
+if TYPE_CHECKING:
+    from harness.benchmarks.base import Score
+
+NONE = {"preference": None, "rating": None, "score": -1}  # fields of a judgment's verdict, and what stands for none
+LONGEST_EXAMPLE = 60  # characters of a reply in a message
+
+
+def check_verdicts(score: "Score", judgments: Sequence[Mapping[str, Any]], most: float, step: str) -> None:
+    """
+    Args:
+        judgments: stored rows; the "askings" of a row count one by one.
+        most: the share that may be without a verdict.
+        step: the one that stays open, for the message.
+
+    Raises:
+        UserError: when more are, with the reasons and what to do about each.
+    """
+    askings = list(_askings(judgments))
+    silent = [row for row in askings if _is_silent(row)]
+    absent = max(score.missing + score.unparsed, len(silent))
+    total = max(len(askings), absent)
+    if not total or absent <= most * total:
+        return
+    raise UserError(
+        f"{absent} of {total} judgments of {score.benchmark} have no verdict, which is more than --judge-missing "
+        f"{most:g}: {'; '.join(_reasons(silent)) or 'the judge gave none'}. Step {step} stays open, and replies with a "
+        "verdict are kept: the same command goes on, with --rejudge it asks once more where a reply has none, and "
+        "--accept-missing scores without them"
+    )
+
+
+def noted(remarks: Sequence[str]) -> dict[str, str]:
+    """{"note": the remarks as one text}, {} without any: for a score's details."""
+    return {"note": "; ".join(remarks)} if remarks else {}
+
+
+def note_of_form(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be said of how a judge was asked, for a score's note: where the protocol's form was refused."""
+    forms = Counter(tuple(row.get("form") or ()) for row in _askings(rows) if not row.get("error"))
+    return [
+        f"the judge's endpoint wants another form of requests ({', '.join(form)}): {number} judgments"
+        for form, number in sorted(forms.items())
+        if form
+    ]
+
+
+def _askings(rows: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    for row in rows:
+        yield from row.get("askings") or [row]
+
+
+def _is_silent(row: Mapping[str, Any]) -> bool:
+    return any(name in row and row[name] == none for name, none in NONE.items())
+
+
+def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """Why judgments have no verdict, with the remedy of each kind."""
+    errors = Counter(row["error"] for row in rows if row.get("error"))
+    if errors:
+        said, _ = errors.most_common(1)[0]
+        yield f"{errors.total()} failed ({said!r:.400})"
+    replied = [row for row in rows if not row.get("error")]
+    cut = [row for row in replied if (row.get("finish_reason") or "").lower() in CUT]
+    if cut:
+        yield f"{len(cut)} replies were cut at their length (a higher --judge-max-tokens gives them more room)"
+    others = [row for row in replied if row not in cut]
+    if others:
+        told = next(filter(None, map(_example, others)), "nothing")
+        yield f"{len(others)} replies have no verdict that counts, such as {told}"
+
+
+def _example(row: Mapping[str, Any]) -> str:
+    """The end of a reply, and what its first token could have been where letters are read in that."""
+    text = (row.get("judgment") or row.get("text") or "")[-LONGEST_EXAMPLE:]
+    if not row.get("first_token"):
+        return repr(text) if text else ""
+    likeliest = max(row["first_token"], key=row["first_token"].get)
+    return (
+        f"{text!r}, whose first token is {likeliest!r:.40} and not a letter (--judge-set logprobs=false reads the "
+        "letter in the text)"
+    )
