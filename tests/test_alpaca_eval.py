@@ -39,7 +39,8 @@ class RuleJudge:
     def _reply(self, request):
         answer = self.rule(*shown(request))
         error = str(answer) if isinstance(answer, Exception) else None
-        return JudgeReply(request.id, "m", None if error else answer, model="rule-1", error=error)
+        text = "m" if answer and not error else "Both are good."
+        return JudgeReply(request.id, text, None if error else answer, model="rule-1", error=error)
 
 
 def shown(request) -> tuple[str, str, str]:
