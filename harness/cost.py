@@ -250,16 +250,18 @@ def _memory(
 
 
 def _judge(experiment: Experiment, models: int) -> dict[str, Any]:
-    """Calls and USD; the price is None where it is not known."""
+    """Calls and USD, with the date of the list that the price is from; None where these are not known."""
     price = known_prices().get(experiment.judge_model or "")
     if experiment.judge_price:
         price = parse_price(experiment.judge_price)
     calls = prompts = replies = 0
-    for own in _workloads(experiment).values() if experiment.judge_model or experiment.judge_engine else ():
+    asks = experiment.judge_model or experiment.judge_engine or experiment.data_dir != TESTBED
+    for own in _workloads(experiment).values() if asks else ():
         if "judge_prompt" in own:
             asked = models * own["questions"] * own["turns"] * (2 if experiment.both_orders else 1)
             calls += asked
             prompts += asked * own["judge_prompt"]
             replies += asked * own["judge_reply"]
     usd = None if price is None else price.cost(prompts, replies)
-    return {"calls": calls, "prompt_tokens": prompts, "reply_tokens": replies, "usd": usd}
+    tokens = {"prompt_tokens": prompts, "reply_tokens": replies}
+    return {"calls": calls, **tokens, "usd": usd, "prices": price.date if price else None}

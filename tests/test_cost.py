@@ -32,7 +32,8 @@ def test_seconds_by_hand():
 
 
 def test_the_estimate_of_a_preset_adds_up():
-    experiment = build(Experiment, presets.load(Path("llama3-8b-instruct")), "option")
+    chosen = presets.load(Path("llama3-8b-instruct")) | {"judge_model": "any", "judge_price": "10,30"}
+    experiment = build(Experiment, chosen, "option")
     planned = cost.cost(experiment, "h100", 8)
     found = planned["cost"]
     assert found["gpu_hours"] == pytest.approx(sum(found["hours"].values())) == pytest.approx(found["days"] * 24 * 8)

@@ -28,7 +28,8 @@ def flops(stage: dict[str, Any]) -> str:
 
 def _print_cost(cost: dict[str, Any]) -> None:
     hours, memory, judge, disk = (cost[name] for name in ("hours", "memory", "judge", "disk"))
-    price = "of unknown price (--judge-price)" if judge["usd"] is None else f"{judge['usd']:,.2f} USD"
+    dated = f" at list prices of {judge['prices']}" if judge["prices"] else ""
+    price = "of unknown price (--judge-price)" if judge["usd"] is None else f"{judge['usd']:,.2f} USD{dated}"
     sizes = f"training {memory['training_gib']:.1f} GiB, generating {memory['generating_gib']:.1f} GiB"
     fits = {None: "", True: ", fits", False: f", does NOT fit {cost['speed']['memory']} GiB"}[memory["fits"]]
     print(f"Cost on {cost['gpus']} x {cost['speed']['name']}:")

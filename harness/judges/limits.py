@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 
@@ -16,10 +16,11 @@ MARGIN = 16  # tokens that a message may add beside its text, at most one a byte
 
 @dataclass(frozen=True)
 class Price:
-    """USD per million tokens."""
+    """USD per million tokens. date: of the list that it is from, such as "2024-10"; None for a price that was given."""
 
     prompt: float
     completion: float
+    date: str | None = field(default=None, compare=False)
 
     def cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
@@ -54,7 +55,8 @@ class Limits:
 def known_prices() -> dict[str, Price]:
     import yaml
 
-    return {name: Price(*pair) for name, pair in yaml.safe_load(PRICES.read_text(encoding="utf-8")).items()}
+    known = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
+    return {name: Price(*pair, known["date"]) for name, pair in known["prices"].items()}
 
 
 def parse_price(text: str) -> Price:

@@ -303,7 +303,8 @@ class OpenAIJudge:
             ": change the requests (--judge-set KEY=VALUE, where null leaves a field out; --judge-max-tokens N), or "
             "give another judge"
         )
-        return UserError(f"{self._who} refuses the requests{form} ({error}){remedy if self.role == 'judge' else ''}")
+        told = f"{self._who} does not take the requests as they are{form} ({error})"
+        return UserError(told + (remedy if self.role == "judge" else ""))
 
     async def _once(self, run: "_Run", number: int, request: JudgeRequest, form: Form) -> "_Attempt":
         """One HTTP request: counted, sent, stored, settled."""
@@ -487,6 +488,7 @@ class OpenAIJudge:
             f"{self.role} {self.name}{form}: {requests} requests, {counts['stored']} of them stored before; "
             f"{counts['calls']} calls ({counts['retries']} retries, {counts['failed']} failed), "
             f"{run.tokens['prompt']:,} + {run.tokens['reply']:,} tokens{self._dollars(run.cost)}; so far {self.spent()}"
+            f"{f' (prices of {self.price.date})' if self.price and self.price.date else ''}"
         )
 
     def _dollars(self, amount: float) -> str:
