@@ -40,8 +40,8 @@ RestartFrom = Annotated[
     str | None,
     typer.Option(
         metavar="STEP",
-        help="Do a finished step anew, and what follows from it: STEP or METHOD/STEP, such as sso/policy, "
-        "policy-examples, samples-math, score-math.",
+        help="Do finished steps again, and what follows from them: STEP or METHOD/STEP, such as sso/policy, "
+        "policy-examples, samples-math, score-math; several are separated by commas.",
     ),
 ]
 Ray = Annotated[
@@ -109,6 +109,7 @@ def eval(
         typer.Argument(help="'testbed', a folder (of a PEFT adapter, too), a hub id, or a name at --model-url."),
     ],
     results: Results = RESULTS,
+    restart_from: RestartFrom = None,
     as_json: Json = False,
 ) -> None:
     """Score a model, checkpoint, adapter or endpoint without training it."""
@@ -117,7 +118,7 @@ def eval(
     parts = Path(model).resolve().parts[-3:] if "/" in model and os.path.isdir(model) else [model]
     name = "eval-" + re.sub(r"[^\w.-]+", "-", "-".join(parts))
     scored = experiment({"name": name} | given | {"model": model, "methods": ["base"]})
-    _print_table(run_experiment(scored, results), as_json)
+    _print_table(run_experiment(scored, results, restart_from=restart_from), as_json)
 
 
 def _one_thread_each() -> None:

@@ -163,11 +163,11 @@ def test_letters_are_read_in_log_probabilities_or_else_in_the_text(judged, mode,
     ],
 )
 def test_a_judge_that_fails_leaves_the_step_open(judged, mode, benchmark, told):
-    """A mended server then finishes it by the same command: no reply without a verdict was kept for good."""
+    """A mended server then finishes it by the same command; --rejudge asks for whole replies without a verdict."""
     said, _ = judged.by(mode, benchmark, code=2)
     assert said.count("error: ") == 1 and all(text in said for text in told), said
     assert not (judged.run / f"arms/base-seed0/steps/score-{benchmark}.json").exists()
-    table, seen = judged.by("plain", benchmark)
+    table, seen = judged.by("plain", benchmark, "--rejudge")
     assert cell(table, benchmark)["missing"] == cell(table, benchmark)["unparsed"] == 0 and seen
 
 

@@ -32,9 +32,9 @@ def check_verdicts(score: "Score", judgments: Sequence[Mapping[str, Any]], most:
         return
     raise UserError(
         f"{absent} of {total} judgments of {score.benchmark} have no verdict, which is more than --judge-missing "
-        f"{most:g}: {'; '.join(_reasons(silent)) or 'the judge gave none'}. Step {step} stays open, and replies with a "
-        "verdict are kept: the same command goes on, with --rejudge it asks once more where a reply has none, and "
-        "--accept-missing scores without them"
+        f"{most:g}: {'; '.join(_reasons(silent)) or 'the judge gave none'}. Step {step} stays open. "
+        "The same command asks again for what failed or was cut; with --rejudge also where a whole reply has no "
+        "verdict; with --accept-missing it scores without them"
     )
 
 
