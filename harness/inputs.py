@@ -308,7 +308,7 @@ def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | No
             day=experiment.day,
         )
         named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # else a snapshot's hash
-        return EngineJudge(engine, log, name=named)
+        return EngineJudge(engine, log, name=named, max_tokens=experiment.judge_max_tokens)
     if experiment.judge_model:
         from harness.judges.openai import OpenAIJudge
 

@@ -65,6 +65,7 @@ def test_a_run_with_a_local_judge(tiny_model_dir, tmp_path):
     out = harness(
         *("eval", "testbed", "--data-dir", "suites", "--benchmark", "alpaca-eval,mt-bench", "--limit", "3"),
         *("--judge-engine", tiny_model_dir, "--answer-tokens", "8", "--both-orders", "--rejudge"),
+        "--accept-missing",
         cwd=tmp_path,
     )
     assert f"judge {tiny_model_dir.name}@" in out

@@ -1,5 +1,7 @@
 """Judges' servers that say odd things, and what other processes leave behind: no judgment, reply or cap is lost."""
 
+import gzip
+import json
 import socket
 import threading
 import time
@@ -202,3 +204,66 @@ def test_the_rate_holds_over_several_calls(tmp_path):
         for request in requests(7):
             judge.complete([request])
         assert time.monotonic() - start >= 6 * 0.05
+
+
+LIMIT = 4096  # bytes of a body, in place of 16 MiB
+
+
+def packed(size):
+    return gzip.compress(b"a" * size)
+
+
+@pytest.mark.parametrize(
+    ("status", "headers", "body"),
+    [
+        (200, {}, b'{"choices": [' + b"{}," * LIMIT),
+        (400, {}, b'{"error": {"message": "' + b"a" * LIMIT),
+        (200, {"Content-Encoding": "gzip"}, packed(100 * LIMIT)),
+        (500, {"Content-Encoding": "deflate"}, packed(100 * LIMIT)),
+    ],
+)
+def test_a_body_is_read_up_to_a_limit(tmp_path, status, headers, body):
+    """Packed or not, of an answer or an error; the rest is not read, kept or asked for again and again."""
+    with endpoint(lambda *_: (status, headers, body)) as (url, seen):
+        judge = OpenAIJudge("judge", url, log=JudgeLog(tmp_path), longest_reply=LIMIT, limits=Limits(1))
+        with pytest.raises(UserError, match="the reply is longer than 4,096 bytes.*give another judge"):
+            judge.complete(requests(9))
+    assert len(seen) == 3 and (tmp_path / LINES).stat().st_size < 3000
+
+
+def test_a_packed_reply_within_the_limit_is_read():
+    body = gzip.compress(json.dumps(completion()).encode())
+    with endpoint(lambda *_: (200, {"Content-Encoding": "gzip"}, body)) as (url, _):
+        (reply,) = OpenAIJudge("judge", url, longest_reply=LIMIT).complete(requests())
+    assert reply.text == "Rating: [[7]]"
+
+
+def test_choices_that_were_not_asked_for_are_not_kept(tmp_path):
+    many = completion()
+    many["choices"] += [{}] * 100_000
+    with endpoint(lambda *_: (200, {}, many)) as (url, _):
+        (reply,) = OpenAIJudge("judge", url, log=JudgeLog(tmp_path)).complete(requests())
+    assert reply.text == "Rating: [[7]]" and (tmp_path / LINES).stat().st_size < 3000
+    assert '"choices_sent": 100001' in rows(tmp_path)[0]["body"]
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_a_redirect_is_an_error_and_nothing_goes_to_the_other_host(status):
+    with endpoint(lambda *_: (200, {}, completion())) as (other, stolen):
+        place = {"Location": f"{other}/chat/completions?key=x"}
+        with endpoint(lambda *_: (status, place, {})) as (url, seen):
+            with pytest.raises(UserError, match=f"redirects to '{other}/chat/completions', which is not followed"):
+                OpenAIJudge("judge", url).complete(requests())
+    assert len(seen) == 1 and not stolen
+
+
+def test_a_refusal_of_one_text_among_others_fails_alone_wherever_it_stands():
+    """The first two of five are refused in words that could be of the form: the others are answered."""
+
+    def answer(body, number):
+        bad = body["messages"][0]["content"] in ("text 0", "text 1")
+        return (400, {}, {"error": {"message": "odd"}}) if bad else (200, {}, completion())
+
+    with endpoint(answer) as (url, _):
+        replies = OpenAIJudge("judge", url, limits=Limits(1)).complete(requests(5))
+    assert [reply.error for reply in replies] == 2 * ["BadRequestError: odd"] + 3 * [None]

@@ -2,8 +2,10 @@
 
 import pytest
 
+from baselines.self_rewarding import parse_score
 from harness.benchmarks.files import read_rows
-from harness.judges.verdicts import parse_rating
+from harness.judges.base import JudgeReply
+from harness.judges.verdicts import choice_of, letter_logprobs, parse_choice, parse_rating, rating_of
 
 
 def test_malformed_ratings(data_dir):
@@ -51,6 +53,19 @@ def test_recorded_ratings(data_dir):
         ("Rating: [[\u0663]]", None),
         ("Rating: [[1e1]]", None),
         ("Rating: [[nan]] [[inf]]", None),
+        ("[[5]] would be far too kind. Rating: [[0]]", None),
+        ("[[4]] ... [[11]]", None),
+        ("[[3]] at first, then [[7/10]]", None),
+        ("Rating: [[7.]]", 7),
+        ("Rating: [[ 7 ]]", 7),
+        ("<think>[[3]]?</think> Rating: [[7]]", 7),
+        ("[[3]]?</think> Rating: [[7]]", 7),  # the prompt ends in <think>
+        ("<think>[[3]] or [[4]]", None),
+        ("<think>[[3]]</think> Rating: [[7]]\n<think>or [[4]]", None),
+        ("[THINK][[3]][/THINK]Rating: [[7]]", 7),
+        ("<|channel|>analysis<|message|>[[3]]<|end|><|start|>assistant<|channel|>final<|message|>[[7]]", 7),
+        ("<|channel|>analysis<|message|>[[3]]", None),
+        ('It writes "<think>" for no reason. Rating: [[7]]', 7),
         ("$ERROR$", None),
         ("", None),
     ],
@@ -64,3 +79,37 @@ def test_long_texts_take_no_time():
     assert parse_rating("[[" + "1" * 100_000) is None
     assert parse_rating("[[" * 50_000 + "4]]") == 4
     assert parse_rating("[[" + "9" * 1000 + "]]") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "choice"),
+    [("[[A]]", "A"), ("[[A]] no: [[C]]", "tie"), ("[[A]] ... [[X]]", None), ("[[A]] ... [[Tie]]", None), ("A", None)],
+)
+def test_parse_choice(text, choice):
+    assert parse_choice(text) == choice
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [("Score: 3", 3), ("Score: 2. Score: **4**", 4), ("Score: 3, no. Score: 7", None), ("Score: 3. Score: 4.5", None),
+     ("Score: -1", None), ("<think>Score: 2</think>Score: 3", 3), ("4", None)],
+)  # fmt: skip
+def test_scores_of_self_rewarding(text, score):
+    assert parse_score(text) == score
+
+
+def test_a_cut_or_failed_reply_has_no_verdict():
+    for reason in ("length", "MAX_TOKENS", "content_filter"):
+        assert rating_of(JudgeReply("1", "[[7]] or", finish_reason=reason)) is None
+    assert choice_of(JudgeReply("1", "[[A]]", error="gone")) is None
+    assert rating_of(JudgeReply("1", "[[7]]", finish_reason="stop")) == 7
+
+
+def test_letters_have_half_of_the_probability_or_are_none():
+    """log 0.5 = -0.6931, log 0.3 = -1.2040, log 0.2 = -1.6094."""
+    assert letter_logprobs({"M": -1.2040, "m": -1.6094, "The": -0.7}, "mM") is None  # 0.29999 + 0.2
+    assert letter_logprobs({"M": -0.1, "m": -2.5, " m": -3.0}, "mM") == {"M": -0.1, "m": -2.5}
+    assert letter_logprobs({" M": -1.2040, "M": -1.6093, "\nm": -1.0}, "mM") == pytest.approx(
+        {"M": -0.6931, "m": -1.0}, abs=1e-3
+    )
+    assert letter_logprobs({}, "mM") is letter_logprobs(None, "mM") is None

@@ -18,16 +18,27 @@ SHOWN_HASH = 8  # digits of the weights' hash in the judge's name
 class EngineJudge:
     """Its name has a hash of the weights in it, so that scores of different weights never stand in one ranking."""
 
-    def __init__(self, engine: Engine, log: JudgeLog | None = None, seed: int = 0, name: str | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        log: JudgeLog | None = None,
+        seed: int = 0,
+        name: str | None = None,
+        max_tokens: int | None = None,
+    ) -> None:
         """
         Args:
             log: where requests and replies are stored, and found again; None stores nothing.
             name: of the model, for people; else the last part of the engine's own.
+            max_tokens: of every reply in text, in place of the request's own.
         """
-        self.engine, self.log, self.seed = engine, log, seed
+        self.engine, self.log, self.seed, self.max_tokens = engine, log, seed, max_tokens
         self.name = f"{name or PurePath(engine.name).name}@{engine.weights_hash[:SHOWN_HASH]}"
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
+        if self.max_tokens:
+            longer = {"max_tokens": self.max_tokens}
+            requests = [request if request.alternatives else replace(request, **longer) for request in requests]
         keys = [self.key(request) for request in requests]
         times = Counter(keys)
         replies: dict[str, JudgeReply] = {}
@@ -66,7 +77,14 @@ class EngineJudge:
         else:
             sampling = Sampling(first.max_tokens, first.temperature, seed=self.seed)
             made = engine.generate(chosen, [f"judge/{keys[place]}" for place in fitting], sampling)
-            answers = [{"text": each.text, "completion_tokens": len(each.token_ids)} for each in made]
+            answers = [
+                {
+                    "text": each.text,
+                    "completion_tokens": len(each.token_ids),
+                    "finish_reason": "stop" if each.finished else "length",
+                }
+                for each in made
+            ]
         known = dict(zip(fitting, answers, strict=True))
         date = datetime.now(UTC).isoformat(timespec="seconds")
         replies = {}
@@ -129,6 +147,7 @@ class EngineJudge:
                 "seed": self.seed,
             },
             "reply": None if reply.error else asdict(reply),
+            "kept": not reply.error,  # also where it was cut: the same engine would cut it again
             "error": reply.error,
             "usd": 0.0,
         }
