@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import presets, registry
-from harness.commands import bench, data, export, score, testbed
+from harness.commands import bench, data, export, judge, rejudge, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json, shown
 from harness.errors import UserError
@@ -30,6 +30,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(export.app, name="export")
 app.add_typer(testbed.app, name="testbed")
 app.add_typer(bench.app, name="bench")
+app.add_typer(judge.app, name="judge")
+app.command("rejudge", epilog=rejudge.EPILOG)(rejudge.rejudge)
 
 RESULTS = Path("results")
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]

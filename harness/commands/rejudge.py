@@ -1,0 +1,59 @@
+"""`harness rejudge`: whether another judge orders the methods of a finished run in the same way."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from harness.commands.options import experiment, takes
+from harness.commands.output import Json, print_json, print_rows, shown
+from harness.judging_audit.chosen import OPTIONS
+
+EPILOG = (
+    "Examples:\n\n  harness rejudge results/runs/all --judge-model other --judge-url http://localhost:8000/v1\n\n"
+    "  harness rejudge results/runs/all --judge-engine ./judge --json"
+)
+
+
+@takes(*OPTIONS, "device", "batch_size")
+def rejudge(
+    given: dict,
+    run_folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="A run folder, such as results/runs/experiment.", show_default=False)
+    ],
+    as_json: Json = False,
+) -> None:
+    """Judge the stored answers of a finished run by another judge, beside the first.
+
+    Says whether the order of methods holds. No answer is made again, and the run's own files stay as they are; what the
+    other judge says is kept in RUN/rejudged/JUDGE, and the same command goes on where it stopped.
+    """
+    from harness.rejudging import rejudge as judge_again
+
+    report = judge_again(run_folder, experiment(given))
+    if as_json:
+        print_json(report)
+    else:
+        print_rejudged(report)
+
+
+def print_rejudged(report: dict[str, Any]) -> None:
+    """The report of `harness.rejudging`: the columns of both judges side by side."""
+    for each in report["benchmarks"]:
+        columns = ["method"]
+        for judge in each["judges"]:
+            columns += [f"{judge}: {each['metric']}", "rank", "no verdict"]
+        rows = []
+        for row in each["methods"]:
+            cells: list[Any] = [row["method"]]
+            for cell in row["by"]:
+                low, high = cell["interval"]
+                interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+                cells += [f"{cell['value']:.2f}{interval}", cell["rank"], cell["missing"] + cell["unparsed"]]
+            rows.append(cells)
+        print_rows(columns, rows, title=each["benchmark"])
+    for each in report["benchmarks"]:
+        print(shown(each["verdict"]))
+    if report["left_out"]:
+        print(shown(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
+    print(shown(report["folder"]))
