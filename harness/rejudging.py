@@ -95,8 +95,10 @@ def _check_answers(scoring: Scoring) -> None:
     """
     folder, step = scoring.folder, scoring.samples_step
     mark = folder.mark(step)
-    if mark is None:
-        raise UserError(f"{folder.path}: step {step} is not finished: finish the run first")
+    if mark is None or not scoring.score_file.exists():
+        raise UserError(
+            f"{folder.path}: {scoring.name} is not judged: finish the run first (harness run with the same options)"
+        )
     folder.check(step)
     if mark.depends_on["questions"] != store.digest(scoring.items):
         raise UserError(

@@ -371,6 +371,8 @@ def test_a_sample_is_seeded(pairs_file, tmp_path):
         assert len(asked) == 80
     assert samples[0] == samples[1] != samples[2]
     assert samples[0] != {f"Question {number}?" for number in range(40)}
+    labels = read_labels(pairs_file)
+    assert {row.id for row in sample(labels, 40, 0)} < {row.id for row in sample(labels, 50, 0)}
 
 
 @pytest.mark.parametrize(
@@ -435,7 +437,8 @@ def test_built_in_sets(data_dir):
     assert len(alpaca.rows) + sum(alpaca.left_out.values()) == 6 * 805
     assert alpaca.rows[0].model_a == "gpt4_1106_preview"
     rated = by_name["mt-bench"]
-    assert len(rated.rows) == 636 and rated.left_out == {"without a label": 4}  # 2 x 2 models x 160, but 4 $ERROR$
+    # 320 of two Claudes; 170 of Llama, with 4 $ERROR$ and 10 that were rated twice; 160 of Griffin, without answers
+    assert len(rated.rows) == 480 and rated.left_out == {"without a label": 4, "without a stored answer": 160}
     some = sample(rated, 40, 0)
     assert len(some) >= 79 and len({row.unit for row in some}) == 40
 

@@ -79,11 +79,13 @@ class LabelSet:
 
 
 def sample(labels: LabelSet, limit: int, seed: int) -> Sequence[Pair] | Sequence[Rated]:
-    """At most `limit` units of a set, drawn at random without replacement, in the set's own order."""
+    """At most `limit` units of a set, drawn at random without replacement, in the set's own order.
+
+    A larger sample has all of a smaller one in it: what was judged for the smaller one is not asked again.
+    """
     units = list(dict.fromkeys(row.unit for row in labels.rows))
-    if len(units) <= limit:
-        return labels.rows
-    chosen = set(random.Random(f"{seed}/{labels.name}").sample(units, limit))
+    random.Random(f"{seed}/{labels.name}").shuffle(units)
+    chosen = set(units[:limit])
     return [row for row in labels.rows if row.unit in chosen]
 
 
