@@ -145,6 +145,37 @@ def test_the_rule_needs_enough_questions_and_names_all_sets():
     assert fitness.above(Interval(1.0, float("nan"), float("nan")), 0) is False
 
 
+def test_the_rule_about_length_needs_answers_of_both_kinds():
+    """Right in all of 40 pairs. Where the better answer is always the longer, so is whoever takes the longer one."""
+    labels = [A, B] * 20
+    fits = {
+        name: fitness.of_pairs(measures.of_pairs(choices_of(labels, labels, labels, a_longer)), 40, 0.0)
+        for name, a_longer in (("longer", [1, -1] * 20), ("equal", [0] * 40), ("both", [1, -1, -1, 1] * 10))
+    }
+    assert [fits[name].fit for name in ("longer", "equal", "both")] == [None, True, True]
+    assert "no better answer among the labels is the shorter one" in fits["longer"].sentence
+    ratings = np.arange(1.0, 11).repeat(4)
+    for lengths, fit in ((np.full(40, 9.0), True), (2**ratings, False)):  # of one length; wholly explained by it
+        found = measures.of_ratings(Ratings(ratings, ratings, lengths, ratings > 99, np.arange(40)))
+        assert fitness.of_ratings(found, 40, 0.0).fit is fit
+
+
+def test_a_local_model_as_the_judge(pairs_file, testbed_model_dir, tmp_path):
+    """The embedded model knows nothing of judging."""
+    words = ("judge", "audit", "--judge-engine", "testbed", "--labels", pairs_file, "--limit", "5")
+    printed = harness(*words, cwd=tmp_path, code=1)
+    (file,) = tmp_path.glob("results/audits/*/audit.json")
+    (found,) = json.loads(file.read_text())["sets"]
+    assert found["usd"] == 0 and found["failed"] + found["unparsed"] == 10 == found["askings"]
+    assert "100% of what it was asked has no verdict" in found["verdict"] and "judge: 10 in" in printed
+
+
+@pytest.mark.parametrize("command", [("judge", "audit"), ("rejudge",)])
+def test_help_has_examples(command, tmp_path):
+    text = " ".join(harness(*command, "--help", cwd=tmp_path).split())
+    assert f"harness {' '.join(command)}" in text and "--judge-url" in text
+
+
 # Judges of known faults, through the command. A good answer says "right"; it is the longer one in 70 % of the pairs.
 
 QUESTIONS = 120

@@ -84,10 +84,16 @@ def of_pairs(found: Measures, questions: int, without: float) -> Fitness:
         )
     if not above(found["kappa"], 0):
         reasons.append(f"its agreement with the labels is not above chance ({_shown('kappa', found['kappa'])})")
-    if not above(found["beyond_length"], 0):
+    one_sided = (found["better_longer"] is None) != (found["better_shorter"] is None)
+    of_one_length = found["better_longer"] is None and found["better_shorter"] is None
+    if not (of_one_length or one_sided or above(found["beyond_length"], 0)):
         reasons.append(_about_length(found))
     if reasons:
         return Fitness(False, None, None, PAIR_QUESTIONS, tuple(reasons), ())
+    if one_sided:
+        kind = "shorter" if found["better_shorter"] is None else "longer"
+        text = f"no better answer among the labels is the {kind} one, so length may explain its choices"
+        return Fitness(None, None, None, PAIR_QUESTIONS, (text,), ())
     decided = found["decided"]
     differences = [100 * detectable_difference(share, PAIR_QUESTIONS) for share in (decided.value, decided.low)]
     return Fitness(True, *differences, PAIR_QUESTIONS, (), _advice(found))
@@ -95,8 +101,6 @@ def of_pairs(found: Measures, questions: int, without: float) -> Fitness:
 
 def _about_length(found: Measures) -> str:
     longer, shorter, gain = (found[name] for name in ("better_longer", "better_shorter", "longer_gain"))
-    if longer is None or shorter is None:
-        return "no labels with a longer and with a shorter better answer: length may explain its choices"
     shares = f"{longer.value:.0%} where the better answer is the longer, {shorter.value:.0%} where it is the shorter"
     if above(gain, 0) or below(gain, 0):
         kind = "longer" if gain.value > 0 else "shorter"
@@ -127,7 +131,8 @@ def of_ratings(found: Measures, questions: int, without: float) -> Fitness:
         return Fitness(None, None, None, RATING_QUESTIONS, tuple(reasons), ())
     if not above(found["kappa"], 0):
         reasons.append(f"its agreement with the labels is not above chance ({_shown('kappa', found['kappa'])})")
-    if not above(found["at_equal_length"], 0):
+    of_one_length = found["length_gain"] is None
+    if not (of_one_length or above(found["at_equal_length"], 0)):
         shown = _shown("correlation at equal length", found["at_equal_length"])
         reasons.append(f"it is not shown to see more than length ({shown})")
     if reasons:
