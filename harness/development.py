@@ -9,7 +9,7 @@ from statistics import fmean
 
 from harness import store
 from harness.benchmarks.base import Judging, Policy, Score, Settings
-from harness.engines.base import Advance, Sampling
+from harness.engines.base import Advance, Chat, Sampling
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
 from harness.judges.base import Judge, JudgeReply, complete
@@ -79,7 +79,7 @@ class Development:
         top_p: float = 1.0
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
-        prompts = [policy.engine.encode_chat(item["messages"]) for item in items]
+        prompts = [policy.engine.encode_chat(_chat(item)) for item in items]
         sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.options.top_p, settings.seed)
         completions = policy.engine.generate(prompts, [f"{NAME}/{item['id']}" for item in items], sampling, advance)
         return [
@@ -132,3 +132,7 @@ class Development:
 
 def _has_rating(reply: JudgeReply) -> bool:
     return rating_of(reply) is not None
+
+
+def _chat(item: dict) -> Chat:
+    return Chat(tuple(item["messages"]), tuple(item.get("tools", ())), item.get("chat_template_kwargs", {}))

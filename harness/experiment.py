@@ -94,6 +94,9 @@ class Experiment:
     )
     limit: int | None = option(None, "A random sample of N questions of each benchmark, the same for all methods.")
     system_prompt: str | None = option(None, "System message before every question of a benchmark that has none.")
+    thinking: str | None = option(
+        None, "Whether models think before they answer, where their chat template has the switch: on or off."
+    )
     thought_marks: str | None = option(
         None, "What opens and closes a model's thought, such as '<think> </think>', or none; else the usual ones."
     )
@@ -152,6 +155,8 @@ class Experiment:
         for name in ("judge_max_cost", "judge_rate"):
             if getattr(self, name) is not None and not getattr(self, name) > 0:
                 raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
+        if self.thinking not in (None, "on", "off"):
+            raise UserError(f"thinking must be on or off, not {self.thinking!r}")
         parse_marks(self.thought_marks)
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise UserError("system_prompt must not be empty: leave it out for none")

@@ -129,6 +129,8 @@ def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
         score.details["system_prompt"] for *_, score in scores if "system_prompt" in score.details
     ):
         said[f"Questions were asked with the system prompt {prompt!r:.200}."] = None
+    for switch in dict.fromkeys(score.details["thinking"] for *_, score in scores if "thinking" in score.details):
+        said[f"Questions were asked with thinking {switch}."] = None
     unfinished: dict[tuple[str, str], int] = {}
     for name, method, score in scores:
         if number := score.details.get("unfinished_thoughts"):

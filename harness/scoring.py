@@ -62,6 +62,11 @@ class Scoring:
         """What stands before every question that has no system message of its own."""
         return self.arm.experiment.system_prompt
 
+    @property
+    def thinking(self) -> str | None:
+        """ "on" or "off", where the chat template is told so."""
+        return self.arm.experiment.thinking
+
     @cached_property
     def items(self) -> Questions:
         return self.inputs.questions(self.name, self.settings)
@@ -106,7 +111,8 @@ class Scoring:
 
     def _answering_options(self) -> dict[str, Any]:
         """Those that change what a question looks like or what counts as its answer, where they are given."""
-        given = {"system prompt": self.system_prompt, "thought marks": self.arm.experiment.thought_marks}
+        marks = self.arm.experiment.thought_marks
+        given = {"system prompt": self.system_prompt, "thinking": self.thinking, "thought marks": marks}
         return {name: value for name, value in given.items() if value is not None}
 
     def _score_depends_on(self) -> dict[str, Any]:
@@ -175,11 +181,13 @@ class Scoring:
         judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
         samples = store.read_jsonl(self.samples_file)
         found = self.benchmark.score(self.items, samples, judgments)
-        asked = {} if self.system_prompt is None else {"system_prompt": self.system_prompt}
-        return replace(found, details=found.details | count_thoughts(samples) | asked)
+        asked = {"system_prompt": self.system_prompt, "thinking": self.thinking}
+        named = {name: value for name, value in asked.items() if value is not None}
+        return replace(found, details=found.details | count_thoughts(samples) | named)
 
     def _answering(self, engine: Engine) -> AnsweringEngine:
-        return AnsweringEngine(engine, parse_marks(self.arm.experiment.thought_marks), self.system_prompt)
+        marks, thinking = parse_marks(self.arm.experiment.thought_marks), self.thinking
+        return AnsweringEngine(engine, marks, self.system_prompt, None if thinking is None else thinking == "on")
 
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)

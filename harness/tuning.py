@@ -21,6 +21,7 @@ from harness.development import NAME, Development
 from harness.errors import UserError
 from harness.experiment import MOST_SEEDS, Experiment
 from harness.inputs import Inputs
+from harness.methods import Prompt
 from harness.parallel import run_arms
 from harness.pipeline import Setting
 from harness.planning import model_folder, parameter_count
@@ -176,9 +177,20 @@ class DevelopmentScoring(Scoring):
         """None: training data are sampled without one."""
         return None
 
+    @property
+    def thinking(self) -> str | None:
+        """None, for the same reason."""
+        return None
+
     @cached_property
     def items(self) -> Questions:
-        return Questions({"id": prompt.id, "messages": list(prompt.messages)} for prompt in self.inputs.development)
+        return Questions(_question(prompt) for prompt in self.inputs.development)
+
+
+def _question(prompt: Prompt) -> dict[str, Any]:
+    """A prompt with all that its chat template is given."""
+    given = prompt.record
+    return {"id": prompt.id, "messages": given.pop("prompt"), **given}
 
 
 def trials_of(experiment: Experiment, root: Folder) -> list[Trial]:

@@ -208,6 +208,13 @@ FAMILIES = {
     "qwen3 without thinking": Family(
         chatml(reply=QWEN_3_REPLY, generation="<think>\n\n</think>\n\n"), IM, "<|im_end|>", added=("<think>", "</think>")
     ),
+    "qwen3 with a switch": Family(
+        chatml(reply=QWEN_3_REPLY)
+        + "{%- if add_generation_prompt and enable_thinking is false %}{{- '<think>\n\n</think>\n\n' }}{%- endif %}",
+        IM,
+        "<|im_end|>",
+        added=("<think>", "</think>"),
+    ),
     "smollm2": Family(chatml(default="You are a helpful AI assistant."), IM, "<|im_end|>", bos="<|im_start|>"),
     "llama-2": Family(LLAMA_2, ("<pad>", S, E), E, S, sentencepiece=True),
     "llama-3": Family(

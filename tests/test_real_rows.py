@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from harness import runner
 from harness.cli import app
+from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.experiment import Experiment
 
@@ -159,3 +160,36 @@ def test_the_date_of_a_run_is_that_of_its_first_day(tmp_path, monkeypatch):
 def test_a_template_without_a_date_has_none(tmp_path, monkeypatch):
     runner.run(experiment(tmp_path, [ROWS["a question"]], family="chatml"), tmp_path)
     assert "date: null" in (tmp_path / "runs" / "rows" / "experiment.yaml").read_text()
+
+
+# Thinking
+
+
+@pytest.fixture
+def prompts_seen(monkeypatch) -> list:
+    """Token ids of all prompts that engines answer."""
+    seen, generate = [], TransformersEngine.generate
+
+    def noting(self, prompts, *rest):
+        seen.extend(prompts)
+        return generate(self, prompts, *rest)
+
+    monkeypatch.setattr(TransformersEngine, "generate", noting)
+    return seen
+
+
+@pytest.mark.parametrize(("switch", "ending"), [("on", "assistant\n"), ("off", "assistant\n<think>\n\n</think>\n\n")])
+def test_thinking_is_switched_where_the_template_has_a_switch(switch, ending, tmp_path, prompts_seen):
+    """An answer's prompt has what the template writes for the switch; the score names it."""
+    options = {"methods": ("base",), "options": {}, "thinking": switch}
+    chosen = experiment(tmp_path, [ROWS["a question"]], family="qwen3 with a switch", **options)
+    runner.run(chosen, tmp_path)
+    assert FAMILIES["qwen3 with a switch"].tokenizer().decode(prompts_seen[0]).endswith(ending)
+    score = tmp_path / "runs" / "rows" / "arms" / "base-seed0" / "scores" / "math.json"
+    assert json.loads(score.read_text())["details"]["thinking"] == switch
+
+
+def test_a_template_without_the_switch_refuses_it(tmp_path):
+    chosen = experiment(tmp_path, [ROWS["a question"]], family="chatml", methods=("base",), thinking="on", options={})
+    with pytest.raises(UserError, match="has no switch for thinking.*leave --thinking out"):
+        runner.run(chosen, tmp_path)

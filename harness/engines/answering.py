@@ -4,13 +4,25 @@ Every benchmark gets its completions through here, so that thoughts are taken of
 graded, judged or measured, and before it becomes a turn of a conversation that goes on.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from harness.engines.base import Advance, Completion, Engine, Message, Sampling, TokenIds
+from harness.engines.base import (
+    INSTRUCTIONS,
+    Advance,
+    Chat,
+    Completion,
+    Conversation,
+    Engine,
+    Sampling,
+    TokenIds,
+)
+from harness.errors import UserError
 from harness.thoughts import Marks, opens_thought, split_thought
 
+SWITCHES = ("enable_thinking", "thinking")  # Qwen3 and SmolLM3; Granite and DeepSeek-V3.1
 PROMPT_END = 32  # tokens at the end of a prompt, in which the template may open a thought
 
 
@@ -21,18 +33,36 @@ class AnsweringEngine:
     finished. `thoughts` has what was taken off, by the item key of the completion.
     """
 
-    def __init__(self, engine: Engine, marks: Marks, system_prompt: str | None = None):
+    def __init__(
+        self, engine: Engine, marks: Marks, system_prompt: str | None = None, thinking: bool | None = None
+    ) -> None:
+        """
+        Args:
+            thinking: whether the chat template is told to let the model think; None leaves that to the template.
+
+        Raises:
+            UserError: when the template has no such switch.
+        """
         self._engine, self._marks, self._system_prompt = engine, marks, system_prompt
+        self._switch = {} if thinking is None else {_switch(engine): thinking}
         self.thoughts: dict[str, dict] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._engine, name)
 
-    def encode_chat(self, messages: Sequence[Message], add_generation_prompt: bool = True) -> TokenIds:
+    def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
         """As the engine's; a conversation without a system message gets the experiment's."""
-        if self._system_prompt is not None and messages[0]["role"] != "system":
-            messages = [{"role": "system", "content": self._system_prompt}, *messages]
-        return self._engine.encode_chat(messages, add_generation_prompt)
+        return self._engine.encode_chat(self._asked(chat), add_generation_prompt)
+
+    def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
+        """As the engine's, of the same conversation as for a completion."""
+        return self._engine.encode_alternatives(self._asked(chat), texts)
+
+    def _asked(self, chat: Conversation) -> Chat:
+        chat = Chat.of(chat)
+        if self._system_prompt is not None and chat.messages[0]["role"] not in INSTRUCTIONS:
+            chat = chat.instructed(self._system_prompt)
+        return replace(chat, variables=chat.variables | self._switch)
 
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
@@ -74,6 +104,18 @@ class AnsweringEngine:
         for token in special - wanted:
             text = text.replace(token, "")
         return text
+
+
+def _switch(engine: Engine) -> str:
+    """The variable by which a chat template lets its model think or not."""
+    sources = engine.chat.program.sources.values() if hasattr(engine, "chat") else ()
+    for name in SWITCHES:
+        if any(re.search(rf"\b{name}\b", source) for source in sources):
+            return name
+    raise UserError(
+        f"{engine.name} has no switch for thinking: its chat template reads none of {', '.join(SWITCHES)}; "
+        "leave --thinking out"
+    )
 
 
 def _tokenizer(engine: Engine) -> Any:
