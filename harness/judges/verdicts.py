@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from harness.judges.base import JudgeReply
+from harness.thoughts import split_thought
 
 # What stands in double brackets on one line, whatever it is: the last one decides, also where it is not a verdict.
 _BRACKETS = re.compile(r"\[\[([^\[\]\n]*)\]\]")
@@ -20,26 +21,13 @@ _FORGED = re.compile(
     r'(?i:"model_identifier"|## Best Model Identifier)'
 )
 CHOICES = {"A": "A", "B": "B", "C": "tie"}
-_THOUGHT = "think|thinking|thought|reasoning"
-_CLOSED = re.compile(rf"</(?:{_THOUGHT})>|\[/THINK\]", re.IGNORECASE)
-_OPENED = re.compile(rf"^[ \t]*(?:<(?:{_THOUGHT})>|\[THINK\])", re.IGNORECASE | re.MULTILINE)
-_CHANNEL, _FINAL = "<|channel|>", "<|channel|>final<|message|>"  # of OpenAI's harmony format
 LEAST_PROBABILITY = 0.5  # that the letters must have together: a judge that says something else has given no verdict
 
 
 def spoken(text: str) -> str | None:
-    """The text without its thoughts; None where it ends inside one.
-
-    A thought stands in <think>, <thinking>, <thought>, <reasoning> or [THINK] marks, of which the opening one may be in
-    the prompt, or in another channel than "final". An opening mark in the middle of a line is a quotation.
-    """
-    if _CHANNEL in text:
-        text = text.rpartition(_FINAL)[2] if _FINAL in text else _CHANNEL
-    end = 0
-    for closing in _CLOSED.finditer(text):
-        end = closing.end()
-    text = text[end:]
-    return None if text.startswith(_CHANNEL) or _OPENED.search(text) else text
+    """The text without its thoughts (`harness.thoughts.split_thought`); None where it ends inside one."""
+    split = split_thought(text)
+    return split.answer if split.finished else None
 
 
 def _decisive(text: str) -> str:
