@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from harness import fingerprints, resampling, store
+from harness import fingerprints, resampling, sources, store
 from harness.benchmarks.base import Score
 from harness.comparison import grid_of
 from harness.errors import UserError
@@ -22,7 +22,7 @@ from harness.judging_audit.chosen import check_given, folder_name, load_chosen
 from harness.progress import progress
 from harness.results import StoredRun
 from harness.runner import arms_of
-from harness.scoring import SCORERS, SCORING, Scoring
+from harness.scoring import SCORERS, Scoring
 from harness.statistics import Difference, Grid, Interval
 from harness.steps import Folder
 from harness.tables.markdown import escape
@@ -113,13 +113,14 @@ def _score(scoring: Scoring, judge: Judge, root: Folder) -> Score:
     folder = root.folder("arms").folder(scoring.folder.path.name)
     score_file = folder / "scores" / f"{scoring.name}.json"
     judgments_file = folder / "judgments" / f"{scoring.name}.jsonl"
+    roots = (sources.SCORING, sources.Part.of(scoring.benchmark, sources.ANSWERS), type(judge).__module__)
     depends_on = {
         "samples": list(scoring.folder.mark(scoring.samples_step).files.values()),
         "judge": judge.name,
         "endpoint": getattr(judge, "endpoint", None),
         "judging": asdict(scoring.judging),
-        "packages": fingerprints.of_packages(*SCORERS),
-        "code": fingerprints.of_code(*SCORING, type(scoring.benchmark).__module__),
+        "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
+        "code": sources.digest(*roots),
     }
     mark = folder.mark(scoring.score_step)
     if mark and mark.key == store.digest(depends_on) and not list(folder.damage(scoring.score_step)):

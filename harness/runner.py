@@ -12,6 +12,7 @@ import yaml
 
 from harness import fingerprints, pipeline, registry, sources, store
 from harness.arm import Arm
+from harness.benchmarks import files
 from harness.comparison import Table
 from harness.engines.choice import INSTALLED, described
 from harness.engines.template_files import chat_writer
@@ -128,7 +129,7 @@ def _key(experiment: Experiment) -> str:
             described(experiment),
             described_launcher(experiment),
             fingerprints.of_named(name for name in named if name != TESTBED),
-            [each.resources(data) for each in benchmarks if hasattr(each, "resources")],
+            [files.digests(each.resources(data)) for each in benchmarks if hasattr(each, "resources")],
             fingerprints.of_device(experiment.device),
             fingerprints.of_environment(),
             threads_of(experiment),

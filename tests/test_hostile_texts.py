@@ -133,7 +133,7 @@ def test_an_output_that_ends_alpaca_eval_s_list(attack):
         name = "judge"
 
         def complete(self, requests, advance=None):
-            first = {"m": -3.0, "M": -3.0}
+            first = {"m": -0.7, "M": -0.7}
             return [JudgeReply(request.id, "m", first_token=first) for request in requests]
 
     items = Questions([{"id": "0", "instruction": "What?", "reference": "This.", "official_index": None}])

@@ -88,13 +88,14 @@ def log_probabilities(patch, change):
     from harness.engines.packing import pack
     from harness.training import trainer
 
-    sums = logprobs.sequence_logprobs
+    def changed(read):
+        def other(model, batch, *more):
+            return read(model, pack(change(batch.pairs)).to(batch.input_ids.device), *more)
 
-    def changed(model, batch, reading):
-        return sums(model, pack(change(batch.pairs)).to(batch.input_ids.device), reading)
+        return other
 
-    for module in (trainer, transformers):
-        patch.setattr(module, "sequence_logprobs", changed)
+    patch.setattr(trainer, "logprobs_and_balance", changed(logprobs.logprobs_and_balance))
+    patch.setattr(transformers, "sequence_logprobs", changed(logprobs.sequence_logprobs))
 
 
 def prompt_in_the_loss(patch):

@@ -166,7 +166,7 @@ def test_what_cannot_be_judged_again(copy, tmp_path):
         question.write_text(before)
         assert not asked
         (copy / RUN / "arms/dpo-seed0/scores/mt-bench.json").unlink()
-        assert "finish the run first" in rejudged(copy, url, code=2)
+        assert "scores/mt-bench.json was deleted after its step had finished" in rejudged(copy, url, code=2)
 
 
 def test_a_run_without_a_judge(testbed_model_dir, tmp_path):

@@ -128,7 +128,11 @@ def step_names(benchmark: str) -> tuple[str, str]:
 
 
 class Benchmark(Protocol):
-    """One file a benchmark, found through the entry points `harness.benchmarks`."""
+    """One file a benchmark, found through the entry points `harness.benchmarks`.
+
+    A benchmark whose `load` finds files outside the data folder also has `resources(data_dir) -> dict[str, Path]`, by
+    which a finished run is known without loading its questions.
+    """
 
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"

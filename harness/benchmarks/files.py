@@ -99,6 +99,7 @@ SUITE_SETTINGS: dict[str, tuple[type, ...]] = {
     "temperature": (float, int),
     "max_new_tokens": (int,),
     "math_instruction": (str,),
+    "random_order": (bool,),  # the questions were drawn at random: the first of them are a sample
 }
 
 

@@ -256,8 +256,12 @@ class IFEval:
 
     def load(self, data_dir: Path, settings: Settings) -> Questions:
         _warn(data_dir)
+        return Questions(_load(data_dir), answering=self.resources(data_dir))
+
+    def resources(self, data_dir: Path) -> dict[str, Path]:
+        """The model that splits sentences, where there is one: it decides some verdicts."""
         model = find_model(data_dir)
-        return Questions(_load(data_dir), answering={SPLITTER: model} if model else None)
+        return {SPLITTER: model} if model else {}
 
     def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
         from harness.benchmarks.lm_eval_model import evaluate, named_settings

@@ -143,10 +143,12 @@ def _prepare() -> Callable[[tuple], bool]:
 def _verify(response: str, answer: str) -> bool:
     from math_verify import parse, verify
 
-    response, answer = (_per_cent(_CURRENCY.sub("", text)) for text in (response, answer))
+    response, answer = _CURRENCY.sub("", response), _per_cent(_CURRENCY.sub("", answer))
     delimited = any(mark in answer for mark in DELIMITERS)
     gold = parse(answer if delimited else f"${answer}$", parsing_timeout=None)  # in a box it would not read per cents
-    return any(verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None) for text in _readings(response))
+    spellings = dict.fromkeys((response, _per_cent(response)))  # "28 %" in prose is no TeX, and 50% in a box is
+    texts = (text for spelling in spellings for text in _readings(spelling))
+    return any(verify(gold, parse(text, parsing_timeout=None), timeout_seconds=None) for text in texts)
 
 
 def _same_final_answers(final: str, answer: str) -> bool:

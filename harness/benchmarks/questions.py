@@ -12,13 +12,15 @@ from typing import Any
 
 from harness import registry
 from harness.benchmarks.base import Questions, Settings
+from harness.benchmarks.files import suite_settings
 from harness.errors import UserError
 
 SAMPLE_SEED = 0  # of --limit: the same for all methods, seeds and runs
 
 
 def load_questions(name: str, data_dir: Path, settings: Settings) -> Questions:
-    """The questions of a benchmark, a sample of them where settings.limit is below their number.
+    """The questions of a benchmark, a sample of them where settings.limit is below their number: the first ones of a
+    suite that was drawn at random, as the testbed's were.
 
     Raises:
         UserError: for a file that is absent or malformed, for questions that share an id, and for a benchmark that
@@ -35,6 +37,8 @@ def load_questions(name: str, data_dir: Path, settings: Settings) -> Questions:
     questions = found if isinstance(found, Questions) else Questions(found)
     if twice := [identifier for identifier, number in Counter(each["id"] for each in questions).items() if number > 1]:
         raise UserError(f"benchmark {name}: several questions have the id {twice[0]!r:.60}")
+    if suite_settings(data_dir).get("random_order"):
+        return questions.only(range(min(len(questions), settings.limit or len(questions))))
     return questions.only(sample(questions, settings.limit, getattr(benchmark, "sections", None)))
 
 

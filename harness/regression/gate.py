@@ -7,7 +7,7 @@ pass all of them in 1 - ALARM of cases.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit
@@ -19,7 +19,9 @@ from harness.regression.measures import meaning
 from harness.regression.reference import Measured, shared
 from harness.statistics import mean
 from harness.steps import differences
+from harness.training.examples import TrainingOptions
 
+DEFAULTS = {each.name: each.default for each in fields(TrainingOptions)}  # of options that a reference is older than
 ALARM = 0.02  # how often a run that is equal in truth fails; half of it for scores, half for training
 LEAST_MARGIN = 0.02  # of the reference's score: less is never called a regression
 LEAST_SPREAD = 0.005  # of a measure, between runs
@@ -99,7 +101,7 @@ def _comparable(run: Measured, reference: Measured) -> None:
         raise UserError(f"the reference has no {', '.join(more)}: check a run of {', '.join(reference.arms)}")
     of_run, of_reference = dict(run.of), dict(reference.of)
     for each in (of_run, of_reference):  # either may be from before an option was there
-        methods = {name: value for name, value in each["options"]["options"].items() if name in run.arms}
+        methods = {name: DEFAULTS | value for name, value in each["options"]["options"].items() if name in run.arms}
         each["options"] = shared(Experiment()) | each["options"] | {"options": methods}
     changes = [f"{name} ({there}, here {here})" for name, there, here in differences(of_reference, of_run)]
     if changes:

@@ -27,6 +27,7 @@ SETTINGS = {
     "name": "testbed",
     "temperature": 1.0,  # greedy decoding hides most defects
     "max_new_tokens": MAX_NEW_TOKENS,
+    "random_order": True,
     "math_instruction": "",  # the model was made to box its answers unasked
 }
 REFERENCE_FAMILY = "arithmetic"
