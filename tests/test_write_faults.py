@@ -35,7 +35,7 @@ SHORT = (  # the points that fail in the test suite
     "^(write|short-more|fsync|rename) /runs/faults/.*(base-seed#/(answering/math/comp|steps/.?samples-math)|judge/req"
     "|index[.]|preferences/.?policy|policy/(.?examples|.*/(optimizer|.?complete))|checkpoints/.?policy($|.*(.tmp|r.json)$))"
 )
-DATED = ("seconds", "date", "judgments/", "/steps/")  # parts of the names of values; judgments have dates, so their digests differ
+DATED = ("seconds", "date", "judgments/", "/steps/")  # parts of names of values: dates and times, and digests of such
 
 
 @dataclass
