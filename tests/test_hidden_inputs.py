@@ -35,7 +35,7 @@ def copy(finished, tmp_path):
 
 @pytest.mark.parametrize(
     ("variable", "value"),
-    [("ACCELERATE_MIXED_PRECISION", "bf16"), ("ATEN_CPU_CAPABILITY", "default"), ("MKL_CBWR", "COMPATIBLE")],
+    [("ATEN_CPU_CAPABILITY", "default"), ("MKL_CBWR", "COMPATIBLE")],
 )
 def test_variables_that_change_numbers(finished, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)

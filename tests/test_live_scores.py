@@ -87,9 +87,7 @@ def test_the_length_controlled_win_rate_of_a_live_run(data_dir, tmp_path, judge_
     with gamed.open("w", newline="") as file:
         csv.writer(file).writerows([changed[0], *reversed(changed[1:])])
     with pytest.raises(UserError, match="resources"):
-        evaluate(
-            tmp_path, "http://127.0.0.1:9/v1", "alpaca-eval", data, limit=40, judge_url=judge_url, judge_model="rule"
-        )
+        evaluate(tmp_path, url, "alpaca-eval", data, limit=40, judge_url=judge_url, judge_model="rule")
 
 
 class Keeping:
@@ -176,7 +174,7 @@ def test_the_second_turn_sees_no_thought(data_dir, tmp_path, judge_url):
 
     def answer(request):
         asked.append(request["messages"])
-        return 200, "<think>secret</think>Plain.", "stop"
+        return 200, "<think>unspoken-thought</think>Plain.", "stop"
 
     data = tmp_path / "files"
     shutil.copytree(data_dir / "mt_bench", data / "mt_bench")
@@ -187,8 +185,8 @@ def test_the_second_turn_sees_no_thought(data_dir, tmp_path, judge_url):
     assert len(second) == 2
     for messages in asked:
         assert messages[0] == {"role": "system", "content": "Be kind."}
-        assert "secret" not in json.dumps(messages)
+        assert "unspoken-thought" not in json.dumps(messages)
     judged = (arm / "judgments" / "mt-bench.jsonl").read_text()
-    assert "secret" not in judged and "Plain." in judged
+    assert "unspoken-thought" not in judged and "Plain." in judged
     samples = store.read_jsonl(arm / "samples" / "mt-bench.jsonl")
     assert [len(row["thoughts"]) for row in samples] == [2, 2]
