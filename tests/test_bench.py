@@ -183,7 +183,7 @@ def test_mistakes(tmp_path, arguments, message):
 def test_mistakes_that_are_found_later(tmp_path):
     from harness.bench.subject import Subject
 
-    with pytest.raises(UserError, match="device 'nowhere' can not be used"):
+    with pytest.raises(UserError, match="device 'nowhere' is not known"):
         Subject("ours", setting("sso", "nowhere"))
     with pytest.raises(UserError, match="model 'nothing' can not be loaded"):
         generate.Subject("ours", "nothing", 4, 0, 1, "cpu", "auto")
