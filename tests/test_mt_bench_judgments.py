@@ -113,7 +113,7 @@ def test_gzip_and_questions_of_one_s_own(tmp_path):
         ([row(score=42)], ":1: score must lie within"),
         ([row() | {"model_1": "a", "model_2": "b"}], "comparison of two models"),
         ([{"question_id": 81, "turn": 1, "score": 3}], "field 'model'"),
-        ([row(score=math.inf)], ":1: score must lie within"),
+        ([row(score=math.inf)], ":1: field score is not a finite number"),
         ([row(score=True)], "must be a number"),
     ],
 )

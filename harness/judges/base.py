@@ -3,9 +3,9 @@
 An LLM behind an endpoint, an engine and the testbed's program are reached in the same way, with the same prompts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.engines.base import Advance, Message
 
@@ -48,6 +48,11 @@ class JudgeReply:
     finish_reason: str | None = None
     error: str | None = None
     form: tuple[str, ...] = ()
+
+    @classmethod
+    def from_json(cls, facts: Mapping[str, Any]) -> "JudgeReply":
+        """The reply that a log holds."""
+        return cls(**{**facts, "form": tuple(facts.get("form") or ())})
 
     @property
     def cut(self) -> bool:

@@ -45,7 +45,7 @@ class EngineJudge:
         waiting: dict[str, JudgeRequest] = {}  # equal requests are asked once
         for key, request in zip(keys, requests, strict=True):
             if row := self.log and self.log.find(key):
-                replies[key] = JudgeReply(**row["reply"])
+                replies[key] = JudgeReply.from_json(row["reply"])
             else:
                 waiting[key] = request
         if advance and replies:

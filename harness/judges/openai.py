@@ -448,8 +448,7 @@ class OpenAIJudge:
     def _reply(self, id: str, row: dict) -> JudgeReply:
         """The reply that a row of the log holds."""
         if row["reply"]:
-            reply = JudgeReply(**row["reply"])
-            return replace(reply, id=id, form=tuple(reply.form))
+            return replace(JudgeReply.from_json(row["reply"]), id=id)
         return JudgeReply(id, "", model=self.name, date=row["date"], error=row["error"])
 
     def _read(self, id: str, answer: Answer, date: str, form: Form) -> JudgeReply:
