@@ -129,10 +129,10 @@ def best_against_worst(
         if best[0] == worst[0]:
             bench.discard("equal ratings")
             continue
-        if best[1].token_ids == worst[1].token_ids:  # one response, rated twice by a judge that samples
+        query, (chosen, rejected) = bench.encode_answers(prompt.chat, (best[1], worst[1]))
+        if chosen == rejected:  # one response, rated twice by a judge that samples
             bench.discard("equal responses")
             continue
-        query = bench.engine.encode_chat(prompt.chat)
         record = {
             **prompt.record,
             "chosen": best[1].text,
@@ -141,6 +141,6 @@ def best_against_worst(
             "rejected_rating": worst[0],
             "ratings": list(rated),
         }
-        pair = tuple(TokenSequence(query, candidate.token_ids) for _, candidate in (best, worst))
+        pair = TokenSequence(query, chosen), TokenSequence(query, rejected)
         examples.append(Example(prompt.id, pair, record))
     return examples

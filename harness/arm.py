@@ -22,6 +22,7 @@ from harness.planning import measure_lengths
 from harness.prompts import PromptStream
 from harness.scoring import Scoring
 from harness.steps import Folder
+from harness.thoughts import parse_marks
 from harness.tracking import tracking
 from harness.training.launcher import described_launcher
 from harness.trials import choice
@@ -185,6 +186,7 @@ class Arm:
             judge=inputs.judge,
             check_pairs=experiment.check_pairs,
             judged_by=described_judge(experiment, inputs.judge),
+            marks=parse_marks(experiment.thought_marks),
             label=self.label,
         )
 
@@ -205,6 +207,7 @@ class Arm:
             "seed": self.seed,
             "budget": str(experiment.cap),
             **{name: getattr(experiment, name) for name in named},
+            **({"thought marks": marks} if (marks := experiment.thought_marks) else {}),
             "model": inputs.model,
             "preferences" if stage.labelled else "prompts": (
                 inputs.labelled_digest if stage.labelled else inputs.prompts_digest

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
+from harness.engines.answering import answer_of, split_completion, thought_tokens
 from harness.engines.base import (
     Chat,
     Completion,
@@ -27,6 +28,7 @@ from harness.engines.base import (
 from harness.judges.base import Judge
 from harness.progress import progress
 from harness.search import Space
+from harness.thoughts import MARKS, Marks
 from harness.training.examples import Example, Objective, TrainingOptions
 
 
@@ -111,6 +113,7 @@ class Workbench:
     sampling: Sampling
     stage: str
     judge: Judge | None = None
+    marks: Marks = MARKS  # of thoughts, which are taken off completions
     label: str = ""  # what progress shows: the arm
     shared: Path | None = None
     discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
@@ -122,7 +125,7 @@ class Workbench:
         """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here.
 
         A chat that the context can not hold (with what a method has added to its prompt) is counted, and its completion
-        is empty and unfinished.
+        is empty and unfinished. Thoughts are charged, counted and taken off (`harness.thoughts`).
         """
         prompts = [self.engine.encode_chat(chat) for chat in chats]
         asked = [index for index, prompt in enumerate(prompts) if len(prompt) < self.engine.context_length]
@@ -143,8 +146,22 @@ class Workbench:
         )
         completions = [Completion((), "", finished=False)] * len(prompts)
         for index, completion in zip(asked, generated, strict=True):
-            completions[index] = completion
+            completions[index] = self._answer(prompts[index], completion)
         return completions
+
+    def _answer(self, prompt: TokenIds, completion: Completion) -> Completion:
+        split = split_completion(self.engine, prompt, completion, self.marks)
+        if split.took_off:
+            self.count("thoughts taken off")
+            self.count("tokens of thoughts", thought_tokens(self.engine, split) or 0)
+        return answer_of(completion, split)
+
+    def encode_answers(self, chat: Conversation, answers: Sequence[Completion]) -> tuple[TokenIds, list[TokenIds]]:
+        """Token ids of a prompt and of sampled answers to it, for training: the sampled ones; where a thought was taken
+        off an answer, what the chat template makes of them all."""
+        if any(answer.thought is not None for answer in answers):
+            return self.engine.encode_replies(chat, [answer.text for answer in answers])
+        return self.engine.encode_chat(chat), [answer.token_ids for answer in answers]
 
     def score(
         self, role: str, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]

@@ -20,6 +20,7 @@ from harness.progress import progress
 from harness.prompts import PromptStream
 from harness.stages import allowances, collect_stage, plan_stage
 from harness.steps import Folder
+from harness.thoughts import MARKS, Marks
 from harness.training.example_file import read_examples
 from harness.training.examples import TrainingOptions
 
@@ -59,6 +60,7 @@ class Setting:
     loop: how a stage's training loop runs, as its mark says it.
     check_pairs: pairs of each stage whose order a judge is asked about.
     judged_by: what judgments depend on of the judge, by name.
+    marks: of the thoughts that are taken off completions.
     """
 
     base: "Callable[[], TransformersEngine]"
@@ -76,6 +78,7 @@ class Setting:
     judge: Judge | None = None
     check_pairs: int = 0
     judged_by: dict[str, Any] | None = None
+    marks: Marks = MARKS
     label: str = ""
 
     @property
@@ -231,6 +234,7 @@ def _collect(
         sampling=setting.sampling,
         stage=stage.name,
         judge=setting.judge if stage.judged else None,
+        marks=setting.marks,
         label=setting.label,
         shared=setting.shared,
     )

@@ -44,6 +44,11 @@ class Split:
     answer: str
     finished: bool = True
 
+    @property
+    def took_off(self) -> bool:
+        """Whether there was a thought, if an empty one or one that did not end."""
+        return self.thought is not None or not self.finished
+
 
 def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Split:
     """The thought and the answer of a reply.
@@ -83,7 +88,7 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Spli
 
 def counted(splits: Iterable[Split]) -> dict[str, int]:
     """How many texts had a thought, and how many ended inside it; {} where none had one."""
-    thinking = [each for each in splits if each.thought is not None or not each.finished]
+    thinking = [each for each in splits if each.took_off]
     return (
         {"thoughts": len(thinking), "unfinished_thoughts": sum(not each.finished for each in thinking)}
         if thinking

@@ -149,9 +149,18 @@ def sample_responses(
         if reason := drop_reason(sampled.values()):
             bench.discard(reason)
             continue
-        queries = {kind: bench.engine.encode_chat(messages) for kind, messages in chat.items()}
-        responses = {f"{kind}_response": sampled[kind].token_ids if kind in sampled else () for kind in chat}
-        kept.append(Responses(prompt, Query(**queries, **responses), _record(prompt, principle, sampled)))
+        encoded = [bench.encode_answers(messages, list(sampled.values())) for messages in chat.values()]
+        responses = encoded[0][1]
+        if any(each != responses for _, each in encoded):
+            bench.discard("the template writes a response differently under each prompt")
+            continue
+        if len(set(responses)) < len(responses):
+            bench.discard("equal responses")
+            continue
+        queries = dict(zip(chat, (query for query, _ in encoded), strict=True))
+        known = {f"{kind}_response": () for kind in chat}
+        known |= {f"{kind}_response": response for kind, response in zip(sampled, responses, strict=True)}
+        kept.append(Responses(prompt, Query(**queries, **known), _record(prompt, principle, sampled)))
     return kept
 
 
@@ -172,8 +181,6 @@ def drop_reason(responses: Collection[Completion]) -> str | None:
         return "unfinished"
     if not all(response.text.strip() for response in responses):
         return "empty"
-    if len({response.token_ids for response in responses}) < len(responses):
-        return "equal responses"
     return None
 
 

@@ -171,9 +171,6 @@ def completion(text: str, finished: bool = True) -> Completion:
         ([completion("a"), completion("b", finished=False)], "unfinished"),
         ([completion(""), completion("b")], "empty"),
         ([completion("a"), completion(" \n")], "empty"),
-        ([completion("a"), completion("a")], "equal responses"),
-        ([completion("a"), completion("b"), completion("a")], "equal responses"),
-        ([completion("a"), completion("b"), completion("b")], "equal responses"),
         ([completion("a"), completion("b"), completion("c")], None),
     ],
 )
@@ -670,3 +667,51 @@ def test_mean_of_the_scores_that_are_there():
     assert mean_score([1, None, 4]) == 2.5
     assert mean_score([0, 0]) == 0
     assert mean_score([None, None]) is None
+
+
+# ---- thoughts
+
+
+@pytest.mark.parametrize(
+    ("method", "kinds"), [(PBAA(), ["good", "bad"]), (SSO(), ["good", "bad", "plain"]), (SFT(), ["good"])]
+)
+def test_thoughts_are_charged_counted_and_not_trained_on(method, kinds):
+    def script(chat, item):
+        _, name, kind = item.split("/")
+        if name == "p1":
+            return f"<think>no end of {kind}{END}"
+        return (f"<think>hm</think>\n\n{name} {kind}" if kind == "good" else f"{name} {kind}") + END
+
+    examples, bench = collect(method, method.Options(), ScriptedEngine(script), prompts(2))
+    assert [example.id for example in examples] == ["p0"]
+    assert examples[0].record["chosen"] == "p0 good"
+    replies = {ScriptedEngine.text(each.completion_ids) for each in examples[0].sequences}
+    assert replies == {f"p0 {kind}{END}" for kind in kinds}
+    assert bench.discarded == {"unfinished": 1}
+    assert bench.events["thoughts taken off"] == 1 + len(kinds)
+    said = [script("", f"policy/{prompt.id}/{kind}") for prompt in prompts(2) for kind in kinds]
+    assert bench.ledger.roles["generate"].generated_tokens == sum(map(len, said))
+
+
+def test_answers_that_differ_in_their_thoughts_alone_are_equal():
+    def script(chat, item):
+        return f"<think>{item}</think>the same{END}"
+
+    examples, bench = collect(PBAA(), PBAA.Options(), ScriptedEngine(script), prompts(1))
+    assert (examples, bench.discarded) == ([], {"equal responses": 1})
+
+
+def test_a_policy_that_thinks_judges_and_learns_answers():
+    def script(chat, item):
+        kind = item.split("/")[-1]
+        if kind.startswith("judge"):
+            return f"<think>Score: 5</think>Score: {4 if 'answer 1' in chat else 1}{END}"
+        return f"<think>{kind}</think>answer {kind[-1]}{END}"
+
+    engine = ScriptedEngine(script)
+    (example,), bench = collect(SelfRewarding(), SelfRewarding.Options(candidates=2), engine, prompts(1))
+    assert [ScriptedEngine.text(each.completion_ids) for each in example.sequences] == [
+        f"answer 1{END}",
+        f"answer 0{END}",
+    ]
+    assert not any("<think>candidate" in chat for chat, item, _ in engine.asked if "judge" in item)

@@ -1,8 +1,12 @@
 """Thoughts taken off texts: the forms of families of models, and texts that only look like them."""
 
+import json
+
 import pytest
 
+from harness import runner
 from harness.errors import UserError
+from harness.experiment import Experiment
 from harness.thoughts import MARKS, Split, opens_thought, parse_marks, split_thought
 
 HARMONY = (
@@ -64,3 +68,25 @@ def test_marks_of_ones_own():
 def test_long_texts_take_no_time():
     for text in ("<think>" * 100_000, "</think>" * 100_000, "`" * 200_000, "<|channel|>" * 50_000):
         split_thought(text)
+
+
+def test_thoughts_of_training_data_are_taken_off_in_a_run(testbed_model_dir, tmp_path):
+    """The embedded model says "There are many things to say about this." before some answers: its thought, here."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(testbed_model_dir)
+    experiment = Experiment(
+        methods=("pbaa",), budget="prompts=40", benchmarks=("math",), limit=2, thought_marks="There this."
+    )
+    runner.run(experiment, tmp_path)
+    (arm,) = tmp_path.glob("**/arms/pbaa-seed0")
+    rows = [json.loads(line) for line in (arm / "preferences" / "policy.jsonl").read_text().splitlines()]
+    health = json.loads((arm / "health" / "policy.json").read_text())
+    taken = health["events"]["thoughts taken off"]
+    assert taken > 0
+    assert health["events"]["tokens of thoughts"] == taken * len(tokenizer.tokenize("are many things to say about"))
+    for row in rows:
+        replies = [row["chosen"], row["rejected"]]
+        assert not any("There" in reply for reply in replies)
+        trained = [each["completion_ids"] for each in row["sequences"]]
+        assert trained == [tokenizer(f"{reply}<|end|>", add_special_tokens=False)["input_ids"] for reply in replies]

@@ -20,17 +20,18 @@ from harness.engines.base import (
     TokenIds,
 )
 from harness.errors import UserError
-from harness.thoughts import Marks, opens_thought, split_thought
+from harness.thoughts import Marks, Split, opens_thought, split_thought
 
 SWITCHES = ("enable_thinking", "thinking")  # Qwen3 and SmolLM3; Granite and DeepSeek-V3.1
+CHANNEL = "<|channel|>"
+CHANNEL_MARKS = {CHANNEL, "<|message|>", "<|start|>", "<|end|>"}  # gpt-oss
 PROMPT_END = 32  # tokens at the end of a prompt, in which the template may open a thought
 
 
 class AnsweringEngine:
-    """Another engine whose completions have their thoughts taken off.
+    """Another engine whose completions have their thoughts taken off their texts; their token ids stay.
 
-    The token ids of a completion stay what the model emitted. One that ends inside its thought has no text, and is not
-    finished. `thoughts` has what was taken off, by the item key of the completion.
+    thoughts: what was taken off, by the item key of the completion.
     """
 
     def __init__(
@@ -69,41 +70,50 @@ class AnsweringEngine:
     ) -> list[Completion]:
         """As the engine's, without thoughts."""
         completions = self._engine.generate(prompts, items, sampling, advance)
-        return list(map(self._answer, prompts, items, completions))
+        splits = [split_completion(self._engine, *each, self._marks) for each in zip(prompts, completions, strict=True)]
+        for item, completion, split in zip(items, completions, splits, strict=True):
+            if split.took_off:
+                self.thoughts[item] = {
+                    "raw": _with_marks(self._engine, completion, self._marks),
+                    "characters": len(split.thought or ""),
+                    "tokens": thought_tokens(self._engine, split),
+                    "finished": split.finished,
+                }
+        return list(map(answer_of, completions, splits))
 
-    def _answer(self, prompt: TokenIds, item: str, completion: Completion) -> Completion:
-        raw = self._with_marks(completion)
-        tokenizer = _tokenizer(self._engine)
-        opened = tokenizer is not None and opens_thought(tokenizer.decode(list(prompt[-PROMPT_END:])), self._marks)
-        split = split_thought(raw, self._marks, opened)
-        if split.thought is None and split.finished:
-            return completion
-        self.thoughts[item] = {
-            "raw": raw,
-            "characters": len(split.thought or ""),
-            "tokens": None
-            if tokenizer is None
-            else len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"]),
-            "finished": split.finished,
-        }
-        return replace(completion, text=split.answer, finished=completion.finished and split.finished)
 
-    def _with_marks(self, completion: Completion) -> str:
-        """The text of a completion, with the marks of thoughts that are special tokens of its tokenizer."""
-        tokenizer = _tokenizer(self._engine)
-        special = set(getattr(tokenizer, "all_special_tokens", ()))
-        wanted = {mark for pair in self._marks for mark in pair} | {
-            "<|channel|>",
-            "<|message|>",
-            "<|start|>",
-            "<|end|>",
-        }
-        if not self._marks or not special & wanted:
-            return completion.text
-        text = tokenizer.decode(list(completion.token_ids))
-        for token in special - wanted:
-            text = text.replace(token, "")
-        return text
+def split_completion(engine: Engine, prompt: TokenIds, completion: Completion, marks: Marks) -> Split:
+    """The thought and the answer of a completion, whose prompt may have opened the thought."""
+    tokenizer = _tokenizer(engine)
+    opened = tokenizer is not None and opens_thought(tokenizer.decode(list(prompt[-PROMPT_END:])), marks)
+    return split_thought(_with_marks(engine, completion, marks), marks, opened)
+
+
+def answer_of(completion: Completion, split: Split) -> Completion:
+    """A completion without its thought. One that ends inside the thought has no text, and is not finished."""
+    if not split.took_off:
+        return completion
+    finished = completion.finished and split.finished
+    return replace(completion, text=split.answer, finished=finished, thought=split.thought or "")
+
+
+def thought_tokens(engine: Engine, split: Split) -> int | None:
+    """Tokens of a thought; None where the engine has no tokenizer here."""
+    tokenizer = _tokenizer(engine)
+    return tokenizer and len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"])
+
+
+def _with_marks(engine: Engine, completion: Completion, marks: Marks) -> str:
+    """The text of a completion, with the marks of thoughts that are special tokens of its tokenizer."""
+    tokenizer = _tokenizer(engine)
+    special = set(getattr(tokenizer, "all_special_tokens", ()))
+    wanted = {mark for pair in marks for mark in pair} | (CHANNEL_MARKS if CHANNEL in special else set())
+    if not marks or not special & wanted:
+        return completion.text
+    text = tokenizer.decode(list(completion.token_ids))
+    for token in special - wanted:
+        text = text.replace(token, "")
+    return text
 
 
 def _switch(engine: Engine) -> str:

@@ -63,13 +63,15 @@ class Completion:
     """One sampled completion.
 
     token_ids: what the model emitted, with the stop token where it was reached.
-    text: the same decoded, without special tokens.
-    finished: whether a stop token ended it (else the length limit did).
+    text: the same decoded, without special tokens; without the thought, where one was taken off.
+    finished: whether a stop token ended it (else the length limit did), and outside a thought.
+    thought: what was taken off ("" for an empty one), None where nothing was.
     """
 
     token_ids: TokenIds
     text: str
     finished: bool
+    thought: str | None = None
 
 
 @dataclass(frozen=True)
