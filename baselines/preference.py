@@ -5,8 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError
+from harness.judges.base import complete
 from harness.judges.rating import rating_request
-from harness.judges.verdicts import rating_of
+from harness.judges.shares import check_ratings
+from harness.judges.verdicts import has_rating, rating_of
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.progress import progress
 from harness.search import BETA, LEARNING_RATE
@@ -81,7 +83,7 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
     ]
     start = time.perf_counter()
     with progress(f"{bench.label} {bench.stage}: judge", len(requests)) as advance:
-        replies = bench.judge.complete(requests, advance)
+        replies = complete(bench.judge, requests, has_rating, bench.rejudge, advance)
     bench.ledger.charge(
         "judge",
         0,  # not a model of ours: its tokens are booked, its FLOPs unknown
@@ -94,6 +96,7 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
     for reply, rating in zip(replies, ratings, strict=True):
         if rating is None:
             bench.count("failed judgments" if reply.error else "unparsed judgments")
+    check_ratings(list(zip(replies, ratings, strict=True)), bench.most_missing, f"{bench.stage}-examples")
     rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
     return best_against_worst(bench, prompts, candidates, rows)
 

@@ -186,6 +186,8 @@ class Arm:
             judge=inputs.judge,
             check_pairs=experiment.check_pairs,
             judged_by=described_judge(experiment, inputs.judge),
+            most_missing=1.0 if experiment.accept_missing else experiment.judge_missing,
+            rejudge=experiment.rejudge,
             marks=parse_marks(experiment.thought_marks),
             label=self.label,
         )

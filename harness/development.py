@@ -12,9 +12,9 @@ from harness.benchmarks.base import Judging, Policy, Score, Settings
 from harness.engines.base import Advance, Chat, Sampling
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
-from harness.judges.base import Judge, JudgeReply, complete
+from harness.judges.base import Judge, complete
 from harness.judges.rating import rating_request
-from harness.judges.verdicts import forged, names_of_judges, rating_of
+from harness.judges.verdicts import forged, has_rating, names_of_judges, rating_of
 from harness.methods import Prompt
 
 NAME = "development"
@@ -98,7 +98,7 @@ class Development:
     ) -> list[dict]:
         outputs = {sample["id"]: sample["output"] for sample in samples}
         requests = [rating_request(item["id"], item["messages"], outputs[item["id"]]) for item in items]
-        replies = complete(judge, requests, _has_rating, judging.rejudge, advance)
+        replies = complete(judge, requests, has_rating, judging.rejudge, advance)
         return [
             {
                 "id": reply.id,
@@ -128,10 +128,6 @@ class Development:
             judge=names_of_judges(row["judge"] for row in replied or judgments),
             details=forged(sample["output"] for sample in samples),
         )
-
-
-def _has_rating(reply: JudgeReply) -> bool:
-    return rating_of(reply) is not None
 
 
 def _chat(item: dict) -> Chat:

@@ -113,6 +113,8 @@ class Workbench:
     sampling: Sampling
     stage: str
     judge: Judge | None = None
+    most_missing: float = 1.0  # share of the judge's ratings that may have no verdict
+    rejudge: bool = False  # a rating without a verdict is asked for once more
     marks: Marks = MARKS  # of thoughts, which are taken off completions
     label: str = ""  # what progress shows: the arm
     shared: Path | None = None

@@ -60,6 +60,7 @@ class Setting:
     loop: how a stage's training loop runs, as its mark says it.
     check_pairs: pairs of each stage whose order a judge is asked about.
     judged_by: what judgments depend on of the judge, by name.
+    most_missing, rejudge: see `harness.methods.Workbench`.
     marks: of the thoughts that are taken off completions.
     """
 
@@ -78,6 +79,8 @@ class Setting:
     judge: Judge | None = None
     check_pairs: int = 0
     judged_by: dict[str, Any] | None = None
+    most_missing: float = 1.0
+    rejudge: bool = False
     marks: Marks = MARKS
     label: str = ""
 
@@ -234,6 +237,8 @@ def _collect(
         sampling=setting.sampling,
         stage=stage.name,
         judge=setting.judge if stage.judged else None,
+        most_missing=setting.most_missing,
+        rejudge=setting.rejudge,
         marks=setting.marks,
         label=setting.label,
         shared=setting.shared,

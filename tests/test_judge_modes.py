@@ -232,3 +232,29 @@ def test_options_of_the_judge_change_its_requests_and_the_step(judged):
 def test_options_that_are_none(judged, options, told):
     said, seen = judged.by("plain", "mt-bench", *options, code=2)
     assert told in said and not seen
+
+
+def test_training_pairs_need_their_verdicts_too(testbed_model_dir, tmp_path):
+    """On-policy pairs: a judge without verdicts stops the run, which goes on once it is mended, or with the rest."""
+
+    def judge(asked, _):
+        answer = asked["messages"][-1]["content"]
+        if state["silent"] and answer.count("The answer is"):
+            return reply(ok("I would rather not say."))
+        return reply(ok(f"[[{1 + len(answer) % 10}]]"))
+
+    state = {"silent": True}
+    with endpoint(judge) as (url, seen):
+        command = (
+            "run", "--method", "dpo", "--set", "dpo.data=on-policy", "--set", "dpo.batch_size=4", "--benchmark", "math",
+            "--budget", "updates=2", *CHOSEN, "--judge-url", url, "--name", "pairs",
+        )  # fmt: skip
+        said = harness(*command, cwd=tmp_path, code=2)
+        assert "judgments of training candidates have no verdict, which is more than --judge-missing 0.02" in said
+        assert "'I would rather not say.'" in said and "Step policy-examples stays open" in said
+        asked = len(seen)
+        harness(*command, cwd=tmp_path, code=2)
+        assert len(seen) == asked
+        state["silent"] = False
+        assert json.loads(harness(*command, "--rejudge", cwd=tmp_path))
+        assert len(seen) > asked

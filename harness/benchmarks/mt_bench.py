@@ -14,10 +14,10 @@ from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
 from harness.engines.base import Advance, Message, Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge, JudgeReply, JudgeRequest, complete
+from harness.judges.base import Judge, JudgeRequest, complete
 from harness.judges.shares import note_of_form, noted
 from harness.judges.templates import fill
-from harness.judges.verdicts import forged, names_of_judges, rating_of
+from harness.judges.verdicts import forged, has_rating, names_of_judges, rating_of
 
 TEMPERATURES = {  # FastChat's by category; 0.7 for others
     "writing": 0.7,
@@ -111,7 +111,7 @@ class MTBench:
             JudgeRequest(f"{item['id']}/{turn}", messages, max_tokens=JUDGE_TOKENS) for item, turn, _, messages in asked
         ]
         rows = []
-        replies = complete(judge, requests, _has_verdict, judging.rejudge, advance)
+        replies = complete(judge, requests, has_rating, judging.rejudge, advance)
         for (item, turn, prompt, messages), reply in zip(asked, replies, strict=True):
             rating = rating_of(reply)
             rows.append(
@@ -156,10 +156,6 @@ class MTBench:
             judge=names_of_judges(row["judge"][0] for row in replied or judgments),
             details=details,
         )
-
-
-def _has_verdict(reply: JudgeReply) -> bool:
-    return rating_of(reply) is not None
 
 
 def _reference(row: dict) -> list:

@@ -1,11 +1,12 @@
-"""Whether enough of a benchmark's judgments have a verdict: a judge that fails must not pass for a missing answer."""
+"""Whether enough judgments have a verdict: a judge that fails must not pass for a missing answer."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.judges.base import CUT
+from harness.judges.base import CUT, JudgeReply
 
 if TYPE_CHECKING:
     from harness.benchmarks.base import Score
@@ -27,14 +28,27 @@ def check_verdicts(score: "Score", judgments: Sequence[Mapping[str, Any]], most:
     askings = list(_askings(judgments))
     silent = [row for row in askings if _is_silent(row)]
     absent = max(score.missing + score.unparsed, len(silent))
-    total = max(len(askings), absent)
+    _check(absent, max(len(askings), absent), silent, score.benchmark, most, step)
+
+
+def check_ratings(rated: Sequence[tuple[JudgeReply, float | None]], most: float, step: str) -> None:
+    """The same of the ratings that training pairs are made of.
+
+    Raises:
+        UserError: as `check_verdicts`.
+    """
+    silent = [asdict(reply) for reply, rating in rated if rating is None]
+    _check(len(silent), len(rated), silent, "training candidates", most, step)
+
+
+def _check(absent: int, total: int, silent: Sequence[Mapping[str, Any]], judged: str, most: float, step: str) -> None:
     if not total or absent <= most * total:
         return
     raise UserError(
-        f"{absent} of {total} judgments of {score.benchmark} have no verdict, which is more than --judge-missing "
+        f"{absent} of {total} judgments of {judged} have no verdict, which is more than --judge-missing "
         f"{most:g}: {'; '.join(_reasons(silent)) or 'the judge gave none'}. Step {step} stays open. "
         "The same command asks again for what failed or was cut; with --rejudge also where a whole reply has no "
-        "verdict; with --accept-missing it scores without them"
+        "verdict; with --accept-missing it goes on without them"
     )
 
 

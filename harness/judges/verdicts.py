@@ -53,6 +53,11 @@ def rating_of(reply: JudgeReply) -> float | None:
     return None if reply.error or reply.cut else parse_rating(reply.text)
 
 
+def has_rating(reply: JudgeReply) -> bool:
+    """Whether `rating_of` finds one."""
+    return rating_of(reply) is not None
+
+
 def choice_of(reply: JudgeReply) -> str | None:
     """`parse_choice` of a reply that is whole."""
     return None if reply.error or reply.cut else parse_choice(reply.text)
