@@ -23,7 +23,7 @@ import pytest
 
 NAME = "killed"
 WHOLE = ("--method", "sso,dpo,ipo,self-rewarding,pbaa", "--seeds", "3")
-SHORT, SHORT_KILLS = ("--method", "sso", "--budget", "2e11", "--limit", "24"), 3  # in the test suite
+SHORT, SHORT_KILLS = ("--method", "sso", "--budget", "2e11", "--limit", "24"), 2  # in the test suite
 SHORT_TWICE = 0.3  # of its work, at most: a batch of 128 completions is 15 % of it
 WITH_TIMES = {"seconds.json", "table.md"}  # files that two runs do not share
 START, END = "start-up", "end"

@@ -32,7 +32,7 @@ HARMLESS = (  # points that may fail unnoticed
     "short /runs/faults/.lock",  # the name of the owner
 )
 SHORT = (  # the points that fail in the test suite
-    "^(write|short-more|fsync|rename) /runs/faults/.*(base-seed#/(answering/math/comp|steps/.?samples-math)|judge/req"
+    "^(write|rename) /runs/faults/.*(base-seed#/(answering/math/comp|steps/.?samples-math)|judge/req"
     "|index[.]|preferences/.?policy|policy/(.?examples|.*/(optimizer|.?complete))|checkpoints/.?policy($|.*(.tmp|r.json)$))"
 )
 DATED = ("seconds", "date", "judgments/", "/steps/")  # parts of names of values: dates and times, and digests of such
