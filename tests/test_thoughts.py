@@ -1,10 +1,16 @@
 """Thoughts taken off texts: the forms of families of models, and texts that only look like them."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+from chat_families import FAMILIES
 
 from harness import runner
+from harness.engines.answering import answer_of, split_completion, thought_tokens
+from harness.engines.base import Completion
+from harness.engines.chat import ChatTemplate
 from harness.errors import UserError
 from harness.experiment import Experiment
 from harness.thoughts import MARKS, Split, opens_thought, parse_marks, split_thought
@@ -90,3 +96,57 @@ def test_thoughts_of_training_data_are_taken_off_in_a_run(testbed_model_dir, tmp
         assert not any("There" in reply for reply in replies)
         trained = [each["completion_ids"] for each in row["sequences"]]
         assert trained == [tokenizer(f"{reply}<|end|>", add_special_tokens=False)["input_ids"] for reply in replies]
+
+
+THINKERS = {  # what a family's model writes after the prompt
+    "deepseek-r1": "9?\n</think>\n\nIt is 18.<eos>",  # the template opens the thought
+    "qwen3": "<think>\n9?\n</think>\n\nIt is 18.<|im_end|>",
+    "gpt-oss": HARMONY.replace("16 - 7 = 9.", "9?"),
+    "magistral": "[THINK]9?[/THINK]It is 18.</s>",
+}
+
+
+@pytest.mark.parametrize("name", THINKERS)
+def test_thoughts_between_tokens_of_a_family(name):
+    """Marks may be text, added tokens, or special tokens that decoding leaves out."""
+    split, _, answer = read_by(name, THINKERS[name])
+    assert (split.thought, answer.text, answer.finished) == ("9?", "It is 18.", True)
+    assert thought_tokens(engine_of(name), split) == len(engine_of(name).chat.tokenizer.tokenize("9?"))
+
+
+@pytest.mark.parametrize("name", THINKERS)
+def test_a_thought_of_a_family_that_does_not_end(name):
+    text = THINKERS[name]
+    end = min(place for mark in ("</think>", "[/THINK]", "<|end|>") if (place := text.find(mark)) >= 0)
+    split, completion, answer = read_by(name, text[:end])
+    assert (split.finished, answer.text, answer.finished) == (False, "", False)
+    assert answer.token_ids == completion.token_ids
+
+
+@pytest.mark.parametrize("name", ["phi-3", "llama-3", "gemma", "mistral-tekken"])
+def test_an_answer_of_a_family_without_thoughts_stays_as_it_is(name):
+    _, completion, answer = read_by(name, "It is 18." + FAMILIES[name].eos)
+    assert answer == completion
+
+
+def engine_of(name):
+    """All that thoughts are read by: a tokenizer and its template."""
+    if name == "magistral":
+        family = FAMILIES["mistral-tekken"]
+        family = replace(family, special=(*family.special, "[THINK]", "[/THINK]"))
+    else:
+        family = FAMILIES[name]
+    tokenizer = family.tokenizer()
+    return SimpleNamespace(chat=ChatTemplate(tokenizer, [tokenizer.eos_token_id], name))
+
+
+def read_by(name, text):
+    """The split, the completion as an engine gives it, and the answer that is left of it."""
+    engine = engine_of(name)
+    tokenizer = engine.chat.tokenizer
+    ids = tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+    finished = ids[-1] == tokenizer.eos_token_id
+    completion = Completion(ids, tokenizer.decode(ids, skip_special_tokens=True), finished)
+    prompt = engine.chat.encode([{"role": "user", "content": "What is 9 and 9?"}])
+    split = split_completion(engine, prompt, completion, MARKS)
+    return split, completion, answer_of(completion, split)

@@ -7,6 +7,7 @@ graded, judged or measured, and before it becomes a turn of a conversation that 
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 from harness.engines.base import (
@@ -106,7 +107,7 @@ def thought_tokens(engine: Engine, split: Split) -> int | None:
 def _with_marks(engine: Engine, completion: Completion, marks: Marks) -> str:
     """The text of a completion, with the marks of thoughts that are special tokens of its tokenizer."""
     tokenizer = _tokenizer(engine)
-    special = set(getattr(tokenizer, "all_special_tokens", ()))
+    special = _special_tokens(tokenizer) if tokenizer is not None else set()
     wanted = {mark for pair in marks for mark in pair} | (CHANNEL_MARKS if CHANNEL in special else set())
     if not marks or not special & wanted:
         return completion.text
@@ -114,6 +115,13 @@ def _with_marks(engine: Engine, completion: Completion, marks: Marks) -> str:
     for token in special - wanted:
         text = text.replace(token, "")
     return text
+
+
+@lru_cache(maxsize=4)
+def _special_tokens(tokenizer: Any) -> set[str]:
+    """All that decoding leaves out of a text: those with a name, and those that are only marked as special."""
+    marked = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
+    return marked | set(tokenizer.all_special_tokens)
 
 
 def _switch(engine: Engine) -> str:
