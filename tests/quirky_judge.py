@@ -180,7 +180,7 @@ MODES = {
     ),
     "ranks_by_text": ranks_by_text,
     "space_token": lambda asked: ok(" M", top(_M=0.9, _m=0.1)) if pairwise(asked) else ok(GOOD),
-    "both_missing": lambda asked: ok("M", top(Both=0.98, The=0.01)) if pairwise(asked) else ok(GOOD),
+    "both_missing": lambda asked: ok("Both", top(Both=0.98, The=0.01), "length") if pairwise(asked) else ok(GOOD),
     "chatty": lambda asked: ok("The model m is better than M.") if pairwise(asked) else ok(GOOD),
     # Verdicts.
     "zero": lambda asked: ok("Off topic; [[5]] would be far too kind. Rating: [[0]]"),

@@ -83,7 +83,7 @@ def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         said, _ = errors.most_common(1)[0]
         yield f"{errors.total()} failed ({said!r:.400})"
     replied = [row for row in rows if not row.get("error")]
-    cut = [row for row in replied if (row.get("finish_reason") or "").lower() in CUT]
+    cut = [row for row in replied if (row.get("finish_reason") or "").lower() in CUT and not row.get("first_token")]
     if cut:
         yield f"{len(cut)} replies were cut at their length (a higher --judge-max-tokens gives them more room)"
     others = [row for row in replied if row not in cut]
