@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from harness import presets
+from harness.commands.options import experiment
 from harness.errors import UserError
 from harness.experiment import Experiment, build
 
@@ -13,14 +14,14 @@ SHIPPED = [name for name in presets.names() if name != presets.COMMON]
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_preset_is_a_whole_experiment(name):
-    experiment = build(Experiment, presets.load(Path(name)), "option")
-    assert experiment.name == name and experiment.arms() == ("base", "sso", "pbaa", "dpo", "ipo", "self-rewarding")
-    sampling = (experiment.temperature, experiment.top_p, experiment.max_new_tokens)
+    preset = build(Experiment, presets.load(Path(name)), "option")
+    assert preset.name == name and preset.arms() == ("base", "sso", "pbaa", "dpo", "ipo", "self-rewarding")
+    sampling = (preset.temperature, preset.top_p, preset.max_new_tokens)
     assert sampling == (0.7, 0.8, 2048)  # section 4, step 2
-    options = experiment.method_options("sso")
+    options = preset.method_options("sso")
     assert (options.learning_rate, options.beta, options.gamma) == (5e-7, 0.1, 0.1)  # section 4, steps 3 and 4
-    assert experiment.model in presets.numbers(presets.SHAPES)
-    assert set(experiment.benchmarks) <= set(presets.numbers(presets.WORKLOADS))
+    assert preset.model in presets.numbers(presets.SHAPES)
+    assert set(preset.benchmarks) <= set(presets.numbers(presets.WORKLOADS))
 
 
 def test_mappings_are_joined_and_all_else_is_replaced(tmp_path):
@@ -58,3 +59,30 @@ def test_what_can_not_be_extended(tmp_path, text, told):
     (tmp_path / "other.yaml").write_text("extends: me.yaml")
     with pytest.raises(UserError, match=told):
         presets.load(tmp_path / "me.yaml")
+
+
+def test_options_have_their_names_on_the_command_line_too(tmp_path):
+    (tmp_path / "a.yaml").write_text("method: [dpo]\njudge-concurrency: 2\nset: {dpo: {beta: 0.3}}\n")
+    found = {"methods": ["dpo"], "judge_concurrency": 2, "options": {"dpo": {"beta": 0.3}}}
+    assert presets.load(tmp_path / "a.yaml") == found
+    (tmp_path / "a.yaml").write_text("method: [dpo]\nmethods: [ipo]\n")
+    with pytest.raises(UserError, match="'method' and 'methods' are one option: leave one out"):
+        presets.load(tmp_path / "a.yaml")
+
+
+def test_settings_of_what_is_left_out_are_left_out(tmp_path, capsys):
+    """Of a preset, and of a file's variants; a name that is none, and the command line's, are refused."""
+    paper = Path("qwen2-7b-instruct")
+    chosen = experiment({"methods": "sso,dpo", "benchmarks": "math"}, paper)
+    assert set(chosen.options) == {"sso", "dpo"}
+    assert "options of pbaa, ipo, self-rewarding are left out: not chosen" in capsys.readouterr().err
+    with pytest.raises(UserError, match="options for 'pbaa', which is not among"):
+        experiment({"methods": "sso,dpo", "options": ["pbaa.beta=1"]}, paper)
+
+    file = tmp_path / "a.yaml"
+    file.write_text("method: [dpo, softer=dpo]\noptions: {softer: {beta: 0.01}, mmlu: {shots: 0}}\n")
+    assert set(experiment({"methods": "dpo"}, file).options) == set()
+    assert set(experiment({}, file).options) == {"softer"}
+    file.write_text("options: {dpoo: {beta: 0.01}}\n")
+    with pytest.raises(UserError, match="options for 'dpoo', which is not among"):
+        experiment({"methods": "dpo"}, file)

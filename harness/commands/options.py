@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import inspect
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +11,8 @@ from typing import Annotated, Any
 import typer
 
 from harness import experiment as experiments
-from harness import presets
+from harness import presets, registry
+from harness.errors import UserError
 from harness.experiment import Experiment, flags_of
 
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
@@ -62,13 +64,61 @@ def _parameter(name: str) -> inspect.Parameter:
 
 
 def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
-    """The experiment of a configuration file and the options given on the command line, which win."""
+    """The experiment of a configuration file and the options given on the command line, which win.
+
+    What the file sets of methods and benchmarks that are left out is left out too, and said.
+    """
     values = presets.load(config) if config else {}
+    listed = _listed(values)
     values |= {name: value for name, value in given.items() if name not in (*SETTINGS, *FIELDS)}
+    if config:
+        _leave_out(values, listed)
     for name in SETTINGS:
         if given.get(name):
             values[name] = experiments.add_settings(values.get(name), given[name])
     for name in FIELDS:
         if given.get(name):
             values[name] = (values.get(name) or {}) | experiments.parse_fields(given[name])
-    return experiments.build(Experiment, values, "option")
+    built = experiments.build(Experiment, values, "option")
+    _check_data(built, given, values)
+    return built
+
+
+def _check_data(built: Experiment, given: dict[str, Any], values: dict[str, Any]) -> None:
+    """
+    Raises:
+        UserError: for training data on the command line that no chosen method uses, and for a model that would be
+            trained on the testbed's data unasked.
+    """
+    stages = {arm: built.method(arm).stages(built.method_options(arm)) for arm in built.arms()}
+    for option, labelled in (("prompts", False), ("preferences", True)):
+        users = [arm for arm in stages if any(stage.labelled is labelled for stage in stages[arm])]
+        if option in given and not users and not (built.tune and option == "prompts"):
+            raise UserError(f"--{option} is used by none of the methods {', '.join(stages)}: leave it out")
+        if users and option not in values and built.model != experiments.TESTBED:
+            raise UserError(
+                f"{', '.join(users)} would train {built.model} on the testbed's {option}: give --{option} FILE, "
+                f"or --{option} testbed if you mean them"
+            )
+
+
+def _listed(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: values[name] for name in ("methods", "benchmarks") if name in values}
+
+
+def _leave_out(values: dict[str, Any], listed: dict[str, Any]) -> None:
+    """Removes the settings of methods and benchmarks that are known and not chosen; unknown ones stay, to be refused.
+
+    Args:
+        listed: methods and benchmarks of the file, which the command line may have replaced.
+    """
+    chosen = experiments.build(Experiment, _listed(values), "option")
+    before = experiments.build(Experiment, listed, "option")
+    taking_part = {*chosen.arms(), *chosen.benchmarks}
+    known = {*registry.names("method"), *registry.names("benchmark"), *before.arms()}
+    for name in SETTINGS:
+        if isinstance(settings := values.get(name), dict):
+            others = [each for each in settings if each in known - taking_part]
+            values[name] = {each: changes for each, changes in settings.items() if each not in others}
+            if others:
+                print(f"the configuration's {name} of {', '.join(others)} are left out: not chosen", file=sys.stderr)

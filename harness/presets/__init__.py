@@ -1,5 +1,6 @@
 """Configurations by name, and how configurations build on each other."""
 
+from dataclasses import fields
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,12 @@ from harness.errors import UserError, unknown_name
 EXTENDS = "extends"
 FOLDER = Path(str(files("harness.presets")))
 COMMON = "paper"  # what the others extend: it names no model
+FLAGS = {  # what the command line calls an option, without its dashes -> the field
+    flag.lstrip("-"): each.name
+    for each in fields(experiment.Experiment)
+    for flag in experiment.flags_of(each)
+    if flag.startswith("--")
+}
 SHAPES, WORKLOADS = "models", "workloads"  # files of numbers beside the presets
 
 
@@ -20,8 +27,10 @@ def names() -> list[str]:
 def load(config: Path) -> dict[str, Any]:
     """The options of a YAML file or preset, on top of those of what it extends: mappings are joined, all else replaced.
 
+    Options may have their names on the command line too, such as method for methods.
+
     Raises:
-        UserError: when a file is absent, no mapping (with its line), or extends itself.
+        UserError: when a file is absent, no mapping (with its line), extends itself, or names an option twice.
     """
     return _load(_file(config, Path()), ())
 
@@ -44,7 +53,7 @@ def _file(named: Path, beside: Path) -> Path:
 
 
 def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
-    values = dict(experiment.load(file))
+    values = _by_field(experiment.load(file), file)
     if EXTENDS not in values:
         return values
     extended = values.pop(EXTENDS)
@@ -55,6 +64,16 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     if below.resolve() in chain:
         raise UserError(f"{file}: extends {extended}, which extends this file")
     return _joined(_load(below, chain), values)
+
+
+def _by_field(values: dict[str, Any], file: Path) -> dict[str, Any]:
+    named: dict[str, str] = {}  # field -> its name in the file
+    for name in values:
+        field = FLAGS.get(str(name).replace("_", "-"), name)
+        if field in named:
+            raise UserError(f"{file}: {named[field]!r} and {name!r} are one option: leave one out")
+        named[field] = name
+    return {field: values[name] for field, name in named.items()}
 
 
 def _joined(below: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
