@@ -131,8 +131,18 @@ def table_of(path: Path, baseline: str = "base") -> Table:
         testbed=run.testbed,
         titles=titles(run.experiment.benchmarks),
         limit=run.experiment.limit,
+        remarks=_not_shown(run),
         command=run.experiment.command,
     )
+
+
+def _not_shown(run: StoredRun) -> list[str]:
+    """What is to be said of arms (a method with a seed) that are in the folder and not in its experiment."""
+    shown = {arm.path.name for seed in range(run.experiment.seeds) for arm in run.arms(seed)}
+    others = sorted(place.name for place in (run.path / "arms").glob("*/") if place.name not in shown)
+    if not others:
+        return []
+    return [f"In the folder and not in this table, unfinished or made in another way: {', '.join(others)}."]
 
 
 def titles(benchmarks: tuple[str, ...]) -> dict[str, str]:

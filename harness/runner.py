@@ -14,6 +14,7 @@ from harness import fingerprints, pipeline, registry, sources, store
 from harness.arm import Arm
 from harness.benchmarks import files
 from harness.comparison import Table
+from harness.earlier import with_earlier, without_outdated
 from harness.engines.choice import INSTALLED, described
 from harness.engines.template_files import chat_writer
 from harness.errors import UserError
@@ -39,7 +40,8 @@ PACKAGES = ("harness", *pipeline.PACKAGES, *SCORERS)
 def run(
     experiment: Experiment, results: Path, jobs: int = 1, restart_from: str | None = None, ray: str | None = None
 ) -> Table:
-    """Train, answer, judge, score and compare; what is already done in the folder is reused.
+    """Train, answer, judge, score and compare; what is already done in the folder is reused, and other methods that are
+    finished there take part in the comparison.
 
     Args:
         restart_from: steps, separated by commas, that are done again with all that follows from them, in every arm
@@ -55,7 +57,8 @@ def run(
     check_format(root.path)
     if not experiment.model_url:
         fetch(experiment.model)
-    experiment = _dated(experiment, root)
+    asked = _dated(experiment, root)
+    experiment = with_earlier(asked, root)
     key = _key(experiment)
     if not restart_from and _finished(root, key):
         return write_table(root.path)
@@ -64,6 +67,7 @@ def run(
         print(f"engine: {described(experiment)}", file=sys.stderr)
     with stoppable(root.path), store.only_writer(root.path):
         inputs = load_inputs(experiment, root)
+        experiment = without_outdated(experiment, asked.arms(), inputs, root)
         trials, arms = trials_of(experiment, root), arms_of(experiment, root)
         if restart_from:
             outdated = [*arms, *(trial for trial in trials if trial.is_outdated(inputs))]
@@ -79,7 +83,7 @@ def run(
             arm.check(inputs)
         run_arms(experiment, root, arms, inputs, jobs, ray)
         table = write_table(root.path)
-        _write_index(root, key)
+        _write_index(root, _key(experiment))
         return table
 
 
