@@ -13,6 +13,7 @@ from harness import presets, registry
 from harness.commands import bench, data, export, judge, rejudge, score, testbed
 from harness.commands.options import Config, experiment, takes
 from harness.commands.output import Json, print_json, shown
+from harness.defaults import with_scale
 from harness.errors import UserError
 from harness.faults import Stopped, disk_errors
 
@@ -354,7 +355,7 @@ def estimate(
 
     if preset and config:
         raise UserError(f"give {preset} or --config {config}, not both")
-    planned = cost(experiment(given, preset or config), gpu, 1 if calibrate else gpus, calibrate)
+    planned = cost(with_scale(experiment(given, preset or config)), gpu, 1 if calibrate else gpus, calibrate)
     if as_json:
         print_json(planned)
     else:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, get_args
 
-from harness import plain_yaml, registry, rows
+from harness import defaults, plain_yaml, registry, rows
 from harness.budget import Budget
 from harness.engines.base import ENGINES
 from harness.errors import UserError, unknown_name
@@ -22,6 +22,7 @@ from harness.thoughts import parse_marks
 from harness.tracking import TRACKERS
 
 TESTBED = "testbed"
+RATE = "learning_rate"
 MOST_SEEDS = 1000
 MOST_TRIALS = 1000
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
@@ -59,6 +60,10 @@ class Experiment:
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
     model: str = option(
         TESTBED, "Model to start from: 'testbed' (embedded), a folder (of a PEFT adapter, too) or a hub id."
+    )
+    scale: str = option(
+        defaults.AUTO,
+        "Defaults of methods' options: testbed, small (a model below 2B parameters), large, or auto, by the model.",
     )
     model_url: str | None = option(
         None, "Base URL of an OpenAI-compatible endpoint that has the model, to be scored; its key: OPENAI_API_KEY."
@@ -190,6 +195,8 @@ class Experiment:
             raise unknown_name("engine", self.engine, ENGINES)
         if self.gpus and self.launcher:
             raise UserError("one way to start processes: give --gpus or --launcher, not both")
+        if self.scale not in (defaults.AUTO, *defaults.SCALES):
+            raise unknown_name("scale", self.scale, (defaults.AUTO, *defaults.SCALES))
         if self.temperature < 0 or not 0 < self.top_p <= 1:
             raise UserError("temperature must be at least 0 and top_p within (0, 1]")
         for kind, chosen in (("method", self._methods_by_arm().values()), ("benchmark", self.benchmarks)):
@@ -227,12 +234,20 @@ class Experiment:
         return registry.load("method", self._methods_by_arm()[arm])
 
     def method_options(self, arm: str) -> Any:
-        """The options of an arm's method, its defaults with this experiment's changes."""
-        return build(self.method(arm).Options, self.options.get(arm, {}), f"option of {arm}")
+        """The options of an arm's method: the defaults for the model, with this experiment's changes."""
+        kind = self.method(arm).Options
+        return build(kind, self.defaults(arm) | self.options.get(arm, {}), f"option of {arm}")
+
+    def defaults(self, arm: str) -> dict[str, Any]:
+        """What the options of an arm's method are for the model, where they are not the method's own."""
+        scale = defaults.scale_of(self.model) if self.scale == defaults.AUTO else self.scale
+        return defaults.options_of(scale, self.method(arm).Options)
 
     def search_space(self, arm: str) -> dict[str, Distribution]:
         """What tuning tries of an arm's method, within this experiment's limits; the options that are set included."""
         space = dict(getattr(self.method(arm), "search_space", {}))
+        if (rate := self.defaults(arm).get(RATE)) and RATE in space:
+            space[RATE] = space[RATE].times(rate / self.method(arm).Options().learning_rate)
         for name, limits in self.search.get(arm, {}).items():
             if name not in space:
                 raise unknown_name(f"option that tuning tries of {arm}", name, space)

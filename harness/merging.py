@@ -20,7 +20,7 @@ BASE = "base"
 MOST_NAMED = 10  # runs that are told apart in notes
 NOT_COMPARED = (  # options that change no number, or are told apart otherwise
     *("name", "methods", "benchmarks", "seeds", "judge_concurrency", "judge_rate", "judge_max_calls"),
-    *("judge_max_cost", "judge_price", "judge_log", "judge_missing", "accept_missing", "report_to", "options"),
+    *("judge_max_cost", "judge_price", "judge_log", "judge_missing", "accept_missing", "report_to", "options", "scale"),
 )
 
 

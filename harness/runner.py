@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from harness import fingerprints, pipeline, registry, sources, store
+from harness import defaults, fingerprints, pipeline, registry, sources, store
 from harness.arm import Arm
 from harness.benchmarks import files
 from harness.comparison import Table
@@ -57,7 +57,7 @@ def run(
     check_format(root.path)
     if not experiment.model_url:
         fetch(experiment.model)
-    asked = _dated(experiment, root)
+    asked = _dated(defaults.with_scale(experiment), root)
     experiment = with_earlier(asked, root)
     key = _key(experiment)
     if not restart_from and _finished(root, key):

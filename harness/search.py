@@ -38,6 +38,10 @@ class LogUniform:
         """The value with this share, within [0, 1], of the distribution below it."""
         return _short(self.low * (self.high / self.low) ** share)
 
+    def times(self, factor: float) -> "LogUniform":
+        """The same for values that are larger by a factor."""
+        return LogUniform(_short(factor * self.low), _short(factor * self.high))
+
 
 Distribution = Uniform | LogUniform
 Space = Mapping[str, Distribution]  # by the name of the option; the order decides the points, new options go last
