@@ -136,10 +136,9 @@ def test_verdicts(grader, response, answer, expected):
 )
 def test_a_comparison_that_hangs_is_cut(impatient, response):
     """At the limit, off the main thread's signals; the next comparisons are as good as before."""
-    impatient.grade(r"\boxed{y}", "x")  # starts the worker
-    started = time.monotonic()
+    before = impatient.gave_up
     assert verdicts(impatient, response, "(1+x)^{999999}") == (0, 0, 1)
-    assert time.monotonic() - started < 3
+    assert impatient.gave_up == before + 1
     assert verdicts(impatient, r"\boxed{0.50}", r"\frac{1}{2}") == (0, 1, 1)
 
 

@@ -230,6 +230,7 @@ def test_grading_works_off_the_main_thread_and_cuts_what_hangs(tmp_path, monkeyp
     with ThreadPoolExecutor(1) as pool:
         found = pool.submit(score_responses, write(tmp_path, *rows), items=True).result()
     assert [item["math_verify"] for item in found["items"]] == [False] + [True] * 5
+    assert found["gave_up"] == 1
 
 
 @pytest.mark.parametrize(

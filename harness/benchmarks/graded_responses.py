@@ -37,9 +37,9 @@ def score_responses(
 
     Returns:
         each verdict in percent, n, unextracted (responses without an answer that the strict reading finds), and where
-        there were thoughts: thoughts, unfinished_thoughts (responses that end inside one: never right); with items
-        "items": [{"row", "id", the verdicts as true or false, "extracted"}], where "row" is the line of the file, or
-        the entry of its list, and "id" is there if any row has one.
+        there were any: gave_up (`given_up`), thoughts, unfinished_thoughts (responses that end inside one: never
+        right); with items "items": [{"row", "id", the verdicts as true or false, "extracted"}], where "row" is the line
+        of the file, or the entry of its list, and "id" is there if any row has one.
 
     Raises:
         UserError: naming file, line and field.
@@ -52,6 +52,7 @@ def score_responses(
         **percentages(grades),
         "n": len(grades),
         "unextracted": sum(each["extracted"] is None for each in grades),
+        **given_up(grades),
         **counted(split),
     }
     if items:
@@ -63,6 +64,12 @@ def score_responses(
     return result
 
 
+def given_up(grades: Sequence[dict]) -> dict[str, int]:
+    """{"gave_up": answers that took too long to compare, and so count as wrong}, {} without any."""
+    number = sum("gave_up" in each for each in grades)
+    return {"gave_up": number} if number else {}
+
+
 def percentages(grades: Sequence[dict]) -> dict[str, float]:
     """The mean of each verdict, in percent."""
     verdicts = [name for name, value in grades[0].items() if isinstance(value, float)]
@@ -72,14 +79,18 @@ def percentages(grades: Sequence[dict]) -> dict[str, float]:
 def grade_all(
     grade: Grade, responses: Sequence[str], answers: Sequence[str], advance: Advance | None = None
 ) -> list[dict]:
-    """The grade of each response, in order. Every thread has a grader, whose comparisons run in its own process."""
+    """The grade of each response, in order; "gave_up" is in those where a comparison took too long, and was false for
+    that. Every thread has a grader, whose comparisons run in its own process."""
     here, graders = local(), []
 
     def one(response: str, answer: str) -> dict:
         if not hasattr(here, "grader"):
             here.grader = Grader()
             graders.append(here.grader)
+        before = here.grader.gave_up
         graded = grade(here.grader, response, answer)
+        if here.grader.gave_up > before:
+            graded["gave_up"] = True
         if advance:
             advance(1)
         return graded

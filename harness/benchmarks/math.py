@@ -16,6 +16,7 @@ from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed
 from harness.engines.base import Advance, Sampling
 from harness.errors import UserError, unknown_name
+from harness.judges.shares import noted
 from harness.thoughts import MARKS, Marks
 
 MAX_NEW_TOKENS = 1024
@@ -102,10 +103,20 @@ class Math:
             unparsed=sum(sample["extracted"] is None for sample in samples),
             details={
                 **graded_responses.percentages(samples),
+                **_note(samples),
                 **asked,
                 **{name: {key: fmean(group[key]) for key in sorted(group)} for name, group in groups.items()},
             },
         )
+
+
+def _note(samples: Sequence[dict]) -> dict[str, str]:
+    return noted(
+        [
+            f"{number} answers took too long to compare with the gold answer, and count as wrong"
+            for number in graded_responses.given_up(samples).values()
+        ]
+    )
 
 
 def _math500(folder: Path) -> list[dict]:

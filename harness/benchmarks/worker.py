@@ -4,13 +4,18 @@ It may also bring its process down, or change settings of libraries, without har
 """
 
 import signal
+import time
 from collections.abc import Callable
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import Any
 
+import psutil
+
 from harness.errors import UserError
 
+WAITING = 20  # times the limit on processor time, for the wall clock
+LOOK = 0.25  # seconds between two looks at the processor time
 START_LIMIT = 120.0  # seconds until the process is ready: a busy machine may take long to import
 
 
@@ -22,7 +27,8 @@ class Worker:
     """Calls `prepare(*arguments)` once in a new process, and there what it returned for each `call`.
 
     prepare: a function of a module, as the process imports it by name; it returns a function of one argument.
-    limit: seconds that a call may take.
+    limit: seconds of its processor time that a call may take: a busy machine changes no verdict. It may wait WAITING
+        times as long in all.
 
     The process starts with the first call that needs it, and anew after one that had to be ended.
     """
@@ -47,13 +53,21 @@ class Worker:
         if self._process is None:
             self._start()
         try:
+            end, until = self._seconds() + self._limit, time.monotonic() + WAITING * self._limit
             self._connection.send(request)
-            if self._connection.poll(self._limit):
+            while not (answered := self._connection.poll(LOOK)) and time.monotonic() < until and self._seconds() < end:
+                pass
+            if answered:
                 return self._connection.recv()
-        except (EOFError, OSError):  # the call brought the process down
+        except (EOFError, OSError, psutil.NoSuchProcess):  # the call brought the process down
             pass
         self.close()
         raise NoAnswer
+
+    def _seconds(self) -> float:
+        """Of processor time that the process has used."""
+        used = psutil.Process(self._process.pid).cpu_times()
+        return used.user + used.system
 
     def _start(self) -> None:
         context = get_context("spawn")  # a fork of a process with torch's threads can deadlock
