@@ -26,6 +26,7 @@ test-all: test vllm-env
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
 	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_sharded.py
+	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
 
 vllm-env: $(VLLM_VENV)/.installed

@@ -17,7 +17,11 @@ LONGEST = ("test_kill", "test_write_faults", "test_faults", "test_trajectory", "
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that workers end at the same time."""
+    """The longest files first, so that workers end at the same time; long tests where they are asked for alone."""
+    if "HARNESS_TEST_ALL" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="takes minutes with its like: make test-all"))
     items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
 
 

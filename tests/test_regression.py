@@ -140,8 +140,11 @@ def wrong_template(patch):
 @pytest.mark.parametrize(
     ("fault", "method"),
     [
-        *((learning_rate, "dpo"), (swapped, "dpo"), (moving_reference, "dpo"), (ipo_summed, "ipo")),
-        *((prompt_in_the_loss, "dpo"), (no_eos, "dpo"), (wrong_template, "dpo"), (padding_counted, "dpo")),
+        *((learning_rate, "dpo"), (swapped, "dpo"), (ipo_summed, "ipo"), (no_eos, "dpo")),
+        *(
+            pytest.param(fault, "dpo", marks=pytest.mark.long)
+            for fault in (moving_reference, prompt_in_the_loss, wrong_template, padding_counted)
+        ),
     ],
 )
 def test_a_planted_fault_is_caught(fault, method, tmp_path, monkeypatch, capsys, testbed_model_dir):
