@@ -11,7 +11,7 @@ import typer
 
 from harness import presets, registry
 from harness.commands import bench, data, export, judge, rejudge, score, testbed
-from harness.commands.options import Config, experiment, takes
+from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
 from harness.commands.output import Json, print_json, shown
 from harness.defaults import with_scale
 from harness.errors import UserError
@@ -36,9 +36,6 @@ app.command("rejudge", epilog=rejudge.EPILOG)(rejudge.rejudge)
 
 RESULTS = Path("results")
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]
-RunFolder = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder, such as results/runs/experiment.", show_default=False)
-]
 RestartFrom = Annotated[
     str | None,
     typer.Option(
@@ -63,11 +60,12 @@ def _print_table(table: Any, as_json: bool) -> None:
 
 
 @app.command(
+    cls=Command,
     epilog="Examples:\n\n  harness run --method sso\n\n"
     "  harness run --method sso,dpo,ipo,self-rewarding --seeds 3 --jobs 2 --name all\n\n"
     "  harness run --method sso --budget updates=40 --set sso.loss=ipo --set sso.learning_rate=1e-4\n\n"
     "  harness run --method sso,dpo --tune 6 --set dpo.beta=0.1 --name tuned\n\n"
-    "  harness run --method dpo --model ./my-model --prompts prompts.jsonl --preferences pairs.jsonl "
+    "  harness run --method sso,dpo --model ./my-model --prompts prompts.jsonl --preferences pairs.jsonl "
     "--data-dir data --judge-url http://localhost:8000/v1 --judge-model my-judge"
 )
 @takes()
@@ -138,10 +136,7 @@ def _one_thread_each() -> None:
     "  harness table results/runs/all --reported Qwen2-7B-Instruct"
 )
 def table(
-    run_folders: Annotated[
-        list[Path],
-        typer.Argument(metavar="RUN...", help="Run folders, such as results/runs/experiment.", show_default=False),
-    ],
+    run_folders: RunFolders,
     form: Annotated[
         str | None,
         typer.Option(
@@ -267,7 +262,7 @@ def figure(
             "differ in their budget."
         ),
     ],
-    run_folders: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run folders.", show_default=False)],
+    run_folders: RunFolders,
     output: Annotated[Path, typer.Option("--output", "-o", help="SVG file to write.")],
 ) -> None:
     """Draw a figure of one run or several as an SVG file."""

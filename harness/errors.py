@@ -11,6 +11,7 @@ class UserError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not among the known ones, with the nearest of them suggested."""
     known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    spelled = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    hint = f"did you mean {spelled[near[0]]!r}?" if near else f"known: {', '.join(known)}"
     return UserError(f"unknown {kind} {name!r}: {hint}")

@@ -76,6 +76,7 @@ def test_list_names_all(tmp_path):
     ("arguments", "message"),
     [
         (("run", "--method", "ssoo"), "unknown method 'ssoo': did you mean 'sso'?"),
+        (("run", "--method", "SSO"), "unknown method 'SSO': did you mean 'sso'?"),
         (("run", "--budget", "1e6"), "too small for one update of 16 examples in stage 'generator'"),
         (("run", "--prompts", "bad.jsonl"), "bad.jsonl:2: not JSON"),
         (("run", "--data-dir", "nowhere", "--judge-url", "http://127.0.0.1:9", "--judge-model", "m"), "data fetch"),
@@ -96,6 +97,17 @@ def test_a_mistake_is_one_line_and_loses_nothing(arguments, message, tmp_path, t
     assert told.startswith("error: ") and told.count("\n") == 1
     assert message in told
     assert [path.name for path in tmp_path.iterdir()] == ["bad.jsonl"]
+
+
+def test_a_list_in_several_words_is_told_of_commas(tmp_path):
+    told = " ".join(harness("run", "--method", "sso", "dpo", cwd=tmp_path, code=2).split())
+    assert "unexpected extra argument" in told and "(--method sso,dpo)" in told
+
+
+def test_a_run_goes_by_its_name(finished):
+    place, _ = finished
+    by_path = harness("table", "results/runs/small", "--json", cwd=place)
+    assert harness("table", "small", "--json", cwd=place) == by_path
 
 
 def test_the_table_has_every_method_within_the_budget(finished):

@@ -5,11 +5,10 @@ from typing import Annotated
 
 import typer
 
+from harness.commands.options import RunFolder
+
 app = typer.Typer(no_args_is_help=True, help="Preferences, models and scores of a finished run, for other tools.")
 
-Run = Annotated[
-    Path, typer.Argument(metavar="RUN", help="A run folder, such as results/runs/experiment.", show_default=False)
-]
 Method = Annotated[str, typer.Option("--method", "-m", help="A method of the run.", show_default=False)]
 Seed = Annotated[int, typer.Option(help="A seed of the run.")]
 Stage = Annotated[str | None, typer.Option(help="A stage of the method, such as generator; else the last.")]
@@ -22,7 +21,7 @@ Output = Annotated[
     epilog="Examples:\n\n  harness export preferences results/runs/experiment --method sso -o preferences\n\n"
     "  harness export preferences results/runs/experiment --method sso --seed 0 --stage generator -o pairs"
 )
-def preferences(run_folder: Run, method: Method, output: Output, seed: Seed = 0, stage: Stage = None) -> None:
+def preferences(run_folder: RunFolder, method: Method, output: Output, seed: Seed = 0, stage: Stage = None) -> None:
     """Write the pairs that a method made as a data set in TRL's format: Parquet, and a card."""
     from harness.exports.preferences import export_preferences
 
@@ -30,7 +29,7 @@ def preferences(run_folder: Run, method: Method, output: Output, seed: Seed = 0,
 
 
 @app.command(epilog="Example:\n\n  harness export model results/runs/experiment --method sso --seed 0 -o model")
-def model(run_folder: Run, method: Method, output: Output, seed: Seed = 0, stage: Stage = None) -> None:
+def model(run_folder: RunFolder, method: Method, output: Output, seed: Seed = 0, stage: Stage = None) -> None:
     """Write a trained model with a card: its scores, the table of the run, its budget and where it comes from."""
     from harness.exports.model import export_model
 
@@ -42,7 +41,7 @@ def model(run_folder: Run, method: Method, output: Output, seed: Seed = 0, stage
     "  harness export scores results/runs/experiment --format hub --method sso --seed 0 -o hub-scores"
 )
 def scores(
-    run_folder: Run,
+    run_folder: RunFolder,
     output: Output,
     form: Annotated[str, typer.Option("--format", help="lm-eval, or hub (evaluation results).")] = "lm-eval",
     methods: Annotated[

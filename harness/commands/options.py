@@ -3,18 +3,21 @@
 import dataclasses
 import functools
 import inspect
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import typer.core
 
 from harness import experiment as experiments
 from harness import presets, registry
 from harness.errors import UserError
 from harness.experiment import Experiment, flags_of
 
+RUNS = Path("results/runs")
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
 FIELDS = ("judge_set",)  # repeatable, each KEY=VALUE
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
@@ -23,6 +26,34 @@ Config = Annotated[
     Path | None,
     typer.Option(help="YAML file with any of these options, or a preset (harness list); the command line wins."),
 ]
+
+
+def run_folder(text: str) -> Path:
+    """The run folder at a path, or of this name below results/runs."""
+    named = RUNS / text
+    return named if not os.path.exists(text) and "/" not in text and named.is_dir() else Path(text)
+
+
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", parser=run_folder, help="A run: its name, or its folder.", show_default=False),
+]
+RunFolders = Annotated[
+    list[Path],
+    typer.Argument(metavar="RUN...", parser=run_folder, help="Runs: their names, or folders.", show_default=False),
+]
+
+
+class Command(typer.core.TyperCommand):
+    """Says how lists are written where one was given as several words."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except Exception as error:
+            if "unexpected extra argument" in getattr(error, "message", ""):
+                error.message += ": names are separated by commas (--method sso,dpo), and a value with spaces is quoted"
+            raise
 
 
 def takes(*names: str) -> Callable[[Callable], Callable]:

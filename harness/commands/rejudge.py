@@ -1,11 +1,8 @@
 """`harness rejudge`: whether another judge orders the methods of a finished run in the same way."""
 
-from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-from harness.commands.options import experiment, takes
+from harness.commands.options import RunFolder, experiment, takes
 from harness.commands.output import Json, print_json, print_rows, shown
 from harness.judging_audit.chosen import OPTIONS
 
@@ -18,9 +15,7 @@ EPILOG = (
 @takes(*OPTIONS, "device", "batch_size")
 def rejudge(
     given: dict,
-    run_folder: Annotated[
-        Path, typer.Argument(metavar="RUN", help="A run folder, such as results/runs/experiment.", show_default=False)
-    ],
+    run_folder: RunFolder,
     as_json: Json = False,
 ) -> None:
     """Judge the stored answers of a finished run by another judge, beside the first.
