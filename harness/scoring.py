@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
 
 
+def scored(benchmark: Benchmark, items: Questions, samples: list[dict], judgments: list[dict]) -> Score:
+    """The score of stored answers and judgments, with what of its questions hangs together."""
+    found = benchmark.score(items, samples, judgments)
+    clusters = benchmark.clusters(items) if hasattr(benchmark, "clusters") else {}
+    return replace(found, clusters={each: clusters[each] for each in found.values if each in clusters})
+
+
 class Scoring:
     """The answers of an arm to one benchmark, their judgments and the score."""
 
@@ -180,7 +187,7 @@ class Scoring:
         """From the stored answers and judgments."""
         judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
         samples = store.read_jsonl(self.samples_file)
-        found = self.benchmark.score(self.items, samples, judgments)
+        found = scored(self.benchmark, self.items, samples, judgments)
         asked = {"system_prompt": self.system_prompt, "thinking": self.thinking}
         named = {name: value for name, value in asked.items() if value is not None}
         return replace(found, details=found.details | count_thoughts(samples) | named)

@@ -24,7 +24,7 @@ from harness.budget import Ledger
 from harness.experiment import Experiment
 from harness.progress import progress
 from harness.results import FORMAT
-from harness.statistics import bootstrap_interval, grid, paired_difference
+from harness.statistics import differences, grid, intervals
 from harness.steps import Folder
 
 SUITES = {  # metric, and values of answers; one in UNPARSED has none in the last
@@ -93,11 +93,10 @@ def _one_at_a_time(path: Path, methods: int, seeds: int) -> float:
     some = min(SAMPLED, methods)
     for suite in SUITES:
         base, others = of("base", suite), [of(f"{METHOD}-{number}", suite) for number in range(some)]
-        bootstrap_interval(base.values, base.weights)  # the resamples of all
         start = time.perf_counter()
         for other in others:
-            bootstrap_interval(other.values, other.weights)
-            paired_difference(other, base)
+            intervals([other])
+            differences([(other, base)])
         took += time.perf_counter() - start
     return took * methods / some
 
