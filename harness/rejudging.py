@@ -129,7 +129,8 @@ def _score(scoring: Scoring, judge: Judge, root: Folder) -> Score:
     with progress(f"{arm.label} {scoring.name}: judge", scoring.benchmark.turns * len(scoring.items)) as advance:
         judgments = scoring.benchmark.judge(scoring.items, samples, judge, scoring.judging, advance)
     store.write_jsonl(judgments_file, judgments)
-    score = scored(scoring.benchmark, scoring.items, samples, store.read_jsonl(judgments_file))
+    judged = store.read_jsonl(judgments_file)
+    score = scored(scoring.benchmark, scoring.items, samples, judged, scoring.inputs.data_dir)
     _check_failed(arm.label, score, scoring.benchmark.turns * len(scoring.items), judgments)
     store.write_json(score_file, asdict(score))
     folder.finish(scoring.score_step, depends_on, [score_file, judgments_file])
