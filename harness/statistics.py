@@ -23,7 +23,7 @@ Arrays are (S, Q) of one method and (n, S, Q) of n, NaN where a question has no 
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import compress, repeat
 from typing import TypeVar
 
@@ -159,12 +159,12 @@ class Stack:
         """(n,): the variance of a seed's mean that the rest explains, V_rest / G."""
         return scale * self.rest.var(axis=1, ddof=1).sum(1)
 
-    def between(self, scale: np.ndarray) -> np.ndarray:
+    def between(self, within: np.ndarray) -> np.ndarray:
         """(n,): the variance of the seeds' means. Coarse scores can agree by chance, which says nothing of runs: it is
-        at least the TIE quantile of what runs have that differ in the rest alone."""
+        at least the TIE quantile of what runs have that differ in the rest alone, which is `within`."""
         freedom = self.seeds - 1
         least = 2 * float(gammaincinv(freedom / 2, TIE)) / freedom  # of a chi-square over its degrees of freedom
-        return np.maximum(self.means.var(axis=1, ddof=1), least * self.within(scale))
+        return np.maximum(self.means.var(axis=1, ddof=1), least * within)
 
 
 @dataclass(frozen=True)
@@ -184,11 +184,11 @@ class Estimates:
     run_freedom: int
     of_one_run: np.ndarray
 
-    @property
+    @cached_property
     def error(self) -> np.ndarray:
         return np.sqrt(self.questions + self.runs)
 
-    @property
+    @cached_property
     def freedom(self) -> np.ndarray:
         total = self.questions + self.runs
         share = self.runs / np.where(total > 0, total, 1.0)
@@ -223,8 +223,9 @@ def estimates(stack: Stack) -> Estimates:
     questions = scale * (stack.rest.mean(1) ** 2).sum(1)
     runs = np.zeros_like(questions)
     if seeds > 1:
-        questions = np.maximum(0.0, questions - stack.within(scale) / seeds)
-        runs = stack.between(scale) / seeds
+        within = stack.within(scale)
+        questions = np.maximum(0.0, questions - within / seeds)
+        runs = stack.between(within) / seeds
     signs = _count(stack.parts.mean(1))
     of_one_run = scale * (stack.rest**2).sum(2).mean(1)
     return Estimates(stack.means.mean(1), questions, runs, stack.groups, signs, seeds - 1, of_one_run)
@@ -243,8 +244,9 @@ def unpaired(first: Stack, second: Stack) -> Estimates:
     known = [side for side in (first, second) if side.seeds > 1]
     for side in (first, second) if known else ():
         source = side if side.seeds > 1 else known[0]
-        runs = runs + source.between(scale) / side.seeds
-        questions = questions - source.within(scale) / side.seeds
+        within = source.within(scale)
+        runs = runs + source.between(within) / side.seeds
+        questions = questions - within / side.seeds
     value = first.means.mean(1) - second.means.mean(1)
     signs = _count(first.parts.mean(1) - second.parts.mean(1))
     freedom = min((side.seeds for side in known), default=1) - 1
