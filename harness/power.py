@@ -207,16 +207,22 @@ def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = AL
     )
 
 
-def margin_for(new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER) -> float:
+def margin_for(
+    new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER, heavy: float = 1.0
+) -> float:
     """The smallest margin at which so many runs that equal the reference's in truth pass with this power: over all
     references of as many seeds, each with a margin of its own.
+
+    Args:
+        heavy: the share that has to pass is reckoned with so many times fewer degrees of freedom, for runs whose scores
+            have heavier tails than a normal: the variance of a variance is (kurtosis - 1) / 2 times that of a normal's.
 
     Raises:
         ValueError: when the reference has one seed: how much equal runs differ is then unknown.
     """
     scores = _scores(reference, reference.questions)
     error, freedom = _error(new_seeds, scores)
-    return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom, power))
+    return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom / heavy, power))
 
 
 def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:

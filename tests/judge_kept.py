@@ -89,7 +89,7 @@ def judge(name: str) -> list[str]:
     lines = [_stars(rows, found, table["baseline"])]
     ranked = [method for method, row in rows.items() if row["ranked"]]
     if len(ranked) > 1:
-        lines += _ranks(table, rows, ranked, found)
+        lines += _ranks(name, table, rows, ranked, found)
     if name in PAIRS:
         lines += _pair(name, rows, *PAIRS[name])
     return lines
@@ -123,7 +123,7 @@ def _listed(what: str, names: list[str]) -> str:
     return "" if what == "stay" else f" ({', '.join(names)})"
 
 
-def _ranks(table: dict, rows: dict, ranked: list[str], found: dict[tuple[str, str], Bounds]) -> list[str]:
+def _ranks(name: str, table: dict, rows: dict, ranked: list[str], found: dict[tuple[str, str], Bounds]) -> list[str]:
     """The ranks that are possible of each method: by the fewest and by the most pairs that can be significant."""
     names = [column["name"] for column in table["benchmarks"]]
     low, high, ahead = {}, {}, {}
@@ -131,9 +131,14 @@ def _ranks(table: dict, rows: dict, ranked: list[str], found: dict[tuple[str, st
         for first, second in combinations(ranked, 2):
             apart = _apart(rows[first], rows[second], benchmark)
             seeds, place = len(apart), (benchmark, first, second)
-            most = sum(sqrt(_part(found, benchmark, each)) for each in (first, second)) ** 2
             asked = rows[first]["cells"][benchmark]["questions"]
-            p_values = _p_values(np.mean(apart), np.linspace(0, most, 21), np.var(apart, ddof=1) / seeds, asked, seeds)
+            if (name, benchmark) in OLD_INTERVALS:
+                own = bounds(apart, _half(name, benchmark), asked)
+                p_values = own.low, own.high
+            else:
+                most = sum(sqrt(_part(found, benchmark, each)) for each in (first, second)) ** 2
+                between = np.var(apart, ddof=1) / seeds
+                p_values = _p_values(np.mean(apart), np.linspace(0, most, 21), between, asked, seeds)
             low[place], high[place], ahead[place] = min(p_values), max(p_values), np.mean(apart) > 0
     told = []
     possible = {}
@@ -170,8 +175,7 @@ def _pair(name: str, rows: dict, first: str, second: str) -> list[str]:
     apart = {each: _apart(rows[first], rows[second], each) for each in names}
     own = {}
     for each in names:
-        low, high = OLD_INTERVALS[name, each]
-        own[each] = bounds(apart[each], (high - low) / 2, rows[first]["cells"][each]["questions"])
+        own[each] = bounds(apart[each], _half(name, each), rows[first]["cells"][each]["questions"])
     base = [(each, _apart(rows["base"], rows[second], each)) for each in names]
     others = [bounds(values, *_kept(rows[second]["cells"][each])) for each, values in base]
     ends = [holm([getattr(each, end) for each in (*own.values(), *others)]) for end in ("low", "high")]
@@ -183,6 +187,11 @@ def _pair(name: str, rows: dict, first: str, second: str) -> list[str]:
         )
         lines.append(f"{first} - {second} on {each}: {value:+.2f}, p {raw}, corrected {corrected}.")
     return lines
+
+
+def _half(name: str, benchmark: str) -> float:
+    low, high = OLD_INTERVALS[name, benchmark]
+    return (high - low) / 2
 
 
 def text() -> str:
