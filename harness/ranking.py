@@ -120,8 +120,10 @@ def _compare_alike(grids: Sequence[Grid], places: Sequence[int], found: Comparis
     values, weights = (np.stack([getattr(each, name) for each in grids]) for name in ("values", "weights"))
     for first in range(len(grids) - 1):
         apart = values[first] - values[first + 1 :]
-        whole = ~np.isnan(apart).all(2).any(1)
-        others = np.array(places[first + 1 :])[whole]
-        if whole.any():
-            both = (weights[first] + weights[first + 1 :][whole]) / 2
-            found.put(places[first], others, estimates(Stack(apart[whole], both, grids[0].clusters)))
+        whole = np.flatnonzero(~np.isnan(apart).all(2).any(1))
+        if len(whole):
+            both = (weights[first] + weights[first + 1 :]) / 2
+            if len(whole) < len(apart):
+                apart, both = apart[whole], both[whole]
+            others = np.array(places[first + 1 :])[whole]
+            found.put(places[first], others, estimates(Stack(apart, both, grids[0].clusters)))

@@ -137,13 +137,17 @@ class Stack:
     """
 
     def __init__(self, values: np.ndarray, weights: np.ndarray, clusters: tuple[str, ...] = ()):
-        weighted, weights = weighted_sums(values, weights)
-        totals = weights.sum(2, keepdims=True)
-        shares = _by_cluster(weights / totals, clusters)
-        self.parts = _by_cluster(weighted / totals, clusters)
+        if (weights == weights.flat[0]).all() and not np.isnan(values).any():
+            shares = _by_cluster(np.full((1, 1, values.shape[2]), 1 / values.shape[2]), clusters)
+            self.parts = _by_cluster(values / values.shape[2], clusters)
+        else:
+            weighted, weights = weighted_sums(values, weights)
+            totals = weights.sum(2, keepdims=True)
+            shares = _by_cluster(weights / totals, clusters)
+            self.parts = _by_cluster(weighted / totals, clusters)
         self.means = self.parts.sum(2)
         self.rest = self.parts - shares * self.means[..., None]
-        self.groups = np.count_nonzero(shares.any(1), axis=1)
+        self.groups = np.broadcast_to(np.count_nonzero(shares.any(1), axis=1), len(self.parts))
 
     @classmethod
     def of(cls, grids: Sequence[Grid]) -> "Stack":
