@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from harness.simulation import promises, report
 from harness.simulation.promises import COVERAGE, MOST_FALSE, Measured, broken, measure
 from harness.simulation.scores import KINDS, Setting, tables
 
+DOCS = Path(__file__).parents[1] / "docs"
 TABLES = 80
 
 
@@ -86,6 +88,17 @@ def _scores(benchmark, metric, grid):
 def test_a_better_method_is_found():
     found = measure(Setting("normal", 5, methods=2, benchmarks=1), 40)
     assert found.power > 0.9
+
+
+def test_the_docs_have_the_long_form():
+    """docs/simulation.json is what `harness simulate` has written, and the table of docs/statistics.md is its."""
+    kept = json.loads((DOCS / "simulation.json").read_text())
+    found = [Measured.from_dict(each) for each in kept["measured"]]
+    assert kept["tables"] == 2000 and kept["broken"] == []
+    assert [each.setting for each in found] == [promises.said(each) for each in promises.settings()]
+    assert not any(broken(each) for each in found)
+    text = (DOCS / "statistics.md").read_text()
+    assert text == report.between_markers(text, report.to_markdown(found))
 
 
 def test_the_command(tmp_path, monkeypatch):
