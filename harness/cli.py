@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from harness import presets, registry
-from harness.commands import bench, data, export, judge, rejudge, score, testbed
+from harness.commands import bench, data, export, judge, power, rejudge, score, simulate, testbed
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
 from harness.commands.output import Json, print_json, shown
 from harness.defaults import with_scale
@@ -33,6 +33,8 @@ app.add_typer(testbed.app, name="testbed")
 app.add_typer(bench.app, name="bench")
 app.add_typer(judge.app, name="judge")
 app.command("rejudge", epilog=rejudge.EPILOG)(rejudge.rejudge)
+app.command("power", epilog=power.EPILOG)(power.power)
+app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
 
 RESULTS = Path("results")
 Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]

@@ -6,23 +6,23 @@ field (see `harness.tables`): outside checks read it, so the names stay.
 
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy.special import stdtrit
 
-from harness import resampling
-from harness.benchmarks.base import Score
+from harness.benchmarks.base import Score, limits_of
 from harness.errors import UserError, unknown_name
 from harness.notes import notes_of, number_range
+from harness.power import ALPHA, detectable
 from harness.ranking import SIGNIFICANT, Ranking, rank
 from harness.reported import Reported
-from harness.statistics import LEVEL, Difference, Grid, Interval, grid, holm
+from harness.statistics import LEVEL, Difference, Grid, Interval, Stack, differences, grid, holm, intervals
 from harness.trials import Tuning
 
-__all__ = ["SIGNIFICANT", "Cell", "Column", "ResultRow", "Row", "Spent", "Table", "build"]
+__all__ = ["SIGNIFICANT", "Cell", "Column", "Judged", "ResultRow", "Row", "Spent", "Table", "build", "judge"]
 
 LENGTH_CONTROLLED = "length_controlled_win_rate"  # AlpacaEval's, in the details of a score
 LEAST_SHARE = 0.95  # of the cap: who spends less is not compared at an identical budget
@@ -50,13 +50,17 @@ class ResultRow:
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark of the table; judge is None where none is needed. setting: few-shot examples and chat, if it says."""
+    """A benchmark of the table; judge is None where none is needed. setting: few-shot examples and chat, if it says.
+
+    clusters: how many questions are independent of each other; None where stored scores do not say what hangs together.
+    """
 
     name: str
     title: str
     metric: str
     judge: str | None
     setting: str | None = None
+    clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -66,9 +70,10 @@ class Cell:
     value, low, high: mean over seeds and questions with its 95 % interval; NaN where there is none.
     by_seed: the mean of each seed. questions: how many have a value in any seed. asked: the most that a seed was asked.
     missing, unparsed: summed over the seeds.
-    difference: to the baseline, on the same questions and seeds; p_holm is its p-value adjusted for all of the table.
+    difference: to the baseline, on the same questions and seeds; p_holm is its p-value adjusted for all of the table,
+        None where there are too few seeds to call it (see `Difference.called`).
     rank: among the ranked methods, best: significantly better than all others of them (see `harness.ranking`); None and
-        False where there are not two to compare.
+        False where there are not two with seeds enough to compare.
     length_controlled: AlpacaEval's length-controlled win rate, mean over seeds, where scores have it.
     """
 
@@ -123,6 +128,8 @@ class Table:
 
     comparisons: how many p-values of differences to the baseline Holm's correction counts.
     pairs: how many of pairs of ranked methods, for ranks.
+    detectable: benchmark -> the smallest difference of two ranked methods that is found in 80 % of experiments like
+        this one, in one comparison alone and after the correction for all pairs.
     reported: published rows to stand below; they take part in no comparison.
     command: what has made the table, where that is to stand in it.
     """
@@ -137,6 +144,42 @@ class Table:
     reported: tuple[Reported, ...] = ()
     pairs: int = 0
     command: str | None = None
+    detectable: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What is said of methods on benchmarks: benchmark -> method -> each, but for p_holm, which has the key
+    (benchmark, method). The baseline has no difference."""
+
+    intervals: dict[str, dict[str, Interval | None]]
+    differences: dict[str, dict[str, Difference | None]]
+    p_holm: dict[tuple[str, str], float]
+    ranking: Ranking
+
+
+def judge(
+    grids: Mapping[str, Mapping[str, Grid]],
+    baseline: str,
+    ranked: Collection[str],
+    limits: Mapping[str, tuple[float, float] | None],
+) -> Judged:
+    """All intervals, differences to the baseline, corrected p-values and ranks of a table.
+
+    Args:
+        grids: benchmark -> method -> values.
+        limits: benchmark -> the lowest and the highest value of a question, if any.
+    """
+    shown, apart = {}, {}
+    for name, own in grids.items():
+        others = [method for method in own if method != baseline]
+        shown[name] = dict(zip(own, intervals(list(own.values()), limits.get(name)), strict=True))
+        found = differences([(own[method], own[baseline]) for method in others])
+        apart[name] = dict(zip(others, found, strict=True))
+    called = [(name, method) for name, own in apart.items() for method, each in own.items() if each and each.called]
+    adjusted = holm([apart[name][method].p_value for name, method in called])
+    compared = {name: {method: each for method, each in own.items() if method in ranked} for name, own in grids.items()}
+    return Judged(shown, apart, dict(zip(called, adjusted, strict=True)), rank(compared))
 
 
 def build(
@@ -166,19 +209,12 @@ def build(
         raise unknown_name("baseline", baseline, [row.method for row in rows])
     rows = sorted(rows, key=lambda row: row.method != baseline)
     names = dict.fromkeys(name for row in rows for name, scores in row.scores.items() if scores)
-    columns = [_column(name, rows, testbed, titles or {}) for name in names]
     reasons = _reasons(rows)
-    cells: dict[str, dict[str, Cell]] = {row.method: {} for row in rows}
-    ranked: dict[str, dict[str, Grid]] = {}
-    for column in columns:
-        grids, intervals, differences = _measured(rows, column.name)
-        for row, values, interval, difference in zip(rows, grids, intervals, differences, strict=True):
-            cells[row.method][column.name] = replace(_cell(row, column.name, values, interval), difference=difference)
-        ranked[column.name] = {
-            row.method: values for row, values in zip(rows, grids, strict=True) if reasons[row.method] is None
-        }
-    comparisons, ranking = _adjust(cells), rank(ranked)
-    _place(cells, ranking)
+    grids = {name: {row.method: grid_of(row.scores.get(name, {})) for row in rows} for name in names}
+    columns = [_column(name, rows, grids[name], testbed, titles or {}) for name in names]
+    limits = {column.name: limits_of(column.metric) for column in columns}
+    judged = judge(grids, baseline, [method for method, reason in reasons.items() if reason is None], limits)
+    cells = {row.method: {name: _cell(row, name, grids[name][row.method], judged) for name in names} for row in rows}
     finished = tuple(
         Row(
             row.method,
@@ -193,19 +229,31 @@ def build(
         )
         for row in rows
     )
-    table = Table(title, baseline, testbed, tuple(columns), finished, comparisons, (), (), ranking.pairs, command)
-    return replace(table, notes=(*notes_of(table, rows, limit, ranking.bounded), *remarks))
+    table = Table(
+        title,
+        baseline,
+        testbed,
+        tuple(columns),
+        finished,
+        comparisons=len(judged.p_holm),
+        notes=(),
+        pairs=judged.ranking.pairs,
+        command=command,
+        detectable=_detectable(judged.ranking),
+    )
+    return replace(table, notes=(*notes_of(table, rows, limit), *remarks))
 
 
-def _measured(
-    rows: Sequence[ResultRow], benchmark: str
-) -> tuple[list[Grid], list[Interval | None], list[Difference | None]]:
-    """Of each row: its values on a benchmark, their interval, and the difference to the first row."""
-    grids = [grid_of(row.scores.get(benchmark, {})) for row in rows]
-    return grids, resampling.intervals(grids), [None, *resampling.differences([(each, grids[0]) for each in grids[1:]])]
+def _detectable(ranking: Ranking) -> dict[str, tuple[float, float]]:
+    return {
+        name: tuple(detectable(error, freedom, ALPHA / tests) for tests in (1, ranking.pairs))
+        for name, (error, freedom) in ranking.errors.items()
+    }
 
 
-def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping[str, str]) -> Column:
+def _column(
+    name: str, rows: Sequence[ResultRow], grids: Mapping[str, Grid], testbed: bool, titles: Mapping[str, str]
+) -> Column:
     scores = [(row.method, score) for row in rows for score in row.scores.get(name, {}).values()]
     for what in ("judge", "metric"):
         used: dict[Any, list[str]] = {}
@@ -218,20 +266,24 @@ def _column(name: str, rows: Sequence[ResultRow], testbed: bool, titles: Mapping
     first = scores[0][1]
     shots, chat = first.details.get("num_fewshot"), first.details.get("chat")
     setting = None if shots is None else f"{shots}-shot{' chat' if chat else ''}"
-    return Column(name, f"testbed {title}" if testbed else title, first.metric, first.judge, setting)
+    known = all(score.clusters is not None for _, score in scores)
+    independent = {each for own in grids.values() for each in own.clusters or own.questions}
+    shown = f"testbed {title}" if testbed else title
+    return Column(name, shown, first.metric, first.judge, setting, len(independent) if known else None)
 
 
 def grid_of(scores: Mapping[int, Score]) -> Grid:
     """The values of a method on a benchmark, from the score of each seed."""
     values = {seed: score.values for seed, score in scores.items()}
-    return grid(values, {seed: score.weights for seed, score in scores.items()})
+    clusters = {question: name for score in scores.values() for question, name in (score.clusters or {}).items()}
+    return grid(values, {seed: score.weights for seed, score in scores.items()}, clusters)
 
 
-def _cell(row: ResultRow, column: str, values: Grid, interval: Interval | None) -> Cell:
+def _cell(row: ResultRow, column: str, values: Grid, judged: Judged) -> Cell:
     scores = row.scores.get(column, {})
     by_seed = {}
     if values.seeds:
-        means = resampling.Stack.of([values]).means[0]
+        means = Stack.of([values]).means[0]
         by_seed = dict(zip(values.seeds, means.tolist(), strict=True))
     for seed, mean in by_seed.items():
         if not math.isclose(mean, scores[seed].value, rel_tol=1e-6, abs_tol=1e-6):
@@ -239,7 +291,10 @@ def _cell(row: ResultRow, column: str, values: Grid, interval: Interval | None) 
                 f"{column}, {row.method} seed {seed}: the score {scores[seed].value} is not the weighted mean "
                 f"{mean} of its values"
             )
+    interval = judged.intervals[column][row.method]
     shown = (interval.value, interval.low, interval.high) if interval else (math.nan,) * 3
+    standings = judged.ranking.standings.get(column, {})
+    standing = standings.get(row.method) if len(standings) > 1 else None
     return Cell(
         *shown,
         by_seed,
@@ -247,6 +302,10 @@ def _cell(row: ResultRow, column: str, values: Grid, interval: Interval | None) 
         max((score.questions for score in scores.values()), default=0),
         sum(score.missing for score in scores.values()),
         sum(score.unparsed for score in scores.values()),
+        judged.differences[column].get(row.method),
+        judged.p_holm.get((column, row.method)),
+        standing and standing.rank,
+        standing is not None and standing.best,
         length_controlled=_length_controlled(scores),
     )
 
@@ -275,23 +334,6 @@ def _length_controlled(scores: Mapping[int, Score]) -> Interval | None:
         for end in (0, 1)
     )
     return Interval(value, value - below, value + above)
-
-
-def _adjust(cells: dict[str, dict[str, Cell]]) -> int:
-    """Put the adjusted p-values of all comparisons in place, and say how many there are."""
-    places = [(method, name) for method, row in cells.items() for name, cell in row.items() if cell.difference]
-    adjusted = holm([cells[method][name].difference.p_value for method, name in places])
-    for (method, name), p_value in zip(places, adjusted, strict=True):
-        cells[method][name] = replace(cells[method][name], p_holm=p_value)
-    return len(places)
-
-
-def _place(cells: dict[str, dict[str, Cell]], ranking: Ranking) -> None:
-    """Put ranks in place, where there are at least two ranked methods to compare."""
-    for benchmark, standings in ranking.standings.items():
-        for method, standing in standings.items() if len(standings) > 1 else ():
-            cell = cells[method][benchmark]
-            cells[method][benchmark] = replace(cell, rank=standing.rank, best=standing.best)
 
 
 def _flops(row: ResultRow) -> list[float]:

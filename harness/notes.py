@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from harness.ranking import SIGNIFICANT
+from harness.statistics import LEAST_SEEDS
 
 if TYPE_CHECKING:
     from harness.comparison import Column, ResultRow, Row, Table
@@ -11,16 +12,16 @@ if TYPE_CHECKING:
 MOST_NAMED = 10  # methods with warnings of health that are told
 
 
-def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None, bounded: bool) -> list[str]:
+def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None) -> list[str]:
     """
     Args:
         stored: what the rows of the table were made from.
         limit: the number of questions each benchmark was cut to.
-        bounded: ranks rest on upper bounds of p-values.
     """
     return [
         *_about(table, limit),
-        *_comparisons(table, bounded),
+        *_comparisons(table),
+        *_detectable(table),
         *_budgets(table.rows),
         *(_count(column, table.rows) for column in table.benchmarks),
         *_lengths(table),
@@ -40,23 +41,37 @@ def _about(table: "Table", limit: int | None) -> list[str]:
         notes.append(f"Cut short: a random sample of {limit} questions of each benchmark was asked, the same for all.")
     seeds = [len(row.seeds) for row in table.rows]
     notes.append(
-        f"Seeds: {number_range(seeds, '{}')}. In brackets: 95 % interval, questions resampled"
-        + (", the variance between seeds added." if max(seeds) > 1 else ".")
+        f"Seeds: {number_range(seeds, '{}')}. In brackets: 95 % interval, over other questions"
+        + (" and other training runs." if max(seeds) > 1 else ".")
     )
     notes.extend(_unequal_seeds(table))
-    if any(len(row.seeds) == 1 and row.spent.flops for row in table.rows):
-        notes.append(
-            "One seed tells nothing of how another training run would turn out: its intervals and p-values are about "
-            "other questions, for this very model."
-        )
+    notes.extend(_few_seeds(table))
     return notes
+
+
+def _few_seeds(table: "Table") -> Iterator[str]:
+    """What cannot be said with so few seeds as some methods have."""
+    few = {row.method: len(row.seeds) for row in table.rows if len(row.seeds) < LEAST_SEEDS}
+    if not few:
+        return
+    listed = ", ".join(f"{method} {count}" for method, count in list(few.items())[:MOST_NAMED])
+    more = f" and {len(few) - MOST_NAMED} more" if len(few) > MOST_NAMED else ""
+    yield (
+        f"Fewer than {LEAST_SEEDS} seeds ({listed}{more}): too few to tell how another training run would turn out, so "
+        "nothing of these methods is marked or ranked."
+    )
+    if 1 in few.values():
+        yield "Intervals and p-values of one seed are about other questions, for this very model: runs are left out."
 
 
 def _unequal_seeds(table: "Table") -> Iterator[str]:
     """Which method has which seeds, where they are not the same for all, and which scores are of fewer."""
     if len({row.seeds for row in table.rows}) > 1:
         listed = "; ".join(f"{row.method} {', '.join(map(str, row.seeds))}" for row in table.rows)
-        yield f"Unequal seeds: {listed}. Means are over each method's own seeds, differences over those that both have."
+        yield (
+            f"Unequal seeds: {listed}. Means are over each method's own seeds; differences over those that both have "
+            f"where these are {LEAST_SEEDS} or more, else between the means."
+        )
     for column in table.benchmarks:
         for row in table.rows:
             scored = row.cells[column.name].by_seed
@@ -64,7 +79,7 @@ def _unequal_seeds(table: "Table") -> Iterator[str]:
                 yield f"{column.title}: {row.method} has no score with seed {', '.join(without)}."
 
 
-def _comparisons(table: "Table", bounded: bool) -> list[str]:
+def _comparisons(table: "Table") -> list[str]:
     notes = []
     if table.comparisons:
         number = "1 comparison" if table.comparisons == 1 else f"{table.comparisons} comparisons"
@@ -75,10 +90,20 @@ def _comparisons(table: "Table", bounded: bool) -> list[str]:
         notes.append(
             "#: rank, 1 + the number of ranked methods that are significantly better, and never before a method with a "
             "higher mean. Bold: significantly better than all others. "
-            f"p < {SIGNIFICANT} after Holm's correction for {number} of ranked methods"
-            + (", by upper bounds of the p-values, which find less." if bounded else ".")
+            f"p < {SIGNIFICANT} after Holm's correction for {number} of ranked methods."
         )
     return notes
+
+
+def _detectable(table: "Table") -> list[str]:
+    if not table.detectable:
+        return []
+    titles = {column.name: column.title for column in table.benchmarks}
+    parts = [f"{titles[name]} {alone:.2g} ({corrected:.2g})" for name, (alone, corrected) in table.detectable.items()]
+    return [
+        "Smallest difference of two ranked methods that is found in 80 % of such tables, as the only comparison (after "
+        f"the correction): {', '.join(parts)}."
+    ]
 
 
 def _budgets(rows: "Sequence[Row]") -> list[str]:
@@ -96,6 +121,10 @@ def _count(column: "Column", rows: "Sequence[Row]") -> str:
     """What was asked and judged of a benchmark, and what is missing."""
     asked = [row.cells[column.name].asked for row in rows if row.cells[column.name].asked] or [0]
     parts = [f"{number_range(asked, '{}')} questions", f"judge {column.judge}" if column.judge else "no judge"]
+    if column.clusters is None:
+        parts.append("what hangs together was not stored: each question counts by itself")
+    elif column.clusters < max(row.cells[column.name].questions for row in rows):
+        parts[0] += f", {column.clusters} of them independent"
     if column.setting:
         parts.insert(1, column.setting)
     for what in ("missing", "unparsed"):

@@ -1,9 +1,12 @@
-"""How small a difference can be seen, how many questions that takes, and whether one run is no worse than another.
+"""How small a difference can be seen, what that takes, and whether one run is no worse than another.
 
-The model is that of `harness.statistics`: value[s, q] = mean + seed[s] + question[q] + rest[s, q]. A mean over S seeds
-and Q questions has the variance  V_question / Q + V_rest / (S Q) + V_seed / S.  The tests there do not know V_seed:
-they estimate it from S seeds, cut at 0, and add it as Student's t. How often they find a difference is integrated here
-over what they may estimate (a chi-square of S - 1 degrees of freedom) and the mean that they may see (a normal).
+The model is that of `harness.statistics`: value[s, q] = mean + seed[s] + question[q] + rest[s, q]. A difference over S
+seeds and Q questions has the squared standard error
+
+    V_question / Q + (V_seed + V_rest / Q) / S,
+
+and the tests there know its second part from S seeds alone. What they find is integrated here over what they may
+estimate of it (a chi-square of S - 1 degrees of freedom) and the mean that they may see (a normal).
 """
 
 from collections.abc import Callable, Sequence
@@ -13,27 +16,36 @@ from math import sqrt
 import numpy as np
 from scipy.special import chdtri, nctdtr, ndtr, stdtr, stdtrit
 
-from harness.statistics import Grid, seed_variance, weighted_sums
+from harness.statistics import LEAST_SEEDS, LEVEL, Estimates, Grid, Stack, weighted_sums
 
 ALPHA = 0.05
 POWER = 0.8
 MOST_QUESTIONS = 10_000_000  # more are said to be out of reach
-NODES = 32  # of an integral over a distribution: its quantiles at evenly spaced probabilities
-NODES_OF_T = 128  # whose tails are heavy
-HALVINGS = 24
+MOST_SEEDS = 100
+NODES = 64  # of an integral over a chi-square: its quantiles at evenly spaced probabilities
+HALVINGS = 40
 
 
 @dataclass(frozen=True)
 class Variance:
-    """Of a pilot's values: of one question, of the rest of one answer, and of one seed (training run).
+    """Of differences: of one question, of the rest of one answer, and of one training run (seed).
 
-    With one seed in the pilot the variance between seeds is unknown (0 here, and the rest is in that of questions):
-    what follows from it holds for that very model.
+    Questions are independent ones: clusters, where questions hang together. With one seed in the pilot the variance
+    between runs is unknown (0 here, and the rest is in that of questions): what follows holds for that very model.
     """
 
     question: float
     rest: float
     seed: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """So many seeds of each method on so many questions. cost: of one method, in the unit of the given costs."""
+
+    seeds: int
+    questions: int
+    cost: float
 
 
 @dataclass(frozen=True)
@@ -61,39 +73,46 @@ class NonInferiority:
         return self.bound > -self.margin
 
 
-def variance(values: np.ndarray, weights: np.ndarray | None = None) -> Variance:
-    """The parts of the variance of values (seeds, questions), NaN where there is none, by the method of moments.
+def variance(values: np.ndarray, weights: np.ndarray | None = None, clusters: tuple[str, ...] = ()) -> Variance:
+    """The parts of the variance of values (seeds, questions), NaN where there is none, by the method of moments
+    (Searle et al. 1992, Variance Components, ch. 5), each cut at 0.
 
     Args:
         values: differences of two methods, for what a comparison of them can see.
     """
-    weighted, weights = weighted_sums(values, weights)
-    seeds, questions = weights.shape
-    totals = weights.sum(1, keepdims=True)
-    parts = (weighted - weights * weighted.sum(1, keepdims=True) / totals) / totals  # of a seed's mean, by question
-    centred = questions / max(1, questions - 1)  # parts of a seed add up to 0
-    of_means = centred * (parts.mean(0) ** 2).sum()
-    rest = centred * np.var(parts, axis=0, ddof=1).sum() if seeds > 1 else 0.0
-    return Variance(
-        max(0.0, questions * float(of_means - rest / seeds)), questions * float(rest), seed_variance(values, weights)
-    )
+    weights = np.ones_like(values) if weights is None else weights
+    stack = Stack(values[None], weights[None], clusters)
+    seeds, groups = stack.seeds, int(stack.groups[0])
+    scale = groups / max(1, groups - 1)
+    of_means = scale * float((stack.rest.mean(1) ** 2).sum())
+    if seeds == 1:
+        return Variance(groups * of_means, 0.0, 0.0)
+    rest = float(stack.within(np.array([scale]))[0])
+    between = float(stack.means.var(ddof=1))
+    return Variance(max(0.0, groups * (of_means - rest / seeds)), groups * rest, max(0.0, between - rest))
 
 
 def power_of(effect: float, variance: Variance, seeds: int, questions: int, alpha: float = ALPHA) -> float:
-    """How often the two-sided test of `sign_flip_p_value` finds a true difference of this size.
+    """How often the two-sided test of `statistics.Estimates` finds a true difference of this size.
 
     Of one seed, it is the difference of these very models.
 
     Raises:
         ValueError: for fewer than two questions.
     """
-    if questions < 2:
-        raise ValueError("one question has no variance")
-    asked = variance.question / questions + variance.rest / (seeds * questions)
-    seed = variance.seed if seeds > 1 else 0.0
-    spreads = np.sqrt(_estimates(seed, variance.rest / questions, seeds - 1) / seeds)
-    least = _thresholds(asked + effect**2 / questions, spreads, seeds - 1, alpha / 2)  # flipped signs keep the effect
-    return _beyond(least, effect, asked + seed / seeds) + _beyond(least, -effect, asked + seed / seeds)
+    of_questions, of_runs = _parts(variance, seeds, questions)
+    least = _half_widths(of_questions, of_runs, seeds, questions, 1 - alpha)
+    error = max(sqrt(of_questions + of_runs), 1e-300)
+    return float((ndtr((effect - least) / error) + ndtr((-effect - least) / error)).mean())
+
+
+def half_width(variance: Variance, seeds: int, questions: int, level: float = LEVEL) -> float:
+    """What half the width of the interval of a difference will be, on average over experiments.
+
+    Raises:
+        ValueError: for fewer than two questions.
+    """
+    return float(_half_widths(*_parts(variance, seeds, questions), seeds, questions, level).mean())
 
 
 def minimum_detectable_effect(
@@ -102,8 +121,18 @@ def minimum_detectable_effect(
     """The smallest true difference that the two-sided test at level alpha finds with this power."""
     return _smallest(
         lambda effect: power_of(effect, variance, seeds, questions, alpha) >= power,
-        sqrt(variance.question / questions + variance.rest / questions + variance.seed),
+        sqrt(sum(_parts(variance, seeds, questions))),
     )
+
+
+def detectable(error: float, freedom: float, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The smallest true difference that is found with this power by a t test of this standard error and freedom: the
+    noncentral t distribution."""
+    if not error > 0:
+        return 0.0
+    freedom = min(freedom, 1e6)
+    least = float(stdtrit(freedom, 1 - alpha / 2))
+    return error * _smallest(lambda shift: 1 - nctdtr(freedom, shift, least) >= power, least)
 
 
 def questions_needed(
@@ -124,22 +153,47 @@ def questions_needed(
     return high
 
 
+def cheapest(
+    effect: float,
+    variance: Variance,
+    run_cost: float,
+    answer_cost: float,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    most_questions: int = MOST_QUESTIONS,
+) -> Mix | None:
+    """The cheapest seeds and questions that find a difference of this size; None where MOST_SEEDS are not enough.
+
+    Args:
+        run_cost, answer_cost: of one training run, and of one answer with its judgment; each seed has both.
+    """
+    best: Mix | None = None
+    for seeds in range(LEAST_SEEDS, MOST_SEEDS + 1):
+        if best and seeds * run_cost >= best.cost:
+            break
+        questions = questions_needed(effect, variance, seeds, alpha, power)
+        if questions is not None and questions <= most_questions:
+            mix = Mix(seeds, questions, seeds * (run_cost + questions * answer_cost))
+            best = min(best or mix, mix, key=lambda each: each.cost)
+    return best
+
+
 def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = ALPHA) -> NonInferiority | None:
     """Whether runs are no worse than a reference by the margin; None where they have no question in common.
 
-    The questions are the same and take no part in chance: it is in the training runs alone, whose scores on these
-    questions are compared by Student's t for two groups, their variance pooled. The two sides may have other seeds, and
-    other numbers of them; together they need three.
+    The questions are the same and take no part in chance: it is in the training runs alone. How much their scores on
+    these questions vary is what the reference's say, by Student's t with its seeds' degrees of freedom: a run that is
+    checked cannot widen its own margin. The two sides may have other seeds, and other numbers of them.
 
     Raises:
-        ValueError: when both sides have one seed.
+        ValueError: when the reference has one seed.
     """
     common = sorted(set(new.questions) & set(reference.questions))
     if not common:
         return None
     sides = [_scores(side, common) for side in (new, reference)]
     difference = float(sides[0].mean() - sides[1].mean())
-    error, freedom = _error(*sides)
+    error, freedom = _error(len(sides[0]), sides[1])
     least = float(stdtrit(freedom, 1 - alpha))
     return NonInferiority(
         difference=difference,
@@ -153,17 +207,22 @@ def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = AL
     )
 
 
-def margin_for(new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER) -> float:
+def margin_for(
+    new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER, heavy: float = 1.0
+) -> float:
     """The smallest margin at which so many runs that equal the reference's in truth pass with this power: over all
     references of as many seeds, each with a margin of its own.
+
+    Args:
+        heavy: the share that has to pass is reckoned with so many times fewer degrees of freedom, for runs whose scores
+            have heavier tails than a normal: the variance of a variance is (kurtosis - 1) / 2 times that of a normal's.
 
     Raises:
         ValueError: when the reference has one seed: how much equal runs differ is then unknown.
     """
     scores = _scores(reference, reference.questions)
-    error, freedom = _error(scores, scores[:1])
-    error *= sqrt((1 / new_seeds + 1 / len(scores)) / (1 + 1 / len(scores)))
-    return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom, power))
+    error, freedom = _error(new_seeds, scores)
+    return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom / heavy, power))
 
 
 def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:
@@ -173,13 +232,12 @@ def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:
     return weighted.sum(1) / weights.sum(1)
 
 
-def _error(a: np.ndarray, b: np.ndarray) -> tuple[float, int]:
-    """Standard error of the difference of two means, their variance pooled, and its degrees of freedom."""
-    freedom = len(a) + len(b) - 2
-    if not freedom:
-        raise ValueError("one seed on each side does not say how much runs differ")
-    squares = sum(float(((side - side.mean()) ** 2).sum()) for side in (a, b))
-    return sqrt(squares / freedom * (1 / len(a) + 1 / len(b))), freedom
+def _error(new_seeds: int, reference: np.ndarray) -> tuple[float, int]:
+    """Standard error of the difference of a mean of so many runs to that of the reference's, and its degrees of
+    freedom."""
+    if len(reference) < 2:
+        raise ValueError("a reference with one seed does not say how much runs differ")
+    return float(np.std(reference, ddof=1)) * sqrt(1 / new_seeds + 1 / len(reference)), len(reference) - 1
 
 
 def _passes(shift: float, freedom: int, alpha: float) -> float:
@@ -187,31 +245,25 @@ def _passes(shift: float, freedom: int, alpha: float) -> float:
     return float(1 - nctdtr(freedom, shift, stdtrit(freedom, 1 - alpha)))
 
 
-def _estimates(seed: float, rest: float, freedom: int) -> np.ndarray:
-    """What `seed_variance` may find, where a run's mean varies by `seed` and, within its questions, by `rest`."""
-    if not freedom:
-        return np.zeros(1)
-    of_means = (seed + rest) * chdtri(freedom, (np.arange(NODES) + 0.5) / NODES) / freedom
-    return np.maximum(0.0, of_means - rest)
+def _parts(variance: Variance, seeds: int, questions: int) -> tuple[float, float]:
+    """What questions and what runs add to the squared standard error; of one seed, all is of questions."""
+    if questions < 2:
+        raise ValueError("one question has no variance")
+    if seeds == 1:
+        return (variance.question + variance.rest) / questions, 0.0
+    return variance.question / questions, (variance.seed + variance.rest / questions) / seeds
 
 
-def _thresholds(asked: float, spreads: np.ndarray, freedom: int, tail: float) -> np.ndarray:
-    """What N(0, asked) + spread t exceeds with probability `tail`, for each spread."""
-    if not freedom:
-        return np.full(len(spreads), -sqrt(asked) * float(stdtrit(np.inf, tail)))
-    noise = spreads[:, None] * stdtrit(freedom, (np.arange(NODES_OF_T) + 0.5) / NODES_OF_T)
-    unit = max(sqrt(asked), 1e-9 * float(spreads.max()), 1e-300)
-    low, high = np.zeros(len(spreads)), noise.max(1) + 40 * unit
-    for _ in range(HALVINGS):
-        middle = (low + high) / 2
-        over = ndtr((noise - middle[:, None]) / unit).mean(1) > tail
-        low, high = np.where(over, middle, low), np.where(over, high, middle)
-    return high
-
-
-def _beyond(least: np.ndarray, effect: float, of_mean: float) -> float:
-    """How often a mean with this expectation and variance is above a threshold."""
-    return float(ndtr((effect - least) / max(sqrt(of_mean), 1e-300)).mean())
+def _half_widths(of_questions: float, of_runs: float, seeds: int, questions: int, level: float) -> np.ndarray:
+    """Half the width of intervals of this level, for each of the values that the runs' part may be estimated as."""
+    if seeds == 1:
+        runs = np.zeros(1)
+    else:
+        runs = of_runs * chdtri(seeds - 1, (np.arange(NODES) + 0.5) / NODES) / (seeds - 1)
+    ones = np.ones_like(runs)
+    asked = questions * ones
+    found = Estimates(0 * ones, of_questions * ones, runs, asked, asked, seeds - 1, of_questions * ones)
+    return found.half_width(level)
 
 
 def _smallest(enough: Callable[[float], bool], unit: float) -> float:

@@ -10,7 +10,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from harness import fingerprints, resampling, sources, store
+from harness import fingerprints, sources, statistics, store
 from harness.benchmarks.base import Score
 from harness.comparison import grid_of
 from harness.errors import UserError
@@ -22,7 +22,7 @@ from harness.judging_audit.chosen import check_given, folder_name, load_chosen
 from harness.progress import progress
 from harness.results import StoredRun
 from harness.runner import arms_of
-from harness.scoring import SCORERS, Scoring
+from harness.scoring import SCORERS, Scoring, scored
 from harness.statistics import Difference, Grid, Interval
 from harness.steps import Folder
 from harness.tables.markdown import escape
@@ -129,7 +129,8 @@ def _score(scoring: Scoring, judge: Judge, root: Folder) -> Score:
     with progress(f"{arm.label} {scoring.name}: judge", scoring.benchmark.turns * len(scoring.items)) as advance:
         judgments = scoring.benchmark.judge(scoring.items, samples, judge, scoring.judging, advance)
     store.write_jsonl(judgments_file, judgments)
-    score = scoring.benchmark.score(scoring.items, samples, store.read_jsonl(judgments_file))
+    judged = store.read_jsonl(judgments_file)
+    score = scored(scoring.benchmark, scoring.items, samples, judged, scoring.inputs.data_dir)
     _check_failed(arm.label, score, scoring.benchmark.turns * len(scoring.items), judgments)
     store.write_json(score_file, asdict(score))
     folder.finish(scoring.score_step, depends_on, [score_file, judgments_file])
@@ -163,7 +164,7 @@ class Judged:
     def of(cls, scores: dict[str, dict[int, Score]]) -> "Judged":
         judges = dict.fromkeys(score.judge for by_seed in scores.values() for score in by_seed.values())
         grids = {method: grid_of(by_seed) for method, by_seed in scores.items()}
-        found = dict(zip(grids, resampling.intervals(list(grids.values())), strict=True))
+        found = dict(zip(grids, statistics.intervals(list(grids.values())), strict=True))
         missing, unparsed = (
             {method: sum(getattr(score, name) for score in by_seed.values()) for method, by_seed in scores.items()}
             for name in ("missing", "unparsed")
@@ -243,7 +244,7 @@ def _reversed(methods: Sequence[str], values: list[list[float]], first: Judged, 
         if (values[0][i] - values[0][j]) * (values[1][i] - values[1][j]) < 0:
             ahead, behind = (methods[i], methods[j]) if values[0][i] > values[0][j] else (methods[j], methods[i])
             sides = [(each.grids[ahead], each.grids[behind]) for each in (first, second)]
-            clear = [_excludes_0(found) for found in resampling.differences(sides)]
+            clear = [_excludes_0(found) for found in statistics.differences(sides)]
             rows.append({"first": ahead, "second": behind, "distinguished": clear})
     return rows
 

@@ -79,7 +79,7 @@ class Reader:
         values = self.json(file)
         if id(values) not in self._scores:
             try:
-                self._scores[id(values)] = Score(**values)
+                self._scores[id(values)] = Score(**{"clusters": None} | values)
             except TypeError:
                 raise UserError(f"{file}: is no score; delete the file to make it again") from None
         return self._scores[id(values)]

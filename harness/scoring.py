@@ -4,9 +4,11 @@ Answers are generated once; whatever changes in judging and scoring is done agai
 """
 
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness import fingerprints, registry, sources, store
@@ -17,17 +19,37 @@ from harness.engines.answering import AnsweringEngine, count_thoughts, with_thou
 from harness.engines.base import Engine
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
+from harness.experiment import TESTBED
 from harness.inputs import Inputs, described_judge, judge_module, threads_of
 from harness.judges.shares import check_verdicts
 from harness.methods import Prompt
 from harness.pipeline import PACKAGES, Trained
 from harness.progress import progress
+from harness.testbed.clusters import clusters as contents
 from harness.thoughts import parse_marks
 
 if TYPE_CHECKING:
     from harness.arm import Arm
 
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
+
+
+def scored(
+    benchmark: Benchmark, items: Questions, samples: list[dict], judgments: list[dict], data_dir: Path
+) -> Score:
+    """The score of stored answers and judgments, with what of its questions hangs together.
+
+    Args:
+        data_dir: where the questions are from; the testbed's are known by their content.
+    """
+    found = benchmark.score(items, samples, judgments)
+    if files.suite_settings(data_dir).get("name") == TESTBED:
+        clusters = contents(items)
+    else:
+        clusters = benchmark.clusters(items) if hasattr(benchmark, "clusters") else {}
+    times = Counter(clusters.get(each) for each in found.values)
+    shared = {each: clusters[each] for each in found.values if each in clusters and times[clusters[each]] > 1}
+    return replace(found, clusters=shared)
 
 
 class Scoring:
@@ -180,7 +202,7 @@ class Scoring:
         """From the stored answers and judgments."""
         judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
         samples = store.read_jsonl(self.samples_file)
-        found = self.benchmark.score(self.items, samples, judgments)
+        found = scored(self.benchmark, self.items, samples, judgments, self.inputs.data_dir)
         asked = {"system_prompt": self.system_prompt, "thinking": self.thinking}
         named = {name: value for name, value in asked.items() if value is not None}
         return replace(found, details=found.details | count_thoughts(samples) | named)

@@ -50,8 +50,8 @@ ANSWERING = Roots(
 ENDPOINT = Roots(  # ANSWERING for a model that is asked at a URL
     ("harness.benchmarks.files", "harness.engines.endpoint", "harness.engines.logged"), ANSWERING.alone
 )
-SCORING = Roots(("harness.benchmarks.base",), ("harness.scoring",))
-JUDGING = ("judge", "score")  # methods of a benchmark that have no part in its answers
+SCORING = Roots(("harness.benchmarks.base", "harness.testbed.clusters"), ("harness.scoring",))
+JUDGING = ("judge", "score", "clusters")  # methods of a benchmark that have no part in its answers
 ANSWERS = ("answer", "pairs")  # and those that have none in its score
 
 

@@ -1,48 +1,61 @@
-"""Intervals, paired differences and corrected p-values for scores of several runs on the same questions.
+"""Intervals, differences and corrected p-values for scores of several runs on the same questions.
 
-A method is measured by S runs (seeds), each scored on Q questions. Two things are random: which questions were asked,
-and how the training run turned out. The model behind all numbers here is
+A method is measured by S runs (seeds), each scored on Q questions that fall into G clusters (questions that hang
+together; each by itself where a benchmark declares none). Two things are random: which questions were asked, and how
+the training run turned out:
 
-    value[s, q] = mean + seed[s] + question[q] + rest[s, q],
+    value[s, q] = mean + seed[s] + question[q] + rest[s, q]
+    variance of the mean over seeds and questions = V_question / G + (V_seed + V_rest / G) / S
 
-so the mean over seeds and questions has the variance  V_seed / S  +  (variance of the question means) / Q. The second
-term is found by resampling questions, each with all its seeds (a cluster), and already contains the rest. V_seed is the
-variance of the seeds' means less what the questions explain of it, and enters with Student's t, S - 1 degrees of
-freedom. Resampling the few seeds themselves would not do: three seeds resampled give a variance 2/3 of the right one
-and normal instead of t quantiles (a "95 %" interval that covers about 75 % where runs vary), and would count the rest
-twice where they do not (99 %).
+Its second part, R, is the variance of the seeds' means over S, with S - 1 degrees of freedom; nothing is subtracted
+from it. The first, Q, is the clustered variance of the questions' means (Liang and Zeger 1986; Miller 2024, "Adding
+error bars to evals", eq. 4) less the rest that is in R already, with G - 1 degrees of freedom. Both are joined by
+Student's t with
 
-With one seed V_seed is unknown: results then hold for this very model, and speak of other questions only.
-Arrays are (S, Q), NaN where a question has no value; weights have the same shape.
+    1 / freedom = share / (S - 1) + (1 - share) / (G - 1),  share = R / (Q + R),
+
+which falls below Satterthwaite's (share^2 in place of share) because share is itself estimated from few seeds; and no
+test or interval is surer than the t test on the means of the seeds. docs/statistics.md says what was measured of it.
+
+With one seed R is unknown: results then hold for this very model, and speak of other questions only.
+Arrays are (S, Q) of one method and (n, S, Q) of n, NaN where a question has no value; weights have the same shape.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import compress, repeat
+from typing import TypeVar
 
 import numpy as np
-from scipy.special import stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
+from scipy.special import gammaincinv, stdtr, stdtrit  # Student's t; scipy.stats takes a second to import
 
+T = TypeVar("T")
 LEVEL = 0.95
-DRAWS = 10_000
-EXACT_QUESTIONS = 14  # up to 2^14 sign patterns are enumerated; more questions are sampled
-CHUNK = 4_000_000  # cells of a resampling matrix that are in memory as floats at once
+LEAST_SEEDS = 3  # on both sides of a difference: fewer say too little of another training run to call it
+TIE = 0.02  # seeds' means that agree better than runs without any variance of their own do so often are taken for ties
+FEW = 5  # clusters' worth of answers away from a limit: with fewer, a mean is taken to be near it
+ROUNDING = 1e-12  # of the sum of all parts: less than that is no difference
+AT_ONCE = 128  # methods that are in memory together
 
 
 @dataclass(frozen=True)
 class Grid:
-    """Values of one method on one benchmark: seeds x questions, NaN where there is no value, with their weights."""
+    """Values of one method on one benchmark: seeds x questions, NaN where there is no value, with their weights.
+
+    clusters: of each question, the name of what it hangs together with; empty where each stands by itself.
+    """
 
     seeds: tuple[int, ...]
     questions: tuple[str, ...]
     values: np.ndarray
     weights: np.ndarray
+    clusters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its interval; low and high are NaN where fewer than two questions have a value."""
+    """A mean and its interval; low and high are NaN where fewer than two clusters have a value."""
 
     value: float
     low: float
@@ -53,7 +66,9 @@ class Interval:
 class Difference:
     """The mean of a - b on what both answered, its interval and two-sided p-value.
 
-    dropped: values (of a question and seed) that only one side has, in the seeds that both have.
+    seeds: of the side that has fewer. dropped: values (of a question and seed) that only one side has, in the seeds
+    that are compared. clusters: how many independent questions there are. error, freedom: the standard error and its
+    degrees of freedom. paired: run by run; else the two sides have other seeds.
     """
 
     value: float
@@ -63,12 +78,28 @@ class Difference:
     seeds: int
     questions: int
     dropped: int
+    clusters: int = 0
+    error: float = float("nan")
+    freedom: float = float("nan")
+    paired: bool = True
+
+    @property
+    def called(self) -> bool:
+        """Whether there are seeds enough to say that the methods differ, not just these models."""
+        return self.seeds >= LEAST_SEEDS
 
 
-def grid(values: Mapping[int, Mapping[str, float]], weights: Mapping[int, Mapping[str, float]] | None = None) -> Grid:
+def grid(
+    values: Mapping[int, Mapping[str, float]],
+    weights: Mapping[int, Mapping[str, float]] | None = None,
+    clusters: Mapping[str, str] | None = None,
+) -> Grid:
     """From seed -> question -> value, and the same of weights; a question without a weight has the weight 1.
 
     Seeds without any value are left out.
+
+    Args:
+        clusters: question -> what it hangs together with; a question that is not there stands by itself.
     """
     seeds = tuple(sorted(seed for seed, by_question in values.items() if by_question))
     asked = dict.fromkeys(tuple(values[seed]) for seed in seeds)  # mostly the same of every seed
@@ -81,7 +112,8 @@ def grid(values: Mapping[int, Mapping[str, float]], weights: Mapping[int, Mappin
         rows = [list(map(each.get, questions, repeat(default))) if each else blank for each in own]
         return np.array(rows, dtype=float).reshape(len(seeds), len(questions))
 
-    return Grid(seeds, questions, table(values, np.nan), table(weights, 1.0))
+    named = tuple(f"cluster {clusters[each]}" if each in clusters else each for each in questions) if clusters else ()
+    return Grid(seeds, questions, table(values, np.nan), table(weights, 1.0), named)
 
 
 def mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
@@ -90,98 +122,268 @@ def mean(values: np.ndarray, weights: np.ndarray | None = None) -> float:
     return float(np.mean(weighted.sum(1) / weights.sum(1)))
 
 
-def seed_variance(values: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """V_seed: how much the mean of one seed varies from run to run, beyond what its questions explain; 0 for one seed.
+def weighted_sums(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+    """Weight times value, and weight, both 0 where there is no value."""
+    missing = np.isnan(values)
+    weights = np.where(missing, 0.0, 1.0 if weights is None else weights)
+    return np.where(missing, 0.0, values) * weights, weights
 
-    The variance of the seeds' means is V_seed plus that of the rest, which shows within the questions: with
-    u[s, q] = w[s, q] (value[s, q] - mean[s]) / w[s], the sum over questions of the variance of u over seeds estimates
-    it. This is the method-of-moments estimate of a two-way random model (Searle et al., Variance Components, ch. 5),
-    cut at 0.
+
+class Stack:
+    """Scores of n methods, or differences of n pairs, as sums by cluster.
+
+    means: (n, S). parts: what each cluster adds to them, (n, S, G). rest: the same of values less their seed's mean.
+    groups: (n,), clusters with a value.
     """
-    if len(values) < 2:
-        return 0.0
-    weighted, weights = weighted_sums(values, weights)
-    totals = weights.sum(1, keepdims=True)
-    means = weighted.sum(1, keepdims=True) / totals
-    within = np.var((weighted - weights * means) / totals, axis=0, ddof=1).sum()
-    return max(0.0, float(np.var(means, ddof=1) - within))
+
+    def __init__(self, values: np.ndarray, weights: np.ndarray, clusters: tuple[str, ...] = ()):
+        if (weights == weights.flat[0]).all() and not np.isnan(values).any():
+            shares = _by_cluster(np.full((1, 1, values.shape[2]), 1 / values.shape[2]), clusters)
+            self.parts = _by_cluster(values / values.shape[2], clusters)
+        else:
+            weighted, weights = weighted_sums(values, weights)
+            totals = weights.sum(2, keepdims=True)
+            shares = _by_cluster(weights / totals, clusters)
+            self.parts = _by_cluster(weighted / totals, clusters)
+        self.means = self.parts.sum(2)
+        self.rest = self.parts - shares * self.means[..., None]
+        self.groups = np.broadcast_to(np.count_nonzero(shares.any(1), axis=1), len(self.parts))
+
+    @classmethod
+    def of(cls, grids: Sequence[Grid]) -> "Stack":
+        """Of grids of equal shape, with the same clusters."""
+        values, weights = (np.stack([getattr(grid, name) for grid in grids]) for name in ("values", "weights"))
+        return cls(values, weights, grids[0].clusters)
+
+    @property
+    def seeds(self) -> int:
+        return self.means.shape[1]
+
+    def within(self, scale: np.ndarray) -> np.ndarray:
+        """(n,): the variance of a seed's mean that the rest explains, V_rest / G."""
+        return scale * self.rest.var(axis=1, ddof=1).sum(1)
+
+    def between(self, within: np.ndarray) -> np.ndarray:
+        """(n,): the variance of the seeds' means. Coarse scores can agree by chance, which says nothing of runs: it is
+        at least the TIE quantile of what runs have that differ in the rest alone, which is `within`."""
+        freedom = self.seeds - 1
+        least = 2 * float(gammaincinv(freedom / 2, TIE)) / freedom  # of a chi-square over its degrees of freedom
+        return np.maximum(self.means.var(axis=1, ddof=1), least * within)
 
 
-def bootstrap_interval(
-    values: np.ndarray,
-    weights: np.ndarray | None = None,
-    level: float = LEVEL,
-    draws: int = DRAWS,
-    rng_seed: int = 0,
-) -> Interval:
-    """The mean with a percentile interval: questions are resampled, the variance between seeds is added as t noise."""
-    weighted, weights = weighted_sums(values, weights)
-    value = mean(values, weights)
-    if np.count_nonzero(weights.any(0)) < 2:
-        return Interval(value, float("nan"), float("nan"))
-    resampled = _resampled_means(weighted, weights, draws, rng_seed)
-    spread = np.sqrt(seed_variance(values, weights) / len(values))
-    if spread:
-        resampled = resampled + spread * t_noise(len(values) - 1, len(resampled), rng_seed)
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
+@dataclass(frozen=True)
+class Estimates:
+    """n means and what is known of their errors; arrays (n,).
 
-
-def sign_flip_p_value(
-    values: np.ndarray, weights: np.ndarray | None = None, draws: int = DRAWS, rng_seed: int = 0
-) -> float:
-    """Two-sided p-value of "the mean of these differences is 0", by flipping signs.
-
-    The unit that is flipped is a question with all its seeds: answers of several seeds to one question are not
-    independent. Flipping alone would ask whether these very models differ; to ask whether the methods do, the
-    variance between seeds is added to the null distribution as t noise, as in the interval. For one seed, or seeds
-    that differ no more than their questions explain, this is the usual sign-flip test: all 2^Q patterns for up to
-    EXACT_QUESTIONS differences that are not 0, else (k + 1) / (n + 1) of n random ones.
+    questions, runs: the two parts of the squared standard error, Q and R of this module's head. groups: clusters.
+    signs: those that add anything to the mean. run_freedom: 0 where there is one seed. of_one_run: the questions' part
+    of the squared standard error of one seed alone, on average.
     """
-    weighted, weights = weighted_sums(values, weights)
-    parts = (weighted / weights.sum(1, keepdims=True)).mean(0)  # what each question adds to the mean
-    observed = abs(parts.sum())
-    parts = parts[parts != 0]
-    exact = len(parts) <= EXACT_QUESTIONS
-    if exact:
-        patterns = (np.arange(2 ** len(parts))[:, None] >> np.arange(len(parts))) & 1
-        flipped = (2 * patterns - 1) @ parts
-    else:
-        flipped = _random_flips(parts, draws, rng_seed)
-    spread = np.sqrt(seed_variance(values, weights) / len(values))
-    if spread:
-        freedom = len(values) - 1
-        beyond = stdtr(freedom, (flipped - observed) / spread) + stdtr(freedom, (-observed - flipped) / spread)
-    else:
-        beyond = np.abs(flipped) >= observed - 1e-12 * np.abs(parts).sum()  # equal sums differ in rounding
-    return float(beyond.mean() if exact else (beyond.sum() + 1) / (len(flipped) + 1))
+
+    value: np.ndarray
+    questions: np.ndarray
+    runs: np.ndarray
+    groups: np.ndarray
+    signs: np.ndarray
+    run_freedom: int
+    of_one_run: np.ndarray
+
+    @cached_property
+    def error(self) -> np.ndarray:
+        return np.sqrt(self.questions + self.runs)
+
+    @cached_property
+    def freedom(self) -> np.ndarray:
+        total = self.questions + self.runs
+        share = self.runs / np.where(total > 0, total, 1.0)
+        of_runs = share / self.run_freedom if self.run_freedom else 0.0
+        with np.errstate(divide="ignore"):
+            return 1 / (of_runs + (1 - share) / np.maximum(self.groups - 1, 1))
+
+    def half_width(self, level: float = LEVEL) -> np.ndarray:
+        """Of the interval; NaN where there are fewer than two clusters."""
+        tail = (1 + level) / 2
+        half = stdtrit(self.freedom, tail) * self.error
+        if self.run_freedom:
+            half = np.maximum(half, stdtrit(self.run_freedom, tail) * np.sqrt(self.runs))
+        return np.where(self.groups < 2, np.nan, half)
+
+    @property
+    def least(self) -> np.ndarray:
+        """The smallest p-value that random signs of the clusters can give: 2 of their 2^n patterns."""
+        return np.minimum(1.0, 2.0 ** (1 - self.signs.astype(float)))
+
+    def p_values(self) -> np.ndarray:
+        """Two-sided, of a mean of 0."""
+        found = np.maximum(self.least, _tails(self.value, self.error, self.freedom))
+        if self.run_freedom:
+            found = np.maximum(found, _tails(self.value, np.sqrt(self.runs), self.run_freedom))
+        return np.where((self.groups < 2) | (self.signs == 0), 1.0, found)
+
+
+def estimates(stack: Stack) -> Estimates:
+    """Of scores, or of differences run by run."""
+    seeds, scale = stack.seeds, _scale(stack.groups)
+    questions = scale * (stack.rest.mean(1) ** 2).sum(1)
+    runs = np.zeros_like(questions)
+    if seeds > 1:
+        within = stack.within(scale)
+        questions = np.maximum(0.0, questions - within / seeds)
+        runs = stack.between(within) / seeds
+    signs = _count(stack.parts.mean(1))
+    of_one_run = scale * (stack.rest**2).sum(2).mean(1)
+    return Estimates(stack.means.mean(1), questions, runs, stack.groups, signs, seeds - 1, of_one_run)
+
+
+def unpaired(first: Stack, second: Stack) -> Estimates:
+    """Of differences between sides whose runs have nothing to do with each other, on the same questions.
+
+    Each side's runs add their variance, with the degrees of freedom of the side that has fewer (Mickey and Brown 1966:
+    the t test is then never too sure). A side with one seed is taken to vary as the other does.
+    """
+    groups = np.minimum(first.groups, second.groups)
+    scale = _scale(groups)
+    questions = scale * ((first.rest.mean(1) - second.rest.mean(1)) ** 2).sum(1)
+    runs = np.zeros_like(questions)
+    known = [side for side in (first, second) if side.seeds > 1]
+    for side in (first, second) if known else ():
+        source = side if side.seeds > 1 else known[0]
+        within = source.within(scale)
+        runs = runs + source.between(within) / side.seeds
+        questions = questions - within / side.seeds
+    value = first.means.mean(1) - second.means.mean(1)
+    signs = _count(first.parts.mean(1) - second.parts.mean(1))
+    freedom = min((side.seeds for side in known), default=1) - 1
+    return Estimates(value, np.maximum(0.0, questions), runs, groups, signs, freedom, np.maximum(0.0, questions))
+
+
+def intervals(grids: Sequence[Grid], limits: tuple[float, float] | None = None) -> list[Interval | None]:
+    """The mean of each grid with its interval; None where a grid has no value.
+
+    Args:
+        limits: the lowest and the highest value that a question can have, where there are such: intervals are then
+            Wilson's (see `wilson`), which hold near them too.
+    """
+
+    def compute(alike: Sequence[Grid]) -> list[Interval]:
+        found = estimates(Stack.of(alike))
+        half = found.half_width()
+        low, high = found.value - half, found.value + half
+        if limits and _within(limits, alike):
+            low, high = wilson(found, half, limits)
+        return [Interval(*map(float, each)) for each in zip(found.value, low, high, strict=True)]
+
+    return _in_stacks(compute, grids)
+
+
+def wilson(found: Estimates, half: np.ndarray, limits: tuple[float, float]) -> tuple[np.ndarray, np.ndarray]:
+    """Wilson's (1927) score interval for means of values that lie within limits; (n,) each.
+
+    With m the mean as a share of the way between the limits and e its standard error, m (1 - m) / e^2 is the effective
+    number of independent answers, right or wrong (Kish 1965); k is half / e. Near a limit the few questions that are
+    answered otherwise tell little of how often all runs fail together: there a question counts once, whatever the
+    number of its runs. Where all answers are at the limit, their number is that of the clusters.
+    """
+    low, high = limits
+    share, width = (found.value - low) / (high - low), half / (high - low)
+    error = found.error / (high - low)
+    factor_of = width / np.where(error > 0, error, 1.0)
+    near = np.minimum(share, 1 - share) * found.groups < FEW
+    error = np.where(near, np.maximum(error, np.sqrt(found.of_one_run) / (high - low)), error)
+    room = np.clip(share * (1 - share), 0.0, None)
+    certain = room < ROUNDING
+    with np.errstate(divide="ignore", invalid="ignore"):
+        number = np.where(certain, found.groups, room / error**2)
+        factor = np.where(certain, stdtrit(np.maximum(found.groups - 1, 1), (1 + LEVEL) / 2), factor_of) ** 2
+        middle = (share + factor / (2 * number)) / (1 + factor / number)
+        around = np.sqrt(factor * (room / number + factor / (4 * number**2))) / (1 + factor / number)
+    apart = certain | (error > 0)
+    ends = (np.where(apart, middle + sign * around, share) for sign in (-1, 1))
+    unknown = np.where(np.isnan(half), np.nan, 0.0)
+    lowest, highest = (low + (high - low) * np.clip(end, 0.0, 1.0) + unknown for end in ends)
+    return lowest, highest
+
+
+def differences(sides: Sequence[tuple[Grid, Grid]]) -> list[Difference | None]:
+    """How the first of each two differs from the second (see `match`); None where they have nothing in common."""
+    matched = [match(*each) for each in sides]
+    found: list[Difference | None] = [None] * len(sides)
+    for paired in (True, False):
+        places = [place for place, each in enumerate(matched) if each and (each.other is None) == paired]
+        for place, difference in zip(places, _differences([matched[each] for each in places]), strict=True):
+            found[place] = difference
+    return found
+
+
+@dataclass(frozen=True)
+class Match:
+    """What is compared of two methods: differences run by run, or (`other`) two sides on the same questions."""
+
+    own: Grid
+    other: Grid | None
+    dropped: int
+
+    @property
+    def seeds(self) -> int:
+        return len(self.own.seeds) if self.other is None else min(len(self.own.seeds), len(self.other.seeds))
+
+
+def match(a: Grid, b: Grid) -> Match | None:
+    """Run by run where both have the same seeds, or LEAST_SEEDS in common, or one each; else with all seeds of both.
+
+    None where no question has a value on both sides. Where the weights of both sides differ, their mean counts.
+    """
+    if not (a.seeds and b.seeds):
+        return None
+    common = tuple(sorted(set(a.seeds) & set(b.seeds)))
+    alone = len(a.seeds) == len(b.seeds) == 1
+    if alone or common == a.seeds == b.seeds or len(common) >= LEAST_SEEDS:
+        both, dropped = pair(a, b)
+        return Match(both, None, dropped) if both.seeds else None
+    questions, clusters = _questions_of(a, b)
+    sides = [aligned(each, each.seeds, questions) for each in (a, b)]
+    answered = [~np.isnan(values).all(0) for values, _ in sides]
+    columns = answered[0] & answered[1]
+    dropped = int(sum((~np.isnan(values[:, ~columns])).sum() for values, _ in sides))
+    weights = np.nanmean(np.concatenate([own for _, own in sides])[:, columns], axis=0) if columns.any() else None
+    grids = []
+    for side, (values, _) in zip((a, b), sides, strict=True):
+        values = values[:, columns]
+        rows = ~np.isnan(values).all(1)
+        if not rows.any():
+            return None
+        own = np.broadcast_to(weights, values[rows].shape)
+        seeds = tuple(compress(side.seeds, rows))
+        grids.append(
+            Grid(seeds, tuple(compress(questions, columns)), values[rows], own, tuple(compress(clusters, columns)))
+        )
+    return Match(grids[0], grids[1], dropped)
 
 
 def pair(a: Grid, b: Grid) -> tuple[Grid, int]:
     """The differences a - b on the seeds and questions that both have, and how many values had no partner.
 
-    A side with a single seed is one model (an untrained base, say) and is paired with every seed of the other.
-    Where the weights of both sides differ, their mean counts.
+    Two sides with one seed each are two models, whatever their seeds.
     """
-    if min(len(a.seeds), len(b.seeds)) == 1:
-        seeds = max(a.seeds, b.seeds, key=len)
-    else:
-        seeds = tuple(sorted(set(a.seeds) & set(b.seeds)))
-    questions = a.questions if a.questions == b.questions else tuple(sorted(set(a.questions) | set(b.questions)))
+    alone = len(a.seeds) == len(b.seeds) == 1
+    seeds = a.seeds if alone else tuple(sorted(set(a.seeds) & set(b.seeds)))
+    questions, clusters = _questions_of(a, b)
     (values_a, weights_a), (values_b, weights_b) = aligned(a, seeds, questions), aligned(b, seeds, questions)
     differences, weights = values_a - values_b, (weights_a + weights_b) / 2
     dropped = int((np.isnan(values_a) != np.isnan(values_b)).sum())
     answered = ~np.isnan(differences)
     rows, columns = answered.any(1), answered.any(0)
     if rows.all() and columns.all():
-        return Grid(seeds, questions, differences, weights), dropped
-    seeds, questions = tuple(compress(seeds, rows)), tuple(compress(questions, columns))
-    return Grid(seeds, questions, differences[rows][:, columns], weights[rows][:, columns]), dropped
+        return Grid(seeds, questions, differences, weights, clusters), dropped
+    kept = tuple(compress(seeds, rows)), tuple(compress(questions, columns))
+    return Grid(*kept, differences[rows][:, columns], weights[rows][:, columns], tuple(compress(clusters, columns))), (
+        dropped
+    )
 
 
 def aligned(side: Grid, seeds: tuple[int, ...], questions: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Values and weights on these questions, among which are its own, NaN for the others; and on these seeds, which it
-    has, unless it has just one: that stands for all of them."""
+    has, unless it has just one: that stands for the one asked for."""
     if (side.seeds, side.questions) == (seeds, questions):
         return side.values, side.weights
     rows = [0 if len(side.seeds) == 1 else side.seeds.index(seed) for seed in seeds]
@@ -191,25 +393,6 @@ def aligned(side: Grid, seeds: tuple[int, ...], questions: tuple[str, ...]) -> t
     values[:, columns] = side.values[rows]
     weights[:, columns] = side.weights[rows]
     return values, weights
-
-
-def paired_difference(
-    a: Grid, b: Grid, level: float = LEVEL, draws: int = DRAWS, rng_seed: int = 0
-) -> Difference | None:
-    """How a differs from b on the same questions and seeds (see `pair`); None where they have nothing in common."""
-    both, dropped = pair(a, b)
-    if not both.seeds:
-        return None
-    interval = bootstrap_interval(both.values, both.weights, level, draws, rng_seed)
-    return Difference(
-        interval.value,
-        interval.low,
-        interval.high,
-        sign_flip_p_value(both.values, both.weights, draws, rng_seed),
-        len(both.seeds),
-        len(both.questions),
-        dropped,
-    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -223,58 +406,102 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def weighted_sums(values: np.ndarray, weights: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """Weight times value, and weight, both 0 where there is no value."""
-    missing = np.isnan(values)
-    weights = np.where(missing, 0.0, 1.0 if weights is None else weights)
-    return np.where(missing, 0.0, values) * weights, weights
+def _differences(matched: Sequence[Match]) -> list[Difference]:
+    """Of matches that are all run by run, or all of two sides."""
+
+    def compute(alike: Sequence[int]) -> list[Difference]:
+        own = [matched[each] for each in alike]
+        stack = Stack.of([each.own for each in own])
+        found = estimates(stack) if own[0].other is None else unpaired(stack, Stack.of([each.other for each in own]))
+        few = found.least > 1 - LEVEL  # clusters that differ: no test at this level tells the mean from 0
+        half = np.maximum(found.half_width(), np.where(few, np.abs(found.value), 0.0))
+        columns = (found.value, found.value - half, found.value + half, found.p_values(), found.error, found.freedom)
+        return [
+            Difference(
+                *numbers[:4],
+                *(each.seeds, len(each.own.questions), each.dropped, int(groups)),
+                *(*numbers[4:], each.other is None),
+            )
+            for each, groups, numbers in zip(own, found.groups, np.stack(columns, axis=1).tolist(), strict=True)
+        ]
+
+    def shape(each: int) -> tuple:
+        other = matched[each].other
+        return _shape(matched[each].own), other and _shape(other)
+
+    return _in_groups(compute, range(len(matched)), shape)
 
 
-@lru_cache(maxsize=2)  # all methods of a benchmark are resampled alike, at the price of one
-def resamples(questions: int, draws: int, rng_seed: int) -> np.ndarray:
-    """How often each question stands in each resample: (draws, questions). No count reaches 256 in practice: for
-    more than 255 questions that has a probability below 1e-500."""
-    rng = np.random.default_rng(rng_seed)
-    counts = np.empty((draws, questions), dtype=np.uint8)
-    step = max(1, CHUNK // questions)
-    for start in range(0, draws, step):
-        rows = min(step, draws - start)
-        picked = rng.integers(0, questions, (rows, questions)) + questions * np.arange(rows)[:, None]
-        counts[start : start + rows] = np.bincount(picked.ravel(), minlength=rows * questions).reshape(rows, questions)
-    counts.flags.writeable = False
-    return counts
+def _in_stacks(compute: Callable[[Sequence[Grid]], list[T]], grids: Sequence[Grid]) -> list[T | None]:
+    """What is computed of grids of equal shape, for all; None where a grid has no value."""
+    present = [place for place, each in enumerate(grids) if each.values.size]
+    found: list[T | None] = [None] * len(grids)
+    computed = _in_groups(compute, [grids[place] for place in present], _shape)
+    for place, each in zip(present, computed, strict=True):
+        found[place] = each
+    return found
 
 
-@lru_cache(maxsize=8)
-def t_noise(freedom: int, draws: int, rng_seed: int) -> np.ndarray:
-    """Student's t at evenly spaced probabilities in random order: its heavy tails would be rough if drawn."""
-    ranks = np.random.default_rng([rng_seed, 1]).permutation(draws)
-    noise = stdtrit(freedom, (ranks + 0.5) / draws)
-    noise.flags.writeable = False
-    return noise
+def _in_groups(compute: Callable[[Sequence[T]], list], things: Sequence[T], key: Callable[[T], tuple]) -> list:
+    """What is computed of things with the same key at a time, in the order of the things."""
+    groups: dict[tuple, list[int]] = {}
+    for place, each in enumerate(things):
+        groups.setdefault(key(each), []).append(place)
+    found: list = [None] * len(things)
+    for places in groups.values():
+        for start in range(0, len(places), AT_ONCE):
+            some = places[start : start + AT_ONCE]
+            for place, each in zip(some, compute([things[place] for place in some]), strict=True):
+                found[place] = each
+    return found
 
 
-def _resampled_means(weighted: np.ndarray, weights: np.ndarray, draws: int, rng_seed: int) -> np.ndarray:
-    """The mean over seeds of the weighted means, of each resample of the questions; (draws,) or a few less: resamples
-    without any value are left out, and seeds without a value do not count in theirs."""
-    seeds, questions = weights.shape
-    counts = resamples(questions, draws, rng_seed)
-    columns = np.concatenate([weighted, weights]).T
-    step = max(1, CHUNK // questions)
-    sums = np.concatenate([counts[i : i + step].astype(float) @ columns for i in range(0, draws, step)])
-    tops, bottoms = sums[:, :seeds], sums[:, seeds:]
-    present = bottoms > 0
-    means = np.where(present, tops, 0.0) / np.where(present, bottoms, 1.0)
-    some = present.any(1)
-    return means[some].sum(1) / present[some].sum(1)
+def _within(limits: tuple[float, float], grids: Sequence[Grid]) -> bool:
+    """Whether all values are."""
+    return all(limits[0] <= np.nanmin(each.values) and np.nanmax(each.values) <= limits[1] for each in grids)
 
 
-def _random_flips(parts: np.ndarray, draws: int, rng_seed: int) -> np.ndarray:
-    """Sums of `parts` under random signs, (draws,)."""
-    rng = np.random.default_rng([rng_seed, 2])
-    step = max(1, CHUNK // len(parts))
-    kept = [
-        rng.integers(0, 2, (min(step, draws - start), len(parts)), dtype=np.int8).astype(float) @ parts
-        for start in range(0, draws, step)
-    ]
-    return 2 * np.concatenate(kept) - parts.sum()
+def _shape(own: Grid) -> tuple:
+    return own.values.shape, own.clusters
+
+
+def _questions_of(a: Grid, b: Grid) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """All questions of two sides, and their clusters."""
+    if a.questions == b.questions and (a.clusters == b.clusters or not b.clusters):
+        return a.questions, a.clusters
+    questions = tuple(sorted(set(a.questions) | set(b.questions)))
+    named = {question: name for side in (b, a) for question, name in zip(side.questions, side.clusters, strict=False)}
+    return questions, tuple(named.get(each, each) for each in questions) if named else ()
+
+
+def _by_cluster(values: np.ndarray, clusters: tuple[str, ...]) -> np.ndarray:
+    """Sums over the questions of each cluster: (n, S, Q) -> (n, S, G)."""
+    if not clusters:
+        return values
+    order, starts = _order(clusters)
+    return np.add.reduceat(values[..., order], starts, axis=-1)
+
+
+@lru_cache(maxsize=64)
+def _order(clusters: tuple[str, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """The places of the questions sorted by cluster, and where each cluster starts among them."""
+    order = np.argsort(np.array(clusters), kind="stable")
+    names = np.array(clusters)[order]
+    return order, np.flatnonzero(np.r_[True, names[1:] != names[:-1]])
+
+
+def _scale(groups: np.ndarray) -> np.ndarray:
+    """G / (G - 1): residuals of a mean are a little smaller than what they estimate."""
+    return groups / np.maximum(groups - 1, 1)
+
+
+def _count(parts: np.ndarray) -> np.ndarray:
+    """(n,): how many of (n, G) parts are not 0."""
+    least = ROUNDING * np.abs(parts).sum(1, keepdims=True)
+    return np.count_nonzero(np.abs(parts) > least, axis=1)
+
+
+def _tails(value: np.ndarray, error: np.ndarray, freedom: Iterable[float] | float) -> np.ndarray:
+    """P(|T| >= |value| / error) of Student's t."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return 2 * stdtr(freedom, -np.abs(np.nan_to_num(value / error, nan=0.0, posinf=np.inf, neginf=-np.inf)))

@@ -38,11 +38,19 @@ def finished(testbed_model_dir, tmp_path_factory):
     return place, table
 
 
+def test_what_hangs_together_goes_from_the_questions_to_the_table(finished):
+    place, table = finished
+    for column in table["benchmarks"]:
+        score = json.loads((place / f"results/runs/small/arms/base-seed0/scores/{column['name']}.json").read_text())
+        shared = score["clusters"]
+        assert column["clusters"] == len(score["values"]) - len(shared) + len(set(shared.values()))
+
+
 @pytest.mark.parametrize(
     "command",
     [
         *((), ("run",), ("eval",), ("table",), ("report",), ("figure",), ("check",), ("verify",), ("show",)),
-        *(("estimate",), ("list",), ("testbed", "build"), ("data", "fetch")),
+        *(("estimate",), ("list",), ("testbed", "build"), ("data", "fetch"), ("power",), ("simulate",)),
     ],
 )
 def test_help_has_examples(command, tmp_path):

@@ -178,6 +178,9 @@ def test_standard_errors_are_weighted():
     # mean (20 + 3 * 60) / 4 = 50; sqrt(2 / 1 * ((1 * 30)^2 + (3 * 10)^2)) / 4 = sqrt(3600) / 4 = 15
     assert lm_eval_results.standard_error(score) == pytest.approx(15.0)
     assert lm_eval_results.standard_error(Score("b", "score", 3.0, {"a": 3.0})) is None
+    named = dict(zip("abcd", "xxyy", strict=True))
+    twice = Score("b", "score", 2.0, {"a": 1.0, "b": 1.0, "c": 3.0, "d": 3.0}, clusters=named)
+    assert lm_eval_results.standard_error(twice) == pytest.approx(1.0)  # of 1 and 3, not of 1, 1, 3 and 3
     names = {"score (1-10)": "score", "prompt-level strict accuracy %": "prompt_level_strict_accuracy", "%": "score"}
     for metric, name in names.items():
         assert hub_results.metric_name(Score(**asdict(score) | {"metric": metric})) == name

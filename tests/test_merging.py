@@ -9,7 +9,7 @@ from harness.errors import UserError
 from harness.merging import merge
 from harness.results import Reader, StoredRun
 
-QUESTIONS, SEEDS = 20, 2
+QUESTIONS, SEEDS = 20, 3
 
 
 @pytest.fixture(scope="module")
@@ -63,16 +63,16 @@ def test_base_models_with_other_scores_stay_apart(place, tmp_path):
 
 
 def test_base_is_whole_when_runs_have_other_seeds(place, tmp_path):
-    write_run(tmp_path / "d", QUESTIONS, 3, [5])
+    write_run(tmp_path / "d", QUESTIONS, 4, [5])
     table = merged(place / "a", tmp_path / "d")
     assert [(row.method, row.seeds) for row in table.rows] == [
-        ("base", (0, 1, 2)),
-        ("dpo-1", (0, 1)),
-        ("dpo-5", (0, 1, 2)),
+        ("base", (0, 1, 2, 3)),
+        ("dpo-1", (0, 1, 2)),
+        ("dpo-5", (0, 1, 2, 3)),
     ]
-    assert "Against a, d: seeds 3 for 2." not in table.notes
+    assert "Against a, d: seeds 4 for 3." not in table.notes
     (note,) = [note for note in table.notes if note.startswith("Unequal seeds")]
-    assert note.startswith("Unequal seeds: base 0, 1, 2; dpo-1 0, 1; dpo-5 0, 1, 2. ")
+    assert note.startswith("Unequal seeds: base 0, 1, 2, 3; dpo-1 0, 1, 2; dpo-5 0, 1, 2, 3. ")
     assert not [note for note in merged(place / "a").notes if note.startswith("Unequal seeds")]
 
 

@@ -1,14 +1,15 @@
-"""Ranks, and the arithmetic of many methods at once: equal to the functions that take one."""
+"""Ranks, and the comparison of all pairs at once: equal to that of each."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from scipy.special import stdtr
 from test_tables import cells, ledger, row, score
 
-from harness import ranking, resampling, statistics
+from harness import ranking, statistics
 from harness.comparison import build
+from harness.power import detectable
 from harness.statistics import Grid
 from harness.tables import to_markdown
 
@@ -27,48 +28,30 @@ def grids(number: int, missing: float = 0.0, seeds: int = 3, questions: int = 60
     return found
 
 
-@pytest.mark.parametrize("missing", [0.0, 0.04])
-@pytest.mark.parametrize("weighted", [False, True])
-@pytest.mark.parametrize("seeds", [1, 2, 3, 5])
-def test_many_methods_have_the_numbers_of_each(missing, weighted, seeds):
-    """Signs are drawn for all questions, and none of these differences is 0: the p-values are the same, too."""
-    own = grids(4, missing, seeds, weighted=weighted)
-    for found, grid in zip(resampling.intervals(own), own, strict=True):
-        expected = statistics.bootstrap_interval(grid.values, grid.weights)
-        assert vars(found) == pytest.approx(vars(expected), abs=1e-12)
-    for found, grid in zip(resampling.differences([(each, own[0]) for each in own[1:]]), own[1:], strict=True):
-        assert vars(found) == pytest.approx(vars(statistics.paired_difference(grid, own[0])), abs=1e-12)
-
-
-def test_p_values_where_some_differences_are_0():
-    """Other signs then, of the same distribution: the standard error of p in 10,000 draws is at most 0.005."""
-    rng = np.random.default_rng(1)
-    values = np.where(rng.random((1, 200)) < 0.5, 0.0, rng.normal(0.25, 1.0, (1, 200)))
-    grid = Grid((0,), tuple(map(str, range(200))), values, np.ones((1, 200)))
-    expected = statistics.sign_flip_p_value(values)
-    assert 0.02 < expected < 0.5
-    assert resampling.p_values([grid])[0] == pytest.approx(expected, abs=0.02)
-
-
-def test_grids_without_values_have_nothing():
-    empty = Grid((), (), np.empty((0, 0)), np.empty((0, 0)))
-    assert resampling.intervals([empty, *grids(1)])[0] is None
-    assert resampling.differences([(empty, grids(1)[0])]) == [None]
-    single = Grid((0,), ("q",), np.array([[3.0]]), np.ones((1, 1)))
-    (found,) = resampling.intervals([single])
-    assert found.value == 3.0 and math.isnan(found.low)
-
-
-@pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 12, 30, 31])
-def test_student_is_scipy_s(freedom):
-    values = np.linspace(-40, 40, 201)
-    assert resampling.student(freedom, values) == pytest.approx(stdtr(freedom, values), abs=1e-14)
+@pytest.mark.parametrize("case", ["complete", "missing", "weights", "seeds", "clusters", "nothing in common"])
+def test_all_pairs_at_once_are_those_of_each(case):
+    own = grids(7, 0.03 if case == "missing" else 0.0, weighted=case == "weights")
+    if case == "seeds":
+        own[2] = Grid((1, 5, 6), own[2].questions[:40], own[2].values[:, :40], own[2].weights[:, :40])
+        own[4] = Grid((0, 2), own[4].questions, own[4].values[[0, 2]], own[4].weights[[0, 2]])
+    if case == "clusters":
+        clusters = tuple(str(place // 3) for place in range(60))
+        own = [replace(each, clusters=clusters) for each in own]
+    if case == "nothing in common":
+        own[1].values[:, :30] = own[3].values[:, 30:] = np.nan
+    found = ranking.compare(own)
+    for first, second in zip(*np.triu_indices(len(own), 1), strict=True):
+        (alone,) = statistics.differences([(own[first], own[second])])
+        numbers = [part[first, second] for part in (found.apart, found.p_values, found.errors, found.freedom)]
+        expected = [alone.value, alone.p_value, alone.error, alone.freedom] if alone else [math.nan] * 4
+        assert numbers == pytest.approx(expected, abs=1e-12, nan_ok=True)
+    assert np.isnan(found.apart[np.tril_indices(len(own))]).all()
 
 
 def named(**methods: list[float]) -> dict:
     """A table of base and these methods, all at the same budget."""
-    rows = [row("base", {"a": [score([0.0] * EIGHT)]})]
-    return build([*rows, *(row(name, {"a": [score(values)]}) for name, values in methods.items())])
+    rows = [row("base", {"a": [score([0.0] * EIGHT)] * 3})]
+    return build([*rows, *(row(name, {"a": [score(values)] * 3}) for name, values in methods.items())])
 
 
 def test_the_rank_is_1_and_the_number_of_better_methods():
@@ -103,17 +86,18 @@ def test_no_rank_is_better_than_that_of_a_higher_mean():
 def test_the_highest_score_alone_is_not_bold():
     """Seven questions: p = 2 / 2^7 = 0.0156 for each of 6 pairs, above 0.05 / 6 = 0.0083."""
     values = {name: [float(value)] * 7 for value, name in enumerate("wxyz", 1)}
-    table = build([row("base", {"a": [score([0.0] * 7)]}), *(row(n, {"a": [score(v)]}) for n, v in values.items())])
+    rows = [row("base", {"a": [score([0.0] * 7)] * 3}), *(row(n, {"a": [score(v)] * 3}) for n, v in values.items())]
+    table = build(rows)
     assert {each.cells["a"].rank for each in table.rows[1:]} == {1}
     assert "**" not in to_markdown(table)
 
 
 def test_who_is_not_ranked_takes_no_part_in_ranks():
     """The best score has spent too much: the others are compared without it, and it has no rank."""
-    scores = {"a": [score([5.0] * EIGHT)]}
-    rows = [row("base", {"a": [score([0.0] * EIGHT)]}), row("x", {"a": [score([1.0] * EIGHT)]})]
-    rows += [row("y", {"a": [score([2.0] * EIGHT)]}), row("z", {"a": [score([1.5] * EIGHT)]})]
-    table = build([*rows, row("dear", scores, [ledger(2e12, 320_000)])])
+    scores = {"a": [score([5.0] * EIGHT)] * 3}
+    rows = [row("base", {"a": [score([0.0] * EIGHT)] * 3}), row("x", {"a": [score([1.0] * EIGHT)] * 3})]
+    rows += [row("y", {"a": [score([2.0] * EIGHT)] * 3}), row("z", {"a": [score([1.5] * EIGHT)] * 3})]
+    table = build([*rows, row("dear", scores, [ledger(2e12, 320_000)] * 3)])
     shown = cells(table)
     assert (shown["dear"]["a"].rank, shown["y"]["a"].rank, table.pairs) == (None, 1, 3)
     assert shown["y"]["a"].best
@@ -134,37 +118,43 @@ def test_threshold_is_holm_s():
     assert ranking.threshold(np.array([0.2, 0.9])) == -1.0
 
 
-@pytest.mark.parametrize("case", ["complete", "missing", "weights", "seeds"])
-def test_bounds_are_above_the_tests_and_those_of_each_pair(case):
-    """Whichever way they are summed: all pairs at once, or one after the other."""
-    own = grids(7, 0.03 if case == "missing" else 0.0, weighted=case == "weights")
-    if case == "seeds":
-        own[2] = Grid((1,), own[2].questions[:40], own[2].values[:1, :40], own[2].weights[:1, :40])
-        own[4] = Grid((0, 2), own[4].questions, own[4].values[[0, 2]], own[4].weights[[0, 2]])
-    bounds, tests = ranking.bounds(own), ranking.tests(own)
-    for first, second in zip(*np.triu_indices(len(own), 1), strict=True):
-        both, _ = statistics.pair(own[first], own[second])
-        stack = resampling.Stack.of([both])
-        alone = ranking.bound(stack.value, (stack.parts**2).sum(1), stack.spread(), stack.seeds)
-        assert bounds.p_values[first, second] == pytest.approx(alone[0], abs=1e-9)
-        assert bounds.apart[first, second] == pytest.approx(tests.apart[first, second], abs=1e-12)
-        assert bounds.p_values[first, second] > tests.p_values[first, second] - 0.01
-
-
-def test_the_bound_by_hand():
-    """One seed: 2 exp(-x^2 / 2 sum of squares) = 2 exp(-9 / 2). Equal methods: 1."""
-    found = ranking.bound(np.array([3.0, 0.0]), np.array([1.0, 0.0]), np.zeros(2), 1)
-    assert found == pytest.approx([2 * math.exp(-4.5), 1.0])
-
-
-def test_large_families_are_ranked_by_bounds():
-    """25 methods: 300 pairs on each of two benchmarks, more than 10,000 patterns of signs can tell. Each is 0.5 above
-    the one before on 400 questions: z is 0.5 / sqrt(400 * (0.5 / 400)^2) = 20 for neighbours."""
-    questions = tuple(map(str, range(400)))
-    own = {f"m{i}": Grid((0,), questions, np.full((1, 400), 0.5 * i), np.ones((1, 400))) for i in range(25)}
+def test_many_methods_have_many_ranks():
+    """25 methods with equal seeds: 300 pairs on each of two benchmarks. Each is 0.5 above the one before on all of
+    40 questions: p is 2 / 2^40."""
+    questions = tuple(map(str, range(40)))
+    own = {f"m{i}": Grid((0, 1, 2), questions, np.full((3, 40), 0.5 * i), np.ones((3, 40))) for i in range(25)}
     found = ranking.rank({"a": own, "b": own})
-    assert found.bounded and found.pairs == 600
+    assert found.pairs == 600
     assert [standing.rank for standing in found.standings["b"].values()] == list(range(25, 0, -1))
     assert [name for name, standing in found.standings["a"].items() if standing.best] == ["m24"]
     same = {name: own["m0"] for name in own}
     assert {each.rank for each in ranking.rank({"a": same, "b": same}).standings["a"].values()} == {1}
+
+
+def test_two_seeds_are_too_few_for_a_rank():
+    """Nothing is said of a method with two seeds; the others are compared without it."""
+    scores = {"x": [1.0] * EIGHT, "y": [2.0] * EIGHT, "few": [9.0] * EIGHT}
+    rows = [row("base", {"a": [score([0.0] * EIGHT)] * 3})]
+    rows += [row(name, {"a": [score(values)] * (2 if name == "few" else 3)}) for name, values in scores.items()]
+    table = build(rows)
+    shown = cells(table)
+    assert {name: shown[name]["a"].rank for name in scores} == {"x": 2, "y": 1, "few": None}
+    assert (table.pairs, table.comparisons, shown["few"]["a"].p_holm) == (1, 2, None)
+    assert shown["y"]["a"].best and not shown["few"]["a"].best
+    assert any("Fewer than 3 seeds (few 2)" in note for note in table.notes)
+    assert "| 9.00 [9.00, 9.00] " in to_markdown(table)
+
+
+def test_the_smallest_difference_that_can_be_seen_is_in_the_notes():
+    """Two methods whose differences to each other have the standard error e and f degrees of freedom."""
+    own = grids(3)
+    table = build(
+        [
+            row(name, {"a": [score(list(values + 5)) for values in each.values]})
+            for name, each in zip(("base", "x", "y"), own, strict=True)
+        ]
+    )
+    (apart,) = statistics.differences([(own[1], own[2])])
+    alone, corrected = table.detectable["a"]
+    assert alone == corrected == pytest.approx(detectable(apart.error, apart.freedom))
+    assert f"a {alone:.2g} ({alone:.2g})." in "".join(table.notes)

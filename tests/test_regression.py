@@ -6,11 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
+import numpy as np
 import pytest
 from check_reruns import reruns
+from scipy.stats import binom
 
 from harness import cli, experiment, runner, store
 from harness.errors import UserError
+from harness.regression import gate
 from harness.regression import reference as references
 from harness.regression.gate import check
 from harness.regression.reference import Measured, Seed, measure, read
@@ -284,3 +287,30 @@ def test_a_broken_reference_is_one_line(tmp_path, content, message):
         (tmp_path / "reference.json").write_text(content)
     with pytest.raises(UserError, match=message):
         read(tmp_path / "reference.json")
+
+
+@pytest.mark.parametrize(("new", "known"), [(1, 5), (3, 5), (1, 16), (3, 16)])
+@pytest.mark.parametrize("kind", ["normal", "heavy-tailed", "binary"])
+def test_equal_runs_fail_as_rarely_as_promised(new, known, kind):
+    """Half of ALARM is for scores: 1 % of 300 equal runs of two methods on three benchmarks; more than 9 of them would
+    fail by chance in 1 of 1,000."""
+    rng = np.random.default_rng(0)
+    failed = sum(
+        not all(each.passed for each in gate._scores(made_up(rng, new, kind), made_up(rng, known, kind), None))
+        for _ in range(300)
+    )
+    assert failed <= binom.ppf(0.999, 300, gate.ALARM / 2)
+
+
+QUESTIONS = np.random.default_rng(7).normal(size=(3, 40))  # how hard they are: the same for all runs
+
+
+def made_up(rng, seeds: int, kind: str) -> Measured:
+    def seed() -> Seed:
+        runs = 0.3 * (rng.standard_t(5) if kind == "heavy-tailed" else rng.normal())
+        values = 5 + QUESTIONS + runs + 0.7 * rng.normal(size=QUESTIONS.shape)
+        values = 100.0 * (values > 4.5) if kind == "binary" else values
+        scores = {str(name): {str(i): float(each) for i, each in enumerate(own)} for name, own in enumerate(values)}
+        return Seed(scores, {name: {} for name in scores}, {}, {})
+
+    return Measured({}, {arm: {number: seed() for number in range(seeds)} for arm in ("dpo", "sso")})

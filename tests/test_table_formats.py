@@ -51,9 +51,11 @@ def hostile_table():
 
 
 def plain_table():
-    base = row("base", {"a": [score([1.0] * 8)], "b": [score([50.0] * 8, "b", "win rate %")]})
-    sso = row("sso", {"a": [score([2.0] * 8)], "b": [score([75.0, 65.0] * 4, "b", "win rate %")]}, supervision="own")
-    dpo = row("dpo", {"a": [score([1.5] * 8)], "b": [score([None, 60.0] * 4, "b", "win rate %")]})
+    win = {"benchmark": "b", "metric": "win rate %"}
+    base = row("base", {"a": [score([1.0] * 8)] * 3, "b": [score([50.0] * 8, **win)] * 3})
+    scores = {"a": [score([2.0] * 8)] * 3, "b": [score([75.0, 65.0] * 4, **win)] * 3}
+    sso = row("sso", scores, supervision="own")
+    dpo = row("dpo", {"a": [score([1.5] * 8)] * 3, "b": [score([None, 60.0] * 4, **win)] * 3})
     return build([base, dataclasses.replace(sso, tuning=Tuning(6, 7.2e12)), dpo], title="demo")
 
 
@@ -109,7 +111,7 @@ def test_csv_has_a_row_for_each_method_and_benchmark():
     assert [sso[name] for name in ("value", "low", "difference", "rank", "best", "ranked", "tuning_trials")] == [
         *("2.0", "2.0", "1.0", "1", "True", "True", "6")
     ]
-    assert (float(sso["p_value"]), dpo["missing"], dpo["value"]) == (2 / 256, "4", "60.0")
+    assert (float(sso["p_value"]), dpo["missing"], dpo["value"]) == (2 / 256, "12", "60.0")
     assert found[0]["difference"] == found[0]["reason"].replace("not trained", "") == ""
 
 

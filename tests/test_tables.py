@@ -7,7 +7,7 @@ from harness.benchmarks.base import Score
 from harness.budget import Ledger
 from harness.comparison import ResultRow, build
 from harness.errors import UserError
-from harness.statistics import bootstrap_interval, grid
+from harness.statistics import grid, intervals
 from harness.tables import to_json, to_markdown
 
 PARAMETERS = 1_000_000
@@ -50,27 +50,29 @@ GOLDEN = """\
 
 | method | supervision     | MT-Bench, score (1-10) | budget spent | trained tokens | generated tokens | updates | time |
 | ------ | --------------- | ---------------------- | ------------ | -------------- | ---------------- | ------- | ---- |
-| base   | none            | 5.00 [4.00, 6.00]      | –            | –              | –                | –       | –    |
-| sso    | principles\\|own | 6.50 [5.00, 8.00]      | 96.0 %       | 150k           | 30k              | 12      | 90 s |
+| base   | none            | 5.00 [1.20, 9.69]      | –            | –              | –                | –       | –    |
+| sso    | principles\\|own | 6.50 [1.17, 9.93]      | 96.0 %       | 150k           | 30k              | 12      | 90 s |
 
 Paired differences on the same questions, with p / p after Holm's correction:
 
-| minus base | MT-Bench, score (1-10)             |
-| ---------- | ---------------------------------- |
-| sso        | +1.50 [+1.00, +2.00] p 0.50 / 0.50 |
+| minus base | MT-Bench, score (1-10)          |
+| ---------- | ------------------------------- |
+| sso        | +1.50 [-4.85, +7.85] p 0.50 / – |
 
 - Cut short: a random sample of 2 questions of each benchmark was asked, the same for all.
-- Seeds: 1. In brackets: 95 % interval, questions resampled.
-- One seed tells nothing of how another training run would turn out: its intervals and p-values are about other \
-questions, for this very model.
-- Marked *: differs from base, p < 0.05 after Holm's correction for 1 comparison.
+- Seeds: 1. In brackets: 95 % interval, over other questions.
+- Fewer than 3 seeds (base 1, sso 1): too few to tell how another training run would turn out, so nothing of these \
+methods is marked or ranked.
+- Intervals and p-values of one seed are about other questions, for this very model: runs are left out.
 - Budget: 1e+12 FLOPs a run, data generation included, scoring apart.
 - MT-Bench: 2 questions; judge gpt-4; missing: none; unparsed: base 1.
 """  # noqa: E501
 
 
 def test_markdown_is_as_drawn_above():
-    """Two questions: resampling gives 4, 5 or 6 for base, at 1/4, 1/2 and 1/4; the difference is 1 or 2, so p = 2/4.
+    """Two questions: differences of 1 and 2 have the standard error 0.5 and, with t of 1 degree, 1.5 +- 12.71 * 0.5; no
+    p-value of two signs is below 2/4. base is 4/9 of the way from 1 to 10, with an error of 1/9: Wilson's interval of
+    n = 20 (Kish) and k = 12.71 is (0.494 -+ 0.471) of the way.
 
     sso spends 2e6 * 30,000 + 6e6 * 150,000 = 9.6e11 of 1e12 FLOPs.
     """
@@ -102,7 +104,8 @@ def test_values_differences_and_counts_by_hand():
 def test_interval_is_that_of_statistics():
     values = [[3.0, 5.0, 6.0, 9.0], [4.0, 4.0, 8.0, 9.5]]
     cell = cells(build([row("base", {"a": [score(each) for each in values]})]))["base"]["a"]
-    expected = bootstrap_interval(grid({i: {str(j): v for j, v in enumerate(r)} for i, r in enumerate(values)}).values)
+    own = grid({i: {str(j): v for j, v in enumerate(r)} for i, r in enumerate(values)})
+    (expected,) = intervals([own], (1, 10))
     assert (cell.value, cell.low, cell.high) == (expected.value, expected.low, expected.high)
 
 
@@ -119,10 +122,10 @@ def test_a_score_that_is_not_the_mean_of_its_values_is_a_fault():
 
 
 def test_p_values_are_adjusted_for_the_whole_table():
-    """Eight questions: p is 2 / 2^8 where all differences have one sign, 1 where they cancel."""
-    base = row("base", {name: [score([1.0] * 8, name)] for name in "ab"})
-    better = row("better", {"a": [score([2.0] * 8, "a")], "b": [score([2.0, 0.0] * 4, "b")]})
-    same = row("same", {name: [score([2.0, 0.0] * 4, name)] for name in "ab"})
+    """Eight questions and equal seeds: p is 2 / 2^8 where all differences are the same, 1 where they cancel."""
+    base = row("base", {name: [score([1.0] * 8, name)] * 3 for name in "ab"})
+    better = row("better", {"a": [score([2.0] * 8, "a")] * 3, "b": [score([2.0, 0.0] * 4, "b")] * 3})
+    same = row("same", {name: [score([2.0, 0.0] * 4, name)] * 3 for name in "ab"})
     table = build([base, better, same])
     shown = cells(table)
     assert table.comparisons == 4
@@ -136,9 +139,9 @@ def test_p_values_are_adjusted_for_the_whole_table():
 
 
 def test_small_p_values_are_not_shown_as_zero():
-    """All 40 signs alike: none of 10,000 random patterns reaches that, so p is 1 / 10,001."""
-    table = build([row("base", {"a": [score([1.0] * 40)]}), row("sso", {"a": [score([2.0] * 40)]})])
-    assert cells(table)["sso"]["a"].difference.p_value == 1 / 10_001
+    """All 40 differences alike: 2 of 2^40 patterns of signs reach that."""
+    table = build([row("base", {"a": [score([1.0] * 40)] * 3}), row("sso", {"a": [score([2.0] * 40)] * 3})])
+    assert cells(table)["sso"]["a"].difference.p_value == 2 / 2**40
     assert "p < 0.0001 / < 0.0001" in to_markdown(table)
 
 
@@ -198,8 +201,8 @@ def test_a_row_without_a_benchmark_or_a_verdict_shows_a_dash():
     base = row("base", {"a": [nothing], "b": [score([1.0, 2.0])]})
     table = build([base, row("sso", {"a": [score([1.0, 2.0])]})])
     lines = to_markdown(table).splitlines()
-    assert [cell.strip() for cell in lines[2].split("|")[3:5]] == ["–", "1.50 [1.00, 2.00]"]
-    assert [cell.strip() for cell in lines[3].split("|")[3:5]] == ["1.50 [1.00, 2.00]", "–"]
+    assert [cell.strip() for cell in lines[2].split("|")[3:5]] == ["–", "1.50 [1.00, 9.23]"]
+    assert [cell.strip() for cell in lines[3].split("|")[3:5]] == ["1.50 [1.00, 9.23]", "–"]
     assert table.comparisons == 0
     assert "a: 2 questions; no judge; missing: base 2; unparsed: none." in table.notes
     shown = to_json(table)["rows"][0]["cells"]["a"]
@@ -241,16 +244,20 @@ def test_text_can_not_break_the_table():
 
 def test_percentages_have_one_decimal():
     text = to_markdown(build([row("base", {"a": [score([50.0, 75.26], metric="win rate %")]})]))
-    assert "62.6 [50.0, 75.3]" in text
+    assert "| 62.6 [3.3, 98.8] |" in text
 
 
 def test_json_has_the_promised_names():
     base, sso = row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})
     data = json.loads(json.dumps(to_json(build([base, sso], title="demo")), allow_nan=False))
     assert set(data) == {
-        *("title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes", "reported", "pairs", "command")
+        *("title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes", "reported", "pairs", "command"),
+        "detectable",
     }
-    assert data["benchmarks"] == [{"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None}]
+    assert data["benchmarks"] == [
+        {"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None}
+        | {"clusters": 2}
+    ]
     assert set(data["rows"][1]) == {
         *("method", "supervision", "seeds", "cells", "spent", "ranked", "reason", "tuning", "run")
     }
@@ -262,11 +269,15 @@ def test_json_has_the_promised_names():
     assert cell["by_seed"] == {"0": 3.0}
     assert cell["difference"] == {
         "value": 1.5,
-        "low": 1.0,
-        "high": 2.0,
+        "low": pytest.approx(1.5 - 12.706 * 0.5, abs=1e-3),
+        "high": pytest.approx(1.5 + 12.706 * 0.5, abs=1e-3),
         "p_value": 0.5,
         "seeds": 1,
         "questions": 2,
         "dropped": 0,
+        "clusters": 2,
+        "error": 0.5,
+        "freedom": 1.0,
+        "paired": True,
     }
-    assert (cell["p_holm"], cell["questions"], cell["asked"]) == (0.5, 2, 2)
+    assert (cell["p_holm"], cell["questions"], cell["asked"]) == (None, 2, 2)

@@ -1,7 +1,6 @@
 """`harness bench table`: tables and the leaderboard of many stored runs, by the command line from a cold start.
 
-The runs are made up: a base model that all share, and a method whose scores differ by chance from run to run. Next to
-it stands what the intervals and p-values alone would take with a call of `harness.statistics` for each method.
+The runs are made up: a base model that all share, and a method whose scores differ by chance from run to run.
 """
 
 import json
@@ -24,7 +23,6 @@ from harness.budget import Ledger
 from harness.experiment import Experiment
 from harness.progress import progress
 from harness.results import FORMAT
-from harness.statistics import bootstrap_interval, grid, paired_difference
 from harness.steps import Folder
 
 SUITES = {  # metric, and values of answers; one in UNPARSED has none in the last
@@ -38,11 +36,10 @@ METHOD = "dpo"
 CAP = 1e12
 PARAMETERS = 1_000_000
 TRAINED = 161_700  # tokens: 97 % of the cap
-SAMPLED = 5  # methods that are computed one at a time
 
 
 def measure(runs: int, questions: int, seeds: int, rounds: int) -> dict[str, Any]:
-    """Seconds of each command, and of the same numbers one method at a time."""
+    """Seconds of each command."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         with progress("runs", 2 * runs) as advance:
@@ -58,16 +55,13 @@ def measure(runs: int, questions: int, seeds: int, rounds: int) -> dict[str, Any
             f"leaderboard of {runs} runs": ["leaderboard"],
         }
         seconds = {name: [_seconds(command, root) for _ in range(rounds)] for name, command in commands.items()}
-        alone = _one_at_a_time(root / "arms" / "runs" / "arms", runs, seeds)
     return {
         "runs": runs,
         "questions": questions,
         "seeds": seeds,
         "commands": {
-            name: {"median": medians.median(took), "min": min(took), "max": max(took), "ratio": alone / min(took)}
-            for name, took in seconds.items()
+            name: {"median": medians.median(took), "min": min(took), "max": max(took)} for name, took in seconds.items()
         },
-        "one_at_a_time": alone,
     }
 
 
@@ -79,27 +73,6 @@ def _seconds(command: list[str], place: Path) -> float:
         [sys.executable, "-m", "harness", *command], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL
     )
     return time.perf_counter() - start
-
-
-def _one_at_a_time(path: Path, methods: int, seeds: int) -> float:
-    """Seconds of the intervals and differences of all methods, from a few of them."""
-
-    def of(arm: str, suite: str) -> Any:
-        files = [path / "arms" / f"{arm}-seed{seed}" / "scores" / f"{suite}.json" for seed in range(seeds)]
-        scores = [Score(**store.read_json(file)) for file in files]
-        return grid(dict(enumerate(score.values for score in scores)))
-
-    took = 0.0
-    some = min(SAMPLED, methods)
-    for suite in SUITES:
-        base, others = of("base", suite), [of(f"{METHOD}-{number}", suite) for number in range(some)]
-        bootstrap_interval(base.values, base.weights)  # the resamples of all
-        start = time.perf_counter()
-        for other in others:
-            bootstrap_interval(other.values, other.weights)
-            paired_difference(other, base)
-        took += time.perf_counter() - start
-    return took * methods / some
 
 
 def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:

@@ -4,6 +4,7 @@ Answers are generated once; judging and scoring can be repeated at will. Every s
 question, so that intervals and paired differences can be computed later without the samples.
 """
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
@@ -104,10 +105,12 @@ class Score:
     values: question id -> value; a question with no verdict is absent here and counted in missing or unparsed.
     weights: question id -> weight, empty when all are equal.
     details: further numbers of the benchmark (turns, categories, sections), for people.
+    clusters: question id -> the name of what it hangs together with (see `Benchmark`); a question that is not there
+        stands by itself. None in files from before they were stored.
     """
 
     benchmark: str
-    metric: str  # such as "score (1-10)" or "win rate %"
+    metric: str  # such as "score (1-10)" or "win rate %", from which the limits of a value are known
     value: float
     values: dict[str, float]
     weights: dict[str, float] = field(default_factory=dict)
@@ -116,10 +119,18 @@ class Score:
     unparsed: int = 0  # the judge answered without a verdict
     judge: str | None = None
     details: dict = field(default_factory=dict)
+    clusters: dict[str, str] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.value is None:  # as files have it where no question has a verdict
             object.__setattr__(self, "value", nan)
+
+
+def limits_of(metric: str) -> tuple[float, float] | None:
+    """The lowest and the highest value of a question: 0 and 100 of a metric in %, a and b where it says (a-b)."""
+    if found := re.search(r"\((-?\d+)-(\d+)\)", metric):
+        return float(found[1]), float(found[2])
+    return (0.0, 100.0) if metric.endswith("%") else None
 
 
 def step_names(benchmark: str) -> tuple[str, str]:
@@ -132,6 +143,10 @@ class Benchmark(Protocol):
 
     A benchmark whose `load` finds files outside the data folder also has `resources(data_dir) -> dict[str, Path]`, by
     which a finished run is known without loading its questions.
+
+    A benchmark some of whose questions hang together (they share a prompt, a passage, a subject) also has
+    `clusters(items) -> dict[str, str]`, question id -> a name that such questions have in common: they are then one
+    observation in every interval and test.
     """
 
     name: str  # as on the command line: "mt-bench"

@@ -88,6 +88,10 @@ class MMLU:
             )
         return rows
 
+    def clusters(self, items: list[dict]) -> dict[str, str]:
+        """By subject: what a model knows of one, it knows of many of its questions."""
+        return {item["id"]: item["subject"] for item in items}
+
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         right = {item["id"]: LETTERS[item["answer"]] for item in items}
         values = {sample["id"]: 100.0 * (sample["choice"] == right[sample["id"]]) for sample in samples}

@@ -4,6 +4,7 @@ Three modes: the implicit reward of a policy, beta * (log pi - log pi_ref), or w
 log-probability of a token, as the official code has it; a sequence classifier; the model as a judge of pairs.
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,6 +28,8 @@ from harness.errors import UserError, unknown_name
 
 ROWS = ("rewardbench.jsonl", "rewardbench_*.jsonl")
 PROMPT = "pair-v2"  # FastChat's prompt for two answers
+CODE = "hep-"  # subsets with HumanEvalPack's problems, each in its language
+FUNCTION = re.compile(r"`[^`]*?(\w+)\s*(?:<[^`(]*>)?\(")  # `bool has_close_elements(...)`
 AUTO = "auto"
 MODES = (AUTO, IMPLICIT, CLASSIFIER, GENERATIVE)
 FREE, WITH_REFERENCE = "mean log-probability", "implicit reward"
@@ -98,6 +101,10 @@ class RewardBench:
             return generative_rows(policy.engine, items, settings, options.both_orders, advance)
         return implicit_rows(policy, items, advance)
 
+    def clusters(self, items: list[dict]) -> dict[str, str]:
+        """By prompt, which several subsets share, and by problem of HumanEvalPack, which is asked in six languages."""
+        return {item["id"]: _shared(item) for item in items}
+
     def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
         scored = pair_score(self.name, items, samples)
         row = next((row for row in samples if not row.get("too_long")), {"mode": IMPLICIT})
@@ -145,6 +152,13 @@ def pair_score(benchmark: str, items: Sequence[dict], rows: Sequence[Mapping]) -
             **({"verdicts": len(choices), "verdicts_unparsed": choices.count(None)} if choices else {}),
         },
     )
+
+
+def _shared(item: Mapping) -> str:
+    """What an item has in common with others: its prompt, or the name of the function that it asks for."""
+    if item["subset"].startswith(CODE) and (found := FUNCTION.search(item["prompt"])):
+        return f"function {found[1].replace('_', '').lower()}"
+    return " ".join(item["prompt"].split())
 
 
 def load_sections(folder: Path) -> dict[str, dict[str, int]]:

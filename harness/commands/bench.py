@@ -151,14 +151,13 @@ def table(
         print_json(result)
         return
     print_rows(
-        ["command", "seconds", "min to max", "speed ratio"],
+        ["command", "seconds", "min to max"],
         [
-            [name, _rounded(each["median"]), f"{each['min']:.3g} to {each['max']:.3g}", _rounded(each["ratio"])]
+            [name, _rounded(each["median"]), f"{each['min']:.3g} to {each['max']:.3g}"]
             for name, each in result["commands"].items()
         ],
         title=f"{runs} runs, 4 suites of {questions} questions, seeds: {seeds}",
     )
-    print(f"Ratios to intervals and p-values alone, one method at a time: {result['one_at_a_time']:.3g} s")
 
 
 def _batch_sizes(text: str) -> list[int]:

@@ -23,6 +23,7 @@ from harness.exports import cards
 from harness.exports.hub_results import metric_name
 from harness.exports.scores import scores_of
 from harness.inputs import data_folder
+from harness.statistics import Stack, estimates, grid
 
 FILTER = "none"
 ANSWERS = ("output", "response", "turns")  # where samples of benchmarks have what the model wrote
@@ -80,14 +81,13 @@ def results(arm: Arm, scores: dict[str, Score], when: float) -> dict[str, Any]:
 
 
 def standard_error(score: Score) -> float | None:
-    """Of the weighted mean over questions: sqrt(n / (n - 1) * sum w^2 (v - m)^2) / sum w, which for equal weights is
-    the sample standard deviation / sqrt(n); None for fewer than two questions."""
+    """Of the weighted mean: sqrt(n / (n - 1) * sum over n clusters of (sum w (v - m))^2) / sum w, which is the sample
+    standard deviation / sqrt(n) for equal weights without clusters. None for fewer than two clusters."""
     if len(score.values) < 2 or not math.isfinite(score.value):
         return None
-    weights = {question: score.weights.get(question, 1.0) for question in score.values}
-    squares = sum((weights[question] * (value - score.value)) ** 2 for question, value in score.values.items())
-    number = len(score.values)
-    return math.sqrt(number / (number - 1) * squares) / sum(weights.values())
+    own = grid({0: score.values}, {0: score.weights}, score.clusters)
+    found = estimates(Stack.of([own]))
+    return float(found.error[0]) if found.groups[0] > 1 else None
 
 
 def _unit(score: Score) -> float:

@@ -15,7 +15,8 @@ from math import inf, isfinite, sqrt
 import numpy as np
 from scipy.special import ndtri
 
-from harness.statistics import CHUNK, DRAWS, LEVEL, Interval, resamples
+from harness.resampling import CHUNK, DRAWS, resamples
+from harness.statistics import LEVEL, Interval
 
 CATEGORIES = (0.0, 0.5, 1.0)  # B, tie, A
 POWER = 0.8

@@ -3,7 +3,7 @@
 Scores: for each arm and benchmark, the run must be no worse than the reference by a margin (one-sided, non-inferiority,
 `harness.power`). Training: each measure must lie where another seed of the reference's program would (two-sided
 prediction interval, Student's t). The margins and intervals are as wide as it takes for a run that is equal in truth to
-pass all of them in 1 - ALARM of cases.
+pass all of them in 1 - ALARM of cases, also where runs have heavier tails than a normal distribution.
 """
 
 import math
@@ -23,6 +23,7 @@ from harness.training.examples import TrainingOptions
 
 DEFAULTS = {each.name: each.default for each in fields(TrainingOptions)}  # of options that a reference is older than
 ALARM = 0.02  # how often a run that is equal in truth fails; half of it for scores, half for training
+HEAVY = 2.0  # degrees of freedom are so many times fewer: scores and gradients of runs may have a kurtosis of 5, not 3
 LEAST_MARGIN = 0.02  # of the reference's score: less is never called a regression
 LEAST_SPREAD = 0.005  # of a measure, between runs
 
@@ -132,7 +133,7 @@ def _scores(run: Measured, reference: Measured, share: float | None) -> list[Fin
         new, old = run.grid(arm, name), reference.grid(arm, name)
         expected, value = (mean(side.values, side.weights) for side in (old, new))
         least = abs(expected) * (LEAST_MARGIN if share is None else share)
-        margin = least if share is not None else max(least, margin_for(len(new.seeds), old, ALPHA, power))
+        margin = least if share is not None else max(least, margin_for(len(new.seeds), old, ALPHA, power, HEAVY))
         found = non_inferiority(new, old, margin)
         findings.append(
             Finding(
@@ -154,7 +155,7 @@ def _training(run: Measured, reference: Measured) -> list[Finding]:
         now = [each.measures[name] for each in run.arms[arm].values() if name in each.measures]
         expected, value = fmean(before), fmean(now) if now else math.nan
         spread = max(stdev(before), LEAST_SPREAD * abs(expected)) * math.sqrt(1 / len(before) + 1 / max(1, len(now)))
-        width = spread * float(stdtrit(len(before) - 1, 1 - ALARM / 4 / len(names)))
+        width = spread * float(stdtrit((len(before) - 1) / HEAVY, 1 - ALARM / 4 / len(names)))
         passed = abs(value - expected) <= width
         low, high = expected - width, expected + width
         findings.append(

@@ -36,7 +36,7 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
         cell = row.cells[column.name]
         if cell.difference is None:
             continue
-        own, sure = cell.difference, cell.p_holm < SIGNIFICANT
+        own, sure = cell.difference, cell.p_holm is not None and cell.p_holm < SIGNIFICANT
         low, high = (own.value if isnan(end) else end for end in (own.low, own.high))
         told = f"{signed(own.value, digits)} {interval(own.low, own.high, digits, sign=True)}"
         rows.append(

@@ -5,34 +5,34 @@ ranks: there every pair of ranked methods is compared on every benchmark (`harne
 """
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from harness.comparison import SIGNIFICANT, Cell, Column, Row, Table, grid_of
 from harness.report.run import Run
 from harness.report.wording import listed, number, power, span
-from harness.resampling import differences
-from harness.statistics import Difference, holm
+from harness.statistics import LEAST_SEEDS, Difference, differences, holm
 from harness.tables.layout import count, digits_of, duration
 
 
 @dataclass(frozen=True)
 class Pair:
-    """The paired difference first - second on a benchmark; p_holm counts all pairs of the page."""
+    """The paired difference first - second on a benchmark; p_holm counts all pairs of the page, and is None where there
+    are too few seeds to call it."""
 
     benchmark: str
     first: str
     second: str
     difference: Difference
-    p_holm: float
+    p_holm: float | None
 
     @property
     def significant(self) -> bool:
-        return self.p_holm < SIGNIFICANT
+        return self.p_holm is not None and self.p_holm < SIGNIFICANT
 
     def turned(self) -> "Pair":
         own = self.difference
-        turned = Difference(-own.value, -own.high, -own.low, own.p_value, own.seeds, own.questions, own.dropped)
+        turned = replace(own, value=-own.value, low=-own.high, high=-own.low)
         return Pair(self.benchmark, self.second, self.first, turned, self.p_holm)
 
 
@@ -81,7 +81,7 @@ def verdict(run: Run) -> Verdict:
     leaders = tuple(found for column in run.table.benchmarks if (found := _leader(column, ranked, pairs)))
     headline, sentences = _headline(run.table, ranked, leaders)
     return Verdict(
-        headline, tuple(sentences), tuple(_certainty(run.table, len(pairs))), tuple(_cost(run)), leaders, pairs
+        headline, tuple(sentences), tuple(_certainty(run.table)), tuple(_cost(run)), leaders, pairs
     )
 
 
@@ -92,8 +92,8 @@ def _pairs(run: Run, methods: list[str]) -> tuple[Pair, ...]:
         places = list(combinations(grids, 2))
         compared = differences([(grids[first], grids[second]) for first, second in places])
         found += [(benchmark, *place, each) for place, each in zip(places, compared, strict=True) if each]
-    adjusted = holm([difference.p_value for *_, difference in found])
-    return tuple(Pair(*each, p_holm) for each, p_holm in zip(found, adjusted, strict=True))
+    adjusted = iter(holm([difference.p_value for *_, difference in found if difference.called]))
+    return tuple(Pair(*each, next(adjusted) if each[-1].called else None) for each in found)
 
 
 def _leader(column: Column, ranked: list[Row], pairs: tuple[Pair, ...]) -> Leader | None:
@@ -180,7 +180,7 @@ def _of(times: int, number_of_benchmarks: int) -> str:
     )
 
 
-def _certainty(table: Table, pairs: int) -> list[str]:
+def _certainty(table: Table) -> list[str]:
     seeds = sorted(len(row.seeds) for row in table.rows)
     asked = sorted(cell.asked for row in table.rows for cell in row.cells.values() if cell.asked)
     runs = f"{span([str(seeds[0]), str(seeds[-1])])} training run{'s' * (seeds[-1] > 1)} (seeds) a method"
@@ -189,13 +189,16 @@ def _certainty(table: Table, pairs: int) -> list[str]:
         "Numbers in brackets are 95 % intervals: over other questions"
         + (" and other training runs." if seeds[-1] > 1 else ", for these very models.")
     )
-    if seeds[-1] == 1:
-        sentences.append("One run a method can not tell whether a method would win again when it is trained anew.")
+    if seeds[0] < LEAST_SEEDS:
+        sentences.append(
+            f"With fewer than {LEAST_SEEDS} runs a method nothing can be called: whether it would win again when it is "
+            "trained anew is unknown."
+        )
     if table.comparisons:
         family = f"{table.comparisons} comparisons with {table.baseline}"
-        between = f" (or {pairs} between methods)" if pairs else ""
+        between = f" (or {table.pairs} between methods)" if table.pairs else ""
         sentences.append(
-            f"Differences are paired on the same questions. One is called significant when p < {SIGNIFICANT} after "
+            f"Differences are on the same questions. One is called significant when p < {SIGNIFICANT} after "
             f"Holm's correction for {family}{between}; one that is not may still be real, but too small to be seen."
         )
     return sentences

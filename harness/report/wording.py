@@ -33,8 +33,10 @@ def interval(low: float, high: float, digits: int = 1, sign: bool = False) -> st
     return "" if math.isnan(low) else f"[{shown(low, digits)}, {shown(high, digits)}]"
 
 
-def p_value(value: float) -> str:
-    """With its sign of relation: "p = 0.03"."""
+def p_value(value: float | None) -> str:
+    """With its sign of relation: "p = 0.03"; None where nothing can be called."""
+    if value is None:
+        return "too few seeds"
     text = layout.p_value(value)
     return f"p {text}" if text.startswith("<") else f"p = {text}"
 

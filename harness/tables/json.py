@@ -16,6 +16,8 @@ from harness.statistics import Difference, Interval
 from harness.store import plain
 from harness.trials import Tuning
 
+NUMBERS = ("value", "low", "high", "error", "freedom")
+
 
 def to_json(table: Table) -> dict:
     """Plain data for JSON, with the dataclasses' field names."""
@@ -43,6 +45,7 @@ def from_json(data: Any, where: str) -> Table:
                 "rows": tuple(_row(each) for each in data["rows"]),
                 "notes": tuple(data["notes"]),
                 "reported": tuple(Reported(**each) for each in data.get("reported", ())),
+                "detectable": {name: tuple(each) for name, each in data.get("detectable", {}).items()},
             }
         )
     except (TypeError, KeyError, ValueError, AttributeError):
@@ -75,4 +78,4 @@ def _cell(data: dict[str, Any]) -> Cell:
 
 def _with_nan(data: dict[str, Any]) -> dict[str, Any]:
     """Numbers that do not exist, as they are in a table."""
-    return data | {name: math.nan for name in ("value", "low", "high") if data[name] is None}
+    return data | {name: math.nan for name in NUMBERS if name in data and data[name] is None}

@@ -152,7 +152,9 @@ def difference(cell: Cell, column: Column) -> str:
     return f"{found.value:+.{decimals}f}{interval} p {p_value(found.p_value)} / {p_value(cell.p_holm)}"
 
 
-def p_value(value: float) -> str:
+def p_value(value: float | None) -> str:
+    if value is None:
+        return NONE
     return "< 0.0001" if value < 0.0001 else f"{value:.2g}" if value < 0.1 else f"{value:.2f}"
 
 

@@ -1,0 +1,48 @@
+"""`harness simulate`: how often tables of made-up scores are wrong."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from harness import store
+from harness.commands.output import Json, check_file, print_json
+from harness.errors import UserError
+from harness.progress import progress
+
+EPILOG = (
+    "Examples:\n\n  harness simulate --tables 100\n\n"
+    "  harness simulate --jobs 8 --output docs/simulation.json --docs docs/statistics.md   # 2,000 tables each"
+)
+
+
+def simulate(
+    tables: Annotated[int, typer.Option(min=20, help="Tables of each setting.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Of the random scores.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Settings that are simulated at the same time.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write what was measured as JSON.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Put the table between the markers of this text.")] = None,
+    as_json: Json = False,
+) -> None:
+    """How often tables of made-up scores whose truth is known are wrong; exit code 1 when more often than promised.
+
+    The functions that judge the tables of runs judge these. docs/statistics.md has the long form's result.
+    """
+    from harness.simulation import promises, report
+
+    check_file(output, "simulation.json")
+    text = docs.read_text(encoding="utf-8") if docs and docs.is_file() else ""
+    if docs and report.BEGIN not in text:
+        raise UserError(f"{docs} has no line {report.BEGIN}")
+    with progress("simulation", len(promises.settings())) as advance:
+        found = promises.run(tables, jobs, seed, advance)
+    broken = [f"{each.setting}: {told}" for each in found for told in promises.broken(each)]
+    measured = {"tables": tables, "seed": seed, "broken": broken, "measured": [each.as_dict() for each in found]}
+    if output:
+        store.write_text(output, json.dumps(measured, indent=1) + "\n")
+    if docs:
+        store.write_text(docs, report.between_markers(text, report.to_markdown(found)))
+    print_json(measured) if as_json else print(report.to_markdown(found))
+    if broken:
+        raise typer.Exit(1)
