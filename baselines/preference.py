@@ -13,6 +13,7 @@ from harness.search import BETA, LEARNING_RATE
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective
+from harness.work import Work, sampled, sequences
 
 SOURCES = ("offline", "on-policy")
 SPACE = {"learning_rate": LEARNING_RATE, "beta": BETA}
@@ -44,8 +45,8 @@ def preference_stage(options: PreferenceOptions, objective: PreferenceObjective)
         return _ranked(bench, prompts, options.candidates)
 
     def expect(lengths: Lengths) -> QueryCost:
-        read, generated = options.candidates * lengths.prompt, options.candidates * lengths.completion
-        return QueryCost(read, generated, lengths.prompt + 2 * lengths.completion, KEPT_RANKED)
+        collected = sampled(lengths.prompt, *[lengths.completion] * options.candidates)
+        return QueryCost(collected, _pair(lengths), KEPT_RANKED)
 
     return Stage("policy", 1.0, collect, expect, objective, options, judged=True)
 
@@ -55,7 +56,11 @@ def supervision(options: PreferenceOptions) -> str:
 
 
 def _expect_labelled(lengths: Lengths) -> QueryCost:
-    return QueryCost(0, 0, lengths.prompt + 2 * lengths.completion, 1.0)
+    return QueryCost(Work(), _pair(lengths), 1.0)
+
+
+def _pair(lengths: Lengths) -> Work:
+    return sequences(lengths.prompt, lengths.completion, lengths.completion)
 
 
 def _labelled(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
@@ -84,7 +89,6 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
         replies = bench.judge.complete(requests, advance)
     bench.ledger.charge(
         "judge",
-        0,  # not a model of ours: its tokens are booked, its FLOPs unknown
         calls=len(requests),
         prompt_tokens=sum(reply.prompt_tokens for reply in replies),
         generated_tokens=sum(reply.completion_tokens for reply in replies),

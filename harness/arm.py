@@ -176,6 +176,7 @@ class Arm:
             shared=self.root.path,
             depends_on=lambda stage: self._depends_on(stage, inputs),
             budget=experiment.cap,
+            rule=experiment.ledger,
             sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
             stream=lambda stage: streams[stage.labelled],
             lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
@@ -204,6 +205,7 @@ class Arm:
             "option files": fingerprints.of_named(vars(self.options).values()),
             "seed": self.seed,
             "budget": str(experiment.cap),
+            "ledger": experiment.ledger,
             **{name: getattr(experiment, name) for name in named},
             "model": inputs.model,
             "preferences" if stage.labelled else "prompts": (
@@ -221,9 +223,10 @@ class Arm:
 
     def _training(self, stage: Stage, state: Path) -> "Training":
         from harness.engines.loading import choose_device
+        from harness.training.examples import lora
         from harness.training.launch import Launch
         from harness.training.launcher import launcher_of
-        from harness.training.trainer import Training, lora, training_arguments
+        from harness.training.trainer import Training, training_arguments
 
         experiment = self.experiment
         on_gpu = choose_device(experiment.device) != "cpu"

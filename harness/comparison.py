@@ -15,12 +15,14 @@ from scipy.special import stdtrit
 
 from harness import resampling
 from harness.benchmarks.base import Score
+from harness.budget import rule_of
 from harness.errors import UserError, unknown_name
 from harness.notes import notes_of, number_range
 from harness.ranking import SIGNIFICANT, Ranking, rank
 from harness.reported import Reported
 from harness.statistics import LEVEL, Difference, Grid, Interval, grid, holm
 from harness.trials import Tuning
+from harness.work import Rule
 
 __all__ = ["SIGNIFICANT", "Cell", "Column", "ResultRow", "Row", "Spent", "Table", "build"]
 
@@ -89,7 +91,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run of a method spent, mean over seeds; share_min and share_max of the cap are over the seeds."""
+    """What a run of a method spent, mean over seeds; share_min and share_max of the cap are over the seeds.
+
+    flops: needed or nominal, by the table's rule. wasted_flops: for padding and finished sequences that wait, beside
+        them.
+    """
 
     cap_flops: float | None
     share_min: float | None
@@ -100,6 +106,7 @@ class Spent:
     updates: float
     training_seconds: float
     scoring_seconds: float
+    wasted_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -125,6 +132,7 @@ class Table:
     pairs: how many of pairs of ranked methods, for ranks.
     reported: published rows to stand below; they take part in no comparison.
     command: what has made the table, where that is to stand in it.
+    ledger: the rule by which FLOPs were counted; None where no row was trained.
     """
 
     title: str
@@ -137,6 +145,7 @@ class Table:
     reported: tuple[Reported, ...] = ()
     pairs: int = 0
     command: str | None = None
+    ledger: Rule | None = None
 
 
 def build(
@@ -165,6 +174,7 @@ def build(
     if baseline not in [row.method for row in rows]:
         raise unknown_name("baseline", baseline, [row.method for row in rows])
     rows = sorted(rows, key=lambda row: row.method != baseline)
+    rule = _rule(rows)
     names = dict.fromkeys(name for row in rows for name, scores in row.scores.items() if scores)
     columns = [_column(name, rows, testbed, titles or {}) for name in names]
     reasons = _reasons(rows)
@@ -193,7 +203,7 @@ def build(
         )
         for row in rows
     )
-    table = Table(title, baseline, testbed, tuple(columns), finished, comparisons, (), (), ranking.pairs, command)
+    table = Table(title, baseline, testbed, tuple(columns), finished, comparisons, (), (), ranking.pairs, command, rule)
     return replace(table, notes=(*notes_of(table, rows, limit, ranking.bounded), *remarks))
 
 
@@ -294,6 +304,24 @@ def _place(cells: dict[str, dict[str, Cell]], ranking: Ranking) -> None:
             cells[method][benchmark] = replace(cell, rank=standing.rank, best=standing.best)
 
 
+def _rule(rows: Sequence[ResultRow]) -> Rule | None:
+    """The rule by which FLOPs of trained rows were counted; None where none was trained.
+
+    Raises:
+        UserError: when there are two.
+    """
+    methods: dict[Rule, list[str]] = {}
+    for row in rows:
+        for rule in {rule_of(ledger) for ledger in row.ledgers.values() if ledger["total"]["flops"]}:
+            methods.setdefault(rule, []).append(row.method)
+    if len(methods) > 1:
+        listed = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in methods.items())
+        raise UserError(
+            f"FLOPs that were counted by different rules never share a table ({listed}): run all with one --ledger"
+        )
+    return next(iter(methods), None)
+
+
 def _flops(row: ResultRow) -> list[float]:
     return [ledger["total"]["flops"] for ledger in row.ledgers.values()]
 
@@ -336,4 +364,5 @@ def _spent(row: ResultRow) -> Spent:
             for name in ("flops", "trained_tokens", "generated_tokens", "updates")
         ),
         *(average([each[name] for each in seconds]) for name in ("training", "scoring")),
+        average([ledger["total"].get("wasted_flops", 0.0) for ledger in ledgers]),
     )

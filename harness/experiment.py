@@ -20,6 +20,7 @@ from harness.search import Distribution, trials, within
 from harness.store import safe_name
 from harness.thoughts import parse_marks
 from harness.tracking import TRACKERS
+from harness.work import RULES
 
 TESTBED = "testbed"
 MOST_SEEDS = 1000
@@ -57,6 +58,10 @@ class Experiment:
     )
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
+    ledger: str = option(
+        "needed", "How FLOPs are counted: needed (what the model's architecture computes), or nominal (2 N per token, "
+        "6 N per trained token, N its parameters)."
+    )
     model: str = option(
         TESTBED, "Model to start from: 'testbed' (embedded), a folder (of a PEFT adapter, too) or a hub id."
     )
@@ -142,6 +147,8 @@ class Experiment:
     def __post_init__(self) -> None:
         safe_name(self.name)
         Budget.parse(self.budget)
+        if self.ledger not in RULES:
+            raise unknown_name("ledger", self.ledger, RULES)
         if self.date is not None and _day(self.date) is None:
             raise UserError(f"date must be a day such as 2026-11-26, not {self.date!r}")
         for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts", "tensor_parallel"):

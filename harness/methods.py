@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
+from harness.budget import Ledger
 from harness.engines.base import (
     Chat,
     Completion,
@@ -22,12 +22,12 @@ from harness.engines.base import (
     Reply,
     Sampling,
     TokenIds,
-    shared_tokens,
 )
 from harness.judges.base import Judge
 from harness.progress import progress
 from harness.search import Space
 from harness.training.examples import Example, Objective, TrainingOptions
+from harness.work import Cost, Work, of_samples, of_sequences
 
 
 @dataclass(frozen=True)
@@ -83,22 +83,23 @@ class Lengths:
 
 @dataclass(frozen=True)
 class QueryCost:
-    """Expected tokens of one query in a stage, and the share of queries that become an example.
+    """Expected work of one query in a stage, and the share of queries that become an example.
 
-    read and generated: in collecting, by the generating model. trained: of all sequences of one example.
+    collected: by the generating model in collecting. trained: on all sequences of one example.
     other_flops: of other models in collecting, such as one that writes principles.
     """
 
-    read: float
-    generated: float
-    trained: float
+    collected: Work
+    trained: Work
     kept: float
     other_flops: float = 0.0
 
-    def flops(self, parameters: int, needs_reference: bool) -> float:
-        a_trained_token = TRAIN_FLOPS + (FORWARD_FLOPS if needs_reference else 0)
-        own = FORWARD_FLOPS * (self.read + self.generated) + self.kept * self.trained * a_trained_token
-        return parameters * own + self.other_flops
+    def flops(self, cost: Cost, needs_reference: bool) -> float:
+        return cost.forward(self.collected) + self.other_flops + self.kept * self.training(cost, needs_reference)
+
+    def training(self, cost: Cost, needs_reference: bool) -> float:
+        """FLOPs of training on one example, the reference's pass over it included."""
+        return cost.training(self.trained) + (cost.forward(self.trained) if needs_reference else 0.0)
 
 
 @dataclass
@@ -133,11 +134,12 @@ class Workbench:
             generated = self.engine.generate(
                 [prompts[index] for index in asked], keys, sampling or self.sampling, advance
             )
+        read = [prompts[index] for index in asked]
         self.ledger.charge(
             role,
-            self.engine.parameters,
+            self.ledger.cost(self.engine).forward(of_samples(read, [each.token_ids for each in generated])),
             calls=len(asked),
-            prompt_tokens=sum(len(prompts[index]) for index in asked),
+            prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),
             seconds=time.perf_counter() - start,
         )
@@ -153,9 +155,14 @@ class Workbench:
         start = time.perf_counter()
         with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
             scored = self.engine.logprobs(prompts, completions, advance)
-        tokens = shared_tokens(zip(prompts, completions, strict=True))
-        seconds = time.perf_counter() - start
-        self.ledger.charge(role, self.engine.parameters, calls=len(prompts), prompt_tokens=tokens, seconds=seconds)
+        work = of_sequences(zip(prompts, completions, strict=True))
+        self.ledger.charge(
+            role,
+            self.ledger.cost(self.engine).forward(work),
+            calls=len(prompts),
+            prompt_tokens=int(work.read),
+            seconds=time.perf_counter() - start,
+        )
         return scored
 
     def count(self, event: str, number: int = 1) -> None:

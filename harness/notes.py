@@ -8,6 +8,10 @@ from harness.ranking import SIGNIFICANT
 if TYPE_CHECKING:
     from harness.comparison import Column, ResultRow, Row, Table
 
+RULES = {
+    "needed": "those that the work needs, counted by the model's architecture (--ledger needed)",
+    "nominal": "nominal: 2 N per token and 6 N per trained token, N all parameters (--ledger nominal)",
+}
 MOST_NAMED = 10  # methods with warnings of health that are told
 
 
@@ -21,7 +25,7 @@ def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None, b
     return [
         *_about(table, limit),
         *_comparisons(table, bounded),
-        *_budgets(table.rows),
+        *_budgets(table),
         *(_count(column, table.rows) for column in table.benchmarks),
         *_lengths(table),
         *_remarks(stored),
@@ -81,11 +85,17 @@ def _comparisons(table: "Table", bounded: bool) -> list[str]:
     return notes
 
 
-def _budgets(rows: "Sequence[Row]") -> list[str]:
-    notes = []
+def _budgets(table: "Table") -> list[str]:
+    notes, rows = [], table.rows
     caps = sorted({row.spent.cap_flops for row in rows if row.spent.cap_flops and row.spent.flops})
     if caps:
         notes.append(f"Budget: {number_range(caps, '{:.3g}')} FLOPs a run, data generation included, scoring apart.")
+    if table.ledger:
+        notes.append(f"FLOPs are {RULES[table.ledger]}.")
+    wasted = [row.spent.wasted_flops / row.spent.flops for row in rows if row.spent.flops]
+    if any(wasted):
+        shares = number_range([100 * share for share in wasted], "{:.1f}")
+        notes.append(f"Wasted, beside these FLOPs: {shares} % of them, for padding and finished sequences that wait.")
     notes.extend(f"† {row.method} is not ranked: {row.reason}." for row in rows if row.spent.flops and not row.ranked)
     if any(row.tuning for row in rows):
         notes.append("Tuned: options chosen in so many trials on other prompts, which cost the FLOPs beside it in all.")

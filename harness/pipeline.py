@@ -21,7 +21,8 @@ from harness.prompts import PromptStream
 from harness.stages import allowances, collect_stage, plan_stage
 from harness.steps import Folder
 from harness.training.example_file import read_examples
-from harness.training.examples import TrainingOptions
+from harness.training.examples import TrainingOptions, lora
+from harness.work import Rule
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -52,11 +53,13 @@ class Setting:
     depends_on: all that the results of a stage depend on, by name, but the options of its training loop; SURROUNDINGS
         are among them.
     stream: the prompts of a stage.
+    rule: by which FLOPs are counted.
     lengths: expected tokens of a stage's prompts and completions.
     training: how a stage is trained, given the folder of its state.
     load: the engine of a checkpoint.
     launcher: what trainings depend on of the command that starts their processes; None where this one trains.
     loop: how a stage's training loop runs, as its mark says it.
+    adapters: which a stage trains in place of all weights, a LoraConfig of peft; None where it trains all.
     check_pairs: pairs of each stage whose order a judge is asked about.
     judged_by: what judgments depend on of the judge, by name.
     """
@@ -66,6 +69,7 @@ class Setting:
     shared: Path
     depends_on: Callable[[Stage], dict[str, Any]]
     budget: Budget
+    rule: Rule
     sampling: Sampling
     stream: Callable[[Stage], PromptStream]
     lengths: Callable[[Stage], Lengths]
@@ -73,6 +77,7 @@ class Setting:
     load: "Callable[[Path], TransformersEngine]"
     launcher: dict[str, Any] | None = None
     loop: Callable[[Stage], dict[str, Any]] = loop_options
+    adapters: Callable[[Stage], Any] = lambda stage: lora(stage.training)
     judge: Judge | None = None
     check_pairs: int = 0
     judged_by: dict[str, Any] | None = None
@@ -142,7 +147,7 @@ def train_stages(stages: Sequence[Stage], setting: Setting, needed: bool = True)
     done = finished_stages(stages, setting)
     while done and (needed or done < len(stages)) and not folder.whole(stages[done - 1].name):
         done -= 1
-    ledger = Ledger(setting.budget.amount if setting.budget.kind == "flops" else None)
+    ledger = Ledger(setting.budget.amount if setting.budget.kind == "flops" else None, rule=setting.rule)
     if done:
         ledger = Ledger.from_dict(folder.facts(stages[done - 1].name)["ledger"])
     for stage in stages[:done]:
@@ -234,9 +239,10 @@ def _collect(
         label=setting.label,
         shared=setting.shared,
     )
-    plan = plan_stage(stage, setting.budget, setting.lengths(stage), engines[stage.start].parameters)
-    number = collect_stage(stage, bench, stream.take, plan, setting.budget, allowance, setting.examples(stage))
-    ledger.charge("generate", bench.engine.parameters, discarded=sum(bench.discarded.values()))
+    cost = ledger.cost(engines[stage.start], setting.adapters(stage))
+    plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost)
+    number = collect_stage(stage, bench, stream.take, plan, setting.budget, allowance, setting.examples(stage), cost)
+    ledger.charge("generate", discarded=sum(bench.discarded.values()))
     return {
         "examples": number,
         "discarded": bench.discarded,

@@ -19,6 +19,7 @@ from harness.judges.base import Judge, JudgeReply, JudgeRequest
 from harness.methods import Workbench
 from harness.planning import model_folder
 from harness.progress import progress
+from harness.work import Nominal, Work
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -103,7 +104,7 @@ class EndpointWriter:
         usages = [_usage(bench, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
         bench.ledger.charge(
             ROLE,
-            self.parameters,
+            Nominal(self.parameters).forward(Work(*map(sum, zip(*usages, strict=True)))) if usages else 0.0,
             calls=len(requests),
             prompt_tokens=sum(read for read, _ in usages),
             generated_tokens=sum(generated for _, generated in usages),

@@ -80,7 +80,7 @@ def test_every_method_is_planned_within_the_cap(testbed_model_dir):
 
 def test_the_command_needs_no_model_in_memory(testbed_model_dir):
     code = (
-        "import sys; sys.argv = ['harness', 'estimate', '--method', 'sso', '--json']\n"
+        "import sys; sys.argv = ['harness', 'estimate', '--method', 'sso', '--ledger', 'nominal', '--json']\n"
         "from harness.cli import main\n"
         "try: main()\n"
         "finally: assert 'transformers' not in sys.modules, 'transformers was imported'\n"

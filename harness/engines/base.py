@@ -97,7 +97,7 @@ class Engine(Protocol):
 
     name: str  # path or hub id
     weights_hash: str  # of the weights: part of every cache key
-    parameters: int  # N of the FLOPs accounting
+    parameters: int
     context_length: int  # tokens of a prompt and its completion
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:

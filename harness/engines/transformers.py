@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from harness.engines import loading, saving
+from harness.engines import counting, loading, saving
 from harness.engines.base import Advance, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import generate_batch
@@ -27,6 +28,7 @@ from harness.engines.reading import how_to_read, tell
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
 from harness.models import base_folder, tokenizer_folder
+from harness.work import Needed
 
 
 class TransformersEngine:
@@ -128,6 +130,17 @@ class TransformersEngine:
         reading = how_to_read(self.model, self.attention)
         tell(type(self.model).__name__, reading)
         return reading
+
+    def needed(self, adapters: Any = None) -> Needed:
+        """The FLOPs of the model for work.
+
+        Args:
+            adapters: a LoraConfig of peft, where training trains no more than those.
+
+        Raises:
+            UserError: when they cannot be counted.
+        """
+        return counting.of_model(self.model, adapters)
 
     @cached_property
     def weights_hash(self) -> str:
