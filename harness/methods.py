@@ -135,9 +135,15 @@ class Workbench:
                 [prompts[index] for index in asked], keys, sampling or self.sampling, advance
             )
         read = [prompts[index] for index in asked]
+        work = of_samples(read, [each.token_ids for each in generated])
+        flops, padding = self.ledger.cost(self.engine).forward(work), 0
+        if all(each.computed is not None for each in generated):
+            padding = sum(each.computed for each in generated) - int(work.positions)
         self.ledger.charge(
             role,
-            self.ledger.cost(self.engine).forward(of_samples(read, [each.token_ids for each in generated])),
+            flops,
+            padding_tokens=padding,
+            wasted_flops=flops * padding / work.positions if padding else 0.0,
             calls=len(asked),
             prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),

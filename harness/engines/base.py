@@ -65,11 +65,14 @@ class Completion:
     token_ids: what the model emitted, with the stop token where it was reached.
     text: the same decoded, without special tokens.
     finished: whether a stop token ended it (else the length limit did).
+    computed: positions that the model computed for it, padding and waiting included; a prompt that it shares with
+        others of its batch is counted for one of them. None where the engine does not tell.
     """
 
     token_ids: TokenIds
     text: str
     finished: bool
+    computed: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
