@@ -18,7 +18,7 @@ from harness.faults import GO_ON
 from harness.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
 from harness.methods import Method, Prompt, Stage
 from harness.pipeline import LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
-from harness.planning import measure_lengths
+from harness.planning import judge_cost, measure_lengths
 from harness.prompts import PromptStream
 from harness.scoring import Scoring
 from harness.steps import Folder
@@ -184,6 +184,7 @@ class Arm:
             load=lambda path: self._load(path),
             launcher=described_launcher(experiment),
             judge=inputs.judge,
+            judge_cost=lambda: judge_cost(experiment),
             check_pairs=experiment.check_pairs,
             judged_by=described_judge(experiment, inputs.judge),
             label=self.label,
@@ -197,7 +198,9 @@ class Arm:
         experiment = self.experiment
         named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
         judged_by = described_judge(experiment, inputs.judge) if stage.judged else {}
-        judge = [judge_module(experiment)] if judged_by else []
+        if stage.judged:
+            judged_by = {**judged_by, "judge parameters": experiment.judge_parameters}
+        judge = [judge_module(experiment)] if stage.judged and judge_module(experiment) else []
         roots = (sources.TRAINING, type(self.method).__module__, *judge)
         return {
             "method": self.method.name,

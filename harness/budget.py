@@ -77,11 +77,15 @@ class BudgetExceeded(RuntimeError):
 
 @dataclass
 class Ledger:
-    """Spending by role, under a cap in FLOPs (None: no cap), which are counted by `rule`."""
+    """Spending by role, under a cap in FLOPs (None: no cap), which are counted by `rule`.
+
+    epochs: how many times over "prompts" and labelled "preferences" were drawn.
+    """
 
     cap: float | None = None
     roles: dict[str, Spending] = field(default_factory=dict)
     rule: Rule = "needed"
+    epochs: dict[str, float] = field(default_factory=dict)
 
     def cost(self, engine: Any, adapters: Any = None) -> Cost:
         """The FLOPs of an engine's model for work, by this ledger's rule.
@@ -108,6 +112,8 @@ class Ledger:
         """Book what another ledger has, role by role."""
         for role, spent in other.roles.items():
             self.roles.setdefault(role, Spending()).add(spent)
+        for source, epochs in other.epochs.items():
+            self.epochs[source] = max(epochs, self.epochs.get(source, 0.0))
 
     @property
     def total(self) -> Spending:
@@ -130,12 +136,13 @@ class Ledger:
             "cap_flops": self.cap,
             "total": asdict(self.total),
             "roles": {role: asdict(spent) for role, spent in self.roles.items()},
+            "epochs": dict(self.epochs),
         }
 
     @classmethod
     def from_dict(cls, data: dict) -> "Ledger":
         roles = {role: Spending(**spent) for role, spent in data["roles"].items()}
-        return cls(data["cap_flops"], roles, rule_of(data))
+        return cls(data["cap_flops"], roles, rule_of(data), dict(data.get("epochs", {})))
 
 
 def rule_of(ledger: dict) -> Rule:

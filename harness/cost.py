@@ -124,7 +124,8 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     """
     shape = shape_of(experiment.model)
     lengths = _lengths(experiment)
-    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters))
+    known = _known_prompts(experiment)
+    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters), known)
     length, parameters = lengths(False), shape.parameters
     speed = (
         measured(calibrate)
@@ -231,6 +232,16 @@ def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
         return lambda labelled: assumed
     sources = load_prompts(experiment)
     return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
+
+
+def _known_prompts(experiment: Experiment) -> tuple[int, int] | None:
+    """How many prompts and labelled pairs there are, where the model, and so its training data, are on this machine."""
+    try:
+        model_folder(experiment.model)
+    except NoModel:
+        return None
+    prompts, labelled = load_prompts(experiment)
+    return len(prompts), len(labelled)
 
 
 def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:

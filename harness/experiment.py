@@ -81,6 +81,10 @@ class Experiment:
     judge_max_calls: int | None = option(None, "Hard cap on calls to the judge, for all of the run folder.")
     judge_max_cost: float | None = option(None, "Hard cap on what the judge costs in USD, for all of the run folder.")
     judge_price: str | None = option(None, "USD per million tokens of prompts and replies: IN,OUT.")
+    judge_parameters: float | None = option(
+        None, "Parameters of the judge at an endpoint, such as 70e9: what it judges for training is then budgeted, "
+        "at 2 FLOPs per parameter and token."
+    )
     judge_concurrency: int = option(8, "Requests to the judge at the same time.")
     judge_rate: float | None = option(None, "Most requests to the judge a minute.")
     judge_max_tokens: int | None = option(
@@ -172,6 +176,11 @@ class Experiment:
         for name in ("judge_max_tokens", "judge_set"):
             if getattr(self, name) and not (self.judge_model or self.judge_engine):
                 raise UserError(f"{name} changes how an LLM judge is asked: give --judge-model or --judge-engine too")
+        if self.judge_parameters is not None:
+            if not self.judge_model:
+                raise UserError("judge_parameters is of a judge at an endpoint: give --judge-model too")
+            if not self.judge_parameters >= 1e6:
+                raise UserError(f"judge_parameters must be at least 1e6, such as 70e9, not {self.judge_parameters:g}")
         if self.judge_set and self.judge_engine:
             raise UserError("judge_set is of an endpoint's requests: --judge-engine has none")
         if self.check_pairs < 0:

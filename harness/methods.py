@@ -6,11 +6,12 @@ says how examples are made and which objective they are for: the budget, trainin
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
+from harness import store
 from harness.budget import Ledger
 from harness.engines.base import (
     Chat,
@@ -87,15 +88,22 @@ class QueryCost:
 
     collected: by the generating model in collecting. trained: on all sequences of one example.
     other_flops: of other models in collecting, such as one that writes principles.
+    judged: by the experiment's judge, in collecting.
     """
 
     collected: Work
     trained: Work
     kept: float
     other_flops: float = 0.0
+    judged: Work = Work()
 
-    def flops(self, cost: Cost, needs_reference: bool) -> float:
-        return cost.forward(self.collected) + self.other_flops + self.kept * self.training(cost, needs_reference)
+    def collecting(self, cost: Cost, judge: Cost | None = None) -> float:
+        """FLOPs of collecting. judge: of the judge, where it has any."""
+        judging = judge.forward(self.judged) if judge else 0.0
+        return cost.forward(self.collected) + judging + self.other_flops
+
+    def flops(self, cost: Cost, needs_reference: bool, judge: Cost | None = None) -> float:
+        return self.collecting(cost, judge) + self.kept * self.training(cost, needs_reference)
 
     def training(self, cost: Cost, needs_reference: bool) -> float:
         """FLOPs of training on one example, the reference's pass over it included."""
@@ -105,15 +113,18 @@ class QueryCost:
 @dataclass
 class Workbench:
     """What a stage works with. `engine` is the stage's generating model; `shared` is a folder for what the runs of an
-    experiment share, such as the log of an endpoint; `judge` is for stages that ask one."""
+    experiment share, such as the log of an endpoint; `judge` is for stages that ask one, `judge_cost` its FLOPs, where
+    they are known; `record` is a file of all that models were asked and answered, also of what is then discarded."""
 
     engine: Engine
     ledger: Ledger
     sampling: Sampling
     stage: str
     judge: Judge | None = None
+    judge_cost: Cost | None = None
     label: str = ""  # what progress shows: the arm
     shared: Path | None = None
+    record: Path | None = None
     discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
     events: dict[str, int] = field(default_factory=dict)
 
@@ -149,6 +160,10 @@ class Workbench:
             generated_tokens=sum(len(completion.token_ids) for completion in generated),
             seconds=time.perf_counter() - start,
         )
+        self.keep(
+            {"role": role, "item": key, "prompt_ids": prompt, "completion_ids": each.token_ids}
+            for key, prompt, each in zip(keys, read, generated, strict=True)
+        )
         completions = [Completion((), "", finished=False)] * len(prompts)
         for index, completion in zip(asked, generated, strict=True):
             completions[index] = completion
@@ -169,7 +184,16 @@ class Workbench:
             prompt_tokens=int(work.read),
             seconds=time.perf_counter() - start,
         )
+        self.keep(
+            {"role": role, "prompt_ids": prompt, "read_ids": completion}
+            for prompt, completion in zip(prompts, completions, strict=True)
+        )
         return scored
+
+    def keep(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write down what models were asked, so that the ledger can be recounted: token ids, or numbers of tokens."""
+        if self.record:
+            store.append_jsonl(self.record, rows)
 
     def count(self, event: str, number: int = 1) -> None:
         """Count something that people should see, such as a judgment that could not be read."""

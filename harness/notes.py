@@ -26,6 +26,8 @@ def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None, b
         *_about(table, limit),
         *_comparisons(table, bounded),
         *_budgets(table),
+        *_judging(stored),
+        *_epochs(stored),
         *(_count(column, table.rows) for column in table.benchmarks),
         *_lengths(table),
         *_remarks(stored),
@@ -100,6 +102,30 @@ def _budgets(table: "Table") -> list[str]:
     if any(row.tuning for row in rows):
         notes.append("Tuned: options chosen in so many trials on other prompts, which cost the FLOPs beside it in all.")
     return notes
+
+
+def _judging(stored: "Sequence[ResultRow]") -> Iterator[str]:
+    """Whose training asked a judge of unknown size."""
+    for row in stored:
+        spent = [ledger["roles"]["judge"] for ledger in row.ledgers.values() if "judge" in ledger["roles"]]
+        tokens = sum(each["prompt_tokens"] + each["generated_tokens"] for each in spent)
+        if tokens and not any(each["flops"] for each in spent):
+            calls = sum(each["calls"] for each in spent)
+            yield (
+                f"{row.method}: judging ({calls:,} calls, {tokens:,} tokens) is outside the cap, because the judge's "
+                "size is not known (--judge-parameters)."
+            )
+
+
+def _epochs(stored: "Sequence[ResultRow]") -> Iterator[str]:
+    """How often training prompts were repeated, where any were."""
+    epochs = {
+        row.method: [max(ledger["epochs"].values()) for ledger in row.ledgers.values() if ledger.get("epochs")]
+        for row in stored
+    }
+    if any(max(each, default=0.0) > 1 for each in epochs.values()):
+        listed = ", ".join(f"{method} {number_range(each, '{:.1f}')}" for method, each in epochs.items() if each)
+        yield f"Passes over the training prompts or pairs: {listed}."
 
 
 def _count(column: "Column", rows: "Sequence[Row]") -> str:

@@ -22,7 +22,7 @@ from harness.stages import allowances, collect_stage, plan_stage
 from harness.steps import Folder
 from harness.training.example_file import read_examples
 from harness.training.examples import TrainingOptions, lora
-from harness.work import Rule
+from harness.work import Cost, Rule
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -60,6 +60,7 @@ class Setting:
     launcher: what trainings depend on of the command that starts their processes; None where this one trains.
     loop: how a stage's training loop runs, as its mark says it.
     adapters: which a stage trains in place of all weights, a LoraConfig of peft; None where it trains all.
+    judge_cost: FLOPs of the judge, where its size is known.
     check_pairs: pairs of each stage whose order a judge is asked about.
     judged_by: what judgments depend on of the judge, by name.
     """
@@ -79,6 +80,7 @@ class Setting:
     loop: Callable[[Stage], dict[str, Any]] = loop_options
     adapters: Callable[[Stage], Any] = lambda stage: lora(stage.training)
     judge: Judge | None = None
+    judge_cost: Callable[[], Cost | None] = lambda: None
     check_pairs: int = 0
     judged_by: dict[str, Any] | None = None
     label: str = ""
@@ -91,6 +93,10 @@ class Setting:
 
     def examples(self, stage: Stage) -> Path:
         return self.folder / "preferences" / f"{stage.name}.jsonl"
+
+    def record(self, stage: Stage) -> Path:
+        """What models were asked while examples were made, see `Workbench.keep`."""
+        return self.folder / "asked" / f"{stage.name}.jsonl"
 
     def checkpoint(self, stage: Stage) -> Path:
         return self.folder / "checkpoints" / stage.name
@@ -200,7 +206,7 @@ def _run_stage(
     if not (folder.finished(step, depends_on) and folder.whole(step)):
         allowance = allowances(stages, setting.budget, ledger, index)
         facts = _collect(stage, engines, stream, ledger, allowance, setting, store.digest(depends_on))
-        folder.finish(step, depends_on, [setting.examples(stage)], **facts)
+        folder.finish(step, depends_on, [setting.examples(stage), setting.record(stage)], **facts)
     folder.check(step)
     facts = folder.facts(step)
     stream.position = facts["drawn"]
@@ -230,24 +236,31 @@ def _collect(
     Args:
         key: of all that the examples depend on: completions that were made already are for no others.
     """
+    store.write_text(setting.record(stage), "")  # collecting begins anew, with what the log of completions has
+    judge_cost = setting.judge_cost() if stage.judged else None
     bench = Workbench(
         engine=LoggedEngine(engines[stage.generator], setting.work(stage) / f"completions-{key}.jsonl"),
         ledger=ledger,
         sampling=setting.sampling,
         stage=stage.name,
         judge=setting.judge if stage.judged else None,
+        judge_cost=judge_cost,
+        record=setting.record(stage),
         label=setting.label,
         shared=setting.shared,
     )
     cost = ledger.cost(engines[stage.start], setting.adapters(stage))
-    plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost)
+    plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost, judge_cost)
     number = collect_stage(stage, bench, stream.take, plan, setting.budget, allowance, setting.examples(stage), cost)
     ledger.charge("generate", discarded=sum(bench.discarded.values()))
+    epochs = stream.position / len(stream.prompts)
+    ledger.epochs["preferences" if stage.labelled else "prompts"] = epochs
     return {
         "examples": number,
         "discarded": bench.discarded,
         "events": bench.events,
         "drawn": stream.position,
+        "prompts": len(stream.prompts),
         "ledger": ledger.as_dict(),
     }
 

@@ -14,7 +14,7 @@ from harness.engines.base import Chat
 from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
-from harness.methods import Lengths, Prompt
+from harness.methods import Lengths, Prompt, Stage
 from harness.model_files import tensor_shapes
 from harness.models import base_folder, model_folder, tokenizer_folder
 from harness.stages import StagePlan, plan_stage
@@ -85,7 +85,8 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
         return measure_lengths(experiment, labelled if of_pairs else prompts)
 
     folder = model_folder(experiment.model)
-    return plan(experiment, parameter_count(folder), lengths, lambda adapters: cost_of(experiment, adapters))
+    known = len(prompts), len(labelled)
+    return plan(experiment, parameter_count(folder), lengths, lambda adapters: cost_of(experiment, adapters), known)
 
 
 def cost_of(experiment: Experiment, adapters: Any = None) -> Cost:
@@ -97,7 +98,11 @@ def cost_of(experiment: Experiment, adapters: Any = None) -> Cost:
     Raises:
         UserError: when the model is not on this machine, or its FLOPs cannot be counted.
     """
-    folder = model_folder(experiment.model)
+    return _cost_of(experiment.model, experiment, adapters)
+
+
+def _cost_of(model: str, experiment: Experiment, adapters: Any = None) -> Cost:
+    folder = model_folder(model)
     if experiment.ledger == "nominal":
         return Nominal(parameter_count(folder))
     from harness.engines import counting
@@ -105,20 +110,50 @@ def cost_of(experiment: Experiment, adapters: Any = None) -> Cost:
     return counting.of_folder(base_folder(folder) or folder, adapters, experiment.trust_remote_code)
 
 
+def judge_cost(experiment: Experiment) -> Cost | None:
+    """FLOPs of the judge, None where its size is not known or it is a program.
+
+    Raises:
+        UserError: when the model is not on this machine, or its FLOPs cannot be counted.
+    """
+    if experiment.judge_engine:
+        return _cost_of(experiment.judge_engine, experiment)
+    return Nominal(experiment.judge_parameters) if experiment.judge_parameters else None
+
+
 def plan(
-    experiment: Experiment, parameters: int, lengths: Callable[[bool], Lengths], cost: Callable[[Any], Cost]
+    experiment: Experiment,
+    parameters: int,
+    lengths: Callable[[bool], Lengths],
+    cost: Callable[[Any], Cost],
+    known: tuple[int, int] | None,
 ) -> dict:
     """As `estimate`, for a model with this many parameters.
 
     Args:
         lengths: of prompts, or of labelled pairs.
         cost: of the model, given the adapters that a stage trains (None where it trains all weights).
+        known: how many prompts, and how many labelled pairs there are; None where they were not read.
     """
+
+    def epochs(stages: list[Stage], plans: list[StagePlan]) -> float | None:
+        """Passes over the prompts, or over the pairs where those are more."""
+        drawn = [0, 0]
+        for stage, each in zip(stages, plans, strict=True):
+            drawn[stage.labelled] += each.queries
+        return max(number / of for number, of in zip(drawn, known, strict=True)) if known else None
 
     def planned(name: str, options: Any) -> list[StagePlan]:
         stages = experiment.method(name).stages(options)
         return [
-            plan_stage(stage, experiment.cap, lengths(stage.labelled), cost(lora(stage.training))) for stage in stages
+            plan_stage(
+                stage,
+                experiment.cap,
+                lengths(stage.labelled),
+                cost(lora(stage.training)),
+                judge_cost(experiment) if stage.judged else None,
+            )
+            for stage in stages
         ]
 
     methods = {}
@@ -130,6 +165,7 @@ def plan(
             "flops": sum(plan.flops for plan in plans),
             "updates": sum(plan.updates for plan in plans),
             "trained_tokens": sum(plan.trained_tokens for plan in plans),
+            "epochs": epochs(experiment.method(name).stages(experiment.method_options(name)), plans),
             "stages": [asdict(plan) for plan in plans],
         }
     return {

@@ -50,17 +50,20 @@ def training_flops(stage: Stage, example: Example, cost: Cost) -> float:
     return cost.training(work) + (cost.forward(work) if stage.objective.needs_reference else 0.0)
 
 
-def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost) -> StagePlan:
+def plan_stage(
+    stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge: Cost | None = None
+) -> StagePlan:
     """The size of a stage under its share of the budget.
 
     Args:
         cost: of the model that generates and is trained.
+        judge: of the experiment's judge, where its FLOPs are known.
 
     Raises:
         UserError: when the share does not pay for one update.
     """
     query = stage.expect(lengths)
-    a_query = query.flops(cost, stage.objective.needs_reference)
+    a_query = query.flops(cost, stage.objective.needs_reference, judge)
     batch = stage.training.batch_size
     if budget.kind == "flops":
         queries = int(stage.share * budget.amount / a_query)
@@ -85,7 +88,7 @@ def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost) -> St
         sampled_tokens=int(queries * query.collected.generated),
         reference_tokens=trained if stage.objective.needs_reference else 0,
         trained_tokens=trained,
-        generate_flops=queries * (cost.forward(query.collected) + query.other_flops),
+        generate_flops=queries * query.collecting(cost, judge),
         reference_flops=examples * cost.forward(query.trained) if stage.objective.needs_reference else 0.0,
         train_flops=examples * cost.training(query.trained),
         flops=queries * a_query,

@@ -123,7 +123,8 @@ class Trial(Arm):
         setting, ledger = self._setting(inputs), Ledger(rule=self.experiment.ledger)
         for stage in self.stages:
             cost = cost_of(self.experiment, setting.adapters(stage))
-            plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost)
+            judge = setting.judge_cost() if stage.judged else None
+            plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost, judge)
             ledger.charge("generate", plan.generate_flops, prompt_tokens=plan.generate_tokens)
             ledger.charge("reference", plan.reference_flops, prompt_tokens=plan.reference_tokens)
             ledger.charge("train", plan.train_flops, trained_tokens=plan.trained_tokens, updates=plan.updates)

@@ -110,6 +110,10 @@ class EndpointWriter:
             generated_tokens=sum(generated for _, generated in usages),
             seconds=time.perf_counter() - start,
         )
+        bench.keep(
+            {"role": ROLE, "item": request.id, "prompt_tokens": read, "completion_tokens": generated}
+            for request, (read, generated) in zip(requests, usages, strict=True)
+        )
         return [
             None if reply.error or generated >= self.tokens else reply.text
             for reply, (_, generated) in zip(replies, usages, strict=True)
