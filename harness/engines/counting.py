@@ -9,6 +9,7 @@ Masked pairs of attention are computed while it is counted (n^2 for n positions)
 """
 
 import copy
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -35,6 +36,7 @@ LARGEST = 2e9  # parameters of a model that is built with values where shapes ar
 FAR = 2**22 - 1  # a position beyond any window
 ATTENTION = "harness_counted"
 _KNOWN: dict[tuple[str, str], Needed] = {}  # by configuration and adapters
+NO_SIZES = ("_name_or_path", "architectures", "dtype", "torch_dtype", "transformers_version", "use_cache")
 FAILURES = (TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError, NotImplementedError)
 
 
@@ -82,7 +84,8 @@ class _Counted:
 
     def __init__(self, build: Callable[..., PreTrainedModel], config: PreTrainedConfig, name: str) -> None:
         self._build, self._config, self.name = build, config, name
-        self.key = config.to_json_string(use_diff=False)
+        sizes = {key: value for key, value in config.to_dict().items() if key not in NO_SIZES}
+        self.key = json.dumps([name, sizes], sort_keys=True, default=str)
 
     @property
     def unit(self) -> int:
