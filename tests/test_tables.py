@@ -297,3 +297,23 @@ def test_what_was_wasted_is_said_beside_what_was_needed():
     table = build(rows)
     assert "Wasted, beside these FLOPs: 5.0 % of them, for padding and finished sequences that wait." in table.notes
     assert table.rows[1].spent.wasted_flops == ledger["total"]["wasted_flops"]
+
+
+def test_a_judge_of_unknown_size_is_outside_the_cap():
+    rows = [row("base", {"a": [score([1.0, 2.0])]}), row("dpo", {"a": [score([2.0, 4.0])]})]
+    (ledger,) = rows[1].ledgers.values()
+    judge = {"calls": 12, "prompt_tokens": 3000, "generated_tokens": 600, "flops": 0.0}
+    ledger["roles"]["judge"] = judge
+    (told,) = [note for note in build(rows).notes if "judging" in note]
+    assert told.startswith("dpo: judging (12 calls, 3,600 tokens) is outside the cap") and "--judge-parameters" in told
+    ledger["roles"]["judge"] = judge | {"flops": 1e9}
+    assert not [note for note in build(rows).notes if "judging" in note]
+
+
+def test_repeated_prompts_are_told():
+    rows = [row("base", {"a": [score([1.0, 2.0])]}), row("dpo", {"a": [score([2.0, 4.0])]})]
+    (ledger,) = rows[1].ledgers.values()
+    ledger["epochs"] = {"preferences": 0.9}
+    assert not [note for note in build(rows).notes if "Passes" in note]
+    ledger["epochs"] = {"preferences": 718.0}
+    assert "Passes over the training prompts or pairs: dpo 718.0." in build(rows).notes
