@@ -15,9 +15,11 @@ from harness.search import BETA, LEARNING_RATE
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective
+from harness.work import Work, sampled, sequences, total
 
 SOURCES = ("offline", "on-policy")
 SPACE = {"learning_rate": LEARNING_RATE, "beta": BETA}
+RATING_TOKENS, REPLY_TOKENS = 250, 200  # of a request to rate an answer, beside question and answer, and of the reply
 KEPT_RANKED = 0.89  # queries whose candidates are not all rated the same, measured on the testbed
 
 
@@ -46,8 +48,9 @@ def preference_stage(options: PreferenceOptions, objective: PreferenceObjective)
         return _ranked(bench, prompts, options.candidates)
 
     def expect(lengths: Lengths) -> QueryCost:
-        read, generated = options.candidates * lengths.prompt, options.candidates * lengths.completion
-        return QueryCost(read, generated, lengths.prompt + 2 * lengths.completion, KEPT_RANKED)
+        collected = sampled(lengths.prompt, *[lengths.completion] * options.candidates)
+        judged = sampled(RATING_TOKENS + lengths.prompt + lengths.completion, REPLY_TOKENS) * options.candidates
+        return QueryCost(collected, _pair(lengths), KEPT_RANKED, judged=judged)
 
     return Stage("policy", 1.0, collect, expect, objective, options, judged=True)
 
@@ -57,7 +60,11 @@ def supervision(options: PreferenceOptions) -> str:
 
 
 def _expect_labelled(lengths: Lengths) -> QueryCost:
-    return QueryCost(0, 0, lengths.prompt + 2 * lengths.completion, 1.0)
+    return QueryCost(Work(), _pair(lengths), 1.0)
+
+
+def _pair(lengths: Lengths) -> Work:
+    return sequences(lengths.prompt, lengths.completion, lengths.completion)
 
 
 def _labelled(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
@@ -84,13 +91,23 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
     start = time.perf_counter()
     with progress(f"{bench.label} {bench.stage}: judge", len(requests)) as advance:
         replies = complete(bench.judge, requests, has_rating, bench.rejudge, advance)
+    judged = total(sampled(reply.prompt_tokens, reply.completion_tokens) for reply in replies)
     bench.ledger.charge(
         "judge",
-        0,  # not a model of ours: its tokens are booked, its FLOPs unknown
+        bench.judge_cost.forward(judged) if bench.judge_cost else 0.0,
         calls=len(requests),
         prompt_tokens=sum(reply.prompt_tokens for reply in replies),
         generated_tokens=sum(reply.completion_tokens for reply in replies),
         seconds=time.perf_counter() - start,
+    )
+    bench.keep(
+        {
+            "role": "judge",
+            "item": request.id,
+            "prompt_tokens": reply.prompt_tokens,
+            "completion_tokens": reply.completion_tokens,
+        }
+        for request, reply in zip(requests, replies, strict=True)
     )
     ratings = [rating_of(reply) for reply in replies]
     for reply, rating in zip(replies, ratings, strict=True):

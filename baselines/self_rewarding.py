@@ -13,6 +13,7 @@ from harness.prompts import question_text
 from harness.search import BETA, LEARNING_RATE
 from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
+from harness.work import sampled, sequences
 
 KEPT = 0.95  # queries whose best and worst candidate differ, measured on the testbed
 GENERAL_PROMPT = (
@@ -64,13 +65,13 @@ class SelfRewarding:
             return best_against_worst(bench, prompts, candidates, rate(bench, prompts, candidates, options))
 
         def expect(lengths: Lengths) -> QueryCost:
-            answer = lengths.prompt + lengths.completion
-            judgments = options.candidates * options.judge_samples
+            form = options.judge_prompt
+            judged = lengths.prompt + lengths.completion + PROMPT_TOKENS[form]
             return QueryCost(
-                read=options.candidates * lengths.prompt + judgments * (answer + PROMPT_TOKENS[options.judge_prompt]),
-                generated=options.candidates * lengths.completion + judgments * VERDICT_TOKENS[options.judge_prompt],
-                trained=lengths.prompt + 2 * lengths.completion,
-                kept=KEPT,
+                sampled(lengths.prompt, *[lengths.completion] * options.candidates)
+                + sampled(judged, *[VERDICT_TOKENS[form]] * options.judge_samples) * options.candidates,
+                sequences(lengths.prompt, lengths.completion, lengths.completion),
+                KEPT,
             )
 
         objective = PreferenceObjective(loss="dpo", beta=options.beta)

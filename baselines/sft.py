@@ -8,7 +8,8 @@ from harness.search import LEARNING_RATE
 from harness.training.examples import Example
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import SFTObjective
-from sso.responses import GOOD, KEPT, PrincipleOptions, expected_tokens, sample_responses, writing_flops
+from harness.work import sequences
+from sso.responses import GOOD, KEPT, PrincipleOptions, expected_work, sample_responses, writing_flops
 
 
 class SFT:
@@ -31,9 +32,8 @@ class SFT:
             ]
 
         def expect(lengths: Lengths) -> QueryCost:
-            read, generated = expected_tokens(lengths, options, GOOD)
-            trained = lengths.prompt + lengths.completion
-            return QueryCost(read, generated, trained, KEPT[1], writing_flops(lengths, options))
+            trained = sequences(lengths.prompt, lengths.completion)
+            return QueryCost(expected_work(lengths, options, GOOD), trained, KEPT[1], writing_flops(lengths, options))
 
         return [Stage("policy", 1.0, collect, expect, SFTObjective(), options)]
 

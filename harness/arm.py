@@ -18,7 +18,7 @@ from harness.faults import GO_ON
 from harness.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
 from harness.methods import Method, Prompt, Stage
 from harness.pipeline import LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
-from harness.planning import measure_lengths
+from harness.planning import judge_cost, measure_lengths
 from harness.prompts import PromptStream
 from harness.scoring import Scoring
 from harness.steps import Folder
@@ -177,6 +177,7 @@ class Arm:
             shared=self.root.path,
             depends_on=lambda stage: self._depends_on(stage, inputs),
             budget=experiment.cap,
+            rule=experiment.ledger,
             sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
             stream=lambda stage: streams[stage.labelled],
             lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
@@ -184,6 +185,7 @@ class Arm:
             load=lambda path: self._load(path),
             launcher=described_launcher(experiment),
             judge=inputs.judge,
+            judge_cost=lambda: judge_cost(experiment),
             check_pairs=experiment.check_pairs,
             judged_by=described_judge(experiment, inputs.judge),
             most_missing=1.0 if experiment.accept_missing else experiment.judge_missing,
@@ -200,7 +202,9 @@ class Arm:
         experiment = self.experiment
         named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
         judged_by = described_judge(experiment, inputs.judge) if stage.judged else {}
-        judge = [judge_module(experiment)] if judged_by else []
+        if stage.judged:
+            judged_by = {**judged_by, "judge parameters": experiment.judge_parameters}
+        judge = [judge_module(experiment)] if stage.judged and judge_module(experiment) else []
         roots = (sources.TRAINING, type(self.method).__module__, *judge)
         return {
             "method": self.method.name,
@@ -208,6 +212,7 @@ class Arm:
             "option files": fingerprints.of_named(vars(self.options).values()),
             "seed": self.seed,
             "budget": str(experiment.cap),
+            "ledger": experiment.ledger,
             **{name: getattr(experiment, name) for name in named},
             **({"thought marks": marks} if (marks := experiment.thought_marks) else {}),
             "model": inputs.model,
@@ -226,9 +231,10 @@ class Arm:
 
     def _training(self, stage: Stage, state: Path) -> "Training":
         from harness.engines.loading import choose_device
+        from harness.training.examples import lora
         from harness.training.launch import Launch
         from harness.training.launcher import launcher_of
-        from harness.training.trainer import Training, lora, training_arguments
+        from harness.training.trainer import Training, training_arguments
 
         experiment = self.experiment
         on_gpu = choose_device(experiment.device) != "cpu"

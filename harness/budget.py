@@ -1,16 +1,15 @@
 """Budget and ledger: what a run may spend, and what it spent, by role.
 
-FLOPs follow the accepted accounting: 6 N a trained token, 2 N a token of any forward pass (read, generated, scored by
-the reference, judged), with N the number of parameters of the model that does the work. Padding is counted apart.
+FLOPs are those that the work needs, or nominal ones, by a rule of `harness.work`. What is computed beside it, for
+padding and for finished sequences that wait, is booked apart; the cap does not count it.
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from harness.errors import UserError
+from harness.work import Cost, Nominal, Rule
 
-TRAIN_FLOPS = 6  # a parameter and trained token: forward 2, backward 4
-FORWARD_FLOPS = 2  # a parameter and token that is read or generated
 MOST = 1e30  # of any kind of budget
 
 Kind = Literal["flops", "prompts", "updates"]
@@ -50,7 +49,11 @@ class Budget:
 
 @dataclass
 class Spending:
-    """What one role spent. `prompt_tokens` are tokens only read: prompts, and sequences that are only scored."""
+    """What one role spent.
+
+    prompt_tokens: tokens that were only read: prompts, and sequences that are only scored.
+    padding_tokens, wasted_flops: positions that were computed and not needed, and their FLOPs (not in `flops`).
+    """
 
     calls: int = 0
     prompt_tokens: int = 0
@@ -60,16 +63,12 @@ class Spending:
     updates: int = 0
     discarded: int = 0
     flops: float = 0.0
+    wasted_flops: float = 0.0
     seconds: float = 0.0
 
     def add(self, other: "Spending") -> None:
         for each in fields(self):
             setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
-
-
-def flops(parameters: int, *, forward_tokens: int = 0, trained_tokens: int = 0) -> float:
-    """FLOPs of a model with `parameters` parameters for so many tokens (see the module's docstring)."""
-    return float(parameters) * (FORWARD_FLOPS * forward_tokens + TRAIN_FLOPS * trained_tokens)
 
 
 class BudgetExceeded(RuntimeError):
@@ -78,24 +77,34 @@ class BudgetExceeded(RuntimeError):
 
 @dataclass
 class Ledger:
-    """Spending by role, under a cap in FLOPs (None: no cap)."""
+    """Spending by role, under a cap in FLOPs (None: no cap), which are counted by `rule`.
+
+    epochs: how many times over "prompts" and labelled "preferences" were drawn.
+    """
 
     cap: float | None = None
     roles: dict[str, Spending] = field(default_factory=dict)
+    rule: Rule = "needed"
+    epochs: dict[str, float] = field(default_factory=dict)
 
-    def charge(self, role: str, parameters: int, **amounts: float) -> None:
-        """Book what a role spent, its FLOPs computed from the tokens.
+    def cost(self, engine: Any, adapters: Any = None) -> Cost:
+        """The FLOPs of an engine's model for work, by this ledger's rule.
+
+        Args:
+            adapters: a LoraConfig of peft, where training trains no more than those.
+
+        Raises:
+            UserError: when they cannot be counted.
+        """
+        return Nominal(engine.parameters) if self.rule == "nominal" else engine.needed(adapters)
+
+    def charge(self, role: str, flops: float = 0.0, **amounts: float) -> None:
+        """Book what a role spent.
 
         Raises:
             BudgetExceeded: when the cap is passed; the spending is booked all the same.
         """
-        spent = Spending(**amounts)
-        spent.flops = flops(
-            parameters,
-            forward_tokens=spent.prompt_tokens + spent.generated_tokens,
-            trained_tokens=spent.trained_tokens,
-        )
-        self.roles.setdefault(role, Spending()).add(spent)
+        self.roles.setdefault(role, Spending()).add(Spending(flops=flops, **amounts))
         if self.cap is not None and self.flops > self.cap:
             raise BudgetExceeded(f"{role} brings the run to {self.flops:.4g} FLOPs, above the cap of {self.cap:.4g}")
 
@@ -103,6 +112,8 @@ class Ledger:
         """Book what another ledger has, role by role."""
         for role, spent in other.roles.items():
             self.roles.setdefault(role, Spending()).add(spent)
+        for source, epochs in other.epochs.items():
+            self.epochs[source] = max(epochs, self.epochs.get(source, 0.0))
 
     @property
     def total(self) -> Spending:
@@ -121,11 +132,19 @@ class Ledger:
 
     def as_dict(self) -> dict:
         return {
+            "rule": self.rule,
             "cap_flops": self.cap,
             "total": asdict(self.total),
             "roles": {role: asdict(spent) for role, spent in self.roles.items()},
+            "epochs": dict(self.epochs),
         }
 
     @classmethod
     def from_dict(cls, data: dict) -> "Ledger":
-        return cls(data["cap_flops"], {role: Spending(**spent) for role, spent in data["roles"].items()})
+        roles = {role: Spending(**spent) for role, spent in data["roles"].items()}
+        return cls(data["cap_flops"], roles, rule_of(data), dict(data.get("epochs", {})))
+
+
+def rule_of(ledger: dict) -> Rule:
+    """The rule of a stored ledger; those that name none are from before there was another than "nominal"."""
+    return ledger.get("rule", "nominal")

@@ -329,7 +329,7 @@ def show(
     "  harness estimate --method sso --budget 5e12 --calibrate results/runs/experiment"
 )
 @takes(
-    *("methods", "benchmarks", "seeds", "budget", "model", "prompts", "preferences", "data_dir", "limit"),
+    *("methods", "benchmarks", "seeds", "budget", "ledger", "model", "prompts", "preferences", "data_dir", "limit"),
     *("judge_model", "judge_price", "both_orders", "max_new_tokens", "completion_tokens", "batch_size"),
     *("tune", "tune_prompts", "search", "options"),
 )

@@ -14,6 +14,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from harness.benchmarks.base import Score, limits_of
+from harness.budget import rule_of
 from harness.errors import UserError, unknown_name
 from harness.notes import notes_of, number_range
 from harness.power import ALPHA, detectable
@@ -21,6 +22,7 @@ from harness.ranking import SIGNIFICANT, Ranking, rank
 from harness.reported import Reported
 from harness.statistics import LEVEL, Difference, Grid, Interval, Stack, differences, grid, holm, intervals
 from harness.trials import Tuning
+from harness.work import Rule
 
 __all__ = ["SIGNIFICANT", "Cell", "Column", "Judged", "ResultRow", "Row", "Spent", "Table", "build", "judge"]
 
@@ -94,7 +96,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a run of a method spent, mean over seeds; share_min and share_max of the cap are over the seeds."""
+    """What a run of a method spent, mean over seeds; share_min and share_max of the cap are over the seeds.
+
+    flops: needed or nominal, by the table's rule. wasted_flops: for padding and finished sequences that wait, beside
+        them.
+    """
 
     cap_flops: float | None
     share_min: float | None
@@ -105,6 +111,7 @@ class Spent:
     updates: float
     training_seconds: float
     scoring_seconds: float
+    wasted_flops: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -132,6 +139,7 @@ class Table:
         this one, in one comparison alone and after the correction for all pairs.
     reported: published rows to stand below; they take part in no comparison.
     command: what has made the table, where that is to stand in it.
+    ledger: the rule by which FLOPs were counted; None where no row was trained.
     """
 
     title: str
@@ -145,6 +153,7 @@ class Table:
     pairs: int = 0
     command: str | None = None
     detectable: dict[str, tuple[float, float]] = field(default_factory=dict)
+    ledger: Rule | None = None
 
 
 @dataclass(frozen=True)
@@ -208,6 +217,7 @@ def build(
     if baseline not in [row.method for row in rows]:
         raise unknown_name("baseline", baseline, [row.method for row in rows])
     rows = sorted(rows, key=lambda row: row.method != baseline)
+    rule = _rule(rows)
     names = dict.fromkeys(name for row in rows for name, scores in row.scores.items() if scores)
     reasons = _reasons(rows)
     grids = {name: {row.method: grid_of(row.scores.get(name, {})) for row in rows} for name in names}
@@ -240,6 +250,7 @@ def build(
         pairs=judged.ranking.pairs,
         command=command,
         detectable=_detectable(judged.ranking),
+        ledger=rule,
     )
     return replace(table, notes=(*notes_of(table, rows, limit), *remarks))
 
@@ -336,6 +347,24 @@ def _length_controlled(scores: Mapping[int, Score]) -> Interval | None:
     return Interval(value, value - below, value + above)
 
 
+def _rule(rows: Sequence[ResultRow]) -> Rule | None:
+    """The rule by which FLOPs of trained rows were counted; None where none was trained.
+
+    Raises:
+        UserError: when there are two.
+    """
+    methods: dict[Rule, list[str]] = {}
+    for row in rows:
+        for rule in {rule_of(ledger) for ledger in row.ledgers.values() if ledger["total"]["flops"]}:
+            methods.setdefault(rule, []).append(row.method)
+    if len(methods) > 1:
+        listed = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in methods.items())
+        raise UserError(
+            f"FLOPs that were counted by different rules never share a table ({listed}): run all with one --ledger"
+        )
+    return next(iter(methods), None)
+
+
 def _flops(row: ResultRow) -> list[float]:
     return [ledger["total"]["flops"] for ledger in row.ledgers.values()]
 
@@ -378,4 +407,5 @@ def _spent(row: ResultRow) -> Spent:
             for name in ("flops", "trained_tokens", "generated_tokens", "updates")
         ),
         *(average([each[name] for each in seconds]) for name in ("training", "scoring")),
+        average([ledger["total"].get("wasted_flops", 0.0) for ledger in ledgers]),
     )

@@ -12,17 +12,17 @@ from pathlib import Path
 from typing import Any
 
 from harness import presets, store
-from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS
 from harness.errors import UserError, unknown_name
 from harness.experiment import TESTBED, Experiment
 from harness.inputs import load_prompts
 from harness.judges.limits import known_prices, parse_price
 from harness.methods import Lengths
-from harness.models import base_folder, model_folder, text_config
-from harness.planning import DEFAULT_COMPLETION, measure_lengths, parameter_count, plan
+from harness.models import NoModel, base_folder, model_folder, text_config
+from harness.planning import DEFAULT_COMPLETION, cost_of, measure_lengths, parameter_count, plan
 from harness.results import read_experiment
 from harness.runner import arms_of
 from harness.steps import Folder
+from harness.work import FORWARD_FLOPS, TRAIN_FLOPS, Cost, Nominal
 
 GIB = 2**30
 GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
@@ -124,7 +124,8 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     """
     shape = shape_of(experiment.model)
     lengths = _lengths(experiment)
-    planned = plan(experiment, shape.parameters, lengths)
+    known = _known_prompts(experiment)
+    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters), known)
     length, parameters = lengths(False), shape.parameters
     speed = (
         measured(calibrate)
@@ -176,7 +177,7 @@ def shape_of(model: str) -> Shape:
     known = presets.numbers(presets.SHAPES)
     try:
         folder = model_folder(model)
-    except UserError as error:
+    except NoModel as error:
         if model not in known:
             raise UserError(f"{error}; sizes are known without it of {', '.join(known)}") from None
         own = known[model]
@@ -193,6 +194,31 @@ def shape_of(model: str) -> Shape:
     return Shape(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
 
 
+def _model_cost(experiment: Experiment, adapters: Any) -> Cost:
+    """As `planning.cost_of`, also for a model that the presets name: its layers are Llama's."""
+    known = presets.numbers(presets.SHAPES)
+    try:
+        return cost_of(experiment, adapters)
+    except NoModel:
+        sizes = known[experiment.model]
+    if experiment.ledger == "nominal":
+        return Nominal(sizes["parameters"])
+    from transformers import LlamaConfig
+
+    from harness.engines import counting
+
+    config = LlamaConfig(
+        vocab_size=sizes["vocabulary"],
+        hidden_size=sizes["hidden"],
+        intermediate_size=sizes["inner"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["kv_heads"],
+        head_dim=sizes["head_dim"],
+    )
+    return counting.of_config(config, adapters)
+
+
 def _kv_bytes(layers: int, kv_heads: int, head_dim: int, **_sizes: int) -> int:
     return 2 * WEIGHT * layers * kv_heads * head_dim
 
@@ -206,6 +232,16 @@ def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
         return lambda labelled: assumed
     sources = load_prompts(experiment)
     return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
+
+
+def _known_prompts(experiment: Experiment) -> tuple[int, int] | None:
+    """How many prompts and labelled pairs there are, where the model, and so its training data, are on this machine."""
+    try:
+        model_folder(experiment.model)
+    except NoModel:
+        return None
+    prompts, labelled = load_prompts(experiment)
+    return len(prompts), len(labelled)
 
 
 def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:

@@ -20,6 +20,7 @@ from harness.search import Distribution, trials, within
 from harness.store import safe_name
 from harness.thoughts import parse_marks
 from harness.tracking import TRACKERS
+from harness.work import RULES
 
 TESTBED = "testbed"
 RATE = "learning_rate"
@@ -58,6 +59,10 @@ class Experiment:
     )
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
+    ledger: str = option(
+        "needed", "How FLOPs are counted: needed (what the model's architecture computes), or nominal (2 N per token, "
+        "6 N per trained token, N its parameters)."
+    )
     model: str = option(
         TESTBED, "Model to start from: 'testbed' (embedded), a folder (of a PEFT adapter, too) or a hub id."
     )
@@ -81,6 +86,10 @@ class Experiment:
     judge_max_calls: int | None = option(None, "Hard cap on calls to the judge, for all of the run folder.")
     judge_max_cost: float | None = option(None, "Hard cap on what the judge costs in USD, for all of the run folder.")
     judge_price: str | None = option(None, "USD per million tokens of prompts and replies: IN,OUT.")
+    judge_parameters: float | None = option(
+        None, "Parameters of the judge at an endpoint, such as 70e9: what it judges for training is then budgeted, "
+        "at 2 FLOPs per parameter and token."
+    )
     judge_concurrency: int = option(8, "Requests to the judge at the same time.")
     judge_rate: float | None = option(None, "Most requests to the judge a minute.")
     judge_max_tokens: int | None = option(
@@ -147,6 +156,8 @@ class Experiment:
     def __post_init__(self) -> None:
         safe_name(self.name)
         Budget.parse(self.budget)
+        if self.ledger not in RULES:
+            raise unknown_name("ledger", self.ledger, RULES)
         if self.date is not None and _day(self.date) is None:
             raise UserError(f"date must be a day such as 2026-11-26, not {self.date!r}")
         for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts", "tensor_parallel"):
@@ -170,6 +181,11 @@ class Experiment:
         for name in ("judge_max_tokens", "judge_set"):
             if getattr(self, name) and not (self.judge_model or self.judge_engine):
                 raise UserError(f"{name} changes how an LLM judge is asked: give --judge-model or --judge-engine too")
+        if self.judge_parameters is not None:
+            if not self.judge_model:
+                raise UserError("judge_parameters is of a judge at an endpoint: give --judge-model too")
+            if not self.judge_parameters >= 1e6:
+                raise UserError(f"judge_parameters must be at least 1e6, such as 70e9, not {self.judge_parameters:g}")
         if self.judge_set and self.judge_engine:
             raise UserError("judge_set is of an endpoint's requests: --judge-engine has none")
         if self.check_pairs < 0:

@@ -8,6 +8,7 @@ import numpy as np
 
 from harness.judges.base import Judge
 from harness.pair_accuracy import graded_accuracy, judged_accuracy
+from harness.prompts import MOST_EPOCHS
 from harness.training.examples import Example
 from harness.training.reference import ReferenceLogProbs
 
@@ -34,9 +35,11 @@ def stage_health(
 
     Args:
         examples: their records have "prompt", "chosen" and "rejected" where they are pairs.
-        collected: "examples", and "discarded" and "events" by reason.
+        collected: "examples", "discarded" and "events" by reason, how many prompts were "drawn" up to this stage's end,
+            and how many different "prompts" there are.
     """
     health = {name: collected[name] for name in ("examples", "discarded", "events")}
+    health["epochs"] = collected["drawn"] / collected["prompts"]
     asked = health["examples"] + sum(health["discarded"].values())
     health["finished"] = 1 - health["discarded"].get("unfinished", 0) / asked
     grade = getattr(judge, "quality", None)
@@ -68,6 +71,8 @@ def _warnings(health: dict, history: list[dict]):
     if health["finished"] < LEAST_FINISHED:
         unfinished = health["discarded"]["unfinished"]
         yield f"{unfinished} queries, {1 - health['finished']:.0%}, had a completion that did not finish"
+    if health["epochs"] > MOST_EPOCHS:
+        yield f"prompts were drawn {health['epochs']:.1f} times over: give more, or a smaller budget"
     ratios = [row["chosen_logratio"] for row in history[-LAST_UPDATES:] if "chosen_logratio" in row]
     if ratios and fmean(ratios) < -MOST_LOST_CHOSEN:
         yield f"chosen responses lost {-fmean(ratios):.2f} nats a token against the reference"

@@ -6,12 +6,13 @@ says how examples are made and which objective they are for: the budget, trainin
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Ledger
+from harness import store
+from harness.budget import Ledger
 from harness.engines.answering import answer_of, split_completion, thought_tokens
 from harness.engines.base import (
     Chat,
@@ -23,13 +24,13 @@ from harness.engines.base import (
     Reply,
     Sampling,
     TokenIds,
-    shared_tokens,
 )
 from harness.judges.base import Judge
 from harness.progress import progress
 from harness.search import Space
 from harness.thoughts import MARKS, Marks
 from harness.training.examples import Example, Objective, TrainingOptions
+from harness.work import Cost, Work, of_samples, of_sequences
 
 
 @dataclass(frozen=True)
@@ -85,28 +86,37 @@ class Lengths:
 
 @dataclass(frozen=True)
 class QueryCost:
-    """Expected tokens of one query in a stage, and the share of queries that become an example.
+    """Expected work of one query in a stage, and the share of queries that become an example.
 
-    read and generated: in collecting, by the generating model. trained: of all sequences of one example.
+    collected: by the generating model in collecting. trained: on all sequences of one example.
     other_flops: of other models in collecting, such as one that writes principles.
+    judged: by the experiment's judge, in collecting.
     """
 
-    read: float
-    generated: float
-    trained: float
+    collected: Work
+    trained: Work
     kept: float
     other_flops: float = 0.0
+    judged: Work = Work()
 
-    def flops(self, parameters: int, needs_reference: bool) -> float:
-        a_trained_token = TRAIN_FLOPS + (FORWARD_FLOPS if needs_reference else 0)
-        own = FORWARD_FLOPS * (self.read + self.generated) + self.kept * self.trained * a_trained_token
-        return parameters * own + self.other_flops
+    def collecting(self, cost: Cost, judge: Cost | None = None) -> float:
+        """FLOPs of collecting. judge: of the judge, where it has any."""
+        judging = judge.forward(self.judged) if judge else 0.0
+        return cost.forward(self.collected) + judging + self.other_flops
+
+    def flops(self, cost: Cost, needs_reference: bool, judge: Cost | None = None) -> float:
+        return self.collecting(cost, judge) + self.kept * self.training(cost, needs_reference)
+
+    def training(self, cost: Cost, needs_reference: bool) -> float:
+        """FLOPs of training on one example, the reference's pass over it included."""
+        return cost.training(self.trained) + (cost.forward(self.trained) if needs_reference else 0.0)
 
 
 @dataclass
 class Workbench:
     """What a stage works with. `engine` is the stage's generating model; `shared` is a folder for what the runs of an
-    experiment share, such as the log of an endpoint; `judge` is for stages that ask one."""
+    experiment share, such as the log of an endpoint; `judge` is for stages that ask one, `judge_cost` its FLOPs, where
+    they are known; `record` is a file of all that models were asked and answered, also of what is then discarded."""
 
     engine: Engine
     ledger: Ledger
@@ -116,8 +126,10 @@ class Workbench:
     most_missing: float = 1.0  # share of the judge's ratings that may have no verdict
     rejudge: bool = False  # a rating without a verdict is asked for once more
     marks: Marks = MARKS  # of thoughts, which are taken off completions
+    judge_cost: Cost | None = None
     label: str = ""  # what progress shows: the arm
     shared: Path | None = None
+    record: Path | None = None
     discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
     events: dict[str, int] = field(default_factory=dict)
 
@@ -138,13 +150,24 @@ class Workbench:
             generated = self.engine.generate(
                 [prompts[index] for index in asked], keys, sampling or self.sampling, advance
             )
+        read = [prompts[index] for index in asked]
+        work = of_samples(read, [each.token_ids for each in generated])
+        flops, padding = self.ledger.cost(self.engine).forward(work), 0
+        if all(each.computed is not None for each in generated):
+            padding = sum(each.computed for each in generated) - int(work.positions)
         self.ledger.charge(
             role,
-            self.engine.parameters,
+            flops,
+            padding_tokens=padding,
+            wasted_flops=flops * padding / work.positions if padding else 0.0,
             calls=len(asked),
-            prompt_tokens=sum(len(prompts[index]) for index in asked),
+            prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),
             seconds=time.perf_counter() - start,
+        )
+        self.keep(
+            {"role": role, "item": key, "prompt_ids": prompt, "completion_ids": each.token_ids}
+            for key, prompt, each in zip(keys, read, generated, strict=True)
         )
         completions = [Completion((), "", finished=False)] * len(prompts)
         for index, completion in zip(asked, generated, strict=True):
@@ -172,10 +195,24 @@ class Workbench:
         start = time.perf_counter()
         with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
             scored = self.engine.logprobs(prompts, completions, advance)
-        tokens = shared_tokens(zip(prompts, completions, strict=True))
-        seconds = time.perf_counter() - start
-        self.ledger.charge(role, self.engine.parameters, calls=len(prompts), prompt_tokens=tokens, seconds=seconds)
+        work = of_sequences(zip(prompts, completions, strict=True))
+        self.ledger.charge(
+            role,
+            self.ledger.cost(self.engine).forward(work),
+            calls=len(prompts),
+            prompt_tokens=int(work.read),
+            seconds=time.perf_counter() - start,
+        )
+        self.keep(
+            {"role": role, "prompt_ids": prompt, "read_ids": completion}
+            for prompt, completion in zip(prompts, completions, strict=True)
+        )
         return scored
+
+    def keep(self, rows: Iterable[dict[str, Any]]) -> None:
+        """Write down what models were asked, so that the ledger can be recounted: token ids, or numbers of tokens."""
+        if self.record:
+            store.append_jsonl(self.record, rows)
 
     def count(self, event: str, number: int = 1) -> None:
         """Count something that people should see, such as a judgment that could not be read."""

@@ -17,6 +17,10 @@ FILES = {  # of a repository: no pickle, code only to be run where that is trust
 }
 
 
+class NoModel(UserError):
+    """A model that is not on this machine."""
+
+
 def model_folder(model: str, revision: str | None = None) -> Path:
     """The folder of a model that is on this machine.
 
@@ -36,7 +40,7 @@ def model_folder(model: str, revision: str | None = None) -> Path:
     try:
         return Path(snapshot_download(model, revision=revision, local_files_only=True, **FILES))
     except (LocalEntryNotFoundError, HFValidationError):
-        raise UserError(f"no model at {model!r}: neither a folder nor a hub id that was downloaded") from None
+        raise NoModel(f"no model at {model!r}: neither a folder nor a hub id that was downloaded") from None
 
 
 def fetch(model: str) -> None:

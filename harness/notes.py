@@ -9,6 +9,10 @@ from harness.statistics import LEAST_SEEDS
 if TYPE_CHECKING:
     from harness.comparison import Column, ResultRow, Row, Table
 
+RULES = {
+    "needed": "those that the work needs, counted by the model's architecture (--ledger needed)",
+    "nominal": "nominal: 2 N per token and 6 N per trained token, N all parameters (--ledger nominal)",
+}
 MOST_NAMED = 10  # methods with warnings of health that are told
 
 
@@ -22,7 +26,9 @@ def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None) -
         *_about(table, limit),
         *_comparisons(table),
         *_detectable(table),
-        *_budgets(table.rows),
+        *_budgets(table),
+        *_judging(stored),
+        *_epochs(stored),
         *(_count(column, table.rows) for column in table.benchmarks),
         *_lengths(table),
         *_remarks(stored),
@@ -106,15 +112,45 @@ def _detectable(table: "Table") -> list[str]:
     ]
 
 
-def _budgets(rows: "Sequence[Row]") -> list[str]:
-    notes = []
+def _budgets(table: "Table") -> list[str]:
+    notes, rows = [], table.rows
     caps = sorted({row.spent.cap_flops for row in rows if row.spent.cap_flops and row.spent.flops})
     if caps:
         notes.append(f"Budget: {number_range(caps, '{:.3g}')} FLOPs a run, data generation included, scoring apart.")
+    if table.ledger:
+        notes.append(f"FLOPs are {RULES[table.ledger]}.")
+    wasted = [row.spent.wasted_flops / row.spent.flops for row in rows if row.spent.flops]
+    if any(wasted):
+        shares = number_range([100 * share for share in wasted], "{:.1f}")
+        notes.append(f"Wasted, beside these FLOPs: {shares} % of them, for padding and finished sequences that wait.")
     notes.extend(f"† {row.method} is not ranked: {row.reason}." for row in rows if row.spent.flops and not row.ranked)
     if any(row.tuning for row in rows):
         notes.append("Tuned: options chosen in so many trials on other prompts, which cost the FLOPs beside it in all.")
     return notes
+
+
+def _judging(stored: "Sequence[ResultRow]") -> Iterator[str]:
+    """Whose training asked a judge of unknown size."""
+    for row in stored:
+        spent = [ledger["roles"]["judge"] for ledger in row.ledgers.values() if "judge" in ledger["roles"]]
+        tokens = sum(each["prompt_tokens"] + each["generated_tokens"] for each in spent)
+        if tokens and not any(each["flops"] for each in spent):
+            calls = sum(each["calls"] for each in spent)
+            yield (
+                f"{row.method}: judging ({calls:,} calls, {tokens:,} tokens) is outside the cap, because the judge's "
+                "size is not known (--judge-parameters)."
+            )
+
+
+def _epochs(stored: "Sequence[ResultRow]") -> Iterator[str]:
+    """How often training prompts were repeated, where any were."""
+    epochs = {
+        row.method: [max(ledger["epochs"].values()) for ledger in row.ledgers.values() if ledger.get("epochs")]
+        for row in stored
+    }
+    if any(max(each, default=0.0) > 1 for each in epochs.values()):
+        listed = ", ".join(f"{method} {number_range(each, '{:.1f}')}" for method, each in epochs.items() if each)
+        yield f"Passes over the training prompts or pairs: {listed}."
 
 
 def _count(column: "Column", rows: "Sequence[Row]") -> str:

@@ -22,7 +22,8 @@ from harness.stages import allowances, collect_stage, plan_stage
 from harness.steps import Folder
 from harness.thoughts import MARKS, Marks
 from harness.training.example_file import read_examples
-from harness.training.examples import TrainingOptions
+from harness.training.examples import TrainingOptions, lora
+from harness.work import Cost, Rule
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -53,11 +54,14 @@ class Setting:
     depends_on: all that the results of a stage depend on, by name, but the options of its training loop; SURROUNDINGS
         are among them.
     stream: the prompts of a stage.
+    rule: by which FLOPs are counted.
     lengths: expected tokens of a stage's prompts and completions.
     training: how a stage is trained, given the folder of its state.
     load: the engine of a checkpoint.
     launcher: what trainings depend on of the command that starts their processes; None where this one trains.
     loop: how a stage's training loop runs, as its mark says it.
+    adapters: which a stage trains in place of all weights, a LoraConfig of peft; None where it trains all.
+    judge_cost: FLOPs of the judge, where its size is known.
     check_pairs: pairs of each stage whose order a judge is asked about.
     judged_by: what judgments depend on of the judge, by name.
     most_missing, rejudge: see `harness.methods.Workbench`.
@@ -69,6 +73,7 @@ class Setting:
     shared: Path
     depends_on: Callable[[Stage], dict[str, Any]]
     budget: Budget
+    rule: Rule
     sampling: Sampling
     stream: Callable[[Stage], PromptStream]
     lengths: Callable[[Stage], Lengths]
@@ -76,7 +81,9 @@ class Setting:
     load: "Callable[[Path], TransformersEngine]"
     launcher: dict[str, Any] | None = None
     loop: Callable[[Stage], dict[str, Any]] = loop_options
+    adapters: Callable[[Stage], Any] = lambda stage: lora(stage.training)
     judge: Judge | None = None
+    judge_cost: Callable[[], Cost | None] = lambda: None
     check_pairs: int = 0
     judged_by: dict[str, Any] | None = None
     most_missing: float = 1.0
@@ -92,6 +99,10 @@ class Setting:
 
     def examples(self, stage: Stage) -> Path:
         return self.folder / "preferences" / f"{stage.name}.jsonl"
+
+    def record(self, stage: Stage) -> Path:
+        """What models were asked while examples were made, see `Workbench.keep`."""
+        return self.folder / "asked" / f"{stage.name}.jsonl"
 
     def checkpoint(self, stage: Stage) -> Path:
         return self.folder / "checkpoints" / stage.name
@@ -148,7 +159,7 @@ def train_stages(stages: Sequence[Stage], setting: Setting, needed: bool = True)
     done = finished_stages(stages, setting)
     while done and (needed or done < len(stages)) and not folder.whole(stages[done - 1].name):
         done -= 1
-    ledger = Ledger(setting.budget.amount if setting.budget.kind == "flops" else None)
+    ledger = Ledger(setting.budget.amount if setting.budget.kind == "flops" else None, rule=setting.rule)
     if done:
         ledger = Ledger.from_dict(folder.facts(stages[done - 1].name)["ledger"])
     for stage in stages[:done]:
@@ -201,7 +212,7 @@ def _run_stage(
     if not (folder.finished(step, depends_on) and folder.whole(step)):
         allowance = allowances(stages, setting.budget, ledger, index)
         facts = _collect(stage, engines, stream, ledger, allowance, setting, store.digest(depends_on))
-        folder.finish(step, depends_on, [setting.examples(stage)], **facts)
+        folder.finish(step, depends_on, [setting.examples(stage), setting.record(stage)], **facts)
     folder.check(step)
     facts = folder.facts(step)
     stream.position = facts["drawn"]
@@ -231,6 +242,8 @@ def _collect(
     Args:
         key: of all that the examples depend on: completions that were made already are for no others.
     """
+    store.write_text(setting.record(stage), "")  # collecting begins anew, with what the log of completions has
+    judge_cost = setting.judge_cost() if stage.judged else None
     bench = Workbench(
         engine=LoggedEngine(engines[stage.generator], setting.work(stage) / f"completions-{key}.jsonl"),
         ledger=ledger,
@@ -240,17 +253,23 @@ def _collect(
         most_missing=setting.most_missing,
         rejudge=setting.rejudge,
         marks=setting.marks,
+        judge_cost=judge_cost,
+        record=setting.record(stage),
         label=setting.label,
         shared=setting.shared,
     )
-    plan = plan_stage(stage, setting.budget, setting.lengths(stage), engines[stage.start].parameters)
-    number = collect_stage(stage, bench, stream.take, plan, setting.budget, allowance, setting.examples(stage))
-    ledger.charge("generate", bench.engine.parameters, discarded=sum(bench.discarded.values()))
+    cost = ledger.cost(engines[stage.start], setting.adapters(stage))
+    plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost, judge_cost)
+    number = collect_stage(stage, bench, stream.take, plan, setting.budget, allowance, setting.examples(stage), cost)
+    ledger.charge("generate", discarded=sum(bench.discarded.values()))
+    epochs = stream.position / len(stream.prompts)
+    ledger.epochs["preferences" if stage.labelled else "prompts"] = epochs
     return {
         "examples": number,
         "discarded": bench.discarded,
         "events": bench.events,
         "drawn": stream.position,
+        "prompts": len(stream.prompts),
         "ledger": ledger.as_dict(),
     }
 

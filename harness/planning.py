@@ -1,4 +1,5 @@
-"""What a run will cost, before it runs: no model is loaded, only its tokenizer and the sizes of its tensors."""
+"""What a run will cost, before it runs: no weights are loaded, only a tokenizer, a configuration and the sizes of
+tensors."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -9,15 +10,16 @@ from math import prod
 from pathlib import Path
 from typing import Any
 
-from harness.budget import flops
 from harness.engines.base import Chat
 from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment import TESTBED, Experiment
-from harness.methods import Lengths, Prompt
+from harness.methods import Lengths, Prompt, Stage
 from harness.model_files import tensor_shapes
 from harness.models import base_folder, model_folder, tokenizer_folder
 from harness.stages import StagePlan, plan_stage
+from harness.training.examples import lora
+from harness.work import Cost, Nominal, sampled
 
 SAMPLE = 256  # prompts that are counted
 DEFAULT_COMPLETION = 256  # tokens, for models whose completions were not measured
@@ -82,19 +84,77 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
     def lengths(of_pairs: bool) -> Lengths:
         return measure_lengths(experiment, labelled if of_pairs else prompts)
 
-    return plan(experiment, parameter_count(model_folder(experiment.model)), lengths)
+    folder = model_folder(experiment.model)
+    known = len(prompts), len(labelled)
+    return plan(experiment, parameter_count(folder), lengths, lambda adapters: cost_of(experiment, adapters), known)
 
 
-def plan(experiment: Experiment, parameters: int, lengths: Callable[[bool], Lengths]) -> dict:
-    """As `estimate`, for a model of so many parameters.
+def cost_of(experiment: Experiment, adapters: Any = None) -> Cost:
+    """FLOPs of the experiment's model, by its rule.
+
+    Args:
+        adapters: a LoraConfig of peft, where training trains no more than those.
+
+    Raises:
+        UserError: when the model is not on this machine, or its FLOPs cannot be counted.
+    """
+    return _cost_of(experiment.model, experiment, adapters)
+
+
+def _cost_of(model: str, experiment: Experiment, adapters: Any = None) -> Cost:
+    folder = model_folder(model)
+    if experiment.ledger == "nominal":
+        return Nominal(parameter_count(folder))
+    from harness.engines import counting
+
+    return counting.of_folder(base_folder(folder) or folder, adapters, experiment.trust_remote_code)
+
+
+def judge_cost(experiment: Experiment) -> Cost | None:
+    """FLOPs of the judge, None where its size is not known or it is a program.
+
+    Raises:
+        UserError: when the model is not on this machine, or its FLOPs cannot be counted.
+    """
+    if experiment.judge_engine:
+        return _cost_of(experiment.judge_engine, experiment)
+    return Nominal(experiment.judge_parameters) if experiment.judge_parameters else None
+
+
+def plan(
+    experiment: Experiment,
+    parameters: int,
+    lengths: Callable[[bool], Lengths],
+    cost: Callable[[Any], Cost],
+    known: tuple[int, int] | None,
+) -> dict:
+    """As `estimate`, for a model with this many parameters.
 
     Args:
         lengths: of prompts, or of labelled pairs.
+        cost: of the model, given the adapters that a stage trains (None where it trains all weights).
+        known: how many prompts, and how many labelled pairs there are; None where they were not read.
     """
+
+    def epochs(stages: list[Stage], plans: list[StagePlan]) -> float | None:
+        """Passes over the prompts, or over the pairs where those are more."""
+        drawn = [0, 0]
+        for stage, each in zip(stages, plans, strict=True):
+            drawn[stage.labelled] += each.queries
+        return max(number / of for number, of in zip(drawn, known, strict=True)) if known else None
 
     def planned(name: str, options: Any) -> list[StagePlan]:
         stages = experiment.method(name).stages(options)
-        return [plan_stage(stage, experiment.cap, lengths(stage.labelled), parameters) for stage in stages]
+        return [
+            plan_stage(
+                stage,
+                experiment.cap,
+                lengths(stage.labelled),
+                cost(lora(stage.training)),
+                judge_cost(experiment) if stage.judged else None,
+            )
+            for stage in stages
+        ]
 
     methods = {}
     for name in experiment.arms():
@@ -105,29 +165,34 @@ def plan(experiment: Experiment, parameters: int, lengths: Callable[[bool], Leng
             "flops": sum(plan.flops for plan in plans),
             "updates": sum(plan.updates for plan in plans),
             "trained_tokens": sum(plan.trained_tokens for plan in plans),
+            "epochs": epochs(experiment.method(name).stages(experiment.method_options(name)), plans),
             "stages": [asdict(plan) for plan in plans],
         }
     return {
         "budget": str(experiment.cap),
+        "ledger": experiment.ledger,
         "parameters": parameters,
         "seeds": experiment.seeds,
         "flops": experiment.seeds * sum(method["flops"] for method in methods.values()),
         "methods": methods,
-        "tuning": _tuning(experiment, planned, parameters, lengths(False)) if experiment.tune else None,
+        "tuning": _tuning(experiment, planned, cost, lengths(False)) if experiment.tune else None,
     }
 
 
 def _tuning(
-    experiment: Experiment, planned: Callable[[str, Any], list[StagePlan]], parameters: int, lengths: Lengths
+    experiment: Experiment,
+    planned: Callable[[str, Any], list[StagePlan]],
+    cost: Callable[[Any], Cost],
+    lengths: Lengths,
 ) -> dict[str, Any]:
     """What trials will cost. lengths: of the prompts that are kept."""
-    answers = experiment.tune_prompts * (lengths.prompt + lengths.completion)
+    answers = cost(None).forward(sampled(lengths.prompt, lengths.completion)) * experiment.tune_prompts
     methods = {}
     for name in filter(experiment.tuned, experiment.arms()):
         tried, spent = [], 0.0
         for number, options in enumerate(experiment.trial_options(name)):
             try:
-                spent += sum(each.flops for each in planned(name, options)) + flops(parameters, forward_tokens=answers)
+                spent += sum(each.flops for each in planned(name, options)) + answers
             except UserError as error:
                 raise UserError(f"{name} trial {number}: {error}") from None
             tried.append({option: getattr(options, option) for option in experiment.tuned(name)})

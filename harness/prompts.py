@@ -15,6 +15,7 @@ from harness.methods import Prompt
 from harness.prompt_rows import COLUMNS, Malformed, read_row
 from harness.store import digest
 
+MOST_EPOCHS = 4  # passes over the prompts; repeats beyond that help little (Muennighoff et al. 2023, arXiv 2305.16264)
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 

@@ -47,7 +47,7 @@ def read_experiment(path: Path) -> Experiment:
     if not file.exists():
         raise UserError(f"{path} is no run folder: it has no experiment.yaml")
     check_format(path)
-    return build_experiment(Experiment, load(file), "option")
+    return build_experiment(Experiment, {"ledger": "nominal"} | load(file), "option")  # there was no other rule
 
 
 @dataclass

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from math import ceil, inf
 from pathlib import Path
 
-from harness.budget import FORWARD_FLOPS, TRAIN_FLOPS, Budget, Ledger
+from harness.budget import Budget, Ledger
 from harness.errors import UserError
 from harness.methods import Lengths, Prompt, Stage, Workbench
 from harness.training.example_file import ExampleWriter, example_writer
+from harness.training.examples import Example
+from harness.work import Cost
 
 FIRST_DRAW = 0.8  # of the planned queries: the plan may be wrong, and what is generated can not be taken back
 NEXT_DRAW = 0.9  # of what the measured cost of a query says is still possible
@@ -36,47 +38,59 @@ class StagePlan:
     sampled_tokens: int  # of these, generated
     reference_tokens: int
     trained_tokens: int
+    generate_flops: float  # other models' included
+    reference_flops: float
+    train_flops: float
     flops: float
 
 
-def training_flops(stage: Stage, tokens: int, parameters: int) -> float:
-    """What training on examples of so many tokens will cost, the reference's pass over them included."""
-    a_token = TRAIN_FLOPS + (FORWARD_FLOPS if stage.objective.needs_reference else 0)
-    return float(parameters) * a_token * tokens
+def training_flops(stage: Stage, example: Example, cost: Cost) -> float:
+    """What training on an example costs, the reference's pass over it included."""
+    work = example.work
+    return cost.training(work) + (cost.forward(work) if stage.objective.needs_reference else 0.0)
 
 
-def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, parameters: int) -> StagePlan:
+def plan_stage(
+    stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge: Cost | None = None
+) -> StagePlan:
     """The size of a stage under its share of the budget.
+
+    Args:
+        cost: of the model that generates and is trained.
+        judge: of the experiment's judge, where its FLOPs are known.
 
     Raises:
         UserError: when the share does not pay for one update.
     """
-    cost = stage.expect(lengths)
-    a_query = cost.flops(parameters, stage.objective.needs_reference)
+    query = stage.expect(lengths)
+    a_query = query.flops(cost, stage.objective.needs_reference, judge)
     batch = stage.training.batch_size
     if budget.kind == "flops":
         queries = int(stage.share * budget.amount / a_query)
     elif budget.kind == "prompts":
         queries = round(stage.share * budget.amount)
     else:
-        queries = ceil(max(1, round(stage.share * budget.amount)) * batch / cost.kept)
-    examples = int(queries * cost.kept)
+        queries = ceil(max(1, round(stage.share * budget.amount)) * batch / query.kept)
+    examples = int(queries * query.kept)
     if examples < batch:
-        unit = batch / cost.kept * (a_query if budget.kind == "flops" else 1) / stage.share
+        unit = batch / query.kept * (a_query if budget.kind == "flops" else 1) / stage.share
         raise UserError(
             f"the budget of {budget} is too small for one update of {batch} examples in stage {stage.name!r}: "
             f"give at least {unit:.3g}, or a smaller batch_size"
         )
-    trained = int(examples * cost.trained)
+    trained = int(examples * query.trained.tokens)
     return StagePlan(
         stage=stage.name,
         queries=queries,
         examples=examples,
         updates=ceil(examples / batch),
-        generate_tokens=int(queries * (cost.read + cost.generated)),
-        sampled_tokens=int(queries * cost.generated),
+        generate_tokens=int(queries * query.collected.tokens),
+        sampled_tokens=int(queries * query.collected.generated),
         reference_tokens=trained if stage.objective.needs_reference else 0,
         trained_tokens=trained,
+        generate_flops=queries * query.collecting(cost, judge),
+        reference_flops=examples * cost.forward(query.trained) if stage.objective.needs_reference else 0.0,
+        train_flops=examples * cost.training(query.trained),
         flops=queries * a_query,
     )
 
@@ -89,17 +103,19 @@ def collect_stage(
     budget: Budget,
     allowance: float,
     path: Path,
+    cost: Cost,
 ) -> int:
     """Writes the examples of a stage to `path` (as `read_examples` reads them), and returns how many they are.
 
     Args:
         draw: gives the next n prompts.
         allowance: FLOPs that this stage may spend, its training included (inf when the budget is not in FLOPs).
+        cost: of the model that is trained.
 
     Raises:
         NoExamples: when not one came out, or none that can be paid for.
     """
-    with example_writer(path) as examples:
+    with example_writer(path, lambda example: training_flops(stage, example, cost)) as examples:
         if budget.kind == "flops":
             _within_allowance(stage, bench, draw, plan, allowance, examples)
         elif budget.kind == "prompts":
@@ -134,10 +150,10 @@ def _within_allowance(
     allowance: float,
     examples: ExampleWriter,
 ) -> None:
-    start, parameters = bench.ledger.flops, bench.engine.parameters
+    start = bench.ledger.flops
 
     def used() -> float:
-        return bench.ledger.flops - start + training_flops(stage, examples.tokens, parameters)
+        return bench.ledger.flops - start + examples.flops
 
     queries, size, left = 0, max(1, int(FIRST_DRAW * plan.queries)), inf
     while size > 0 and left > CLOSE * allowance:

@@ -80,6 +80,13 @@ def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
             writer.add(row)
 
 
+def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
+    """Adds rows to a file of JSON lines."""
+    with faults.writing(path), open(path, "ab") as file:
+        for row in rows:
+            file.write(_encoded(_json(row) + "\n"))
+
+
 class RowWriter:
     """Adds rows to a file of JSON lines, and can take the last ones back."""
 

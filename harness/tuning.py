@@ -24,11 +24,12 @@ from harness.inputs import Inputs
 from harness.methods import Prompt
 from harness.parallel import run_arms
 from harness.pipeline import Setting
-from harness.planning import model_folder, parameter_count
+from harness.planning import cost_of
 from harness.scoring import Scoring
 from harness.stages import NoExamples, plan_stage
 from harness.steps import Folder
 from harness.trials import FILE, document
+from harness.work import sampled, total
 
 SEED = MOST_SEEDS  # runs have smaller ones
 FAILED = "failed"  # the step of a trial that came to no end
@@ -119,27 +120,28 @@ class Trial(Arm):
 
     def _fail(self, inputs: Inputs, reason: str) -> None:
         """Marks the trial as failed, charged with all that was planned for it."""
-        setting, ledger = self._setting(inputs), Ledger()
-        parameters = parameter_count(model_folder(self.experiment.model))
+        setting, ledger = self._setting(inputs), Ledger(rule=self.experiment.ledger)
         for stage in self.stages:
-            plan = plan_stage(stage, setting.budget, setting.lengths(stage), parameters)
-            ledger.charge("generate", parameters, prompt_tokens=plan.generate_tokens)
-            ledger.charge("reference", parameters, prompt_tokens=plan.reference_tokens)
-            ledger.charge("train", parameters, trained_tokens=plan.trained_tokens, updates=plan.updates)
+            cost = cost_of(self.experiment, setting.adapters(stage))
+            judge = setting.judge_cost() if stage.judged else None
+            plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost, judge)
+            ledger.charge("generate", plan.generate_flops, prompt_tokens=plan.generate_tokens)
+            ledger.charge("reference", plan.reference_flops, prompt_tokens=plan.reference_tokens)
+            ledger.charge("train", plan.train_flops, trained_tokens=plan.trained_tokens, updates=plan.updates)
         store.write_json(file := self.folder / "ledger.json", ledger.as_dict())
         self.folder.finish(FAILED, self._unfinished(inputs), [file], reason=reason)
         print(f"warning: {self.label} has no score: {reason}", file=sys.stderr)
 
     def ledger(self) -> Ledger:
         """What was spent on training and on the answers that were scored."""
-        roles = store.read_json(self.folder / "ledger.json")["roles"]
-        spent = Ledger.from_dict({"cap_flops": None, "roles": roles})
+        spent = replace(Ledger.from_dict(store.read_json(self.folder / "ledger.json")), cap=None)
         if self.folder.mark(FAILED):
             return spent
         samples = store.read_jsonl(self.folder / "samples" / f"{NAME}.jsonl")
+        answers = total(sampled(sample["prompt_tokens"], sample["tokens"]) for sample in samples)
         spent.charge(
             NAME,
-            parameter_count(model_folder(self.experiment.model)),
+            cost_of(self.experiment).forward(answers),
             calls=len(samples),
             prompt_tokens=sum(sample["prompt_tokens"] for sample in samples),
             generated_tokens=sum(sample["tokens"] for sample in samples),
@@ -253,7 +255,7 @@ def ledgers(trials: Sequence[Trial]) -> dict[str, Ledger]:
     """What the trials of each method, all of them over, have spent together."""
     spent: dict[str, Ledger] = {}
     for trial in trials:
-        spent.setdefault(trial.name, Ledger()).add(trial.ledger())
+        spent.setdefault(trial.name, Ledger(rule=trial.experiment.ledger)).add(trial.ledger())
     return spent
 
 

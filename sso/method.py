@@ -12,6 +12,7 @@ from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.search import LogUniform, Uniform
 from harness.training.examples import Example
 from harness.training.losses import PreferenceObjective
+from harness.work import sequences
 from sso.objective import GeneratorObjective
 from sso.options import LOSS_SPACE, LossOptions
 from sso.responses import (
@@ -20,7 +21,7 @@ from sso.responses import (
     TRIPLE,
     collect_pairs,
     expect_pairs,
-    expected_tokens,
+    expected_work,
     sample_responses,
     writing_flops,
 )
@@ -67,10 +68,10 @@ class SSO:
             return [Example(each.prompt.id, steer.select(each.tokens), each.record) for each in sampled]
 
         def expect_queries(lengths: Lengths) -> QueryCost:
-            read, generated = expected_tokens(lengths, options, kinds)
-            prompts = steer.sequences / 2  # each is read once for its two responses
-            trained = prompts * (lengths.prompt + lengths.system) + steer.sequences * lengths.completion
-            return QueryCost(read, generated, trained, KEPT[len(kinds)], writing_flops(lengths, options))
+            pair = sequences(lengths.prompt + lengths.system, lengths.completion, lengths.completion)
+            collected = expected_work(lengths, options, kinds)
+            trained = pair * (steer.sequences / 2)
+            return QueryCost(collected, trained, KEPT[len(kinds)], writing_flops(lengths, options))
 
         return [
             Stage(

@@ -6,7 +6,6 @@ from math import inf
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
-from harness.budget import FORWARD_FLOPS
 from harness.engines.base import Completion
 from harness.errors import UserError
 from harness.judges.chat_completions import public_url
@@ -14,6 +13,7 @@ from harness.methods import Lengths, Prompt, QueryCost, Workbench
 from harness.planning import model_folder, parameter_count
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
+from harness.work import Nominal, Work, sampled, sequences, total
 from sso.objective import Query
 from sso.principles import Principle, choose_principles, load_set, with_principle
 from sso.writers import EndpointWriter, EngineWriter, PolicyWriter, Writer, connect, load_engine
@@ -184,27 +184,28 @@ def drop_reason(responses: Collection[Completion]) -> str | None:
     return None
 
 
-def expected_tokens(lengths: Lengths, options: PrincipleOptions, kinds: Sequence[str]) -> tuple[float, float]:
-    """(read, generated) tokens of the policy that `sample_responses` is expected to take for one query."""
-    read, generated = writing_tokens(lengths, options) if options.principles == "self" else (0.0, 0.0)
-    read += sum(lengths.prompt + (0 if kind == "plain" else lengths.system) for kind in kinds)
-    return read, generated + len(kinds) * lengths.completion
+def expected_work(lengths: Lengths, options: PrincipleOptions, kinds: Sequence[str]) -> Work:
+    """What `sample_responses` is expected to ask of the policy for one query."""
+    prompts = (lengths.prompt + (0 if kind == "plain" else lengths.system) for kind in kinds)
+    responses = total(sampled(prompt, lengths.completion) for prompt in prompts)
+    return responses + writing_work(lengths, options) if options.principles == "self" else responses
 
 
-def writing_tokens(lengths: Lengths, options: PrincipleOptions) -> tuple[float, float]:
-    """(read, generated) tokens of writing a query's principles.
+def writing_work(lengths: Lengths, options: PrincipleOptions) -> Work:
+    """Writing a query's principles.
 
     Another model's replies have no known length: the longest keeps the plan within the budget.
     """
     if options.principles == "fixed":
-        return 0.0, 0.0
+        return Work()
     longest = float(options.principle_tokens)
     reply = min(lengths.completion, longest) if options.principles == "self" else longest
-    return lengths.prompt + WRITING_TOKENS, reply
+    return sampled(lengths.prompt + WRITING_TOKENS, reply)
 
 
 def writing_flops(lengths: Lengths, options: PrincipleOptions) -> float:
-    """FLOPs of another model that writes a query's principles, with N from the option or the headers of its files.
+    """FLOPs that are planned for another model that writes a query's principles: 2 N per token, with N from the option
+    or the headers of its files.
 
     Raises:
         UserError: when the model is not on this machine.
@@ -212,7 +213,7 @@ def writing_flops(lengths: Lengths, options: PrincipleOptions) -> float:
     if options.principles != "model":
         return 0.0
     parameters = options.principle_parameters or parameter_count(model_folder(options.principle_model))
-    return FORWARD_FLOPS * parameters * sum(writing_tokens(lengths, options))
+    return Nominal(parameters).forward(writing_work(lengths, options))
 
 
 def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions) -> list[Example]:
@@ -232,6 +233,5 @@ def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: Principl
 
 def expect_pairs(lengths: Lengths, options: PrincipleOptions) -> QueryCost:
     """The plan of a query of `collect_pairs`."""
-    read, generated = expected_tokens(lengths, options, PAIR)
-    trained = lengths.prompt + 2 * lengths.completion
-    return QueryCost(read, generated, trained, KEPT[2], writing_flops(lengths, options))
+    trained = sequences(lengths.prompt, lengths.completion, lengths.completion)
+    return QueryCost(expected_work(lengths, options, PAIR), trained, KEPT[2], writing_flops(lengths, options))

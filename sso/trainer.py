@@ -322,12 +322,14 @@ class _Trainer(ABC):
             shared=self.folder.path,
             depends_on=lambda stage: depends_on,
             budget=self._budget(),
+            rule="needed",
             sampling=Sampling(args.max_completion_length, args.temperature, args.top_p, args.seed),
             stream=lambda stage: streams[stage.name],
             lengths=lambda stage: Lengths(1, 1, 1),  # of no account where the budget is in prompts
             training=self._training,
             load=lambda path: self._load(path, engine.tokenizer),
             loop=self._loop,
+            adapters=lambda stage: self.peft_config,
             label=self.method.name,
         )
 

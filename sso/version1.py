@@ -7,10 +7,11 @@ from harness.errors import UserError
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.search import LogUniform
 from harness.training.examples import Example
+from harness.work import sequences
 from sso.filtering import filter_responses
 from sso.objective import WeightedObjective
 from sso.options import LOSS_SPACE, LossOptions
-from sso.responses import KEPT, PAIR, TRIPLE, expected_tokens, sample_responses, writing_flops
+from sso.responses import KEPT, PAIR, TRIPLE, expected_work, sample_responses, writing_flops
 
 PASSING = 0.07  # share of the usable queries that pass the filter, measured on the testbed
 
@@ -61,14 +62,15 @@ class SSOVersion1:
             return [Example(each.prompt.id, objective.select(each.tokens), each.record) for each in sampled]
 
         def expect(lengths: Lengths) -> QueryCost:
-            read, generated = expected_tokens(lengths, options, kinds)
-            pairs = objective.sequences / 2  # a prompt is read once for its two responses
-            trained = pairs * lengths.prompt + (pairs - 1) * lengths.system + objective.sequences * lengths.completion
+            both = (lengths.completion, lengths.completion)
+            plain, told = sequences(lengths.prompt, *both), sequences(lengths.prompt + lengths.system, *both)
+            collected = expected_work(lengths, options, kinds)
             kept = KEPT[len(kinds)]
             if options.filter:
-                read += kept * (3 * lengths.prompt + 2 * lengths.system + 6 * lengths.completion)
+                collected += (plain + told * 2) * kept
                 kept *= PASSING
-            return QueryCost(read, generated, trained, kept, writing_flops(lengths, options))
+            trained = plain + told * (objective.sequences / 2 - 1)
+            return QueryCost(collected, trained, kept, writing_flops(lengths, options))
 
         share = 1 / options.iterations
         return [

@@ -19,6 +19,7 @@ from harness.judges.base import Judge, JudgeReply, JudgeRequest
 from harness.methods import Workbench
 from harness.planning import model_folder
 from harness.progress import progress
+from harness.work import Nominal, Work
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -103,11 +104,15 @@ class EndpointWriter:
         usages = [_usage(bench, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
         bench.ledger.charge(
             ROLE,
-            self.parameters,
+            Nominal(self.parameters).forward(Work(*map(sum, zip(*usages, strict=True)))) if usages else 0.0,
             calls=len(requests),
             prompt_tokens=sum(read for read, _ in usages),
             generated_tokens=sum(generated for _, generated in usages),
             seconds=time.perf_counter() - start,
+        )
+        bench.keep(
+            {"role": ROLE, "item": request.id, "prompt_tokens": read, "completion_tokens": generated}
+            for request, (read, generated) in zip(requests, usages, strict=True)
         )
         return [
             None if reply.error or generated >= self.tokens else reply.text

@@ -75,16 +75,17 @@ class Work:
         """`TransformersEngine.__init__`: copies of its model are counted too."""
         import torch
 
-        from harness.budget import flops
+        from harness.work import Nominal
+        from harness.work import Work as Done
 
         @wraps(initialize)
         def counted(engine, *args, **kwargs):
             initialize(engine, *args, **kwargs)
-            parameters = engine.parameters
+            cost = Nominal(engine.parameters)
 
             def before(model, _, inputs: dict) -> None:
-                kind = "trained_tokens" if torch.is_grad_enabled() else "forward_tokens"
-                self.note(flops(parameters, **{kind: inputs["input_ids"].numel()}))
+                passed = cost.training if torch.is_grad_enabled() else cost.forward
+                self.note(passed(Done(read=inputs["input_ids"].numel())))
 
             engine.model.register_forward_pre_hook(before, with_kwargs=True)
 

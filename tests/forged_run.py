@@ -67,7 +67,7 @@ def _training(arm: Path, experiment: Experiment, name: str, text: Callable[[str]
     stages = experiment.method(name).stages(experiment.method_options(name))
     ledger = Ledger(CAP)
     if stages:
-        ledger.charge("train", PARAMETERS, trained_tokens=tokens, updates=UPDATES)
+        ledger.charge("train", 6 * PARAMETERS * tokens, trained_tokens=tokens, updates=UPDATES)
     write(arm / "ledger.json", ledger.as_dict())
     write(arm / "seconds.json", {"training": 90.0, "scoring": 5.0})
     for stage in stages:

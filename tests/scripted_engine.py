@@ -59,4 +59,4 @@ class ScriptedEngine:
 
 def bench_of(engine: ScriptedEngine, judge=None, seed: int = 0) -> Workbench:
     """A workbench of the stage "policy" with an empty ledger."""
-    return Workbench(engine, Ledger(), Sampling(64, 0.7, 0.9, seed), "policy", judge)
+    return Workbench(engine, Ledger(rule="nominal"), Sampling(64, 0.7, 0.9, seed), "policy", judge)

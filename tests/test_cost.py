@@ -63,7 +63,7 @@ def test_predictions_are_within_a_fourth_of_what_was_measured(monkeypatch, metho
         for trial in json.loads((KEPT / "trials.json").read_text())["trials"]
         if trial["chosen"]
     }
-    experiment = Experiment(methods=(method,), options={method: chosen[method]})
+    experiment = Experiment(methods=(method,), options={method: chosen[method]}, ledger="nominal")
     hours = cost.cost(experiment, "h100", 1, Path("testbed-12"))["cost"]["hours"]
     training = 3600 * sum(hours[role] for role in ("generate", "reference", "train"))
     scoring = 3600 * hours["score"] / 2  # of the base model, too

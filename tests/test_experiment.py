@@ -196,3 +196,16 @@ def test_a_variant_has_a_name_and_options_of_its_own():
 def test_variants_that_can_not_be(methods, message):
     with pytest.raises(UserError, match=message):
         Experiment(methods=methods)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"ledger": "exact"}, "ledger 'exact'.*needed"),
+        ({"judge_parameters": 70e9}, "judge_parameters is of a judge at an endpoint"),
+        ({"judge_parameters": 70.0, "judge_model": "m"}, "at least 1e6, such as 70e9, not 70"),
+    ],
+)
+def test_rules_and_sizes_of_judges_are_checked(options, message):
+    with pytest.raises(UserError, match=message):
+        Experiment(**options)

@@ -11,7 +11,7 @@ from harness.pair_accuracy import judged_accuracy
 from harness.training.examples import Example, Sequence
 from harness.training.reference import ReferenceLogProbs
 
-COLLECTED = {"examples": 2, "discarded": {}, "events": {}}
+COLLECTED = {"examples": 2, "discarded": {}, "events": {}, "drawn": 2, "prompts": 4}
 
 
 class Replies:
@@ -91,6 +91,8 @@ def test_probabilities_are_of_a_token():
 def test_warnings():
     collected = {
         "examples": 90,
+        "drawn": 2,
+        "prompts": 4,
         "discarded": {"unfinished": 3, "equal responses": 7},
         "events": {"principles not written": 51},
     }
@@ -99,5 +101,13 @@ def test_warnings():
     warnings = stage_health([pair("a")], None, collected, judge, 1, history)["warnings"]
     parts = ("prefers the rejected", "51 queries", "3 queries, 3%", "lost 0.20 nats")
     assert [part in text for text, part in zip(warnings, parts, strict=True)] == [True] * 4
-    calm = {"examples": 98, "discarded": {"unfinished": 2}, "events": {"principles not written": 50}}
+    calm = {**collected, "examples": 98, "discarded": {"unfinished": 2}, "events": {"principles not written": 50}}
     assert not stage_health([pair("a")], None, calm, None, 0, [{"loss": 1.0, "chosen_logratio": -0.09}])["warnings"]
+
+
+def test_prompts_that_are_repeated_are_seen():
+    health = stage_health([pair("a")], None, COLLECTED | {"drawn": 1436, "prompts": 2}, None, 0, [])
+    assert health["epochs"] == 718
+    assert health["warnings"] == ["prompts were drawn 718.0 times over: give more, or a smaller budget"]
+    health = stage_health([pair("a")], None, COLLECTED | {"drawn": 8, "prompts": 2}, None, 0, [])
+    assert (health["epochs"], health["warnings"]) == (4, [])

@@ -10,7 +10,7 @@ import torch
 from encoding import reply_ids
 
 from harness.budget import Ledger
-from harness.engines import transformers
+from harness.engines import generation, transformers
 from harness.engines.base import Sampling
 from harness.engines.classifier import RewardModel
 from harness.engines.logged import LoggedEngine
@@ -31,6 +31,11 @@ PROMPTS = [tuple(range(5, 7 + number % 5)) for number in range(11)]
 ITEMS = [f"item-{number}" for number in range(11)]
 COMPLETIONS = [tuple(range(9, 12 + number % 3)) for number in range(11)]
 FULL = "CUDA out of memory. Tried to allocate 2.00 GiB"
+
+
+@pytest.fixture(autouse=True)
+def batches_of_any_lengths(monkeypatch):
+    monkeypatch.setattr(generation, "MOST_PADDING", float("inf"))
 
 
 @pytest.fixture

@@ -21,6 +21,7 @@ from harness.judges.rating import PROMPT
 from harness.methods import Lengths, Prompt
 from harness.stages import training_flops
 from harness.training.losses import PreferenceObjective, SFTObjective
+from harness.work import Nominal
 from sso.method import SSO
 from sso.objective import GeneratorObjective, WeightedObjective
 from sso.principles import WRITING, draw_principle, load_set, with_principle
@@ -231,12 +232,12 @@ def check_ledger(method, options, examples, bench, lengths, queries, stage=0):
     cost = plan.expect(lengths)
     cost = replace(cost, kept=len(examples) / queries)
     total = bench.ledger.total
-    assert total.prompt_tokens == pytest.approx(queries * cost.read)
-    assert total.generated_tokens == pytest.approx(queries * cost.generated)
-    assert sum(example.tokens for example in examples) == pytest.approx(len(examples) * cost.trained)
-    parameters = bench.engine.parameters
-    spent = bench.ledger.flops + training_flops(plan, sum(each.tokens for each in examples), parameters)
-    assert spent == pytest.approx(queries * cost.flops(parameters, plan.objective.needs_reference))
+    assert total.prompt_tokens == pytest.approx(queries * cost.collected.read)
+    assert total.generated_tokens == pytest.approx(queries * cost.collected.generated)
+    assert sum(example.tokens for example in examples) == pytest.approx(len(examples) * cost.trained.tokens)
+    of_model = Nominal(bench.engine.parameters)
+    spent = bench.ledger.flops + sum(training_flops(plan, each, of_model) for each in examples)
+    assert spent == pytest.approx(queries * cost.flops(of_model, plan.objective.needs_reference))
 
 
 @pytest.mark.parametrize(
@@ -271,8 +272,8 @@ def test_the_ledger_of_half_a_generator(side):
     examples, bench = collect(SSO(), options, asked=asked)
     lengths = means(asked, options, len("p0 good ") + 1)
     cost = SSO().stages(options)[0].expect(lengths)
-    assert bench.ledger.total.prompt_tokens == pytest.approx(8 * cost.read)
-    assert sum(example.tokens for example in examples) == pytest.approx(8 * cost.trained, rel=0.1)
+    assert bench.ledger.total.prompt_tokens == pytest.approx(8 * cost.collected.read)
+    assert sum(example.tokens for example in examples) == pytest.approx(8 * cost.trained.tokens, rel=0.1)
 
 
 @pytest.mark.parametrize("method", [SFT(), PBAA(), SSO(), SSOVersion1()])

@@ -115,9 +115,9 @@ def test_plans_hold(name, settings, number, collected, engine):
     cost = stage.expect(Lengths(plain, system, completion))
     assert len(examples) / len(asked) == pytest.approx(cost.kept, abs=0.1)  # deviation 0.03 at 0.8
     total = bench.ledger.total
-    assert total.prompt_tokens / len(asked) == pytest.approx(cost.read, rel=0.05)
-    assert total.generated_tokens / len(asked) == pytest.approx(cost.generated, rel=0.05)
-    assert mean([example.tokens for example in examples]) == pytest.approx(cost.trained, rel=0.1)
+    assert total.prompt_tokens / len(asked) == pytest.approx(cost.collected.read, rel=0.05)
+    assert total.generated_tokens / len(asked) == pytest.approx(cost.collected.generated, rel=0.05)
+    assert mean([example.tokens for example in examples]) == pytest.approx(cost.trained.tokens, rel=0.1)
 
 
 def typical_system(examples, engine) -> float:

@@ -80,7 +80,7 @@ def test_every_method_is_planned_within_the_cap(testbed_model_dir):
 
 def test_the_command_needs_no_model_in_memory(testbed_model_dir):
     code = (
-        "import sys; sys.argv = ['harness', 'estimate', '--method', 'sso', '--json']\n"
+        "import sys; sys.argv = ['harness', 'estimate', '--method', 'sso', '--ledger', 'nominal', '--json']\n"
         "from harness.cli import main\n"
         "try: main()\n"
         "finally: assert 'transformers' not in sys.modules, 'transformers was imported'\n"
@@ -88,3 +88,33 @@ def test_the_command_needs_no_model_in_memory(testbed_model_dir):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["methods"]["sso"]["updates"] > 0
+
+
+def test_passes_over_few_prompts_are_planned(testbed_model_dir):
+    experiment = Experiment(methods=("dpo",), budget="1e11")
+    prompts, labelled = load_prompts(experiment)
+    planned = estimate(experiment, prompts, labelled[:2])["methods"]["dpo"]
+    assert planned["epochs"] == planned["stages"][0]["queries"] / 2 > 4
+
+
+def test_a_judge_whose_size_is_given_is_planned(testbed_model_dir):
+    """It reads request and answers, and takes its part of the cap: fewer queries are left."""
+    chosen = {"methods": ("dpo",), "budget": "1e12", "options": {"dpo": {"data": "on-policy"}}, "judge_model": "m"}
+    free, paid = (
+        estimate(experiment, *load_prompts(experiment))["methods"]["dpo"]["stages"][0]
+        for experiment in (Experiment(**chosen), Experiment(**chosen, judge_parameters=1e6))
+    )
+    assert paid["queries"] < free["queries"]
+    assert paid["generate_flops"] / paid["queries"] > free["generate_flops"] / free["queries"] + 4 * 2e6 * 450
+    assert max(paid["flops"], free["flops"]) <= 1e12
+
+
+def test_adapters_are_planned_as_they_are_trained(testbed_model_dir):
+    """Frozen weights need no gradient of their own: the same budget buys more examples."""
+    whole, adapted = (
+        estimate(experiment, *load_prompts(experiment))["methods"]["dpo"]
+        for experiment in (
+            Experiment(methods=("dpo",), options={"dpo": {"lora_rank": rank}}) for rank in (0, 4)
+        )
+    )
+    assert 1.1 * whole["trained_tokens"] < adapted["trained_tokens"] < 1.5 * whole["trained_tokens"]

@@ -163,7 +163,7 @@ def finished(testbed_model_dir, tmp_path_factory):
     ("file", "old", "new", "first"),
     [
         ("sso/responses.py", "principle.good", "principle.bad", "pbaa-seed0: step policy-examples"),
-        ("harness/budget.py", "TRAIN_FLOPS = 6", "TRAIN_FLOPS = 12", "base-seed0: step samples-mt-bench"),
+        ("harness/work.py", "TRAIN_FLOPS = 6", "TRAIN_FLOPS = 12", "base-seed0: step samples-mt-bench"),
     ],
 )
 def test_other_code_is_not_mixed_with_what_is_finished(finished, edited, file, old, new, first):

@@ -12,8 +12,10 @@ from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.stages import CHUNK, allowances, collect_stage, plan_stage, training_flops
 from harness.training.example_file import read_examples
 from harness.training.examples import Example, Sequence, TrainingOptions
+from harness.work import Nominal, sampled, sequences
 
 PARAMETERS = 1000
+COST = Nominal(PARAMETERS)
 LENGTHS = Lengths(prompt=10, system=5, completion=20)
 
 
@@ -48,15 +50,15 @@ def collect(bench, prompts):
 
 def make_stage(share=1.0, **changes):
     def expect(lengths):
-        both = lengths.prompt + lengths.completion
-        return QueryCost(read=lengths.prompt, generated=lengths.completion, trained=both, kept=0.8)
+        sizes = lengths.prompt, lengths.completion
+        return QueryCost(sampled(*sizes), sequences(*sizes), kept=0.8)
 
     values = {"collect": collect, "expect": expect, "objective": Objective(), "training": TrainingOptions()}
     return Stage("policy", share, **(values | changes))
 
 
 def make_bench(engine=None, cap=None):
-    return Workbench(engine or Engine(), Ledger(cap), Sampling(40), "policy")
+    return Workbench(engine or Engine(), Ledger(cap, rule="nominal"), Sampling(40), "policy")
 
 
 def prompts(number):
@@ -68,8 +70,8 @@ def made(tmp_path):
     """What `collect_stage` leaves."""
 
     def make(stage, bench, budget, allowance=float("inf"), draw=prompts):
-        plan = plan_stage(stage, budget, LENGTHS, PARAMETERS)
-        number = collect_stage(stage, bench, draw, plan, budget, allowance, tmp_path / "made.jsonl")
+        plan = plan_stage(stage, budget, LENGTHS, COST)
+        number = collect_stage(stage, bench, draw, plan, budget, allowance, tmp_path / "made.jsonl", COST)
         examples = list(read_examples(tmp_path / "made.jsonl"))
         assert len(examples) == number
         return examples
@@ -78,32 +80,32 @@ def made(tmp_path):
 
 
 def total_flops(stage, bench, examples):
-    return bench.ledger.flops + training_flops(stage, sum(each.tokens for each in examples), PARAMETERS)
+    return bench.ledger.flops + sum(training_flops(stage, each, COST) for each in examples)
 
 
 def test_the_cost_of_a_query_by_hand():
     # collecting: 2 N x (10 read + 20 generated); training: 0.8 examples x 30 tokens x (6 + 2) N
-    assert make_stage().expect(LENGTHS).flops(PARAMETERS, True) == pytest.approx(1000 * (2 * 30 + 0.8 * 30 * 8))
-    assert make_stage().expect(LENGTHS).flops(PARAMETERS, False) == pytest.approx(1000 * (2 * 30 + 0.8 * 30 * 6))
+    assert make_stage().expect(LENGTHS).flops(COST, True) == pytest.approx(1000 * (2 * 30 + 0.8 * 30 * 8))
+    assert make_stage().expect(LENGTHS).flops(COST, False) == pytest.approx(1000 * (2 * 30 + 0.8 * 30 * 6))
 
 
 def test_plans_by_hand():
     stage = make_stage(share=0.5)
-    plan = plan_stage(stage, Budget.parse("5.04e8"), LENGTHS, PARAMETERS)
+    plan = plan_stage(stage, Budget.parse("5.04e8"), LENGTHS, COST)
     assert (plan.queries, plan.examples, plan.updates) == (1000, 800, 50)
     assert (plan.generate_tokens, plan.trained_tokens, plan.reference_tokens) == (30_000, 24_000, 24_000)
     assert plan.flops == pytest.approx(2.52e8)
-    assert plan_stage(stage, Budget.parse("prompts=300"), LENGTHS, PARAMETERS).queries == 150
-    by_updates = plan_stage(stage, Budget.parse("updates=10"), LENGTHS, PARAMETERS)
+    assert plan_stage(stage, Budget.parse("prompts=300"), LENGTHS, COST).queries == 150
+    by_updates = plan_stage(stage, Budget.parse("updates=10"), LENGTHS, COST)
     assert (by_updates.queries, by_updates.updates) == (100, 5)
 
 
 def test_a_budget_below_one_update_says_what_is_needed():
     # 16 examples are 20 queries of 252,000 FLOPs
     with pytest.raises(UserError, match=r"too small for one update of 16 examples in stage 'policy'.*5\.04e\+06"):
-        plan_stage(make_stage(), Budget.parse("5e6"), LENGTHS, PARAMETERS)
+        plan_stage(make_stage(), Budget.parse("5e6"), LENGTHS, COST)
     with pytest.raises(UserError, match="at least 20"):
-        plan_stage(make_stage(), Budget.parse("prompts=19"), LENGTHS, PARAMETERS)
+        plan_stage(make_stage(), Budget.parse("prompts=19"), LENGTHS, COST)
 
 
 @pytest.mark.parametrize("mean", [10, 20, 40])
@@ -165,7 +167,7 @@ def test_a_stage_that_keeps_nothing_of_what_updates_need_ends(made):
 def test_what_a_stage_leaves_over_goes_to_the_next():
     stages = [make_stage(0.25), make_stage(0.25), make_stage(0.5)]
     budget, ledger = Budget.parse("1e8"), Ledger()
-    ledger.charge("generate", PARAMETERS, generated_tokens=10_000)  # 2e7 of 2.5e7
+    ledger.charge("generate", 2e7, generated_tokens=10_000)  # of 2.5e7
     assert allowances(stages, budget, ledger, 0) == pytest.approx(5e6)
     assert allowances(stages, budget, ledger, 1) == pytest.approx(3e7)
     assert allowances(stages, budget, ledger, 2) == pytest.approx(8e7)

@@ -9,6 +9,7 @@ from harness.comparison import ResultRow, build
 from harness.errors import UserError
 from harness.statistics import grid, intervals
 from harness.tables import to_json, to_markdown
+from harness.tables.json import from_json
 
 PARAMETERS = 1_000_000
 
@@ -23,8 +24,8 @@ def score(values: list[float | None], benchmark: str = "mt-bench", metric: str =
 def ledger(cap: float | None, trained: int, generated: int = 0, updates: int = 0) -> dict:
     spent = Ledger(cap)
     if trained:
-        spent.charge("generate", PARAMETERS, generated_tokens=generated)
-        spent.charge("train", PARAMETERS, trained_tokens=trained, updates=updates)
+        spent.charge("generate", 2 * PARAMETERS * generated, generated_tokens=generated)
+        spent.charge("train", 6 * PARAMETERS * trained, trained_tokens=trained, updates=updates)
     return spent.as_dict()
 
 
@@ -65,6 +66,7 @@ Paired differences on the same questions, with p / p after Holm's correction:
 methods is marked or ranked.
 - Intervals and p-values of one seed are about other questions, for this very model: runs are left out.
 - Budget: 1e+12 FLOPs a run, data generation included, scoring apart.
+- FLOPs are those that the work needs, counted by the model's architecture (--ledger needed).
 - MT-Bench: 2 questions; judge gpt-4; missing: none; unparsed: base 1.
 """  # noqa: E501
 
@@ -253,6 +255,7 @@ def test_json_has_the_promised_names():
     assert set(data) == {
         *("title", "baseline", "testbed", "benchmarks", "rows", "comparisons", "notes", "reported", "pairs", "command"),
         "detectable",
+        "ledger",
     }
     assert data["benchmarks"] == [
         {"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None}
@@ -263,7 +266,7 @@ def test_json_has_the_promised_names():
     }
     assert set(data["rows"][1]["spent"]) == {
         *("cap_flops", "share_min", "share_max", "flops", "trained_tokens", "generated_tokens", "updates"),
-        *("training_seconds", "scoring_seconds"),
+        *("training_seconds", "scoring_seconds", "wasted_flops"),
     }
     cell = data["rows"][1]["cells"]["a"]
     assert cell["by_seed"] == {"0": 3.0}
@@ -281,3 +284,47 @@ def test_json_has_the_promised_names():
         "paired": True,
     }
     assert (cell["p_holm"], cell["questions"], cell["asked"]) == (None, 2, 2)
+
+
+def test_flops_by_two_rules_never_share_a_table():
+    rows = [row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})]
+    rows.append(row("dpo", {"a": [score([2.0, 4.0])]}))
+    for ledger in rows[2].ledgers.values():
+        del ledger["rule"]  # from before there were two
+    with pytest.raises(UserError, match="counted by different rules never share a table .needed: sso; nominal: dpo."):
+        build(rows)
+    for ledger in rows[1].ledgers.values():
+        ledger["rule"] = "nominal"
+    table = build(rows)
+    assert table.ledger == "nominal"
+    assert any("nominal: 2 N per token and 6 N per trained token" in note for note in table.notes)
+    assert from_json(json.loads(json.dumps(to_json(table))), "table.json").ledger == "nominal"
+
+
+def test_what_was_wasted_is_said_beside_what_was_needed():
+    rows = [row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})]
+    (ledger,) = rows[1].ledgers.values()
+    ledger["total"]["wasted_flops"] = 0.05 * ledger["total"]["flops"]
+    table = build(rows)
+    assert "Wasted, beside these FLOPs: 5.0 % of them, for padding and finished sequences that wait." in table.notes
+    assert table.rows[1].spent.wasted_flops == ledger["total"]["wasted_flops"]
+
+
+def test_a_judge_of_unknown_size_is_outside_the_cap():
+    rows = [row("base", {"a": [score([1.0, 2.0])]}), row("dpo", {"a": [score([2.0, 4.0])]})]
+    (ledger,) = rows[1].ledgers.values()
+    judge = {"calls": 12, "prompt_tokens": 3000, "generated_tokens": 600, "flops": 0.0}
+    ledger["roles"]["judge"] = judge
+    (told,) = [note for note in build(rows).notes if "judging" in note]
+    assert told.startswith("dpo: judging (12 calls, 3,600 tokens) is outside the cap") and "--judge-parameters" in told
+    ledger["roles"]["judge"] = judge | {"flops": 1e9}
+    assert not [note for note in build(rows).notes if "judging" in note]
+
+
+def test_repeated_prompts_are_told():
+    rows = [row("base", {"a": [score([1.0, 2.0])]}), row("dpo", {"a": [score([2.0, 4.0])]})]
+    (ledger,) = rows[1].ledgers.values()
+    ledger["epochs"] = {"preferences": 0.9}
+    assert not [note for note in build(rows).notes if "Passes" in note]
+    ledger["epochs"] = {"preferences": 718.0}
+    assert "Passes over the training prompts or pairs: dpo 718.0." in build(rows).notes

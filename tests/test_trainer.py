@@ -19,14 +19,13 @@ from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.training.dataset import Collator, build_data, in_order, update_order
-from harness.training.examples import SCHEDULERS, Example, Sequence, TrainingOptions
+from harness.training.examples import SCHEDULERS, Example, Sequence, TrainingOptions, lora
 from harness.training.losses import PreferenceObjective, SFTObjective
 from harness.training.reference import reference_logprobs
 from harness.training.trainer import (
     DIVERGED_FILE,
     Training,
     TrainingDiverged,
-    lora,
     switch_off_dropout,
     train,
     training_arguments,
@@ -168,7 +167,7 @@ def test_micro_batches_do_not_change_the_trajectory(engine, examples, tmp_path, 
 
 
 def test_every_example_is_used_once(engine, examples, tmp_path):
-    ledger, counts = Ledger(), []
+    ledger, counts = Ledger(rule="nominal"), []
     result = run(engine, examples, tmp_path, ledger=ledger, advance=counts.append)
     assert result.updates == len(result.history) == 3
     assert counts == [4, 4, 3]
@@ -345,7 +344,7 @@ def test_examples_must_be_of_the_objective(engine, examples, tmp_path):
 
 
 def test_reference_is_the_engine_s_and_is_charged(engine, examples, tmp_path):
-    ledger, counts = Ledger(), []
+    ledger, counts = Ledger(rule="nominal"), []
     data = build_data(examples, tmp_path / "examples.arrow", 2, 512)
     reference = reference_logprobs(engine, data, ledger, advance=counts.append)
     assert sum(counts) == 2 * len(examples)

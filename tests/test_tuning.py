@@ -17,7 +17,7 @@ from harness.experiment import Experiment
 from harness.inputs import load_prompts
 from harness.judges.base import JudgeReply
 from harness.methods import Prompt
-from harness.planning import estimate
+from harness.planning import cost_of, estimate
 from harness.runner import run
 from harness.search import LogUniform, Uniform, trials
 from harness.steps import Folder
@@ -27,6 +27,7 @@ from harness.testbed.suites import write_suites
 from harness.training.trainer import TrainingDiverged
 from harness.trials import Tuning, of_row, read
 from harness.verify import verify
+from harness.work import sampled
 
 TUNED = Experiment(
     name="t", methods=("dpo",), benchmarks=("reward-bench",), budget="3e10", limit=8, tune=3, tune_prompts=40
@@ -226,14 +227,14 @@ def test_the_best_trial_trains_every_seed(finished):
 
 
 def test_every_trial_had_the_budget_and_is_booked(finished):
-    flops = []
+    flops, cost = [], cost_of(Experiment())
     for row in read(finished):
         folder = finished / f"tuning/dpo/trial-{row['trial']}"
         ledger = store.read_json(folder / "ledger.json")
         assert 0.95 <= ledger["total"]["flops"] / 3e10 <= 1
         samples = store.read_jsonl(folder / "samples/development.jsonl")
-        answers = 2 * 877_696 * sum(sample["prompt_tokens"] + sample["tokens"] for sample in samples)
-        assert row["ledger"]["flops"] == ledger["total"]["flops"] + answers
+        answers = sum(cost.forward(sampled(sample["prompt_tokens"], sample["tokens"])) for sample in samples)
+        assert row["ledger"]["flops"] == pytest.approx(ledger["total"]["flops"] + answers)
         flops.append(row["ledger"]["flops"])
         assert not (folder / "checkpoints").exists()
     booked = store.read_json(finished / "tuning/dpo/ledger.json")

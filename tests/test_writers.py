@@ -15,9 +15,10 @@ from harness.errors import UserError
 from harness.judges.openai import KEY_VARIABLE, OpenAIJudge
 from harness.methods import Lengths, Prompt, Workbench
 from harness.planning import parameter_count
+from harness.work import Nominal
 from sso.method import SSO
 from sso.principles import WRITING, choose_principles, draw_principle, load_set
-from sso.responses import WRITING_TOKENS, expected_tokens, sample_responses, writer_of, writing_flops
+from sso.responses import WRITING_TOKENS, expected_work, sample_responses, writer_of, writing_flops
 from sso.version1 import SSOVersion1
 from sso.writers import UNTOLD, EndpointWriter, EngineWriter, PolicyWriter, connect, load_engine
 
@@ -261,9 +262,11 @@ def test_fixed_principles_have_no_writer():
 @pytest.mark.parametrize(("settings", "reply"), [({}, 30), ({"principle_tokens": 20}, 20)])
 def test_the_plan_has_what_the_policy_writes(settings, reply):
     lengths = Lengths(prompt=100, system=10, completion=30)
-    assert expected_tokens(lengths, PBAA.Options(**settings), ("good", "plain")) == (210, 60)
+    fixed = expected_work(lengths, PBAA.Options(**settings), ("good", "plain"))
+    assert (fixed.read, fixed.generated) == (210, 60)
     options = PBAA.Options(principles="self", **settings)
-    assert expected_tokens(lengths, options, ("good", "plain")) == (210 + 100 + WRITING_TOKENS, 60 + reply)
+    written = expected_work(lengths, options, ("good", "plain"))
+    assert (written.read, written.generated) == (210 + 100 + WRITING_TOKENS, 60 + reply)
     assert writing_flops(lengths, options) == 0
 
 
@@ -284,7 +287,8 @@ def test_the_plan_has_what_a_model_writes_at_its_own_size(method, tiny_model_dir
         flops = 2 * parameters * (100 + WRITING_TOKENS + 90)
         assert written == [replace(cost, other_flops=flops) for cost in fixed]
         for cost, plain in zip(written, fixed, strict=True):
-            assert cost.flops(7, True) == pytest.approx(plain.flops(7, True) + flops)
+            model = Nominal(7)
+            assert cost.flops(model, True) == pytest.approx(plain.flops(model, True) + flops)
 
 
 def test_a_plan_needs_the_model_that_writes():

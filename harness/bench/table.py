@@ -24,6 +24,7 @@ from harness.experiment import Experiment
 from harness.progress import progress
 from harness.results import FORMAT
 from harness.steps import Folder
+from harness.work import Nominal, Work
 
 SUITES = {  # metric, and values of answers; one in UNPARSED has none in the last
     "mt-bench": ("score (1-10)", np.arange(1.0, 10.5, 0.5)),
@@ -96,9 +97,9 @@ def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
             folder = Folder(path / "arms" / f"{arm}-seed{seed}")
             for suite in SUITES:
                 _write_score(folder, suite, questions, number, seed)
-            ledger = Ledger(CAP)
+            ledger = Ledger(CAP, rule=experiment.ledger)
             if number is not None:
-                ledger.charge("train", PARAMETERS, trained_tokens=TRAINED)
+                ledger.charge("train", Nominal(PARAMETERS).training(Work(read=TRAINED)), trained_tokens=TRAINED)
             _write(folder / "ledger.json", ledger.as_dict())
             _write(folder / "seconds.json", {"training": 30.0, "scoring": 10.0})
     _write(path / "index.json", {"format": FORMAT, "key": path.name, "files": {}})

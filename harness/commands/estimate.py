@@ -3,6 +3,7 @@
 from typing import Any
 
 from harness.commands.output import print_facts, print_rows
+from harness.prompts import MOST_EPOCHS
 
 
 def print_estimate(planned: dict[str, Any]) -> None:
@@ -12,8 +13,13 @@ def print_estimate(planned: dict[str, Any]) -> None:
         for method, plan in planned["methods"].items()
         for stage in plan["stages"]
     ]
-    print_rows(columns, rows, title=f"Plan under {planned['budget']} a run, {planned['parameters']:,} parameters")
+    size = f"{planned['parameters']:,} parameters, {planned['ledger']} FLOPs"
+    print_rows(columns, rows, title=f"Plan under {planned['budget']} a run, {size}")
     print(f"{planned['seeds']} seed(s) of every method: {planned['flops']:.3g} FLOPs in all, scoring apart")
+    for name, method in planned["methods"].items():
+        if (method["epochs"] or 0) > 1:
+            many = f": more than {MOST_EPOCHS} help little" if method["epochs"] > MOST_EPOCHS else ""
+            print(f"{name}: {method['epochs']:.1f} passes over its prompts or pairs{many}")
     if tuning := planned["tuning"]:
         for method, trials in tuning["methods"].items():
             print(f"{method}: tuning tries {', '.join(trials['options'][0])} in {tuning['trials']} trials")

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from harness.commands.options import run_folder
 from harness.commands.output import Json, print_json, print_rows
 from harness.errors import UserError
 
@@ -25,7 +26,8 @@ def power(
         Path | None,
         typer.Argument(
             metavar="PILOT",
-            help="A run folder, or a reference of harness check; without, give --question-sd.",
+            parser=run_folder,
+            help="A run, or a reference of harness check; without, give --question-sd.",
             show_default=False,
         ),
     ] = None,

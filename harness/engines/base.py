@@ -66,12 +66,15 @@ class Completion:
     text: the same decoded, without special tokens; without the thought, where one was taken off.
     finished: whether a stop token ended it (else the length limit did), and outside a thought.
     thought: what was taken off ("" for an empty one), None where nothing was.
+    computed: positions that the model computed for it, padding and waiting included; a prompt that it shares with
+        others of its batch is counted for one of them. None where the engine does not tell.
     """
 
     token_ids: TokenIds
     text: str
     finished: bool
     thought: str | None = None
+    computed: int | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -99,7 +102,7 @@ class Engine(Protocol):
 
     name: str  # path or hub id
     weights_hash: str  # of the weights: part of every cache key
-    parameters: int  # N of the FLOPs accounting
+    parameters: int
     context_length: int  # tokens of a prompt and its completion
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:

@@ -1,11 +1,12 @@
 """Batched generation with any causal language model of transformers.
 
-The loop removes finished rows from the batch and writes keys and values into buffers that are allocated once, which
-on small models is worth more than all else; sampling is `harness.engines.sampling`.
+The loop reads equal prompts once, removes finished rows from the batch, and writes keys and values into buffers that
+are allocated once, which on small models is worth more than all else; sampling is `harness.engines.sampling`.
 """
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from transformers import DynamicCache
@@ -14,7 +15,9 @@ from transformers.cache_utils import DynamicLayer
 from harness.engines.base import Advance, Sampling, TokenIds
 from harness.engines.sampling import sample_tokens
 
-COMPACT_BELOW = 0.75  # share of rows still running under which the finished ones are removed (removal copies the cache)
+COMPACT_BELOW = 0.95  # share of rows still running under which the finished ones are removed (removal copies the cache)
+MOST_PADDING = 0.07  # of the tokens of a batch, its prompts and what is expected to be sampled
+EXPECTED = 0.25  # of the most tokens that a completion may have
 
 
 class PreallocatedLayer(DynamicLayer):
@@ -61,6 +64,31 @@ def preallocated_cache(model: torch.nn.Module, room: int) -> DynamicCache:
     return cache
 
 
+def alike(prompts: Sequence[TokenIds], limits: Sequence[int]) -> int:
+    """How many of these prompts, longest first, share a batch: as many as need little padding, equal ones once.
+
+    Args:
+        limits: largest number of new tokens of each.
+    """
+    longest, distinct, tokens, padding = len(prompts[0]), set(), 0.0, 0
+    for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
+        tokens += EXPECTED * limit
+        if prompt not in distinct:
+            distinct.add(prompt)
+            tokens, padding = tokens + len(prompt), padding + longest - len(prompt)
+            if padding > MOST_PADDING * tokens:
+                return number
+    return len(prompts)
+
+
+@dataclass(frozen=True)
+class Generated:
+    """A completion's tokens, and the positions that were computed for it (see `harness.engines.base.Completion`)."""
+
+    token_ids: list[int]
+    computed: int
+
+
 def generate_batch(
     model: torch.nn.Module,
     prompts: Sequence[TokenIds],
@@ -70,7 +98,7 @@ def generate_batch(
     pad_token_id: int,
     sampling: Sampling,
     advance: Advance | None = None,
-) -> list[list[int]]:
+) -> list[Generated]:
     """One batch of completions, each with its stop token where that came before its limit.
 
     Args:
@@ -79,9 +107,11 @@ def generate_batch(
     """
     device = model.device
     longest = max(map(len, prompts))
-    padding = [longest - len(prompt) for prompt in prompts]
+    distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
+    prompt_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
+    padding = [longest - len(prompt) for prompt in distinct]
     input_ids = torch.tensor(
-        [[pad_token_id] * pad + list(prompt) for pad, prompt in zip(padding, prompts, strict=True)], device=device
+        [[pad_token_id] * pad + list(prompt) for pad, prompt in zip(padding, distinct, strict=True)], device=device
     )
     columns = torch.arange(longest + max(limits), device=device)
     padding = torch.tensor(padding, device=device)
@@ -94,6 +124,8 @@ def generate_batch(
     cache = preallocated_cache(model, len(columns))
     tokens = torch.full((len(prompts), int(limits.max())), pad_token_id, device=device)
     lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
+    computed = torch.zeros_like(lengths)
+    computed[[prompts.index(prompt) for prompt in distinct]] = longest
     rows = torch.arange(len(prompts), device=device)  # of each row of the running batch: which prompt it is
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
 
@@ -107,6 +139,11 @@ def generate_batch(
             use_cache=True,
             **options,
         ).logits[:, -1]
+        if step:
+            computed[rows] += 1
+        elif len(distinct) < len(prompts):
+            cache.reorder_cache(prompt_of)
+            logits, seen, padding = logits[prompt_of], seen[prompt_of], padding[prompt_of]
         chosen = sample_tokens(logits, keys, step, sampling)
         tokens[rows, step] = chosen
         lengths[rows] += running
@@ -125,4 +162,5 @@ def generate_batch(
             )
         input_ids = chosen[:, None]
         position_ids = (longest + step - padding)[:, None]
-    return [row[:length] for row, length in zip(tokens.tolist(), lengths.tolist(), strict=True)]
+    found = zip(tokens.tolist(), lengths.tolist(), computed.tolist(), strict=True)
+    return [Generated(row[:length], positions) for row, length, positions in found]

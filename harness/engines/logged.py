@@ -40,7 +40,7 @@ class LoggedEngine:
             asked = [prompts[index] for index in batch], [items[index] for index in batch]
             rows = self._rows([keys[index] for index in batch], advance, self._engine.generate, *asked, sampling)
             for index, row in zip(batch, rows, strict=True):
-                completions[index] = Completion(tuple(row["token_ids"]), row["text"], row["finished"])
+                completions[index] = Completion(tuple(row["token_ids"]), row["text"], row["finished"], row["computed"])
         return completions
 
     def logprobs(

@@ -5,15 +5,16 @@ from collections.abc import Sequence
 from datetime import date
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
-from harness.engines import loading, saving
+from harness.engines import counting, loading, saving
 from harness.engines.base import Advance, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
 from harness.engines.chat import ChatTemplate
-from harness.engines.generation import generate_batch
+from harness.engines.generation import Generated, alike, generate_batch
 from harness.engines.logprobs import (
     ATTENTIONS,
     Reading,
@@ -27,6 +28,7 @@ from harness.engines.reading import how_to_read, tell
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
 from harness.models import base_folder, tokenizer_folder
+from harness.work import Needed
 
 
 class TransformersEngine:
@@ -129,6 +131,17 @@ class TransformersEngine:
         tell(type(self.model).__name__, reading)
         return reading
 
+    def needed(self, adapters: Any = None) -> Needed:
+        """The FLOPs of the model for work.
+
+        Args:
+            adapters: a LoraConfig of peft, where training trains no more than those.
+
+        Raises:
+            UserError: when they cannot be counted.
+        """
+        return counting.of_model(self.model, adapters)
+
     @cached_property
     def weights_hash(self) -> str:
         return loading.weights_hash(self.model)
@@ -161,6 +174,7 @@ class TransformersEngine:
             waiting = longest_first[start : start + self.batch_size]
             while waiting:
                 batch = waiting[: self.generates.size]
+                batch = batch[: alike([prompts[index] for index in batch], [limits[index] for index in batch])]
                 rows = self._generate_batch(
                     [prompts[index] for index in batch],
                     keys[batch],
@@ -170,8 +184,8 @@ class TransformersEngine:
                 )
                 if rows is not None:
                     del waiting[: len(batch)]
-                    for index, token_ids in zip(batch, rows, strict=True):
-                        completions[index] = self.completion(token_ids)
+                    for index, row in zip(batch, rows, strict=True):
+                        completions[index] = self.completion(row.token_ids, row.computed)
         return completions
 
     def room(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[int]:
@@ -196,11 +210,11 @@ class TransformersEngine:
         limits: list[int],
         sampling: Sampling,
         advance: Advance | None,
-    ) -> list[list[int]] | None:
+    ) -> list[Generated] | None:
         """As `generate_batch`; None when memory does not hold it."""
         counted = Counted(advance)
 
-        def generate() -> list[list[int]]:
+        def generate() -> list[Generated]:
             pad = self.tokenizer.pad_token_id
             with without_router_logits(self.model):
                 return generate_batch(self.model, prompts, keys, limits, self.stop_tokens, pad, sampling, counted)
@@ -210,10 +224,10 @@ class TransformersEngine:
             counted.take_back()
         return rows
 
-    def completion(self, token_ids: Sequence[int]) -> Completion:
+    def completion(self, token_ids: Sequence[int], computed: int | None = None) -> Completion:
         """Of what the model emitted."""
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(tuple(token_ids), text, token_ids[-1] in self.stop_tokens)
+        return Completion(tuple(token_ids), text, token_ids[-1] in self.stop_tokens, computed)
 
     @torch.inference_mode()
     def logprobs(

@@ -33,8 +33,8 @@ COLUMNS = (
     ),
     *("missing", "unparsed", "ranked", "reason", "rank", "best", "baseline", "difference", "difference_low"),
     *("difference_high", "p_value", "p_holm", "supervision", "tuning_trials", "tuning_flops", "cap_flops", "share_min"),
-    *("share_max", "flops", "trained_tokens", "generated_tokens", "updates", "training_seconds", "scoring_seconds"),
-    *("source",),
+    *("share_max", "ledger", "flops", "wasted_flops", "trained_tokens", "generated_tokens", "updates"),
+    *("training_seconds", "scoring_seconds", "source"),
 )
 
 
@@ -55,6 +55,7 @@ def _measured(table: Table) -> Iterator[dict[str, Any]]:
             **{name: getattr(row, name) for name in ("method", "run", "supervision", "ranked", "reason")},
             "testbed": table.testbed,
             "baseline": table.baseline,
+            "ledger": table.ledger,
             "tuning_trials": row.tuning and row.tuning.trials,
             "tuning_flops": row.tuning and row.tuning.flops,
             **vars(row.spent),

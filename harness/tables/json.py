@@ -39,7 +39,8 @@ def from_json(data: Any, where: str) -> Table:
     """
     try:
         return Table(
-            **data
+            **{"ledger": "nominal"}  # of tables from before there was another rule
+            | data
             | {
                 "benchmarks": tuple(Column(**each) for each in data["benchmarks"]),
                 "rows": tuple(_row(each) for each in data["rows"]),

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.engines.base import shared_tokens
 from harness.errors import UserError
 from harness.faults import whole
 from harness.training.examples import Example
+from harness.work import Work, of_sequences, total
 
 if TYPE_CHECKING:
     import torch
@@ -34,14 +34,14 @@ class ExampleData:
     rows: index, id, prompt_ids and completion_ids (k lists of token ids each); after the examples a row of FILLER.
     digests: of the examples' token ids.
     lengths: (n,) tokens of each example's longest sequence.
-    tokens: what one pass over all examples reads.
+    work: one pass over all examples.
     """
 
     rows: "Dataset"
     digests: list[str]
     lengths: np.ndarray
     sequences: int
-    tokens: int
+    work: Work
 
     def __len__(self) -> int:
         return len(self.digests)
@@ -59,7 +59,7 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
 
     ids = List(List(Value("int32")))
     features = Features({"index": Value("int64"), "id": Value("string"), "prompt_ids": ids, "completion_ids": ids})
-    digests, lengths, tokens = [], [], 0
+    digests, lengths, works = [], [], []
     with (
         whole(path) as temporary,
         ArrowWriter(path=str(temporary), features=features, writer_batch_size=WRITTEN_AT_ONCE) as writer,
@@ -71,12 +71,12 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
             writer.write({"index": index, "id": example.id, "prompt_ids": prompts, "completion_ids": completions})
             digests.append(hashlib.sha256(json.dumps([prompts, completions]).encode()).hexdigest())
             lengths.append(max(map(len, example.sequences)))
-            tokens += example.tokens
+            works.append(example.work)
         if not digests:
             raise ValueError("there are no examples to train on")
         writer.write({"index": FILLER, "id": "", "prompt_ids": [[0]] * sequences, "completion_ids": [[0]] * sequences})
         writer.finalize()
-    return ExampleData(Dataset.from_file(str(path)), digests, np.array(lengths), sequences, tokens)
+    return ExampleData(Dataset.from_file(str(path)), digests, np.array(lengths), sequences, total(works))
 
 
 def _check(example: Example, sequences: int, context_length: int) -> None:
@@ -108,14 +108,11 @@ def update_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int
     return [index for update in updates for index in update] + sorted(order[whole:], key=lengths.__getitem__)
 
 
-def trained_tokens(data: ExampleData, batch_size: int, seed: int, updates: int) -> int:
-    """Tokens that so many updates read: whole passes over the examples, and the first updates of one more."""
+def trained_work(data: ExampleData, batch_size: int, seed: int, updates: int) -> Work:
+    """What this many updates train on: whole passes over the examples, and the first updates of one more."""
     passes, more = divmod(updates, math.ceil(len(data) / batch_size))
-    total = passes * data.tokens
-    if more:
-        first = update_order(data.lengths, batch_size, seed)[: more * batch_size]
-        total += sum(shared_tokens(sequences_of(row)) for row in data.rows.select(first))
-    return total
+    first = update_order(data.lengths, batch_size, seed)[: more * batch_size]
+    return data.work * passes + total(of_sequences(sequences_of(row)) for row in data.rows.select(first))
 
 
 def in_order(data: ExampleData, batch_size: int, seed: int, together: int) -> "Dataset":

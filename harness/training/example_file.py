@@ -1,6 +1,7 @@
 """Examples as a file of JSON lines, written and read one at a time, however many there are."""
 
-from collections.abc import Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -9,35 +10,39 @@ from harness.training.examples import Example, Sequence
 
 
 class ExampleWriter:
-    """Adds examples to a file, and keeps count of their tokens."""
+    """Adds examples to a file, and keeps count of the FLOPs that they cost.
 
-    def __init__(self, rows: store.RowWriter):
-        self._rows = rows
-        self._tokens: list[int] = []
-        self.tokens = 0  # what one pass over the examples reads
+    cost: of one example.
+    """
+
+    def __init__(self, rows: store.RowWriter, cost: Callable[[Example], float]):
+        self._rows, self._cost = rows, cost
+        self._flops: list[float] = []
 
     def __len__(self) -> int:
-        return len(self._tokens)
+        return len(self._flops)
+
+    @property
+    def flops(self) -> float:
+        return math.fsum(self._flops)
 
     def add(self, examples: Iterable[Example]) -> None:
         for example in examples:
             sequences = [vars(sequence) for sequence in example.sequences]
             self._rows.add({"id": example.id, **example.record, "sequences": sequences})
-            self._tokens.append(example.tokens)
-            self.tokens += example.tokens
+            self._flops.append(self._cost(example))
 
     def keep(self, number: int) -> None:
         """Drops all examples after the first `number`."""
         self._rows.keep(number)
-        self.tokens -= sum(self._tokens[number:])
-        del self._tokens[number:]
+        del self._flops[number:]
 
 
 @contextmanager
-def example_writer(path: Path) -> Iterator[ExampleWriter]:
+def example_writer(path: Path, cost: Callable[[Example], float]) -> Iterator[ExampleWriter]:
     """The file is there when the `with` has ended well."""
     with store.row_writer(path) as rows:
-        yield ExampleWriter(rows)
+        yield ExampleWriter(rows, cost)
 
 
 def read_examples(path: Path) -> Iterator[Example]:

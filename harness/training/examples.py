@@ -1,10 +1,11 @@
 """What is trained on: examples of k sequences, and the objectives that turn their log-probabilities into losses."""
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.engines.base import TokenIds, shared_tokens
+from harness.engines.base import TokenIds
 from harness.errors import UserError, unknown_name
+from harness.work import Work, of_sequences
 
 if TYPE_CHECKING:
     import torch
@@ -32,9 +33,14 @@ class Example:
     record: dict = field(default_factory=dict)
 
     @property
+    def work(self) -> Work:
+        """One pass over the example: prompts that its sequences share count once."""
+        return of_sequences((each.prompt_ids, each.completion_ids) for each in self.sequences)
+
+    @property
     def tokens(self) -> int:
-        """What one pass over the example reads: prompts that its sequences share count once."""
-        return shared_tokens((each.prompt_ids, each.completion_ids) for each in self.sequences)
+        """What one pass over the example reads."""
+        return int(self.work.read)
 
 
 class Objective(Protocol):
@@ -115,3 +121,14 @@ class TrainingOptions:
             raise unknown_name("lr_scheduler", self.lr_scheduler, SCHEDULERS)
         if self.lora_rank < 0 or self.lora_alpha <= 0:
             raise UserError("lora_rank must be at least 0 and lora_alpha above 0")
+
+
+def lora(options: TrainingOptions) -> Any:
+    """The adapters that the options ask for, or None."""
+    if not options.lora_rank:
+        return None
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
+    )

@@ -75,7 +75,6 @@ def train_in_processes(
         "examples": data.rows.cache_files[0]["filename"],
         "digests": data.digests,
         "lengths": data.lengths.tolist(),
-        "tokens": data.tokens,
         "reference": reference.totals.tolist() if objective.needs_reference else None,
         "tracking": asdict(training.tracking) if training.tracking else None,
         "state": str(state),

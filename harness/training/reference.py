@@ -57,9 +57,9 @@ def reference_logprobs(
     totals, tokens = (np.array([found[each][name] for each in data.digests]) for name in ("totals", "tokens"))
     ledger.charge(
         "reference",
-        engine.parameters,
+        ledger.cost(engine).forward(data.work),
         calls=len(data) * data.sequences,
-        prompt_tokens=data.tokens,
+        prompt_tokens=int(data.work.read),
         seconds=time.perf_counter() - start,
     )
     return ReferenceLogProbs(totals, tokens)

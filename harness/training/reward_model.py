@@ -39,6 +39,7 @@ from harness.methods import Prompt
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
 from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout, use_one_device, within_memory
+from harness.work import Nominal, Work
 
 RECORD_FILE = "reward_model.json"  # in the folder of the model: how it was trained
 ROLE = "reward model"  # of the spending
@@ -205,11 +206,11 @@ def _train(
     # What ends a reply has to be the same for the reward model, which has no generation config to say it.
     model.config.get_text_config().eos_token_id = list(start.stop_tokens)
     saving.save(model.to(start.model.dtype), tokenizer, folder)
-    ledger = Ledger()
+    ledger = Ledger(rule="nominal")
     tokens = data.tokens * options.epochs
     ledger.charge(
         ROLE,
-        loading.parameter_count(model),
+        Nominal(loading.parameter_count(model)).training(Work(read=tokens)),
         trained_tokens=tokens,
         padding_tokens=trainer.padded_tokens - tokens,
         updates=trainer.state.global_step,

@@ -41,7 +41,7 @@ from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.faults import whole, writing
 from harness.tracking import Tracking
-from harness.training.dataset import Collator, ExampleData, in_order, trained_tokens
+from harness.training.dataset import Collator, ExampleData, in_order, trained_work
 from harness.training.examples import Objective, TrainingOptions, split_batch
 from harness.training.launch import Launch, train_in_processes
 from harness.training.pairs import RewardOptions
@@ -230,14 +230,16 @@ def train(
     if objective.needs_reference and reference is None:
         raise ValueError("the objective needs log-probabilities of the reference")
     saving.check_saveable(engine.model, engine.tokenizer, engine.name)
+    cost = ledger.cost(engine, training.peft_config)
     how = train_in_processes if training.launch else _train_here
     result = how(engine, data, objective, reference, training, Path(output_dir), advance)
     args = training.args
     batch_size = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
+    work = trained_work(data, batch_size, args.seed, result.updates)
     ledger.charge(
         "train",
-        engine.parameters,
-        trained_tokens=trained_tokens(data, batch_size, args.seed, result.updates),
+        cost.training(work),
+        trained_tokens=int(work.read),
         updates=result.updates,
         seconds=time.perf_counter() - start,
     )
@@ -405,17 +407,6 @@ class _QuietCheckpoint:
 def use_one_device(args: TrainingArguments) -> None:
     """In a process without a launcher, transformers would split each batch over all visible GPUs (DataParallel)."""
     args._n_gpu = min(args.n_gpu, 1)
-
-
-def lora(options: TrainingOptions) -> Any:
-    """The adapters that the options ask for, or None."""
-    if not options.lora_rank:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
 
 
 def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool) -> DPOConfig:

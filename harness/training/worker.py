@@ -68,9 +68,10 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     from harness.budget import Ledger
     from harness.engines import memory
     from harness.training.dataset import ExampleData
-    from harness.training.examples import TrainingOptions
+    from harness.training.examples import TrainingOptions, lora
     from harness.training.reference import ReferenceLogProbs
-    from harness.training.trainer import Training, lora, train, training_arguments
+    from harness.training.trainer import Training, train, training_arguments
+    from harness.work import Work
 
     on_gpu = job["on_gpu"]
     options = TrainingOptions(**job["options"])
@@ -78,7 +79,7 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     engine = _engine(job)
     lengths = np.array(job["lengths"])
     objective = kind(**job["objective"]["values"])
-    data = ExampleData(Dataset.from_file(job["examples"]), job["digests"], lengths, objective.sequences, job["tokens"])
+    data = ExampleData(Dataset.from_file(job["examples"]), job["digests"], lengths, objective.sequences, Work())
     reference = job["reference"] and ReferenceLogProbs(np.array(job["reference"]), np.zeros(0))
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -88,8 +89,9 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
         [_as_asked(launcher)],
         _tracking(job["tracking"]),
     )
+    unread = Ledger(rule="nominal")  # the process that started this one books what was spent
     try:
-        result = train(engine, data, objective, reference, training, Path(job["output"]), Ledger(), advance)
+        result = train(engine, data, objective, reference, training, Path(job["output"]), unread, advance)
     except (MemoryError, RuntimeError) as error:
         if (reason := memory.shortage(error)) is None:
             raise

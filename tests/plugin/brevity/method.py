@@ -8,6 +8,7 @@ from harness.search import BETA, LEARNING_RATE
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective
+from harness.work import sampled, sequences
 
 
 class Shorter:
@@ -42,9 +43,9 @@ class Shorter:
                 examples.append(Example(prompt.id, sequences, record))
             return examples
 
-        def expect(lengths: Lengths) -> QueryCost:  # read, generated, trained tokens of a query; share that is kept
-            trained = lengths.prompt + 2 * lengths.completion
-            return QueryCost(number * lengths.prompt, number * lengths.completion, trained, kept=0.9)
+        def expect(lengths: Lengths) -> QueryCost:  # work of a query, and of training on it; share that is kept
+            replies = sampled(lengths.prompt, *[lengths.completion] * number)
+            return QueryCost(replies, sequences(lengths.prompt, *[lengths.completion] * 2), kept=0.9)
 
         objective = PreferenceObjective(loss="dpo", beta=options.beta)
         return [Stage("policy", 1.0, collect, expect, objective, options)]

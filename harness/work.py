@@ -1,0 +1,168 @@
+"""What a model computes for a piece of work, and the FLOPs that it needs for that.
+
+A multiplication with an addition is 2 FLOPs. Two rules turn work into FLOPs. The rule "needed" counts the matrix
+products that take part: weights by position, the scores and values of attention by pair of positions, the LM head where
+logits are made. The rule "nominal" is 2 N per token of a forward pass and 6 N per trained token (Kaplan et al. 2020,
+section 2.1), with N all parameters, the embedding included.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from harness.engines.base import TokenIds
+
+Rule = Literal["needed", "nominal"]
+RULES = ("needed", "nominal")
+TRAIN_FLOPS = 6  # per parameter and trained token: forward 2, backward 4
+FORWARD_FLOPS = 2  # per parameter and token that is read or generated
+
+
+@dataclass(frozen=True)
+class Work:
+    """Tokens that a model works on; expected numbers may be fractions.
+
+    read, generated: tokens as they are asked for: a prompt counts again for each of its sampled completions.
+    spans: (start, stop) -> how often positions start to stop - 1 of a sequence are computed; each attends to itself and
+        to all before it. A prompt that completions share is there once.
+    logits: positions at which the LM head is applied.
+    """
+
+    read: float = 0.0
+    generated: float = 0.0
+    spans: Mapping[tuple[float, float], float] = field(default_factory=dict)
+    logits: float = 0.0
+
+    def __add__(self, other: "Work") -> "Work":
+        return total((self, other))
+
+    def __mul__(self, times: float) -> "Work":
+        spans = {span: times * number for span, number in self.spans.items()}
+        return Work(times * self.read, times * self.generated, spans, times * self.logits)
+
+    @property
+    def tokens(self) -> float:
+        return self.read + self.generated
+
+    @property
+    def positions(self) -> float:
+        """How many positions are computed."""
+        return sum(number * (stop - start) for (start, stop), number in self.spans.items())
+
+    @property
+    def starts(self) -> float:
+        """How many sequences are begun."""
+        return sum(number for (start, _), number in self.spans.items() if start == 0)
+
+    def attended(self, window: float | None) -> float:
+        """Pairs of a position and one that it attends to, within a window (itself included) or without one."""
+        return sum(
+            number * (_triangle(stop, window) - _triangle(start, window))
+            for (start, stop), number in self.spans.items()
+        )
+
+
+def _triangle(length: float, window: float | None) -> float:
+    """Pairs in a sequence of this length, read from its start."""
+    inside = length if window is None else min(length, window)
+    return inside * (inside + 1) / 2 + (length - inside) * (window or 0)
+
+
+def total(works: Iterable[Work]) -> Work:
+    """All of it together."""
+    read = generated = logits = 0.0
+    spans: Counter[tuple[float, float]] = Counter()
+    for work in works:
+        read, generated, logits = read + work.read, generated + work.generated, logits + work.logits
+        for span, number in work.spans.items():
+            spans[span] += number
+    return Work(read, generated, dict(spans), logits)
+
+
+def sampled(prompt: float, *completions: float) -> Work:
+    """Completions of these lengths sampled from one prompt: it is read once, and the last token of a completion is
+    never read."""
+    spans = Counter({(0, prompt): 1})
+    for length in completions:
+        if length > 1:
+            spans[prompt, prompt + length - 1] += 1
+    return Work(len(completions) * prompt, sum(completions), dict(spans), sum(completions))
+
+
+def sequences(prompt: float, *completions: float) -> Work:
+    """Given completions of these lengths, read or trained on after one prompt, which is read once."""
+    spans = Counter({(0, prompt): 1}) if prompt else Counter()
+    for length in completions:
+        spans[prompt, prompt + length] += 1
+    known = sum(length if prompt else length - 1 for length in completions)  # a first token has no prediction
+    return Work(prompt + sum(completions), 0.0, dict(spans), known)
+
+
+def of_samples(prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> Work:
+    """Sampling these completions; equal prompts are read once."""
+    by_prompt: dict[TokenIds, list[int]] = {}
+    for prompt, completion in zip(prompts, completions, strict=True):
+        by_prompt.setdefault(prompt, []).append(len(completion))
+    return total(sampled(len(prompt), *lengths) for prompt, lengths in by_prompt.items())
+
+
+def of_sequences(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> Work:
+    """Reading, or training on, these (prompt, completion) sequences of one example or call; equal prompts, and equal
+    completions of them, count once."""
+    by_prompt: dict[TokenIds, set[TokenIds]] = {}
+    for prompt, completion in pairs:
+        by_prompt.setdefault(prompt, set()).add(completion)
+    return total(sequences(len(prompt), *map(len, completions)) for prompt, completions in by_prompt.items())
+
+
+class Cost(Protocol):
+    """FLOPs of one model for work."""
+
+    def forward(self, work: Work) -> float: ...
+
+    def training(self, work: Work) -> float:
+        """Forward and backward."""
+        ...
+
+
+@dataclass(frozen=True)
+class Nominal:
+    """The rule "nominal", for a model of N parameters."""
+
+    parameters: float
+
+    def forward(self, work: Work) -> float:
+        return FORWARD_FLOPS * self.parameters * work.tokens
+
+    def training(self, work: Work) -> float:
+        return TRAIN_FLOPS * self.parameters * work.tokens
+
+
+@dataclass(frozen=True)
+class Rates:
+    """FLOPs per position in all layers, per position with logits, per pair of attention by window (None: without one),
+    and per sequence (what a model puts before it)."""
+
+    position: float
+    logits: float
+    pairs: Mapping[int | None, float]
+    sequence: float = 0.0
+
+    def flops(self, work: Work) -> float:
+        attention = sum(rate * work.attended(window) for window, rate in self.pairs.items())
+        return self.position * work.positions + self.logits * work.logits + self.sequence * work.starts + attention
+
+
+@dataclass(frozen=True)
+class Needed:
+    """The rule "needed", with rates that `harness.engines.counting` measures."""
+
+    reading: Rates
+    learning: Rates
+
+    def forward(self, work: Work) -> float:
+        return self.reading.flops(work)
+
+    def training(self, work: Work) -> float:
+        return self.learning.flops(work)
