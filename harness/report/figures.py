@@ -225,7 +225,9 @@ def budget(run: Run) -> Figure | None:
             flops = by_role.get(role, 0.0)
             told = f"{method}, {role}: {power(flops)} FLOPs"
             rows.append({"method": method, "role": role, "flops": flops / 10**unit, "place": place, "told": told})
-        table.append((method, *(power(by_role.get(role, 0.0)) for role in roles), power(sum(by_role.values()))))
+        wasted = fmean(ledger["total"].get("wasted_flops", 0.0) for ledger in run.ledgers[method].values())
+        spent = (*(by_role.get(role, 0.0) for role in roles), sum(by_role.values()), wasted)
+        table.append((method, *map(power, spent)))
     if not rows:
         return None
     colors = [f"var(--role-{place % 6})" for place in range(len(roles))]
@@ -262,8 +264,9 @@ def budget(run: Run) -> Figure | None:
     return Figure(
         "Budget by role",
         draw(spec),
-        "What the FLOPs of a run went into, mean over the seeds of a method.",
-        ("method", *roles, "all"),
+        "What the FLOPs of a run went into, mean over the seeds of a method. Wasted, beside the cap: padding, and finished "
+        "sequences that wait for their batch.",
+        ("method", *roles, "all", "wasted"),
         tuple(table),
     )
 
