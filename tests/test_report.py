@@ -114,7 +114,7 @@ def test_figures_hold_their_numbers_as_text(tmp_path):
     assert figure.rows == (("dpo", "+2.00", "[+2.00, +2.00]", "p < 0.0001", "p < 0.0001"),)
     assert 'aria-label="dpo minus base: +2.00 [+2.00, +2.00], p &lt; 0.0001 after correction"' in figure.svg
     assert "var(--series-1)" in figure.svg and not re.search(r"<script|<style|href|url\(| style=", figure.svg)
-    assert figures.budget(run).rows == (("dpo", "9.7 × 10¹¹", "9.7 × 10¹¹"),)
+    assert figures.budget(run).rows == (("dpo", "9.7 × 10¹¹", "9.7 × 10¹¹", "0"),)
     points = figures.scaling(run, run.table.benchmarks[0], series_of(run))
     assert points.rows[1][:3] == ("dpo", "9.7 × 10¹¹", "5.00")
     curve = training.curves(run, series_of(run)[1])

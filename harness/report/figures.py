@@ -264,8 +264,8 @@ def budget(run: Run) -> Figure | None:
     return Figure(
         "Budget by role",
         draw(spec),
-        "What the FLOPs of a run went into, mean over the seeds of a method. Wasted, beside the cap: padding, and finished "
-        "sequences that wait for their batch.",
+        "What the FLOPs of a run went into, mean over the seeds of a method. Wasted, beside the cap: padding, and "
+        "finished sequences that wait for their batch.",
         ("method", *roles, "all", "wasted"),
         tuple(table),
     )
