@@ -34,6 +34,10 @@ GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
 TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are reached
 WEIGHT = 2  # bytes, as they are kept and generated with
 TRAINED = 16  # bytes a parameter in training: float32 weights, gradients and two moments
+MERGED = 4  # bytes a parameter while adapters are merged
+MORE = (2, 4, 8, 16, 32, 64)  # GPUs that are proposed
+RANK = 16  # of adapters that are proposed
+ADAPTED = 23  # inputs and outputs of a layer's matrices, in units of its width, where the inner width is 4
 STATE = 12  # bytes a parameter of a training's state on the disk: weights and two moments
 KEPT_TOKEN = 34  # bytes of a layer's activations a token and unit of width (Korthikanti et al. 2022, eq. 2)
 PROMPT, SYSTEM = 160.0, 60.0  # tokens, where the model is not on this machine
@@ -269,20 +273,47 @@ def _scoring(experiment: Experiment, shape: Shape, speed: Speed) -> dict[str, fl
 def _memory(
     experiment: Experiment, shape: Shape, gpus: int, lengths: Lengths, methods: list[str], limit: float | None
 ) -> dict[str, Any]:
-    """GiB on each GPU while it trains methods (states shared by all, as FSDP does) and while it generates."""
+    """GiB on each GPU while it trains methods (states shared by all, as FSDP does) and while it generates; where that
+    is more than the limit, what would fit ("remedies")."""
     longest = lengths.prompt + lengths.system + experiment.max_new_tokens
-    micro = max((experiment.method_options(name).micro_batch_size for name in methods), default=0)
-    sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions an example
-    activations = shape.layers * sequence + KEPT_TOKEN / WEIGHT * sequence  # checkpoints, and one layer's own
-    states = TRAINED * shape.parameters / gpus
-    training = states + WEIGHT * shape.parameters + activations if methods else 0.0
+    options = [experiment.method_options(name) for name in methods]
+    micro = max((each.micro_batch_size for each in options), default=0)
+    rank = min((each.lora_rank for each in options), default=0)  # 0 where one method trains all weights
+
+    def training(gpus: int, rank: int, micro: int) -> float:
+        if not methods:
+            return 0.0
+        sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions an example
+        activations = shape.layers * sequence + KEPT_TOKEN / WEIGHT * sequence  # checkpoints, and one layer's own
+        return (WEIGHT * shape.parameters + _states(shape, gpus, rank, activations)) / GIB
+
     cached = experiment.batch_size * longest * shape.kv_bytes
-    generating = WEIGHT * shape.parameters + cached
+    needed = training(gpus, rank, micro)
+    fits = None if limit is None else max(needed, WEIGHT * shape.parameters / GIB) <= limit
+    adapters = f"adapters (--set METHOD.lora_rank={RANK})"
+    ways = [
+        [("--set METHOD.micro_batch_size=1", training(gpus, rank, 1))],
+        [
+            (adapters, training(gpus, max(rank, RANK), micro)),
+            (f"{adapters} with METHOD.micro_batch_size=1", training(gpus, max(rank, RANK), 1)),
+        ],
+        [(f"{more} GPUs (--gpus {more})", training(more, rank, micro)) for more in MORE if more > gpus],
+    ]
+    found = [next(((way, gib) for way, gib in each if limit and gib <= limit), None) for each in ways]
     return {
-        "training_gib": training / GIB,
-        "generating_gib": generating / GIB,
-        "fits": None if limit is None else max(training, WEIGHT * shape.parameters) / GIB <= limit,
+        "training_gib": needed,
+        "generating_gib": (WEIGHT * shape.parameters + cached) / GIB,
+        "fits": fits,
+        "remedies": dict(filter(None, found)) if fits is False else {},
     }
+
+
+def _states(shape: Shape, gpus: int, rank: int, activations: float) -> float:
+    """Bytes of what is trained on each GPU. Adapters lie on a copy of the weights, and are merged in float32."""
+    if not rank:
+        return TRAINED * shape.parameters / gpus + activations
+    adapters = rank * shape.layers * ADAPTED * shape.hidden
+    return max(WEIGHT * shape.parameters + TRAINED * adapters + activations, MERGED * shape.parameters)
 
 
 def _judge(experiment: Experiment, models: int) -> dict[str, Any]:

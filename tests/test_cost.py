@@ -8,6 +8,7 @@ from conftest import ROOT
 from test_cli import harness
 
 from harness import cost, presets
+from harness.commands.estimate import _time
 from harness.cost import Shape, Speed, of_gpu
 from harness.errors import UserError
 from harness.experiment import Experiment, build
@@ -46,7 +47,25 @@ def test_the_estimate_of_a_preset_adds_up():
     assert found["disk"]["checkpoints_gib"] == pytest.approx(stages * 2 * 8030261248 / 2**30)
     states = 16 * 8030261248 / 8 + 2 * 8030261248
     assert states / 2**30 < found["memory"]["training_gib"] < 1.5 * states / 2**30 and found["memory"]["fits"]
-    assert not cost.cost(experiment, "h100", 1)["cost"]["memory"]["fits"]
+    alone = cost.cost(experiment, "h100", 1)["cost"]["memory"]
+    assert not alone["fits"]
+    assert list(alone["remedies"]) == ["adapters (--set METHOD.lora_rank=16)", "2 GPUs (--gpus 2)"]
+
+
+def test_adapters_of_a_7b_fit_one_gpu():
+    """The weights that generate and the copy below the adapters; 4 bytes a parameter while these are merged."""
+    values = presets.load(Path("qwen2-7b-instruct")) | {"methods": ["dpo"], "options": {"dpo": {"lora_rank": 16}}}
+    memory = cost.cost(build(Experiment, values, "option"), "h100", 1)["cost"]["memory"]
+    assert memory["fits"] and memory["remedies"] == {}
+    assert (2 + 2) * 7615616512 / 2**30 < memory["training_gib"] <= 1.02 * (2 + 4) * 7615616512 / 2**30
+
+
+@pytest.mark.parametrize(
+    ("hours", "told"),
+    [(1e-7, "less than 1 s"), (0.005, "18 s"), (0.5, "30 min"), (1.6, "96 min"), (16.2, "16 hours"), (240, "10 days")],
+)
+def test_times_for_people(hours, told):
+    assert _time(hours) == told
 
 
 KEPT = ROOT / "results/testbed"  # mean seconds of an arm, five seeds on one core

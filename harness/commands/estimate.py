@@ -36,20 +36,34 @@ def _print_cost(cost: dict[str, Any]) -> None:
     hours, memory, judge, disk = (cost[name] for name in ("hours", "memory", "judge", "disk"))
     dated = f" at list prices of {judge['prices']}" if judge["prices"] else ""
     price = "of unknown price (--judge-price)" if judge["usd"] is None else f"{judge['usd']:,.2f} USD{dated}"
-    sizes = f"training {memory['training_gib']:.1f} GiB, generating {memory['generating_gib']:.1f} GiB"
+    sizes = f"training {_size(memory['training_gib'])}, generating {_size(memory['generating_gib'])}"
     fits = {None: "", True: ", fits", False: f", does NOT fit {cost['speed']['memory']} GiB"}[memory["fits"]]
     print(f"Cost on {cost['gpus']} x {cost['speed']['name']}:")
     facts = {
-        "hours of one device": " + ".join(f"{name} {_hours(value)}" for name, value in hours.items() if value),
-        "device hours in all": _hours(cost["gpu_hours"]),
-        "days on all devices": _hours(cost["days"]),
+        "time": f"about {_time(24 * cost['days'])}" + (f" on all {cost['gpus']} devices" if cost["gpus"] > 1 else ""),
+        "of one device": " + ".join(f"{name} {_time(value)}" for name, value in hours.items() if value),
         "memory of a device": sizes + fits,
+        **({"what would fit": _ways(memory["remedies"])} if memory["fits"] is False else {}),
         "judge": f"{judge['calls']:,} calls, {price}" if judge["calls"] else "no calls",
-        "disk": f"checkpoints {disk['checkpoints_gib']:.1f} GiB, texts {disk['texts_gib']:.1f} GiB, and "
-        f"{disk['state_gib']:.1f} GiB while a stage trains",
+        "disk": f"checkpoints {_size(disk['checkpoints_gib'])}, texts {_size(disk['texts_gib'])}, and "
+        f"{_size(disk['state_gib'])} while a stage trains",
     }
     print_facts(facts, 2)
 
 
-def _hours(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+def _ways(remedies: dict[str, float]) -> str:
+    return "; or ".join(f"{way}: {gib:.0f} GiB" for way, gib in remedies.items()) or "nothing that is known here"
+
+
+def _size(gib: float) -> str:
+    return f"{gib:.1f} GiB" if gib >= 0.1 or not gib else f"{1024 * gib:.0f} MiB"
+
+
+def _time(hours: float) -> str:
+    """Hours, for people."""
+    seconds = 3600 * hours
+    for unit, length in (("days", 86400), ("hours", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            number = seconds / length
+            return f"{number:.0f} {unit}" if number >= 10 else f"{number:.1f} {unit}"
+    return f"{seconds:.0f} s" if seconds >= 1 else "less than 1 s"
