@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from harness.models import base_folder
 from harness.store import digest, file_digest
 
@@ -34,6 +36,7 @@ HARMLESS_VARIABLES = re.compile(  # of the same libraries: places, what is print
     r"_(HOME|CACHE|DIR|PATH|ROOT|LOGS?|LEVEL|VERBOSE|VERBOSITY|WARNINGS?|NUM_THREADS|ALLOC_CONF|TIMEOUT(_SEC)?)$"
     r"|_(CACHE|LOG|TRACE)_|_VERSION$|^KMP_(DUPLICATE_LIB_OK|INIT_AT_FORK)$"  # the last are set by scikit-learn
 )
+CPU_NAME = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
 CPU_FLAGS = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
 CUDA_DRIVER = Path("/proc/driver/nvidia")  # no GPU without it: then there is no need to import torch to know
@@ -118,6 +121,21 @@ def of_device(device: str) -> str:
     import torch
 
     return torch.cuda.get_device_name() if torch.cuda.is_available() else _cpu()
+
+
+def machine(device: str) -> dict[str, Any]:
+    """The machine, for people: its processor, cores and memory, and the GPU where `device` is one."""
+    found = of_device(device)
+    try:
+        named = CPU_NAME.search(Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        named = None
+    return {
+        "processor": named[1] if named else platform.processor() or platform.machine(),
+        "cores": psutil.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        **({} if found.startswith("cpu ") else {"gpu": found}),
+    }
 
 
 @cache

@@ -15,6 +15,7 @@ from harness.steps import Folder, Mark, read_mark
 from harness.tables import to_json, to_markdown
 
 FORMAT = 2  # of a run folder
+MACHINE = ("processor", "cores", "memory_gib", "gpu")  # in versions.json, of the last call that wrote there
 SINCE = {  # what a format has that the one before had not
     2: "a step is known by all code that it imports, the judge's endpoint, threads and environment, and reference/ and "
     "the marks of steps have digests",
@@ -131,9 +132,33 @@ def table_of(path: Path, baseline: str = "base") -> Table:
         testbed=run.testbed,
         titles=titles(run.experiment.benchmarks),
         limit=run.experiment.limit,
-        remarks=_not_shown(run),
+        remarks=[*_options(run), *_machine(path), *_not_shown(run)],
         command=run.experiment.command,
     )
+
+
+def _options(run: StoredRun) -> list[str]:
+    """All options of each trained method, defaults and what tuning chose included."""
+    told = []
+    for arm in run.experiment.arms():
+        options = run.experiment.method_options(arm)
+        if run.experiment.method(arm).stages(options):
+            own = vars(options) | (trials.choice(run.path, arm) or {})
+            shown = ", ".join(f"{name} {_plain(value)}" for name, value in own.items() if value is not None)
+            told.append(f"Options of {arm}: {shown}.")
+    return told
+
+
+def _plain(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _machine(path: Path) -> list[str]:
+    found = store.read_json(path / "versions.json")
+    if "processor" not in found:
+        return []
+    gpu = f"{found['gpu']}; " if "gpu" in found else ""
+    return [f"Machine: {gpu}{found['processor']}, {found['cores']} cores, {found['memory_gib']:g} GiB."]
 
 
 def _not_shown(run: StoredRun) -> list[str]:

@@ -185,7 +185,7 @@ def _restart(arms: Sequence[Arm], restart_from: str) -> None:
 def _claim(root: Folder, experiment: Experiment) -> None:
     """Writes the resolved configuration, and what it runs on."""
     command, versions = experiment.command, fingerprints.of_packages(*PACKAGES, *INSTALLED)
-    place = {"machine": platform.machine(), "system": platform.system()}
+    place = {"machine": platform.machine(), "system": platform.system(), **fingerprints.machine(experiment.device)}
     store.write_json(root / "versions.json", {"format": FORMAT, "command": command, **versions, **place})
     options = yaml.safe_dump(experiment.as_dict(), sort_keys=False)
     store.write_text(root / "experiment.yaml", f"# made by {json.dumps(command)}\n{options}")  # JSON: on one line

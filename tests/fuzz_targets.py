@@ -117,13 +117,14 @@ def set_options(data: bytes) -> bool:
     from harness.experiment import Experiment, add_settings, build
     from harness.methods import Lengths
     from harness.stages import plan_stage
+    from harness.work import Nominal
 
     settings = data.decode("utf-8", "surrogateescape").split("\n")
     options = add_settings(None, settings)
     experiment = build(Experiment, {"methods": "sso,dpo,self-rewarding,sft", "options": options}, "option")
     for arm in experiment.arms():
         for stage in experiment.method(arm).stages(experiment.method_options(arm)):
-            plan = plan_stage(stage, Budget.parse("1e15"), Lengths(50, 40, 30), 10_000_000)
+            plan = plan_stage(stage, Budget.parse("1e15"), Lengths(50, 40, 30), Nominal(10_000_000))
             check(plan.updates >= 1 and plan.flops <= 1e15, "an impossible plan")
     return True
 

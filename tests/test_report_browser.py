@@ -63,8 +63,8 @@ def page(tmp_path_factory) -> Path:
     """Of a run with 60 questions: on question n (from 0) sso scores n / 10 more than base, from 0.5 less on."""
     place = tmp_path_factory.mktemp("page")
     base, sso = [5.0] * 60, [4.5 + number / 10 for number in range(60)]
-    values = {"mt-bench": {BASE: [base, base], SSO: [[None, *sso[1:]], sso]}}
-    values["math"] = {BASE: [[0, 100, 0]] * 2, SSO: [[100, 0, 0]] * 2}
+    values = {"mt-bench": {BASE: [base, base, base], SSO: [[None, *sso[1:]], sso, sso]}}
+    values["math"] = {BASE: [[0, 100, 0]] * 3, SSO: [[100, 0, 0]] * 3}
     forge(place / "run", values, text=lambda where: "Needle-7 here" if where == "judgment 2" else where)
     harness("report", "run", cwd=place)
     return place / "run" / "report.html"

@@ -65,16 +65,16 @@ class Completion:
     token_ids: what the model emitted, with the stop token where it was reached.
     text: the same decoded, without special tokens; without the thought, where one was taken off.
     finished: whether a stop token ended it (else the length limit did), and outside a thought.
-    thought: what was taken off ("" for an empty one), None where nothing was.
     computed: positions that the model computed for it, padding and waiting included; a prompt that it shares with
         others of its batch is counted for one of them. None where the engine does not tell.
+    thought: what was taken off ("" for an empty one), None where nothing was.
     """
 
     token_ids: TokenIds
     text: str
     finished: bool
-    thought: str | None = None
     computed: int | None = field(default=None, compare=False)
+    thought: str | None = None
 
 
 @dataclass(frozen=True)

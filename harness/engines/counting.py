@@ -19,11 +19,12 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import conv_flop_count, flop_registry, shape_wrapper
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+from harness.engines.loading import load_errors, read_config
 from harness.errors import UserError
 from harness.work import Needed, Rates
 
@@ -60,13 +61,11 @@ def of_folder(folder: Path, adapters: Any = None, trust_remote_code: bool = Fals
     """The FLOPs of the model in a folder, from its config.json alone; as `of_model`.
 
     Raises:
-        NotCounted: also when config.json cannot be read.
+        UserError: when config.json cannot be read, or is of another kind of model.
+        NotCounted: as `of_model`.
     """
-    try:
-        config = AutoConfig.from_pretrained(str(folder), trust_remote_code=trust_remote_code)
-    except (*FAILURES, OSError) as error:
-        reason = _first_line(error)
-        raise NotCounted(f"the FLOPs of {folder} cannot be counted from its config.json: {reason}") from None
+    with load_errors(str(folder), trust_remote_code):
+        config = read_config(AutoModelForCausalLM, str(folder), trust_remote_code)
     return of_config(config, adapters, trust_remote_code)
 
 

@@ -125,8 +125,7 @@ def load_model(
     Raises:
         ValueError: when the files are of another kind of model, or of another model than config.json describes.
     """
-    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
-    _check_class(kind, config, trust_remote_code)
+    config = read_config(kind, name, trust_remote_code, **options)
     _keep_ids_inside(config, name)
     if Path(name).is_dir():
         _check_size(kind, config, Path(name), trust_remote_code)
@@ -151,6 +150,17 @@ def load_model(
             f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are left out: {_few(left)}"
         )
     return model, sorted(report["missing_keys"])
+
+
+def read_config(kind: type, name: str, trust_remote_code: bool = False, **options: Any) -> PreTrainedConfig:
+    """The configuration of a model that this auto class can build.
+
+    Raises:
+        ValueError: when it is of another kind of model.
+    """
+    config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
+    _check_class(kind, config, trust_remote_code)
+    return config
 
 
 def load_causal(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:

@@ -21,6 +21,7 @@ from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.run import Run
 from harness.report.verdict import Verdict, verdict
+from harness.results import MACHINE
 from harness.tables.layout import count, digits_of, duration
 
 PARTS = (  # fields of a score's details that hold a value for each part of the benchmark
@@ -30,7 +31,7 @@ PARTS = (  # fields of a score's details that hold a value for each part of the 
     ("subject", "by subject"),
     ("groups", "by group of instructions"),
 )
-NO_VERSIONS = ("format", "command", "machine", "system")  # in versions.json
+NO_VERSIONS = ("format", "command", "machine", "system", *MACHINE)  # in versions.json
 FURTHER = {  # fields that hold one more number about a benchmark
     "turn_1": "turn 1",
     "turn_2": "turn 2",

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from harness.testbed.items import parse
 
-TEXTS = ("turns", "instruction", "prompt")  # where the benchmarks have a question's text
+TEXTS = ("turns", "instruction", "prompt", "messages")  # where benchmarks and tuning have a question's text
 
 
 def clusters(items: Iterable[dict]) -> dict[str, str]:
@@ -12,7 +12,8 @@ def clusters(items: Iterable[dict]) -> dict[str, str]:
     found = {}
     for item in items:
         text = next(item[name] for name in TEXTS if name in item)
-        known = parse(text if isinstance(text, str) else text[0])
+        first = text if isinstance(text, str) else text[0]
+        known = parse(first["content"] if isinstance(first, dict) else first)
         if known and known.content:
             found[item["id"]] = "; ".join(sorted(known.content))
     return found
