@@ -52,12 +52,14 @@ class Spending:
     """What one role spent.
 
     prompt_tokens: tokens that were only read: prompts, and sequences that are only scored.
+    thought_tokens: of the generated ones, those of thoughts that were taken off.
     padding_tokens, wasted_flops: positions that were computed and not needed, and their FLOPs (not in `flops`).
     """
 
     calls: int = 0
     prompt_tokens: int = 0
     generated_tokens: int = 0
+    thought_tokens: int = 0
     trained_tokens: int = 0
     padding_tokens: int = 0
     updates: int = 0

@@ -151,6 +151,7 @@ class Workbench:
                 [prompts[index] for index in asked], keys, sampling or self.sampling, advance
             )
         read = [prompts[index] for index in asked]
+        splits = [split_completion(self.engine, *each, self.marks) for each in zip(read, generated, strict=True)]
         work = of_samples(read, [each.token_ids for each in generated])
         flops, padding = self.ledger.cost(self.engine).forward(work), 0
         if all(each.computed is not None for each in generated):
@@ -163,6 +164,7 @@ class Workbench:
             calls=len(asked),
             prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),
+            thought_tokens=sum(thought_tokens(self.engine, split) or 0 for split in splits if split.took_off),
             seconds=time.perf_counter() - start,
         )
         self.keep(
@@ -170,16 +172,10 @@ class Workbench:
             for key, prompt, each in zip(keys, read, generated, strict=True)
         )
         completions = [Completion((), "", finished=False)] * len(prompts)
-        for index, completion in zip(asked, generated, strict=True):
-            completions[index] = self._answer(prompts[index], completion)
+        for index, completion, split in zip(asked, generated, splits, strict=True):
+            completions[index] = answer_of(completion, split)
+        self.count("thoughts taken off", sum(split.took_off for split in splits))
         return completions
-
-    def _answer(self, prompt: TokenIds, completion: Completion) -> Completion:
-        split = split_completion(self.engine, prompt, completion, self.marks)
-        if split.took_off:
-            self.count("thoughts taken off")
-            self.count("tokens of thoughts", thought_tokens(self.engine, split) or 0)
-        return answer_of(completion, split)
 
     def encode_answers(self, chat: Conversation, answers: Sequence[Completion]) -> tuple[TokenIds, list[TokenIds]]:
         """Token ids of a prompt and of sampled answers to it, for training: the sampled ones; where a thought was taken

@@ -90,7 +90,8 @@ def test_thoughts_of_training_data_are_taken_off_in_a_run(testbed_model_dir, tmp
     health = json.loads((arm / "health" / "policy.json").read_text())
     taken = health["events"]["thoughts taken off"]
     assert taken > 0
-    assert health["events"]["tokens of thoughts"] == taken * len(tokenizer.tokenize("are many things to say about"))
+    ledger = json.loads((arm / "ledger.json").read_text())["roles"]["generate"]
+    assert ledger["thought_tokens"] == taken * len(tokenizer.tokenize("are many things to say about"))
     for row in rows:
         replies = [row["chosen"], row["rejected"]]
         assert not any("There" in reply for reply in replies)
