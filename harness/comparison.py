@@ -8,6 +8,7 @@ import math
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -135,8 +136,8 @@ class Table:
 
     comparisons: how many p-values of differences to the baseline Holm's correction counts.
     pairs: how many of pairs of ranked methods, for ranks.
-    detectable: benchmark -> the smallest difference of two ranked methods that is found in 80 % of experiments like
-        this one, in one comparison alone and after the correction for all pairs.
+    detectable: benchmark -> the smallest difference of two ranked methods (or of one and the baseline) that is found in
+        80 % of experiments like this one, in one comparison alone and after the correction for all.
     reported: published rows to stand below; they take part in no comparison.
     command: what has made the table, where that is to stand in it.
     ledger: the rule by which FLOPs were counted; None where no row was trained.
@@ -249,17 +250,24 @@ def build(
         notes=(),
         pairs=judged.ranking.pairs,
         command=command,
-        detectable=_detectable(judged.ranking),
+        detectable=_detectable(judged),
         ledger=rule,
     )
     return replace(table, notes=(*notes_of(table, rows, limit), *remarks))
 
 
-def _detectable(ranking: Ranking) -> dict[str, tuple[float, float]]:
-    return {
-        name: tuple(detectable(error, freedom, ALPHA / tests) for tests in (1, ranking.pairs))
-        for name, (error, freedom) in ranking.errors.items()
-    }
+def _detectable(judged: Judged) -> dict[str, tuple[float, float]]:
+    """See `Table.detectable`; where fewer than two methods are ranked, of a method and the baseline."""
+    found = {}
+    for name, apart in judged.differences.items():
+        (error, freedom), tests = judged.ranking.errors.get(name, (math.nan, math.nan)), judged.ranking.pairs
+        called = [each for each in apart.values() if each and each.called]
+        if math.isnan(error) and called:
+            error, freedom = (median(getattr(each, part) for each in called) for part in ("error", "freedom"))
+            tests = len(judged.p_holm)
+        if not math.isnan(error):
+            found[name] = tuple(detectable(error, freedom, ALPHA / count) for count in (1, tests))
+    return found
 
 
 def _column(

@@ -107,7 +107,7 @@ def _detectable(table: "Table") -> list[str]:
     titles = {column.name: column.title for column in table.benchmarks}
     parts = [f"{titles[name]} {alone:.2g} ({corrected:.2g})" for name, (alone, corrected) in table.detectable.items()]
     return [
-        "Smallest difference of two ranked methods that is found in 80 % of such tables, as the only comparison (after "
+        "Smallest difference of two methods that is found in 80 % of such tables, as the only comparison (after "
         f"the correction): {', '.join(parts)}."
     ]
 

@@ -7,6 +7,7 @@ from harness.benchmarks.base import Score
 from harness.budget import Ledger
 from harness.comparison import ResultRow, build
 from harness.errors import UserError
+from harness.power import detectable
 from harness.statistics import grid, intervals
 from harness.tables import to_json, to_markdown
 from harness.tables.json import from_json
@@ -328,3 +329,12 @@ def test_repeated_prompts_are_told():
     assert not [note for note in build(rows).notes if "Passes" in note]
     ledger["epochs"] = {"preferences": 718.0}
     assert "Passes over the training prompts or pairs: dpo 718.0." in build(rows).notes
+
+
+def test_the_smallest_difference_beside_the_baseline():
+    """Of a single method: the t test of three differences, 1, 2 and 3, on the one question of each seed."""
+    rows = [row("base", {"a": [score([2.0, 2.0])] * 3}), row("sso", {"a": [score([v, v]) for v in (3.0, 4.0, 5.0)]})]
+    table = build(rows)
+    alone, corrected = table.detectable["a"]
+    assert alone == corrected == pytest.approx(detectable(math.sqrt(1 / 3), 2), rel=0.01)
+    assert any(note.startswith("Smallest difference of two methods") for note in table.notes)
