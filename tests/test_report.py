@@ -82,6 +82,15 @@ def test_one_seed_is_said_to_be_one(tmp_path):
     assert not told.leaders[0].clear
 
 
+def test_with_too_few_runs_nothing_is_called(tmp_path):
+    values = {MT: {"base": [[5.0] * 40] * 2, "dpo": [[9.0] * 39 + [8.0]] * 2, "sso": [[7.0] * 39 + [8.0]] * 2}}
+    told = verdict(read(tmp_path, values))
+    assert told.headline == "Too few training runs to name a winner."
+    (sentence,) = told.sentences
+    assert sentence.startswith("dpo has the highest score on the one benchmark. With fewer than 3 training runs per ")
+    assert not told.leaders[0].clear and not told.leaders[0].can_be_called
+
+
 @pytest.mark.parametrize(
     ("shown", "text"),
     [

@@ -14,6 +14,12 @@ from harness.report.wording import listed, number, power, span
 from harness.statistics import LEAST_SEEDS, Difference, differences, holm
 from harness.tables.layout import count, digits_of, duration
 
+TOO_FEW = "Too few training runs to name a winner."
+WHY_TOO_FEW = (
+    f"With fewer than {LEAST_SEEDS} training runs per method no difference is called significant, however large: "
+    f"another run could turn out otherwise (--seeds {LEAST_SEEDS} adds runs)."
+)
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -56,6 +62,11 @@ class Leader:
     def clear(self) -> bool:
         """Significantly ahead of every other ranked method."""
         return self.cell.best
+
+    @property
+    def can_be_called(self) -> bool:
+        """Whether there are runs enough to say that it leads."""
+        return any(pair.p_holm is not None for pair in self.pairs)
 
     @property
     def undecided(self) -> list[str]:
@@ -117,13 +128,12 @@ def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> t
             return "No method was trained: these are the scores of the model as it is.", []
         return f"No winner can be named: {listed(trained)} did not spend the same budget.", []
     against_baseline = _against_baseline(table, ranked)
+    if not table.comparisons:
+        return TOO_FEW, [f"{_highest(leaders)}. {WHY_TOO_FEW}"]
     if len(ranked) == 1:
         return against_baseline[0], against_baseline[1:]
     number_of_benchmarks = len(leaders)
-    leads = Counter(leader.row.method for leader in leaders)
-    (first, most), *others = leads.most_common()
-    where = [f"{first} has the highest score on {_of(most, number_of_benchmarks)}"]
-    where += [f"{name} on {times}" for name, times in others]
+    first, most = Counter(leader.row.method for leader in leaders).most_common(1)[0]
     clear = [leader for leader in leaders if leader.clear]
     if not clear:
         sure = "No lead over the next method is significant, so the data do not say which of them is best."
@@ -143,7 +153,13 @@ def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> t
         headline = f"No method wins everywhere: clear leads of {listed(sorted(winners))}."
     else:
         headline = "No clear winner among the methods."
-    return headline, [f"{', '.join(where)}. {sure}", *against_baseline]
+    return headline, [f"{_highest(leaders)}. {sure}", *against_baseline]
+
+
+def _highest(leaders: tuple[Leader, ...]) -> str:
+    (first, most), *others = Counter(leader.row.method for leader in leaders).most_common()
+    where = [f"{first} has the highest score on {_of(most, len(leaders))}"]
+    return ", ".join([*where, *(f"{name} on {times}" for name, times in others)])
 
 
 def _against_baseline(table: Table, ranked: list[Row]) -> list[str]:
