@@ -30,7 +30,7 @@ from harness.progress import progress
 from harness.search import Space
 from harness.thoughts import MARKS, Marks
 from harness.training.examples import Example, Objective, TrainingOptions
-from harness.work import Cost, Work, of_samples, of_sequences
+from harness.work import Cost, Work, of_samples, of_sequences, wasted
 
 
 @dataclass(frozen=True)
@@ -153,14 +153,11 @@ class Workbench:
         read = [prompts[index] for index in asked]
         splits = [split_completion(self.engine, *each, self.marks) for each in zip(read, generated, strict=True)]
         work = of_samples(read, [each.token_ids for each in generated])
-        flops, padding = self.ledger.cost(self.engine).forward(work), 0
-        if all(each.computed is not None for each in generated):
-            padding = sum(each.computed for each in generated) - int(work.positions)
+        flops, told = self.ledger.cost(self.engine).forward(work), all(each.computed is not None for each in generated)
         self.ledger.charge(
             role,
             flops,
-            padding_tokens=padding,
-            wasted_flops=flops * padding / work.positions if padding else 0.0,
+            **wasted(flops, work, sum(each.computed for each in generated) if told else None),
             calls=len(asked),
             prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),
@@ -192,9 +189,11 @@ class Workbench:
         with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
             scored = self.engine.logprobs(prompts, completions, advance)
         work = of_sequences(zip(prompts, completions, strict=True))
+        flops = self.ledger.cost(self.engine).forward(work)
         self.ledger.charge(
             role,
-            self.ledger.cost(self.engine).forward(work),
+            flops,
+            **wasted(flops, work, self.engine.positions(prompts, completions)),
             calls=len(prompts),
             prompt_tokens=int(work.read),
             seconds=time.perf_counter() - start,

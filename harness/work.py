@@ -116,6 +116,17 @@ def of_sequences(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> Work:
     return total(sequences(len(prompt), *map(len, completions)) for prompt, completions in by_prompt.items())
 
 
+def wasted(flops: float, work: Work, computed: int | None) -> dict[str, float]:
+    """{"padding_tokens", "wasted_flops"} of computing more positions than work needs: each at the mean of a needed one.
+    (Packed, examples may share a prompt, so that fewer are computed.)
+
+    Args:
+        flops: of the work. computed: positions; None where they are not known.
+    """
+    padding = 0 if computed is None else max(0, computed - round(work.positions))
+    return {"padding_tokens": padding, "wasted_flops": flops * padding / work.positions if padding else 0.0}
+
+
 class Cost(Protocol):
     """FLOPs of one model for work."""
 

@@ -6,6 +6,7 @@ from datetime import date
 from harness.budget import Ledger
 from harness.engines.base import Chat, Completion, LogProb, Sampling
 from harness.methods import Workbench
+from harness.work import of_sequences
 
 STOP = 3  # token that ends a reply; END OF TEXT in ASCII
 MARKS = {"system": "\x01", "user": "\x02", "assistant": "\x04"}
@@ -51,6 +52,9 @@ class ScriptedEngine:
 
     def logprobs(self, prompts, completions, advance=None):
         return [LogProb(-float(len(completion)), len(completion)) for completion in completions]
+
+    def positions(self, prompts, completions):
+        return round(of_sequences(zip(prompts, completions, strict=True)).positions)
 
     @staticmethod
     def text(tokens) -> str:

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -176,10 +177,34 @@ def test_every_example_is_used_once(engine, examples, tmp_path):
     tokens = sum(len(each.sequences[0].prompt_ids) for each in examples) + replies  # a prompt is read once for a pair
     spent = ledger.roles["train"]
     assert spent.trained_tokens == tokens
-    assert spent.padding_tokens == 0
+    assert spent.padding_tokens == 2  # of a row that fills up the last pass
     assert spent.updates == 3
     assert spent.flops == 6 * engine.parameters * tokens
     assert spent.seconds > 0
+
+
+@pytest.mark.parametrize("pads", [True, False], ids=["padded", "one by one"])
+def test_what_is_computed_in_vain_without_packing_is_counted(engine, examples, tmp_path, monkeypatch, pads):
+    """In reading and in training: what the model is given is what is needed and what is booked as wasted."""
+    given, forward = [], type(engine.model).forward
+
+    def counted(self, input_ids=None, **more):
+        given.append(input_ids.numel())
+        return forward(self, input_ids=input_ids, **more)
+
+    monkeypatch.setattr(type(engine.model), "forward", counted)
+    monkeypatch.setattr(engine, "reading", replace(engine.reading, packs=False, pads=pads))
+    objective, ledger = PreferenceObjective(beta=0.5), Ledger(rule="nominal")
+    data = build_data(examples, tmp_path / "examples.arrow", objective.sequences, engine.context_length)
+    reference = reference_logprobs(engine, data, ledger)
+    assert sum(given) == data.work.positions + ledger.roles["reference"].padding_tokens
+    given.clear()
+    options = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=2)
+    training = Training(training_arguments(options, tmp_path / "state", 0, on_gpu=False))
+    train(engine, data, objective, reference, training, tmp_path / "model", ledger)
+    spent = ledger.roles["train"]
+    assert sum(given) == data.work.positions + spent.padding_tokens
+    assert spent.padding_tokens > 0 and spent.wasted_flops > 0
 
 
 def test_learning_rate_follows_the_schedule(engine, tmp_path):

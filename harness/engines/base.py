@@ -130,3 +130,7 @@ class Engine(Protocol):
     ) -> list[LogProb]:
         """Log-probability of each completion given its prompt, in order."""
         ...
+
+    def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
+        """How many positions `logprobs` computes for that, filling included."""
+        ...

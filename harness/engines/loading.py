@@ -388,7 +388,7 @@ def in_batches(
     Args:
         limit: padded tokens of a batch.
     """
-    for batch in _batches(lengths, batch_size, limit):
+    for batch in batches(lengths, batch_size, limit):
         parts = [batch]
         while parts:
             part = parts.pop()
@@ -402,7 +402,7 @@ def in_batches(
                 yield part, made
 
 
-def _batches(lengths: Sequence[int], batch_size: int, limit: Limit) -> Iterator[list[int]]:
+def batches(lengths: Sequence[int], batch_size: int, limit: Limit) -> Iterator[list[int]]:
     """Indices in batches of similar length, longest first, each within the batch size and the limit as it then is."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):

@@ -110,19 +110,31 @@ def logprobs_and_balance(
 
 def _parts(batch: PackedBatch, reading: Reading) -> Iterator[tuple[PackedBatch, list[int]]]:
     """What shares a forward pass, and which sequences of the batch these are."""
-    device, pairs = batch.input_ids.device, batch.pairs
+    shared = _passes(batch.pairs, reading)
+    for places in shared:
+        whole = len(shared) == 1 and len(places) == len(batch.pairs)
+        yield batch if whole else pack([batch.pairs[index] for index in places]).to(batch.input_ids.device), places
+
+
+def _passes(pairs: Sequence[tuple[TokenIds, TokenIds]], reading: Reading) -> list[list[int]]:
+    """Which sequences share a forward pass."""
     everything = list(range(len(pairs)))
     many = reading.together is not None and torch.distributed.is_initialized()  # sharded models: as many passes in each
     long = [many or (reading.together is not None and sum(map(len, pair)) > reading.together) for pair in pairs]
     alone = everything if not (reading.packs or reading.pads) else [index for index in everything if long[index]]
-    if not alone:
-        yield batch, everything
-        return
     rest = [index for index in everything if index not in set(alone)]
-    if rest:
-        yield pack([pairs[index] for index in rest]).to(device), rest
-    for index in alone:
-        yield pack([pairs[index]]).to(device), [index]
+    return [*([rest] if rest else []), *([index] for index in alone)]
+
+
+def computed_positions(pairs: Sequence[tuple[TokenIds, TokenIds]], reading: Reading) -> int:
+    """Positions that a batch of sequences (prompt, completion) takes. Packed, a prompt is there once; else each
+    sequence has its own, and is as long as the longest of its pass."""
+    number = 0
+    for places in _passes(pairs, reading):
+        own = [pairs[index] for index in places]
+        lengths = [sum(map(len, pair)) for pair in own]
+        number += sum(map(len, packing.rows_of(own))) if reading.packs else len(own) * max(lengths)
+    return number
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,12 @@ from harness.engines.logprobs import (
     ATTENTIONS,
     Reading,
     attend_packed,
+    computed_positions,
     sequence_logprobs,
     without_router_logits,
 )
 from harness.engines.memory import Counted, Limit, free
-from harness.engines.packing import apart, pack, rows_of
+from harness.engines.packing import Row, apart, pack, rows_of
 from harness.engines.reading import how_to_read, tell
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
@@ -240,13 +241,11 @@ class TransformersEngine:
         """
         pairs = list(zip(prompts, completions, strict=True))
         loading.check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self)
-        reading = self.reading
-        rows = rows_of(pairs) if reading.packs else apart(rows_of(pairs))
+        reading, rows = self.reading, self._rows(pairs)
         results: list[LogProb | None] = [None] * len(pairs)
 
         def score(batch: list[int]) -> list[tuple[float, int]]:
-            pairs = [(rows[index].prompt, completion) for index in batch for completion in rows[index].completions]
-            packed = pack(pairs)
+            packed = pack(_sequences([rows[index] for index in batch]))
             totals = sequence_logprobs(self.model, packed.to(self.device), reading)
             return list(zip(totals.tolist(), packed.lengths.tolist(), strict=True))
 
@@ -260,6 +259,17 @@ class TransformersEngine:
                         advance(len(places))
         return results
 
+    def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
+        """Positions that `logprobs` computes for these sequences, filling included."""
+        rows = self._rows(list(zip(prompts, completions, strict=True)))
+        return sum(
+            computed_positions(_sequences([rows[index] for index in batch]), self.reading)
+            for batch in loading.batches(list(map(len, rows)), self.batch_size, self.scores)
+        )
+
+    def _rows(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
+        return rows_of(pairs) if self.reading.packs else apart(rows_of(pairs))
+
     def rest(self) -> None:
         """Before training: there is nothing here that only generation needs."""
 
@@ -267,3 +277,7 @@ class TransformersEngine:
         """Free the model's memory; the engine can not be used afterwards."""
         self.model = None
         free()
+
+
+def _sequences(rows: Sequence[Row]) -> list[tuple[TokenIds, TokenIds]]:
+    return [(row.prompt, completion) for row in rows for completion in row.completions]

@@ -15,6 +15,7 @@ from harness.engines.sampling import item_keys
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.models import base_folder
+from harness.work import of_sequences
 
 if TYPE_CHECKING:
     from vllm import LLM
@@ -129,6 +130,10 @@ class VLLMEngine:
         if advance:
             advance(len(completed))
         return [self.local.completion(tokens) for tokens in completed]
+
+    def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
+        """Those that are needed: vLLM fills nothing up."""
+        return round(of_sequences(zip(prompts, completions, strict=True)).positions)
 
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None

@@ -4,13 +4,14 @@ import hashlib
 import json
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from harness.engines.base import TokenIds
 from harness.errors import UserError
 from harness.faults import whole
 from harness.training.examples import Example
@@ -119,6 +120,22 @@ def in_order(data: ExampleData, batch_size: int, seed: int, together: int) -> "D
     """The rows in the order of training, filled up to a multiple of `together` (rows in one pass of all processes)."""
     order = update_order(data.lengths, batch_size, seed)
     return data.rows.select(order + [len(data)] * (-len(order) % together))
+
+
+def micro_batches(
+    data: ExampleData, batch_size: int, seed: int, updates: int, size: int, processes: int
+) -> Iterator[list[tuple[TokenIds, TokenIds]]]:
+    """The (prompt, completion) sequences of each forward pass of so many updates.
+
+    Args:
+        size: examples in a pass of one process.
+    """
+    rows = in_order(data, batch_size, seed, size * processes)
+    a_pass = math.ceil(len(data) / batch_size)
+    for first in range(0, updates, a_pass):
+        for start in range(0, min((updates - first) * batch_size, len(rows)), size):
+            chosen = rows.select(range(start, min(start + size, len(rows))))
+            yield [pair for row in chosen for pair in sequences_of(row)]
 
 
 @dataclass(frozen=True)

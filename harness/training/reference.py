@@ -11,9 +11,10 @@ import numpy as np
 
 from harness import store
 from harness.budget import Ledger
-from harness.engines.base import Advance, Engine
+from harness.engines.base import Advance, Engine, TokenIds
 from harness.errors import UserError
 from harness.training.dataset import ExampleData, sequences_of
+from harness.work import wasted
 
 SHA256 = "sha256"  # of the rows, in the first line of a file
 BLOCK = 128  # examples that are in memory, and lost by an interruption, at once
@@ -55,9 +56,11 @@ def reference_logprobs(
             store.write_text(file, _document(rows))
     found = {row["example"]: row for row in rows}
     totals, tokens = (np.array([found[each][name] for each in data.digests]) for name in ("totals", "tokens"))
+    flops = ledger.cost(engine).forward(data.work)
     ledger.charge(
         "reference",
-        ledger.cost(engine).forward(data.work),
+        flops,
+        **wasted(flops, data.work, sum(engine.positions(*asked) for _, asked in _blocks(data))),
         calls=len(data) * data.sequences,
         prompt_tokens=int(data.work.read),
         seconds=time.perf_counter() - start,
@@ -97,11 +100,8 @@ def _key(engine: Engine, data: ExampleData) -> str:
 def _compute(engine: Engine, data: ExampleData, advance: Advance | None) -> Iterator[dict]:
     """One row an example. The order, and so what shares a batch, is that of the digests: results do not depend, in any
     digit, on the order in which examples were made."""
-    order = sorted(range(len(data)), key=data.digests.__getitem__)
-    for start in range(0, len(order), BLOCK):
-        block = order[start : start + BLOCK]
-        pairs = [pair for row in data.rows.select(block) for pair in sequences_of(row)]
-        scores = engine.logprobs([prompt for prompt, _ in pairs], [completion for _, completion in pairs], advance)
+    for block, asked in _blocks(data):
+        scores = engine.logprobs(*asked, advance)
         for place, index in enumerate(block):
             row = scores[place * data.sequences : (place + 1) * data.sequences]
             yield {
@@ -109,3 +109,12 @@ def _compute(engine: Engine, data: ExampleData, advance: Advance | None) -> Iter
                 "totals": [each.total for each in row],
                 "tokens": [each.tokens for each in row],
             }
+
+
+def _blocks(data: ExampleData) -> Iterator[tuple[list[int], tuple[list[TokenIds], list[TokenIds]]]]:
+    """Indices of examples that are read in one call, with all their prompts and completions."""
+    order = sorted(range(len(data)), key=data.digests.__getitem__)
+    for start in range(0, len(order), BLOCK):
+        block = order[start : start + BLOCK]
+        pairs = [pair for row in data.rows.select(block) for pair in sequences_of(row)]
+        yield block, ([prompt for prompt, _ in pairs], [completion for _, completion in pairs])

@@ -35,18 +35,19 @@ from harness import store
 from harness.budget import Ledger
 from harness.engines import memory, saving
 from harness.engines.base import Advance
-from harness.engines.logprobs import Reading, attend_packed, logprobs_and_balance
+from harness.engines.logprobs import Reading, attend_packed, computed_positions, logprobs_and_balance
 from harness.engines.reading import how_to_balance
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.faults import whole, writing
 from harness.tracking import Tracking
-from harness.training.dataset import Collator, ExampleData, in_order, trained_work
+from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work
 from harness.training.examples import Objective, TrainingOptions, split_batch
 from harness.training.launch import Launch, train_in_processes
 from harness.training.pairs import RewardOptions
 from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
+from harness.work import wasted
 
 NOISE = ("drop", "jitter", "noise")  # in the names of numbers that make a layer random in training
 DIVERGED_FILE = "diverged_batch.json"
@@ -236,9 +237,13 @@ def train(
     args = training.args
     batch_size = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
     work = trained_work(data, batch_size, args.seed, result.updates)
+    flops = cost.training(work)
+    size = args.per_device_train_batch_size
+    together = micro_batches(data, batch_size, args.seed, result.updates, size, args.world_size)
     ledger.charge(
         "train",
-        cost.training(work),
+        flops,
+        **wasted(flops, work, sum(computed_positions(each, engine.reading) for each in together)),
         trained_tokens=int(work.read),
         updates=result.updates,
         seconds=time.perf_counter() - start,
