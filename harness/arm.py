@@ -71,7 +71,7 @@ class Arm:
 
     def training_steps(self) -> list[str]:
         """Names, in order; they are the same whatever tuning chooses."""
-        stages = self.method.stages(self.experiment.method_options(self.name))
+        stages = self.experiment.stages(self.name)
         return [name for stage in stages for name in (collecting(stage), stage.name)]
 
     def steps(self) -> list[str]:

@@ -93,5 +93,5 @@ def _by_arm(methods: Sequence[str]) -> dict[str, str]:
 
 
 def _uses(experiment: Experiment, labelled: bool) -> bool:
-    stages = [experiment.method(arm).stages(experiment.method_options(arm)) for arm in experiment.arms()]
+    stages = [experiment.stages(arm) for arm in experiment.arms()]
     return any(stage.labelled is labelled for each in stages for stage in each)

@@ -254,6 +254,10 @@ class Experiment:
         kind = self.method(arm).Options
         return build(kind, self.defaults(arm) | self.options.get(arm, {}), f"option of {arm}")
 
+    def stages(self, arm: str) -> list[Any]:
+        """The stages of an arm's method; tuning may still choose other values of its options."""
+        return self.method(arm).stages(self.method_options(arm))
+
     def defaults(self, arm: str) -> dict[str, Any]:
         """What the options of an arm's method are for the model, where they are not the method's own."""
         scale = defaults.scale_of(self.model) if self.scale == defaults.AUTO else self.scale

@@ -126,7 +126,7 @@ def _check_endpoint(experiment: Experiment) -> None:
 def _check_training_data(experiment: Experiment) -> None:
     """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
     for method in experiment.arms():
-        for stage in experiment.method(method).stages(experiment.method_options(method)):
+        for stage in experiment.stages(method):
             option = "preferences" if stage.labelled else "prompts"
             if getattr(experiment, option) == TESTBED:
                 raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
@@ -187,7 +187,7 @@ def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
             day=experiment.day,
         )
     base = load_engine(experiment, folder)
-    if any(experiment.method(arm).stages(experiment.method_options(arm)) for arm in experiment.arms()):
+    if any(experiment.stages(arm) for arm in experiment.arms()):
         from harness.engines.saving import check_saveable
 
         check_saveable(base.local.model, base.local.tokenizer, experiment.model)

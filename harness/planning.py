@@ -165,7 +165,7 @@ def plan(
             "flops": sum(plan.flops for plan in plans),
             "updates": sum(plan.updates for plan in plans),
             "trained_tokens": sum(plan.trained_tokens for plan in plans),
-            "epochs": epochs(experiment.method(name).stages(experiment.method_options(name)), plans),
+            "epochs": epochs(experiment.stages(name), plans),
             "stages": [asdict(plan) for plan in plans],
         }
     return {

@@ -141,9 +141,8 @@ def _options(run: StoredRun) -> list[str]:
     """All options of each trained method, defaults and what tuning chose included."""
     told = []
     for arm in run.experiment.arms():
-        options = run.experiment.method_options(arm)
-        if run.experiment.method(arm).stages(options):
-            own = vars(options) | (trials.choice(run.path, arm) or {})
+        if run.experiment.stages(arm):
+            own = vars(run.experiment.method_options(arm)) | (trials.choice(run.path, arm) or {})
             shown = ", ".join(f"{name} {_plain(value)}" for name, value in own.items() if value is not None)
             told.append(f"Options of {arm}: {shown}.")
     return told
@@ -221,7 +220,7 @@ def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> Resul
             scores.setdefault(benchmark, {})[seed] = reader.score(file)
         ledgers[seed] = reader.json(arm / "ledger.json")
         seconds[seed] = reader.json(arm / "seconds.json")
-        for stage in experiment.method(name).stages(experiment.method_options(name)):
+        for stage in experiment.stages(name):
             if mark := reader.mark(arm, stage.name):
                 check_there(arm, mark, "health")
         for file in sorted((arm / "health").glob("*.json")):

@@ -123,9 +123,8 @@ def wasted(flops: float, work: Work, computed: int | None) -> dict[str, float]:
     Args:
         flops: of the work. computed: positions; None where they are not known.
     """
-    needed = round(work.positions)
-    padding = max(0, computed - needed) if computed is not None and needed else 0
-    return {"padding_tokens": padding, "wasted_flops": flops * padding / needed if padding else 0.0}
+    padding = 0 if computed is None else max(0, computed - round(work.positions))
+    return {"padding_tokens": padding, "wasted_flops": flops * padding / work.positions if padding else 0.0}
 
 
 class Cost(Protocol):

@@ -121,7 +121,7 @@ def _check_data(built: Experiment, given: dict[str, Any], values: dict[str, Any]
         UserError: for training data on the command line that no chosen method uses, and for a model that would be
             trained on the testbed's data unasked.
     """
-    stages = {arm: built.method(arm).stages(built.method_options(arm)) for arm in built.arms()}
+    stages = {arm: built.stages(arm) for arm in built.arms()}
     for option, labelled in (("prompts", False), ("preferences", True)):
         users = [arm for arm in stages if any(stage.labelled is labelled for stage in stages[arm])]
         if option in given and not users and not (built.tune and option == "prompts"):

@@ -111,7 +111,7 @@ def check_launcher(experiment: Experiment) -> None:
     if launcher is None:
         return
     for arm in experiment.arms():
-        for stage in experiment.method(arm).stages(experiment.method_options(arm)):
+        for stage in experiment.stages(arm):
             options = stage.training
             split_batch(options.batch_size, options.micro_batch_size, launcher.processes or 1)
 

@@ -232,7 +232,7 @@ def train(
         raise ValueError("the objective needs log-probabilities of the reference")
     saving.check_saveable(engine.model, engine.tokenizer, engine.name)
     cost = ledger.cost(engine, training.peft_config)
-    how = train_in_processes if training.launch else _train_here
+    how = train_in_processes if training.launch else train_here
     result = how(engine, data, objective, reference, training, Path(output_dir), advance)
     args = training.args
     batch_size = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
@@ -251,7 +251,7 @@ def train(
     return result
 
 
-def _train_here(
+def train_here(
     engine: TransformersEngine,
     data: ExampleData,
     objective: Objective,
@@ -260,6 +260,7 @@ def _train_here(
     output_dir: Path,
     advance: Advance | None,
 ) -> TrainResult:
+    """As `train`, in this process and charged to nobody: what a process of several does."""
     counted = memory.Counted(advance)
 
     def attempt(args: DPOConfig) -> PreferenceTrainer:

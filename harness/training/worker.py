@@ -65,12 +65,11 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     from accelerate import PartialState
     from datasets import Dataset
 
-    from harness.budget import Ledger
     from harness.engines import memory
     from harness.training.dataset import ExampleData
     from harness.training.examples import TrainingOptions, lora
     from harness.training.reference import ReferenceLogProbs
-    from harness.training.trainer import Training, train, training_arguments
+    from harness.training.trainer import Training, train_here, training_arguments
     from harness.work import Work
 
     on_gpu = job["on_gpu"]
@@ -79,7 +78,10 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     engine = _engine(job)
     lengths = np.array(job["lengths"])
     objective = kind(**job["objective"]["values"])
-    data = ExampleData(Dataset.from_file(job["examples"]), job["digests"], lengths, objective.sequences, Work())
+    booked_elsewhere = Work()  # by the process that started this one
+    data = ExampleData(
+        Dataset.from_file(job["examples"]), job["digests"], lengths, objective.sequences, booked_elsewhere
+    )
     reference = job["reference"] and ReferenceLogProbs(np.array(job["reference"]), np.zeros(0))
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
@@ -89,9 +91,8 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
         [_as_asked(launcher)],
         _tracking(job["tracking"]),
     )
-    unread = Ledger(rule="nominal")  # the process that started this one books what was spent
     try:
-        result = train(engine, data, objective, reference, training, Path(job["output"]), unread, advance)
+        result = train_here(engine, data, objective, reference, training, Path(job["output"]), advance)
     except (MemoryError, RuntimeError) as error:
         if (reason := memory.shortage(error)) is None:
             raise
