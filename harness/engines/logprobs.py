@@ -43,6 +43,11 @@ class Reading:
             return f"packed {self.attention}"
         return "padded" if self.pads else "one by one"
 
+    @property
+    def fills(self) -> bool:
+        """Whether it may compute more positions than are needed."""
+        return not self.packs or self.together is not None
+
 
 @contextmanager
 def attend_packed(model: PreTrainedModel, reading: Reading) -> Iterator[None]:

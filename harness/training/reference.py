@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -15,6 +16,9 @@ from harness.engines.base import Advance, Engine, TokenIds
 from harness.errors import UserError
 from harness.training.dataset import ExampleData, sequences_of
 from harness.work import wasted
+
+if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
 
 SHA256 = "sha256"  # of the rows, in the first line of a file
 BLOCK = 128  # examples that are in memory, and lost by an interruption, at once
@@ -33,7 +37,11 @@ class ReferenceLogProbs:
 
 
 def reference_logprobs(
-    engine: Engine, data: ExampleData, ledger: Ledger, cache: Path | None = None, advance: Advance | None = None
+    engine: "TransformersEngine",
+    data: ExampleData,
+    ledger: Ledger,
+    cache: Path | None = None,
+    advance: Advance | None = None,
 ) -> ReferenceLogProbs:
     """Log-probabilities of all sequences under the reference, charged to the role "reference".
 
@@ -57,10 +65,11 @@ def reference_logprobs(
     found = {row["example"]: row for row in rows}
     totals, tokens = (np.array([found[each][name] for each in data.digests]) for name in ("totals", "tokens"))
     flops = ledger.cost(engine).forward(data.work)
+    computed = sum(engine.positions(*asked) for _, asked in _blocks(data)) if engine.reading.fills else None
     ledger.charge(
         "reference",
         flops,
-        **wasted(flops, data.work, sum(engine.positions(*asked) for _, asked in _blocks(data))),
+        **wasted(flops, data.work, computed),
         calls=len(data) * data.sequences,
         prompt_tokens=int(data.work.read),
         seconds=time.perf_counter() - start,
