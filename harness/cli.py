@@ -68,7 +68,7 @@ def _print_table(table: Any, as_json: bool) -> None:
     "  harness run --method sso --budget updates=40 --set sso.loss=ipo --set sso.learning_rate=1e-4\n\n"
     "  harness run --method sso,dpo --tune 6 --set dpo.beta=0.1 --name tuned\n\n"
     "  harness run --method sso,dpo --model ./my-model --prompts prompts.jsonl --preferences pairs.jsonl "
-    "--data-dir data --judge-url http://localhost:8000/v1 --judge-model my-judge"
+    "--data-dir data --judge-url http://localhost:8000/v1 --judge-model my-judge",
 )
 @takes()
 def run(
@@ -171,9 +171,7 @@ def table(
     show_table(run_folders, "json" if as_json else form, output, baseline, reported, reported_file)
 
 
-@app.command(
-    epilog="Examples:\n\n  harness leaderboard\n\n  harness leaderboard --results results -o LEADERBOARD.md"
-)
+@app.command(epilog="Examples:\n\n  harness leaderboard\n\n  harness leaderboard --results results -o LEADERBOARD.md")
 def leaderboard(
     results: Results = RESULTS,
     output: Annotated[

@@ -1,7 +1,6 @@
 """Methods that earlier calls have finished in a run folder: a call for other methods keeps them in the comparison.
 
-    harness run --method dpo --name mine
-    harness run --method sso --name mine    # a table of both
+`harness run --method dpo --name mine`, then `harness run --method sso --name mine`: a table of both.
 """
 
 import sys

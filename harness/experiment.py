@@ -60,8 +60,9 @@ class Experiment:
     seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
     budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
     ledger: str = option(
-        "needed", "How FLOPs are counted: needed (what the model's architecture computes), or nominal (2 N per token, "
-        "6 N per trained token, N its parameters)."
+        "needed",
+        "How FLOPs are counted: needed (what the model's architecture computes), or nominal (2 N per token, "
+        "6 N per trained token, N its parameters).",
     )
     model: str = option(
         TESTBED, "Model to start from: 'testbed' (embedded), a folder (of a PEFT adapter, too) or a hub id."
@@ -87,8 +88,9 @@ class Experiment:
     judge_max_cost: float | None = option(None, "Hard cap on what the judge costs in USD, for all of the run folder.")
     judge_price: str | None = option(None, "USD per million tokens of prompts and replies: IN,OUT.")
     judge_parameters: float | None = option(
-        None, "Parameters of the judge at an endpoint, such as 70e9: what it judges for training is then budgeted, "
-        "at 2 FLOPs per parameter and token."
+        None,
+        "Parameters of the judge at an endpoint, such as 70e9: what it judges for training is then budgeted, "
+        "at 2 FLOPs per parameter and token.",
     )
     judge_concurrency: int = option(8, "Requests to the judge at the same time.")
     judge_rate: float | None = option(None, "Most requests to the judge a minute.")
@@ -96,8 +98,9 @@ class Experiment:
         None, "Longest reply of the judge, its thoughts included, in tokens; else each protocol's own."
     )
     judge_set: dict[str, Any] = option(
-        {}, "Further field of every request to the judge's endpoint: KEY=VALUE, such as reasoning_effort=low, "
-        "repeatable; KEY=null leaves a field out."
+        {},
+        "Further field of every request to the judge's endpoint: KEY=VALUE, such as reasoning_effort=low, "
+        "repeatable; KEY=null leaves a field out.",
     )
     judge_missing: float = option(
         0.02, "Share of a benchmark's judgments that may have no verdict; with more, its score stays open."

@@ -200,9 +200,7 @@ def _endpoint(experiment: Experiment, root: Folder | None) -> Engine:
 
     limits = Limits(experiment.judge_concurrency, experiment.judge_rate)
     log = JudgeLog(root / MODEL_LOG) if root else None
-    client = OpenAIJudge(
-        experiment.model, experiment.model_url, log=log, limits=limits, role="model", keep_cut=True
-    )
+    client = OpenAIJudge(experiment.model, experiment.model_url, log=log, limits=limits, role="model", keep_cut=True)
     return EndpointEngine(client, experiment.batch_size)
 
 

@@ -181,9 +181,7 @@ class Workbench:
             return self.engine.encode_replies(chat, [answer.text for answer in answers])
         return self.engine.encode_chat(chat), [answer.token_ids for answer in answers]
 
-    def score(
-        self, role: str, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]
-    ) -> list[LogProb]:
+    def score(self, role: str, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> list[LogProb]:
         """Log-probabilities of given completions under the generating model, charged to `role`."""
         start = time.perf_counter()
         with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:

@@ -86,9 +86,7 @@ class _Loader(Composer, SafeConstructor, Resolver, CParser):
         names = set()
         for key, _ in node.value:
             if key.tag not in (_TEXT, "tag:yaml.org,2002:merge"):
-                raise yaml.composer.ComposerError(
-                    None, None, "a key that is no text: put it in quotes", key.start_mark
-                )
+                raise yaml.composer.ComposerError(None, None, "a key that is no text: put it in quotes", key.start_mark)
             if key.value in names:
                 raise yaml.composer.ComposerError(None, None, f"{key.value!r:.60} stands twice", key.start_mark)
             names.add(key.value)

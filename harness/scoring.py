@@ -9,34 +9,30 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from harness import fingerprints, registry, sources, store
 from harness.benchmarks import files
-from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Questions, Score, Settings, step_names
+from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Policy, Questions, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
 from harness.engines.base import Engine
 from harness.engines.choice import described
 from harness.engines.logged import LoggedEngine
-from harness.experiment import TESTBED
+from harness.experiment import TESTBED, Experiment
 from harness.inputs import Inputs, described_judge, judge_module, threads_of
 from harness.judges.shares import check_verdicts
-from harness.methods import Prompt
+from harness.methods import Prompt, Stage
 from harness.pipeline import PACKAGES, Trained
 from harness.progress import progress
+from harness.steps import Folder
 from harness.testbed.clusters import clusters as contents
 from harness.thoughts import parse_marks
-
-if TYPE_CHECKING:
-    from harness.arm import Arm
 
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
 
 
-def scored(
-    benchmark: Benchmark, items: Questions, samples: list[dict], judgments: list[dict], data_dir: Path
-) -> Score:
+def scored(benchmark: Benchmark, items: Questions, samples: list[dict], judgments: list[dict], data_dir: Path) -> Score:
     """The score of stored answers and judgments, with what of its questions hangs together.
 
     Args:
@@ -52,10 +48,35 @@ def scored(
     return replace(found, clusters=shared)
 
 
+class ScoredArm(Protocol):
+    """What scoring needs to know of an arm (`harness.arm.Arm`)."""
+
+    experiment: Experiment
+    seed: int
+    label: str
+    folder: Folder
+
+    @property
+    def stages(self) -> list[Stage]: ...
+
+    @property
+    def options(self) -> Any: ...
+
+    def model(self, inputs: Inputs) -> dict[str, str]:
+        """Digests of the parts of the finished policy."""
+        ...
+
+    def policy(self, trained: Trained, inputs: Inputs) -> Policy: ...
+
+    def pairs(self) -> list[Prompt] | None:
+        """The pairs that the policy was trained on."""
+        ...
+
+
 class Scoring:
     """The answers of an arm to one benchmark, their judgments and the score."""
 
-    def __init__(self, arm: "Arm", name: str, inputs: Inputs):
+    def __init__(self, arm: ScoredArm, name: str, inputs: Inputs):
         self.arm, self.name, self.inputs = arm, name, inputs
         self.folder = arm.folder
         self.benchmark, self.settings = self._asked()
@@ -193,7 +214,8 @@ class Scoring:
             left.append(self.judgments_file)
         score = self.score()
         if self.benchmark.needs_judge and not self.arm.experiment.accept_missing:
-            check_verdicts(score, judgments, self.arm.experiment.judge_missing, self.score_step)
+            absent = score.missing + score.unparsed
+            check_verdicts(self.name, absent, judgments, self.arm.experiment.judge_missing, self.score_step)
         store.write_json(self.score_file, asdict(score))
         self.folder.finish(self.score_step, self._score_depends_on(), left)
         return True

@@ -50,9 +50,7 @@ def training_flops(stage: Stage, example: Example, cost: Cost) -> float:
     return cost.training(work) + (cost.forward(work) if stage.objective.needs_reference else 0.0)
 
 
-def plan_stage(
-    stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge: Cost | None = None
-) -> StagePlan:
+def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge: Cost | None = None) -> StagePlan:
     """The size of a stage under its share of the budget.
 
     Args:

@@ -31,9 +31,7 @@ UNTOLD = "principles whose tokens the policy's tokenizer counted"
 
 
 class Writer(Protocol):
-    def write(
-        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
-    ) -> list[str | None]:
+    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         """One reply a chat, in order; None where there is none, or one that was cut. `items` as in `bench.sample`."""
         ...
 
@@ -44,9 +42,7 @@ class PolicyWriter:
 
     tokens: int
 
-    def write(
-        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
-    ) -> list[str | None]:
+    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         sampling = replace(bench.sampling, max_new_tokens=min(self.tokens, bench.sampling.max_new_tokens))
         return [each.text if each.finished else None for each in bench.sample(ROLE, chats, items, sampling)]
 
@@ -58,9 +54,7 @@ class EngineWriter:
     engine: Engine
     tokens: int
 
-    def write(
-        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
-    ) -> list[str | None]:
+    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         longest = self.engine.context_length - 1
         fitting = [place for place, chat in enumerate(chats) if len(self.engine.encode_chat(chat)) <= longest]
         written = replace(bench, engine=self.engine).sample(
@@ -83,9 +77,7 @@ class EndpointWriter:
     parameters: float
     tokens: int
 
-    def write(
-        self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]
-    ) -> list[str | None]:
+    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         """Stored replies are charged as new ones: what a method costs does not depend on what ran before it.
 
         Raises:

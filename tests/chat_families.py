@@ -203,10 +203,15 @@ S, E = "<s>", "</s>"
 FAMILIES = {
     "chatml": Family(chatml(), IM, "<|im_end|>"),
     "chatml whose turn end is not EOS": Family(chatml(), IM, "<|endoftext|>"),
-    "qwen2.5": Family(chatml(QWEN_TOOLS, "You are Qwen.", QWEN_REPLY), IM, "<|im_end|>", added=("<tool_call>", "</tool_call>")),
+    "qwen2.5": Family(
+        chatml(QWEN_TOOLS, "You are Qwen.", QWEN_REPLY), IM, "<|im_end|>", added=("<tool_call>", "</tool_call>")
+    ),
     "qwen3": Family(chatml(reply=QWEN_3_REPLY), IM, "<|im_end|>", added=("<think>", "</think>")),
     "qwen3 without thinking": Family(
-        chatml(reply=QWEN_3_REPLY, generation="<think>\n\n</think>\n\n"), IM, "<|im_end|>", added=("<think>", "</think>")
+        chatml(reply=QWEN_3_REPLY, generation="<think>\n\n</think>\n\n"),
+        IM,
+        "<|im_end|>",
+        added=("<think>", "</think>"),
     ),
     "qwen3 with a switch": Family(
         chatml(reply=QWEN_3_REPLY)

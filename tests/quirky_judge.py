@@ -94,9 +94,7 @@ MODES = {
         param="max_tokens",
         code="unsupported_parameter",
     ),
-    "pydantic_max_tokens": lambda asked: (
-        (422, pydantic("max_tokens")) if "max_tokens" in asked else plain(asked)
-    ),
+    "pydantic_max_tokens": lambda asked: (422, pydantic("max_tokens")) if "max_tokens" in asked else plain(asked),
     "gpt5_temperature": unless(
         lambda asked: asked.get("temperature", 1) != 1,
         "Unsupported value: 'temperature' does not support 0.0 with this model. Only the default (1) is supported.",
@@ -142,7 +140,8 @@ MODES = {
     ),
     "o1": in_openai_reasoning,
     "error_in_200": lambda asked: (
-        (200, {"error": {"message": "'max_tokens' is not supported", "code": 400}}) if "max_tokens" in asked
+        (200, {"error": {"message": "'max_tokens' is not supported", "code": 400}})
+        if "max_tokens" in asked
         else plain(asked)
     ),
     # Refusals that nothing cures.
@@ -174,9 +173,7 @@ MODES = {
     "no_top": lambda asked: ok("M", ALONE) if pairwise(asked) else ok(GOOD),
     "legacy_logprobs": lambda asked: ok("M", LEGACY) if pairwise(asked) else ok(GOOD),
     "logprobs_refused": lambda asked: (
-        refused("logprobs is not supported", code=400)
-        if "logprobs" in asked
-        else ok("M" if pairwise(asked) else GOOD)
+        refused("logprobs is not supported", code=400) if "logprobs" in asked else ok("M" if pairwise(asked) else GOOD)
     ),
     "ranks_by_text": ranks_by_text,
     "space_token": lambda asked: ok(" M", top(_M=0.9, _m=0.1)) if pairwise(asked) else ok(GOOD),

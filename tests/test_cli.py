@@ -268,9 +268,7 @@ def test_an_unknown_format_is_refused(finished, tmp_path, found):
 def test_a_checkpoint_can_be_scored(finished):
     place, table = finished
     checkpoint = "results/runs/small/arms/sso-seed0/checkpoints/policy"
-    scored = json.loads(
-        harness("eval", checkpoint, "--benchmark", "math", "--limit", "24", "--json", cwd=place)
-    )
+    scored = json.loads(harness("eval", checkpoint, "--benchmark", "math", "--limit", "24", "--json", cwd=place))
     (row,) = scored["rows"]
     trained = next(row for row in table["rows"] if row["method"] == "sso")
     assert row["cells"]["math"]["value"] == trained["cells"]["math"]["value"]

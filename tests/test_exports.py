@@ -191,7 +191,7 @@ def test_texts_of_others_are_only_texts(finished):
 
     card = DatasetCard(cards.card({"pretty_name": HOSTILE}, cards.table(("option", "value"), {HOSTILE: HOSTILE})))
     assert card.data.to_dict() == {"pretty_name": HOSTILE}
-    inert = "`a'\\|b --- <script>x</script> [y](z) \"quoted\": *c*`"
+    inert = '`a\'\\|b --- <script>x</script> [y](z) "quoted": *c*`'
     assert card.text.strip().splitlines() == ["| option | value |", "|---|---|", f"| {inert} | {inert} |"]
 
 

@@ -113,8 +113,6 @@ def test_adapters_are_planned_as_they_are_trained(testbed_model_dir):
     """Frozen weights need no gradient of their own: the same budget buys more examples."""
     whole, adapted = (
         estimate(experiment, *load_prompts(experiment))["methods"]["dpo"]
-        for experiment in (
-            Experiment(methods=("dpo",), options={"dpo": {"lora_rank": rank}}) for rank in (0, 4)
-        )
+        for experiment in (Experiment(methods=("dpo",), options={"dpo": {"lora_rank": rank}}) for rank in (0, 4))
     )
     assert 1.1 * whole["trained_tokens"] < adapted["trained_tokens"] < 1.5 * whole["trained_tokens"]

@@ -46,9 +46,7 @@ def test_the_parts_of_a_known_variance():
     A rest of +-1, by seed and question crosswise: 4 squares of 1 over (2 - 1) (2 - 1) degrees of freedom."""
     questions = np.array([[1.0, 2.0, 3.0]] * 2)
     assert variance(questions) == Variance(pytest.approx(1.0), 0.0, 0.0)
-    assert variance(questions + [[0.0], [2.0]]) == Variance(
-        pytest.approx(1.0), pytest.approx(0.0), pytest.approx(2.0)
-    )
+    assert variance(questions + [[0.0], [2.0]]) == Variance(pytest.approx(1.0), pytest.approx(0.0), pytest.approx(2.0))
     crosswise = variance(np.array([[1.0, -1.0], [-1.0, 1.0]]))
     assert (crosswise.question, crosswise.seed) == (0.0, 0.0) and crosswise.rest == pytest.approx(4.0)
     assert variance(np.array([[1.0, 2.0, 3.0]])) == Variance(pytest.approx(1.0), 0.0, 0.0)

@@ -268,7 +268,7 @@ def test_files(name, tmp_path):
         ({"messages": [{"role": ["user"], "content": "Q"}]}, "\"messages\" has a message of the role ['user']; known"),
         ({"messages": ["Q"]}, '"messages" has a message that is not an object'),
         ({"conversations": [{"from": "human"}]}, "\"conversations\" has a message of the role 'human' w"),
-        ({"messages": [user("Q"), {"role": "assistant", "content": None}]}, "\"messages\" has a message of the"),
+        ({"messages": [user("Q"), {"role": "assistant", "content": None}]}, '"messages" has a message of the'),
         ({"messages": [{**user("Q"), "content": [{"type": "image"}]}]}, '"messages" has a message with parts of'),
         ({"messages": [{**user("Q"), "content": {"text": "Q"}}]}, '"messages" must be a text'),
         ({"messages": [{**user("Q"), "weight": 0}]}, '"messages" has a message that is not to be trained'),
@@ -391,8 +391,10 @@ TEXTS = st.text() | st.sampled_from(["user", "gpt", "\n\nHuman: Q\n\nAssistant: 
 LEAVES = st.none() | st.integers() | TEXTS
 VALUES = st.recursive(
     LEAVES,
-    lambda inner: st.lists(inner, max_size=3)
-    | st.dictionaries(st.sampled_from(["role", "from", "content", "value", "input"]), inner),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["role", "from", "content", "value", "input"]), inner)
+    ),
     max_leaves=8,
 )
 

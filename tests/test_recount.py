@@ -59,9 +59,7 @@ def test_tokens_are_those_in_the_files(run, method):
 
 
 def test_every_role_is_there(run):
-    roles = {
-        role for file in run.glob("arms/*/ledger.json") for role in json.loads(file.read_text())["roles"]
-    }
+    roles = {role for file in run.glob("arms/*/ledger.json") for role in json.loads(file.read_text())["roles"]}
     assert roles == {"generate", "principles", "judge", "filter", "reference", "train"}
 
 
@@ -75,9 +73,7 @@ def test_less_than_a_tenth_of_each_role_is_wasted(run, method):
 def test_what_was_discarded_is_kept(run):
     """Every completion that an example was made of is among those that were asked for, and more are."""
     arm = run / "arms/pbaa-seed0"
-    made = {
-        tuple(each["completion_ids"]) for row in lines(arm / "preferences") for each in row["sequences"]
-    }
+    made = {tuple(each["completion_ids"]) for row in lines(arm / "preferences") for each in row["sequences"]}
     sampled = {tuple(row["completion_ids"]) for row in lines(arm / "asked") if row["role"] == "generate"}
     assert made < sampled
     ledger = json.loads((arm / "ledger.json").read_text())

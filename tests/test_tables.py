@@ -259,8 +259,7 @@ def test_json_has_the_promised_names():
         "ledger",
     }
     assert data["benchmarks"] == [
-        {"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None}
-        | {"clusters": 2}
+        {"name": "a", "title": "a", "metric": "score (1-10)", "judge": None, "setting": None} | {"clusters": 2}
     ]
     assert set(data["rows"][1]) == {
         *("method", "supervision", "seeds", "cells", "spent", "ranked", "reason", "tuning", "run")

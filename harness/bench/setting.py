@@ -86,9 +86,7 @@ SHAPES = {
 }
 
 
-def shape_of(
-    name: str, vocabulary: int | None = None, hidden: int | None = None, layers: int | None = None
-) -> Shape:
+def shape_of(name: str, vocabulary: int | None = None, hidden: int | None = None, layers: int | None = None) -> Shape:
     """The named shape, or one of other size after it; its feed-forward is then 8/3 of the hidden size, rounded down
     to a multiple of 8.
 

@@ -67,9 +67,7 @@ def _official_config() -> dict:
     return stock_config("gsm8k", "gsm8k.yaml")
 
 
-def score_responses(
-    path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS
-) -> dict:
+def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS) -> dict:
     """`graded_responses.score_responses` of GSM8K: an answer is a number or a solution that ends in "#### n"."""
     return graded_responses.score_responses(
         path, grade, items, advance, lambda answer: gold_number(answer) is not None, marks

@@ -42,9 +42,7 @@ class Options:
             raise UserError(f"problems must be {MATH500} or {WHOLE}, not {self.problems}")
 
 
-def score_responses(
-    path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS
-) -> dict:
+def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS) -> dict:
     """`graded_responses.score_responses` of MATH: an answer may also be a whole solution with a box."""
     return graded_responses.score_responses(path, Grader.grade, items, advance, marks=marks)
 

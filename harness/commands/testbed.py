@@ -9,6 +9,7 @@ from harness.commands.output import Json, print_json
 
 app = typer.Typer(no_args_is_help=True, help="The embedded small model and its benchmark suites.")
 
+
 @app.command(
     epilog="Examples:\n\n  harness testbed build --out my-testbed\n\n  harness testbed build --out t --steps 50"
 )

@@ -32,7 +32,6 @@ class Chat:
     def of(cls, conversation: "Conversation") -> "Chat":
         return conversation if isinstance(conversation, Chat) else cls(tuple(conversation))
 
-
     def instructed(self, text: str) -> "Chat":
         """The same with an instruction: after those of its first message, or in a system message before it."""
         first, *rest = self.messages

@@ -137,8 +137,6 @@ def is_classifier(folder: Path) -> bool:
     return any(str(name).endswith("ForSequenceClassification") for name in architectures or ())
 
 
-
-
 def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:
     """A token to pad with that is not the last of a sequence.
 

@@ -109,9 +109,7 @@ class EngineJudge:
             return self.engine.encode_alternatives(request.messages, request.alternatives)
         return self.engine.encode_chat(request.messages), []
 
-    def _compare(
-        self, encoded: Sequence[tuple[TokenIds, list[TokenIds]]], alternatives: Sequence[str]
-    ) -> list[dict]:
+    def _compare(self, encoded: Sequence[tuple[TokenIds, list[TokenIds]]], alternatives: Sequence[str]) -> list[dict]:
         """For each prompt the log-probability (nats) of every alternative, and the likeliest as the text."""
         number = len(alternatives)
         asked = [(prompt, letter) for prompt, letters in encoded for letter in letters]

@@ -139,8 +139,10 @@ ADAPTATIONS = (
     Adaptation(
         "max_completion_tokens",
         lambda body, refusal: "max_tokens" in body and _names(refusal, "max_tokens"),
-        lambda body: _without(body, "max_tokens")
-        | ({"max_completion_tokens": body["max_tokens"]} if "max_tokens" in body else {}),
+        lambda body: (
+            _without(body, "max_tokens")
+            | ({"max_completion_tokens": body["max_tokens"]} if "max_tokens" in body else {})
+        ),
     ),
     Adaptation(
         "no log-probabilities",
@@ -154,8 +156,10 @@ ADAPTATIONS = (
     ),
     Adaptation(
         "no system role",
-        lambda body, refusal: any(message["role"] == "system" for message in body["messages"])
-        and bool(_SYSTEM.search(f"{refusal.param or ''} {refusal.text}")),
+        lambda body, refusal: (
+            any(message["role"] == "system" for message in body["messages"])
+            and bool(_SYSTEM.search(f"{refusal.param or ''} {refusal.text}"))
+        ),
         _folded,
     ),
 )

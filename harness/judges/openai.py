@@ -434,9 +434,7 @@ class OpenAIJudge:
             refused = "refuses the key in" if self._key else "wants a key, and none is in"
             attempt.hopeless = JudgeUnreachable(f"{self._who} {refused} {KEY_VARIABLE} {said}")
         elif not self._reached and status == 404:
-            attempt.hopeless = JudgeUnreachable(
-                f"{self._who} has no model {self.name!r}, or the URL is wrong {said}"
-            )
+            attempt.hopeless = JudgeUnreachable(f"{self._who} has no model {self.name!r}, or the URL is wrong {said}")
 
     def _error(self, error: Exception) -> str:
         return self._public(f"{type(error).__name__}: {error}")[:LONGEST_ERROR]

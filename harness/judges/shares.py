@@ -3,21 +3,19 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from harness.errors import UserError
 from harness.judges.base import CUT, JudgeReply
-
-if TYPE_CHECKING:
-    from harness.benchmarks.base import Score
 
 NONE = {"preference": None, "rating": None, "score": -1}  # fields of a judgment's verdict, and what stands for none
 LONGEST_EXAMPLE = 60  # characters of a reply in a message
 
 
-def check_verdicts(score: "Score", judgments: Sequence[Mapping[str, Any]], most: float, step: str) -> None:
+def check_verdicts(benchmark: str, absent: int, judgments: Sequence[Mapping[str, Any]], most: float, step: str) -> None:
     """
     Args:
+        absent: judgments that the benchmark's score has no value for.
         judgments: stored rows; the "askings" of a row count one by one.
         most: the share that may be without a verdict.
         step: the one that stays open, for the message.
@@ -27,8 +25,8 @@ def check_verdicts(score: "Score", judgments: Sequence[Mapping[str, Any]], most:
     """
     askings = list(_askings(judgments))
     silent = [row for row in askings if _is_silent(row)]
-    absent = max(score.missing + score.unparsed, len(silent))
-    _check(absent, max(len(askings), absent), silent, score.benchmark, most, step)
+    absent = max(absent, len(silent))
+    _check(absent, max(len(askings), absent), silent, benchmark, most, step)
 
 
 def check_ratings(rated: Sequence[tuple[JudgeReply, float | None]], most: float, step: str) -> None:

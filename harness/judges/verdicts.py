@@ -44,7 +44,7 @@ def parse_rating(text: str) -> float | None:
 
 
 def parse_choice(text: str) -> str | None:
-    """"A", "B" or "tie" of the last "[[...]]", which must be "[[A]]", "[[B]]" or "[[C]]"; else None."""
+    """ "A", "B" or "tie" of the last "[[...]]", which must be "[[A]]", "[[B]]" or "[[C]]"; else None."""
     return CHOICES.get(_decisive(text).strip())
 
 

@@ -145,9 +145,7 @@ def _further(run: Run, column: Column) -> tuple[list[str], list[tuple[str, list[
 
 def _provenance(run: Run, made: datetime) -> list[tuple[str, str]]:
     experiment, judges = run.experiment, {column.judge for column in run.table.benchmarks if column.judge}
-    versions = ", ".join(
-        f"{name} {version}" for name, version in run.versions.items() if name not in NO_VERSIONS
-    )
+    versions = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name not in NO_VERSIONS)
     return [
         ("Model", experiment.model),
         ("Prompts", experiment.prompts),

@@ -91,9 +91,7 @@ def verdict(run: Run) -> Verdict:
     pairs = _pairs(run, [row.method for row in ranked])
     leaders = tuple(found for column in run.table.benchmarks if (found := _leader(column, ranked, pairs)))
     headline, sentences = _headline(run.table, ranked, leaders)
-    return Verdict(
-        headline, tuple(sentences), tuple(_certainty(run.table)), tuple(_cost(run)), leaders, pairs
-    )
+    return Verdict(headline, tuple(sentences), tuple(_certainty(run.table)), tuple(_cost(run)), leaders, pairs)
 
 
 def _pairs(run: Run, methods: list[str]) -> tuple[Pair, ...]:

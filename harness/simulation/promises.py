@@ -11,7 +11,8 @@ from multiprocessing import get_context
 
 import numpy as np
 
-from harness.comparison import SIGNIFICANT, Judged, judge
+from harness.comparison import Judged, judge
+from harness.ranking import SIGNIFICANT
 from harness.simulation.scores import Setting, tables
 from harness.statistics import Grid, Interval
 

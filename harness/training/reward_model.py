@@ -236,9 +236,7 @@ def _with_new_head(start: TransformersEngine, seed: int) -> PreTrainedModel:
     """The start model as a classifier with one output, in float32 (as in `trainer.train`), without dropout."""
     set_seed(seed)  # the head is random
     with loading.load_errors(start.name):
-        model, missing = loading.load_model(
-            AutoModelForSequenceClassification, start.name, torch.float32, num_labels=1
-        )
+        model, missing = loading.load_model(AutoModelForSequenceClassification, start.name, torch.float32, num_labels=1)
     if any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
         raise UserError(f"{start.name} ({type(model).__name__}) can not be made a reward model: weights are missing")
     switch_off_dropout(model)
