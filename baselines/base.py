@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.methods import Stage
+from harness.methods.base import Stage
 
 
 class Base:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from baselines.preference import SPACE, PreferenceOptions, preference_stage, supervision
-from harness.methods import Stage
+from harness.methods.base import Stage
 from harness.training.losses import PreferenceObjective
 
 

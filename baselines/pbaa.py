@@ -5,7 +5,7 @@ The control of SSO: the same pairs, without the trained data generator (paper, s
 
 from dataclasses import dataclass
 
-from harness.methods import Stage
+from harness.methods.base import Stage
 from harness.training.losses import PreferenceObjective
 from sso.options import LOSS_SPACE, LossOptions
 from sso.responses import collect_pairs, expect_pairs

@@ -5,16 +5,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError
+from harness.experiment.search import BETA, LEARNING_RATE
 from harness.judges.base import complete
 from harness.judges.rating import rating_request
 from harness.judges.shares import check_ratings
 from harness.judges.verdicts import has_rating, rating_of
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
+from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.progress import progress
-from harness.search import BETA, LEARNING_RATE
-from harness.training.examples import Example, TrainingOptions
-from harness.training.examples import Sequence as TokenSequence
+from harness.training.examples import Example, TokenSequence, TrainingOptions
 from harness.training.losses import PreferenceObjective
+from harness.types import Prompt
 from harness.work import Work, sampled, sequences, total
 
 SOURCES = ("offline", "on-policy")

@@ -7,12 +7,12 @@ from statistics import fmean
 
 from baselines.preference import best_against_worst, sample_candidates
 from harness.errors import UserError
-from harness.judges.verdicts import spoken
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.prompts import question_text
-from harness.search import BETA, LEARNING_RATE
+from harness.experiment.search import BETA, LEARNING_RATE
+from harness.methods.base import Lengths, QueryCost, Stage, Workbench
+from harness.thoughts import spoken
 from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
+from harness.types import Prompt, question_text
 from harness.work import sampled, sequences
 
 KEPT = 0.95  # queries whose best and worst candidate differ, measured on the testbed

@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.search import LEARNING_RATE
-from harness.training.examples import Example
-from harness.training.examples import Sequence as TokenSequence
+from harness.experiment.search import LEARNING_RATE
+from harness.methods.base import Lengths, QueryCost, Stage, Workbench
+from harness.training.examples import Example, TokenSequence
 from harness.training.losses import SFTObjective
+from harness.types import Prompt
 from harness.work import sequences
 from sso.responses import GOOD, KEPT, PrincipleOptions, expected_work, sample_responses, writing_flops
 

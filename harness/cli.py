@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import typer
 
-from harness import presets, registry
 from harness.commands import bench, data, export, judge, power, rejudge, score, simulate, testbed
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
 from harness.commands.output import Json, print_json, shown
-from harness.defaults import with_scale
 from harness.errors import UserError
-from harness.faults import Stopped, disk_errors
+from harness.experiment import configuration, registry
+from harness.experiment.scale import with_scale
+from harness.files.disk import disk_errors
+from harness.signals import Stopped
 
 app = typer.Typer(
     name="harness",
@@ -85,7 +86,7 @@ def run(
     Everything that happened is left under results/runs/NAME. A second call with the same options reuses it, and an
     interrupted run goes on. An option that would make a finished step another one is refused.
     """
-    from harness.runner import run as run_experiment
+    from harness.runs.run import run as run_experiment
 
     if ray and jobs > 1:
         raise UserError("give --jobs or --ray, not both: a cluster runs as many arms at a time as it has room for")
@@ -117,7 +118,7 @@ def eval(
     as_json: Json = False,
 ) -> None:
     """Score a model, checkpoint, adapter or endpoint without training it."""
-    from harness.runner import run as run_experiment
+    from harness.runs.run import run as run_experiment
 
     parts = Path(model).resolve().parts[-3:] if "/" in model and os.path.isdir(model) else [model]
     name = "eval-" + re.sub(r"[^\w.-]+", "-", "-".join(parts))
@@ -279,7 +280,7 @@ def verify(run_folder: RunFolder, as_json: Json = False) -> None:
     samples and judgments, and the table from the scores. Loads no model and asks no judge.
     """
     from harness.commands.runs import print_verified
-    from harness.verify import verify as verify_run
+    from harness.runs.verify import verify as verify_run
 
     report = verify_run(run_folder)
     if as_json:
@@ -306,8 +307,8 @@ def show(
     as_json: Json = False,
 ) -> None:
     """Trace a table's cell to its samples: question, answers, judgments and values."""
-    from harness import show as shown
     from harness.commands.runs import print_question, print_values
+    from harness.runs import show as shown
 
     chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
     if question is None:
@@ -346,7 +347,7 @@ def estimate(
 ) -> None:
     """Print what a run will do and cost, before it runs: tokens, hours, memory, judge calls and their price, disk."""
     from harness.commands.estimate import print_estimate
-    from harness.cost import cost
+    from harness.runs.cost import cost
 
     if preset and config:
         raise UserError(f"give {preset} or --config {config}, not both")
@@ -362,7 +363,8 @@ def list_names(as_json: Json = False) -> None:
     """List methods, benchmarks and presets."""
     methods = {name: registry.load("method", name).summary for name in registry.names("method")}
     benchmarks = {name: registry.load("benchmark", name).title for name in registry.names("benchmark")}
-    known = {name: presets.load(Path(name))["model"] for name in presets.names() if name != presets.COMMON}
+    presets = (name for name in configuration.names() if name != configuration.COMMON)
+    known = {name: configuration.load(Path(name))["model"] for name in presets}
     if as_json:
         print_json({"methods": methods, "benchmarks": benchmarks, "presets": known})
         return

@@ -3,11 +3,10 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from harness.engines.base import Advance
-
+Advance = Callable[[int], None]  # called with the number of items finished since the last call
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 PLAIN_VARIABLE = "HARNESS_PLAIN_PROGRESS"  # set where several processes share one terminal
 

@@ -150,3 +150,9 @@ def _channels(text: str) -> Split | None:
         thought = text[len("analysis") : found.start() if found else len(text)].strip()
         return Split(thought, text[found.end() :].strip() if found else "", found is not None)
     return None
+
+
+def spoken(text: str) -> str | None:
+    """The text without its thoughts (`harness.thoughts.split_thought`); None where it ends inside one."""
+    split = split_thought(text)
+    return split.answer if split.finished else None

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
-from harness.engines.base import TokenIds
+from harness.types import TokenIds
 
 Rule = Literal["needed", "nominal"]
 RULES = ("needed", "nominal")

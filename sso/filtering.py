@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from harness.methods import Workbench
+from harness.methods.base import Workbench
 from sso.responses import Responses
 
 

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.search import LogUniform, Uniform
+from harness.experiment.search import LogUniform, Uniform
+from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from harness.training.losses import PreferenceObjective
+from harness.types import Prompt
 from harness.work import sequences
 from sso.objective import GeneratorObjective
 from sso.options import LOSS_SPACE, LossOptions

@@ -10,10 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
 
-from harness.engines.base import TokenIds
 from harness.errors import UserError
-from harness.training.examples import Sequence
+from harness.training.examples import TokenSequence
 from harness.training.losses import PairwiseLoss, sft
+from harness.types import TokenIds
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -62,7 +62,7 @@ class GeneratorObjective(PairwiseLoss):
     def sequences(self) -> int:
         return 2 * (self.use_positive + self.use_negative)
 
-    def select(self, query: Query) -> tuple[Sequence, ...]:
+    def select(self, query: Query) -> tuple[TokenSequence, ...]:
         """The sequences of an example, in the order that the loss reads them."""
         positive = _pair(query.good, query.good_response, query.bad_response)
         chosen = query.plain_response if self.negative == "paper" else query.bad_response
@@ -109,7 +109,7 @@ class WeightedObjective(PairwiseLoss):
     def sequences(self) -> int:
         return 6 if self.auxiliary else 2
 
-    def select(self, query: Query) -> tuple[Sequence, ...]:
+    def select(self, query: Query) -> tuple[TokenSequence, ...]:
         """The sequences of an example, in the order that the loss reads them."""
         main = _pair(query.plain, query.good_response, query.bad_response)
         if not self.auxiliary:
@@ -142,8 +142,8 @@ def pair_weight(likelihoods: Tensor, alpha: float) -> Tensor:
     return (-(alpha * chosen + (1 - alpha) * rejected)).sigmoid()
 
 
-def _pair(prompt: TokenIds, chosen: TokenIds, rejected: TokenIds) -> tuple[Sequence, Sequence]:
-    return Sequence(prompt, chosen), Sequence(prompt, rejected)
+def _pair(prompt: TokenIds, chosen: TokenIds, rejected: TokenIds) -> tuple[TokenSequence, TokenSequence]:
+    return TokenSequence(prompt, chosen), TokenSequence(prompt, rejected)
 
 
 class _Pair(NamedTuple):

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from harness.search import BETA, LEARNING_RATE
+from harness.experiment.search import BETA, LEARNING_RATE
 from sso.responses import PrincipleOptions
 
 LOSS_SPACE = {"learning_rate": LEARNING_RATE, "beta": BETA}

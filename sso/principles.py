@@ -10,12 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness import rows
-from harness.engines.base import Chat
 from harness.errors import UserError
-from harness.health import NOT_WRITTEN
-from harness.methods import Prompt, Workbench
-from harness.prompts import question_text
+from harness.files import rows
+from harness.methods.base import NOT_WRITTEN, Workbench
+from harness.types import Chat, Prompt, question_text
 from sso.writers import Writer
 
 CONCISION = "Concision"

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from harness.engines.base import Completion
 from harness.errors import UserError
-from harness.judges.chat_completions import public_url
-from harness.methods import Lengths, Prompt, QueryCost, Workbench
-from harness.planning import model_folder, parameter_count
-from harness.training.examples import Example, TrainingOptions
-from harness.training.examples import Sequence as TokenSequence
+from harness.files.urls import public_url
+from harness.methods.base import Lengths, QueryCost, Workbench
+from harness.models.weights import parameter_count
+from harness.stages.plan import model_folder
+from harness.training.examples import Example, TokenSequence, TrainingOptions
+from harness.types import Prompt
 from harness.work import Nominal, Work, sampled, sequences, total
 from sso.objective import Query
 from sso.principles import Principle, choose_principles, load_set, with_principle

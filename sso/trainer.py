@@ -22,20 +22,22 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import TrainOutput
 from trl import DPOConfig
 
-from harness import fingerprints, sources, store
 from harness.budget import Budget
 from harness.engines import saving
 from harness.engines.base import Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.methods import Lengths, Method, Prompt, Stage
-from harness.pipeline import PACKAGES, Setting, Trained, train_stages
-from harness.prompt_rows import Malformed, read_row
-from harness.prompts import PromptStream, rows_by_name
-from harness.steps import Folder
+from harness.files import sources, store
+from harness.files.marks import Folder
+from harness.methods.base import Lengths, Method, Stage
+from harness.methods.prompt_rows import Malformed, read_row
+from harness.methods.prompts import PromptStream, rows_by_name
+from harness.models import fingerprints
+from harness.stages.train import PACKAGES, Setting, Trained, train_stages
+from harness.training.base import Training
 from harness.training.environment import check_alone
-from harness.training.trainer import Training
+from harness.types import Prompt
 from sso.method import SSO
 from sso.version1 import SSOVersion1
 

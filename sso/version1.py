@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.search import LogUniform
+from harness.experiment.search import LogUniform
+from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.training.examples import Example
+from harness.types import Prompt
 from harness.work import sequences
 from sso.filtering import filter_responses
 from sso.objective import WeightedObjective

@@ -13,17 +13,19 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from harness.engines.base import Engine, Message, Sampling
+from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.engines.base import Engine, Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge, JudgeReply, JudgeRequest
-from harness.methods import Workbench
-from harness.planning import model_folder
+from harness.judges.base import Judge
+from harness.methods.base import Workbench
 from harness.progress import progress
+from harness.stages.plan import model_folder
+from harness.types import Message
 from harness.work import Nominal, Work
 
 if TYPE_CHECKING:
+    from harness.endpoints.client import OpenAIJudge
     from harness.engines.transformers import TransformersEngine
-    from harness.judges.openai import OpenAIJudge
 
 ROLE = "principles"  # of the ledger
 LOG = "principles"  # folder of what endpoints were asked, in the experiment's
@@ -139,7 +141,7 @@ def load_engine(model: str, device: str, batch_size: int, day: date) -> "Transfo
 @cache
 def connect(model: str, url: str, shared: Path | None) -> "OpenAIJudge":
     """The client of a model behind an endpoint. What it was answered is logged and not asked again."""
-    from harness.judges.log import JudgeLog
-    from harness.judges.openai import OpenAIJudge
+    from harness.endpoints.client import OpenAIJudge
+    from harness.endpoints.log import JudgeLog
 
     return OpenAIJudge(model, url, log=JudgeLog(shared / LOG) if shared else None, keep_cut=True)

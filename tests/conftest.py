@@ -64,7 +64,7 @@ def tiny_model_dir(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def testbed_model_dir() -> Path:
-    from harness.testbed import MODEL_DIR
+    from harness.models.folder import MODEL_DIR
 
     if not (MODEL_DIR / "model.safetensors").exists():
         pytest.skip("the embedded model is not built: harness testbed build")

@@ -99,8 +99,10 @@ def main() -> None:
     progress.progress = work.shown(progress.progress)  # before it is imported by its name
     from transformers import PreTrainedModel
 
-    from harness import cli, registry, runner
+    from harness import cli
     from harness.engines.transformers import TransformersEngine
+    from harness.experiment import registry
+    from harness.runs import run as runner
     from harness.testbed import judge
 
     TransformersEngine.__init__ = work.passes(TransformersEngine.__init__)

@@ -10,8 +10,8 @@ import yaml
 
 from harness.benchmarks.base import Score
 from harness.budget import Ledger
-from harness.experiment import Experiment
-from harness.results import FORMAT
+from harness.experiment.options import Experiment
+from harness.results.folder import FORMAT
 
 Values = dict[str, dict[str, list[list[float | None]]]]  # benchmark -> method -> seed -> question, None: no verdict
 METRICS = {

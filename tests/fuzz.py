@@ -34,9 +34,15 @@ SECONDS = 5  # for one input
 LARGE = 1 << 21  # bytes of an input
 CHILD = "--child"
 MODULES = (  # whose coverage guides
-    *("harness.prompts", "harness.rows", "harness.experiment", "harness.plain_yaml", "harness.benchmarks.files"),
+    *(
+        "harness.methods.prompts",
+        "harness.files.rows",
+        "harness.experiment.options",
+        "harness.files.plain_yaml",
+        "harness.benchmarks.files",
+    ),
     *("harness.benchmarks.mt_bench_judgments", "harness.benchmarks.alpaca_annotations", "harness.judges.verdicts"),
-    *("harness.judges.chat_completions", "baselines.self_rewarding", "sso.principles", "sso.method"),
+    *("harness.endpoints.wire", "baselines.self_rewarding", "sso.principles", "sso.method"),
 )
 
 

@@ -103,7 +103,7 @@ def seeds(target: str, suites: dict[str, Path]) -> list[bytes]:
         case "parquet":
             return list(_parquet())
         case "config":
-            from harness.experiment import Experiment
+            from harness.experiment.options import Experiment
 
             return [yaml.safe_dump(Experiment().as_dict()).encode(), *texts]
         case "benchmark-rows":

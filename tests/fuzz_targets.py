@@ -40,7 +40,8 @@ def _file(name: str, data: bytes) -> Path:
 
 def _prompts(name: str, data: bytes, rows: Callable[[Path], int]) -> bool:
     """Every row is used or counted, the texts stand in the file, and what was read survives being written."""
-    from harness.prompts import load_prompts, reply_text
+    from harness.methods.prompts import load_prompts
+    from harness.types import reply_text
 
     path = _file(name, data)
     labelled = len(data) % 4 == 0
@@ -102,7 +103,8 @@ def config(data: bytes) -> bool:
     """A configuration that is accepted survives being written, as a run's folder holds it."""
     import yaml
 
-    from harness.experiment import Experiment, build, load
+    from harness.experiment.options import Experiment
+    from harness.files.typed import build, load
 
     experiment = build(Experiment, load(_file("c.yaml", data)), "option")
     written = _file("again.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False).encode())
@@ -114,9 +116,11 @@ def config(data: bytes) -> bool:
 def set_options(data: bytes) -> bool:
     """Settings that are accepted give stages whose numbers can be planned with."""
     from harness.budget import Budget
-    from harness.experiment import Experiment, add_settings, build
-    from harness.methods import Lengths
-    from harness.stages import plan_stage
+    from harness.experiment.options import Experiment
+    from harness.experiment.settings import add_settings
+    from harness.files.typed import build
+    from harness.methods.base import Lengths
+    from harness.stages.collect import plan_stage
     from harness.work import Nominal
 
     settings = data.decode("utf-8", "surrogateescape").split("\n")
@@ -131,8 +135,9 @@ def set_options(data: bytes) -> bool:
 
 def benchmark_rows(data: bytes) -> bool:
     """Questions that are accepted can be stored: they are whole texts. The first byte names the benchmark."""
-    from harness import registry, store
     from harness.benchmarks.base import Settings
+    from harness.experiment import registry
+    from harness.files import store
 
     names = sorted(FILES)
     name = names[data[0] % len(names)] if data else names[0]
@@ -187,7 +192,7 @@ def _number(text: str) -> float | None:
 
 def judge_replies(data: bytes) -> bool:
     """Any body is an answer or a told error, whose texts can be written and whose numbers are numbers."""
-    from harness.judges.chat_completions import no_credit, read_answer, retry_after
+    from harness.endpoints.wire import no_credit, read_answer, retry_after
 
     body = data.decode("utf-8", "replace")
     answer = read_answer(body)

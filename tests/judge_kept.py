@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from harness.ranking import SIGNIFICANT
-from harness.statistics import LEAST_SEEDS, Estimates, holm
+from harness.statistics.intervals import LEAST_SEEDS, Estimates, holm
+from harness.statistics.ranking import SIGNIFICANT
 
 RESULTS = Path(__file__).parents[1] / "results"
 FILE = RESULTS / "JUDGED_AGAIN.md"

@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
-from harness import cli, methods, pipeline
+from harness import cli
+from harness.methods import base as methods
+from harness.stages import train as pipeline
 from harness.training import reference, trainer
 
 ATEN = torch.ops.aten

@@ -4,8 +4,9 @@ from collections.abc import Callable
 from datetime import date
 
 from harness.budget import Ledger
-from harness.engines.base import Chat, Completion, LogProb, Sampling
-from harness.methods import Workbench
+from harness.engines.base import Completion, LogProb, Sampling
+from harness.methods.base import Workbench
+from harness.types import Chat
 from harness.work import of_sequences
 
 STOP = 3  # token that ends a reply; END OF TEXT in ASCII

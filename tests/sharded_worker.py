@@ -7,7 +7,8 @@ from pathlib import Path
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from harness.training import trainer, worker
+from harness.training import trainer
+from harness.training.processes import worker
 
 make_state, whole_model = AcceleratorState.__init__, trainer._whole_model
 

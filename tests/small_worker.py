@@ -7,8 +7,8 @@ import time
 from pathlib import Path
 
 from harness.errors import UserError
-from harness.training import worker
-from harness.training.launcher import Launcher
+from harness.training.processes import worker
+from harness.training.processes.command import Launcher
 
 
 class TrainingDiverged(UserError):

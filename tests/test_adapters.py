@@ -17,8 +17,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from harness.engines import saving
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.fingerprints import of_model
-from harness.planning import parameter_count
+from harness.models.fingerprints import of_model
+from harness.models.weights import parameter_count
 
 PAIR = (7, 30, 41, 52), (60, 61, 4)  # token ids of a prompt and its completion
 

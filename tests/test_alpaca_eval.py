@@ -12,7 +12,7 @@ from harness.benchmarks.alpaca_eval import AlpacaEval
 from harness.benchmarks.alpaca_win_rates import ALL
 from harness.benchmarks.base import Judging, Questions, Settings
 from harness.benchmarks.files import read_rows
-from harness.judges.base import JudgeReply
+from harness.endpoints.base import JudgeReply
 
 MODELS = (
     "FuseChat-Llama-3.1-8B-Instruct",

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from test_cli import harness
 
-from harness.bench import generate
-from harness.bench.process import Remote
-from harness.bench.setting import SHAPES, SHORT, Setting, Shape, flops, shape_of
-from harness.bench.train import CONTENDERS, _agreement
 from harness.errors import UserError
+from harness.perf import generate
+from harness.perf.process import Remote
+from harness.perf.setting import SHAPES, SHORT, Setting, Shape, flops, shape_of
+from harness.perf.train import CONTENDERS, _agreement
 
 TINY = ("--vocabulary", 64, "--hidden", 32, "--layers", 1, "--batch", 2, "--steps", 2, "--rounds", 2, "--threads", 1)
 ON_CPU = ("--device", "cpu")
@@ -27,7 +27,7 @@ def setting(objective, device="cpu"):
 @pytest.fixture(scope="module")
 def subjects():
     """All contenders, here in one process. (Processes that import this file are to start without torch.)"""
-    from harness.bench.subject import Subject
+    from harness.perf.subject import Subject
 
     return {
         objective: {name: Subject(name, setting(objective)) for name in names} for objective, names in NAMES.items()
@@ -55,7 +55,7 @@ def test_contenders_compute_the_same(subjects, objective):
 
 def test_disagreement_by_hand():
     """Losses 1.1 for 1 and 2 for 2; gradients (3, 4) and (3, 4.5): 0.5 of 5."""
-    from harness.bench.subject import disagreement
+    from harness.perf.subject import disagreement
 
     ours = {"losses": [1.1, 2.0], "gradients": {"a": np.array([3, 4.5]), "b": np.array([1.0])}}
     peer = {"losses": [1.0, 2.0], "gradients": {"a": np.array([3, 4.0]), "b": np.array([1.0])}}
@@ -83,7 +83,7 @@ def test_work_is_counted(subjects, objective):
 
 @BOTH
 def test_profile(subjects, objective):
-    from harness.bench.profiling import PARTS
+    from harness.perf.profiling import PARTS
 
     for name, subject in subjects[objective].items():
         phases = subject.profile()
@@ -139,7 +139,7 @@ def test_shapes_are_those_of_their_models(name):
     from torch import device
     from torch.nn import Linear
 
-    from harness.bench.contenders import build_model
+    from harness.perf.contenders import build_model
 
     with device("meta"):
         model = build_model(SHAPES[name], 0, "meta")
@@ -181,7 +181,7 @@ def test_mistakes(tmp_path, arguments, message):
 
 
 def test_mistakes_that_are_found_later(tmp_path):
-    from harness.bench.subject import Subject
+    from harness.perf.subject import Subject
 
     with pytest.raises(UserError, match="device 'nowhere' is not known"):
         Subject("ours", setting("sso", "nowhere"))

@@ -6,10 +6,10 @@ import re
 
 import pytest
 
-from harness import registry
 from harness.benchmarks.base import Settings
 from harness.benchmarks.files import find, read_json, read_rows, suite_settings, with_suite_settings
 from harness.errors import UserError
+from harness.experiment import registry
 
 ROW = {"prompt": "What?", "level": 3}
 LINE = json.dumps(ROW)

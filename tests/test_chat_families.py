@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from trl import DPOTrainer
 from trl.data_utils import _tokenize, common_prefix_length
 
-from harness.engines.base import Chat
 from harness.engines.chat import ChatTemplate
 from harness.engines.conversations import ChatWriter
 from harness.engines.templates import ChatProgram
 from harness.errors import UserError
-from harness.prompt_rows import read_row
+from harness.methods.prompt_rows import read_row
+from harness.types import Chat
 
 
 def user(text: str) -> dict:

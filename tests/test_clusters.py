@@ -12,8 +12,8 @@ from harness.benchmarks.math import Math
 from harness.benchmarks.mmlu import MMLU
 from harness.benchmarks.questions import load_questions
 from harness.benchmarks.reward_bench import RewardBench
-from harness.scoring import scored
-from harness.statistics import differences, grid
+from harness.runs.scoring import scored
+from harness.statistics.intervals import differences, grid
 from harness.testbed.clusters import clusters
 from harness.testbed.suites import write_suites
 

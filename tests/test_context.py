@@ -6,11 +6,11 @@ import sys
 
 import pytest
 
-from harness.context import fitting
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.inputs import load_prompts
-from harness.methods import Prompt
+from harness.experiment.options import Experiment
+from harness.runs.inputs import load_prompts
+from harness.stages.context import fitting
+from harness.types import Prompt
 
 # the tiny model holds 512 tokens, a byte each; its template writes <|user|>, <|end|> and <|assistant|> around a prompt
 LONGEST = 512 - 3 - 1  # bytes of a prompt that leaves room for one token
@@ -52,7 +52,7 @@ def test_the_engine_refuses_what_does_not_fit(tiny_model_dir):
 def test_short_rows_are_not_tokenized(tiny_model_dir):
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from harness.context import fitting\nfrom harness.methods import Prompt\n"
+        "from harness.stages.context import fitting\nfrom harness.methods.base import Prompt\n"
         "rows = [Prompt(str(i), ({'role': 'user', 'content': 'x' * 200},)) for i in range(9)]\n"
         "assert fitting(rows, Path(sys.argv[1])) == rows\nassert 'transformers' not in sys.modules"
     )

@@ -7,11 +7,13 @@ import pytest
 from conftest import ROOT
 from test_cli import harness
 
-from harness import cost, presets
 from harness.commands.estimate import _time
-from harness.cost import Shape, Speed, of_gpu
 from harness.errors import UserError
-from harness.experiment import Experiment, build
+from harness.experiment import configuration
+from harness.experiment.options import Experiment
+from harness.files.typed import build
+from harness.runs import cost
+from harness.runs.cost import Shape, Speed, of_gpu
 
 SMALL = Shape(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
 
@@ -33,7 +35,7 @@ def test_seconds_by_hand():
 
 
 def test_the_estimate_of_a_preset_adds_up():
-    chosen = presets.load(Path("llama3-8b-instruct")) | {"judge_model": "any", "judge_price": "10,30"}
+    chosen = configuration.load(Path("llama3-8b-instruct")) | {"judge_model": "any", "judge_price": "10,30"}
     experiment = build(Experiment, chosen, "option")
     planned = cost.cost(experiment, "h100", 8)
     found = planned["cost"]
@@ -54,7 +56,7 @@ def test_the_estimate_of_a_preset_adds_up():
 
 def test_adapters_of_a_7b_fit_one_gpu():
     """The weights that generate and the copy below the adapters; 4 bytes a parameter while these are merged."""
-    values = presets.load(Path("qwen2-7b-instruct")) | {"methods": ["dpo"], "options": {"dpo": {"lora_rank": 16}}}
+    values = configuration.load(Path("qwen2-7b-instruct")) | {"methods": ["dpo"], "options": {"dpo": {"lora_rank": 16}}}
     memory = cost.cost(build(Experiment, values, "option"), "h100", 1)["cost"]["memory"]
     assert memory["fits"] and memory["remedies"] == {}
     assert (2 + 2) * 7615616512 / 2**30 < memory["training_gib"] <= 1.02 * (2 + 4) * 7615616512 / 2**30

@@ -9,8 +9,8 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from harness.data import DataFile, fetch, fetch_file, status, table, verify
 from harness.errors import UserError
+from harness.files.downloads import DataFile, fetch, fetch_file, status, table, verify
 
 CONTENT = b'{"question_id": 81}\n' * 9000
 
@@ -37,7 +37,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def running(tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.data.WAIT", 0.0)
+    monkeypatch.setattr("harness.files.downloads.WAIT", 0.0)
     folder = tmp_path / "served"
     folder.mkdir()
     (folder / "question.jsonl").write_bytes(CONTENT)

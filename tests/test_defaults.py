@@ -2,10 +2,12 @@
 
 import pytest
 
-from harness import defaults, runner, store
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.search import LogUniform
+from harness.experiment import defaults
+from harness.experiment.options import Experiment
+from harness.experiment.search import LogUniform
+from harness.files import store
+from harness.runs import run as runner
 from harness.testbed import prompts
 
 

@@ -4,7 +4,7 @@ import json
 
 from test_cli import harness
 
-from harness import store
+from harness.files import store
 from harness.testbed import prompts
 
 SHORT = ("--budget", "updates=1", "--benchmark", "math", "--limit", 2, "--name", "mine")

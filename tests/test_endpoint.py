@@ -8,12 +8,12 @@ import pytest
 from loopback_json import json_server
 from test_cli import harness
 
-from harness import store
+from harness.endpoints.client import OpenAIJudge
 from harness.engines.base import Sampling
 from harness.engines.endpoint import EndpointEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.judges.openai import OpenAIJudge
+from harness.files import store
 
 
 @contextmanager

@@ -5,11 +5,11 @@ import math
 import pytest
 from test_cli import harness
 
+from harness.endpoints.base import JudgeRequest
+from harness.endpoints.log import JudgeLog
 from harness.engines.base import Sampling
 from harness.engines.transformers import TransformersEngine
-from harness.judges.base import JudgeRequest
 from harness.judges.engine import EngineJudge
-from harness.judges.log import JudgeLog
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,9 @@ import pytest
 import yaml
 
 from harness.errors import UserError
-from harness.experiment import Experiment, add_settings, build, load, parse_options
+from harness.experiment.options import Experiment
+from harness.experiment.settings import add_settings, parse_options
+from harness.files.typed import build, load
 
 
 def test_defaults_are_valid_and_survive_yaml():

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from test_cli import harness
 
-from harness import store
 from harness.benchmarks.base import Score
 from harness.exports import cards, hub_results, lm_eval_results
+from harness.files import store
 
 HOSTILE = 'a`|b\n---\n<script>x</script> [y](z) \u202e"quoted": *c*'
 
@@ -65,7 +65,7 @@ def test_preferences_are_a_data_set_that_trl_takes(finished, tmp_path):
 
 
 def _policy_mark(finished):
-    from harness.steps import Folder
+    from harness.files.marks import Folder
 
     return Folder(finished[1] / "arms" / "sso-seed0").mark("policy-examples")
 
@@ -163,7 +163,7 @@ def test_entries_name_data_sets_of_the_hub(monkeypatch):
         "mt-bench": Score("mt-bench", "score (1-10)", 8.25, {"81": 8.25}, questions=80, missing=1, judge="gpt-4"),
         "ifeval": Score("ifeval", "prompt-level strict accuracy %", math.nan, {}, questions=541, missing=541),
     }
-    monkeypatch.setattr("harness.exports.scores.scores_of", lambda arm: scores)
+    monkeypatch.setattr("harness.exports.arms.scores_of", lambda arm: scores)
     text = yaml.safe_dump(hub_results.entries(RealArm))
     entries = {entry.dataset_id: entry for entry in parse_eval_result_entries(yaml.safe_load(text))}
     assert entries.keys() == {"openai/gsm8k", "HuggingFaceH4/mt_bench_prompts"}  # what has no value has no entry

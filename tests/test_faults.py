@@ -15,9 +15,12 @@ import pytest
 from loopback_judge import serve
 from test_write_faults import content
 
-from harness import cli, faults, runner, store
+from harness import cli
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
+from harness.files import disk as faults
+from harness.files import store
+from harness.runs import run as runner
 
 SCRIPT = Path(__file__).with_name("counted_run.py")  # writes down, as it goes, what the run does
 SMALL = ("--method", "sso,dpo", "--budget", "1e11", "--limit", "10", "--name", "x")

@@ -6,7 +6,7 @@ import pytest
 from scripted_engine import ScriptedEngine, bench_of, ids
 
 from harness.engines.base import LogProb
-from harness.methods import Prompt
+from harness.types import Prompt
 from sso.filtering import Likelihoods, filter_responses, passing
 from sso.objective import Query
 from sso.responses import Responses

@@ -5,10 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from harness.health import stage_health
-from harness.judges.base import JudgeReply
-from harness.pair_accuracy import judged_accuracy
-from harness.training.examples import Example, Sequence
+from harness.endpoints.base import JudgeReply
+from harness.judges.pair_accuracy import judged_accuracy
+from harness.stages.health import stage_health
+from harness.training.examples import Example, TokenSequence
 from harness.training.reference import ReferenceLogProbs
 
 COLLECTED = {"examples": 2, "discarded": {}, "events": {}, "drawn": 2, "prompts": 4}
@@ -40,7 +40,7 @@ class Grader:
 
 def pair(name, chosen="good", rejected="bad", question="Why?"):
     record = {"prompt": [{"role": "user", "content": question}], "chosen": chosen, "rejected": rejected}
-    return Example(name, (Sequence((1, 2), (3, 4, 5)), Sequence((1, 2), (3,))), record)
+    return Example(name, (TokenSequence((1, 2), (3, 4, 5)), TokenSequence((1, 2), (3,))), record)
 
 
 def records(*examples):

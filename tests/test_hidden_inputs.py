@@ -8,13 +8,14 @@ import pytest
 from loopback_judge import serve
 from test_cli import harness
 
-from harness import fingerprints, inputs
-from harness.arm import Arm
 from harness.benchmarks.ifeval_checks import _MODEL_FILES
-from harness.experiment import Experiment
-from harness.inputs import Inputs, described_judge, threads_of
-from harness.steps import Folder
-from harness.training.launcher import described_launcher
+from harness.experiment.options import Experiment
+from harness.files.marks import Folder
+from harness.models import fingerprints
+from harness.runs import inputs
+from harness.runs.arm import Arm
+from harness.runs.inputs import Inputs, described_judge, threads_of
+from harness.runs.launcher import described_launcher
 
 RUN = ("run", "--method", "dpo", "--budget", "updates=1", "--limit", "2", "--benchmark", "mt-bench", "--name", "r")
 PLACE = "results/runs/r"

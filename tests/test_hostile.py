@@ -17,15 +17,16 @@ from encoding import reply_ids
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from harness import store
 from harness.engines import loading, templates
-from harness.engines.base import Chat
 from harness.engines.chat import ChatTemplate
 from harness.engines.classifier import RewardModel
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.planning import _token_counter, model_folder, parameter_count
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.models.weights import parameter_count
+from harness.stages.plan import _token_counter, model_folder
+from harness.types import Chat
 
 ROOT = Path(__file__).resolve().parent.parent
 SECRET = "sk-hostile-0123456789"

@@ -15,19 +15,21 @@ import pytest
 import yaml
 from test_openai_judge import KEY, completion, endpoint, key, requests  # noqa: F401 (key is a fixture)
 
-from harness import data, plain_yaml
 from harness.budget import Ledger
 from harness.commands import output
-from harness.comparison import ResultRow, build
-from harness.engines.base import Chat
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.inputs import check_inputs
-from harness.model_files import check_files
-from harness.planning import _token_counter
+from harness.experiment.options import Experiment
+from harness.files import downloads as data
+from harness.files import plain_yaml
+from harness.models.weights import check_files
+from harness.runs.inputs import check_inputs
+from harness.stages.plan import _token_counter
 from harness.tables import to_markdown
+from harness.tables.build import build
 from harness.tables.markdown import escape
+from harness.tables.schema import ResultRow
+from harness.types import Chat
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -324,7 +326,7 @@ FORBIDDEN = {
     *("yaml.full_load", "torch.load", "np.load", "numpy.load", "joblib.load", "pickle.load", "pickle.loads"),
     *("marshal.loads", "shelve.open", "dill.load", "dill.loads", "cloudpickle.loads", "runpy.run_path"),
 }
-ALLOWED = {("harness/plain_yaml.py", "yaml.load")}  # by a SafeConstructor
+ALLOWED = {("harness/files/yaml.py", "yaml.load")}  # by a SafeConstructor
 
 
 def test_no_source_line_runs_data():

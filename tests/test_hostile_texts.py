@@ -10,7 +10,6 @@ from scripted_engine import ScriptedEngine, bench_of
 from test_openai_judge import KEY, completion, endpoint, key, requests  # noqa: F401 (key is a fixture)
 
 from baselines.self_rewarding import SelfRewarding, judge_prompt, parse_score, rate
-from harness import plain_yaml
 from harness.benchmarks import gsm8k_answers, math_answers
 from harness.benchmarks.alpaca_eval import AlpacaEval
 from harness.benchmarks.base import Judging, Questions
@@ -18,18 +17,19 @@ from harness.benchmarks.ifeval_checks import Checker
 from harness.benchmarks.math import _minerva_grade
 from harness.benchmarks.mt_bench import MTBench
 from harness.commands import output
+from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.endpoints.client import OpenAIJudge
+from harness.endpoints.log import JudgeLog
 from harness.engines.base import Completion
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.judges.base import JudgeReply, JudgeRequest
+from harness.experiment.options import Experiment
+from harness.files import plain_yaml
 from harness.judges.engine import EngineJudge
-from harness.judges.log import JudgeLog
-from harness.judges.openai import OpenAIJudge
 from harness.judges.templates import fill
 from harness.judges.verdicts import forged, parse_choice, parse_rating
-from harness.methods import Prompt
 from harness.tables.markdown import escape
+from harness.types import Prompt
 from sso.principles import parse_written
 
 MEGABYTE = 1_000_000

@@ -9,9 +9,9 @@ import pytest
 from conftest import ROOT
 from loopback_hub import loopback_hub
 
-from harness import hub
 from harness.errors import UserError
-from harness.prompts import load_prompts
+from harness.files import hub
+from harness.methods.prompts import load_prompts
 
 ROWS = [
     {"prompt": "Why?", "chosen": "So.", "rejected": "No.", "margin": 1.5},
@@ -26,7 +26,7 @@ CARD = (
 CODE = """
 import json, sys
 from harness.errors import UserError
-from harness.prompts import load_prompts
+from harness.methods.prompts import load_prompts
 for name in sys.argv[1:]:
     try:
         found = load_prompts(name)

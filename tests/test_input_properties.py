@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 from harness.benchmarks.files import read_rows
 from harness.errors import UserError
-from harness.experiment import Experiment, build, load, parse_options
-from harness.prompts import load_prompts
+from harness.experiment.options import Experiment
+from harness.experiment.settings import parse_options
+from harness.files.typed import build, load
+from harness.methods.prompts import load_prompts
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(max_size=40) | st.sampled_from(["\x00", "\u2028", "\u202eabc", "\r\n", " ", "\ufeff", '"', "שלום"])

@@ -12,10 +12,10 @@ from gpt4_verdicts import NAME, Stored, completion, read_pair, serving_stored, w
 from loopback_json import json_server
 from test_cli import harness
 
-from harness.judging_audit import fitness, measures
-from harness.judging_audit.labels import load_sets, read_labels, sample
-from harness.judging_audit.measures import Choices, Ratings
-from harness.statistics import Interval
+from harness.judge_audit import fitness, measures
+from harness.judge_audit.labels import load_sets, read_labels, sample
+from harness.judge_audit.measures import Choices, Ratings
+from harness.statistics.intervals import Interval
 
 A, TIE, B = 1.0, 0.5, 0.0
 

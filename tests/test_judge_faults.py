@@ -17,11 +17,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.endpoints.base import JudgeRequest
+from harness.endpoints.client import DEAD, KEY_VARIABLE, OpenAIJudge
+from harness.endpoints.limits import Limits, Price
+from harness.endpoints.log import LINES, JudgeLog
 from harness.errors import UserError
-from harness.judges.base import JudgeRequest, complete
-from harness.judges.limits import Limits, Price
-from harness.judges.log import LINES, JudgeLog
-from harness.judges.openai import DEAD, KEY_VARIABLE, OpenAIJudge
+from harness.judges.base import complete
 from harness.judges.verdicts import parse_rating
 
 KEY = "sk-secret-of-the-test"

@@ -2,9 +2,9 @@
 
 import pytest
 
+from harness.endpoints.forms import Forms, about_content, adaptation, applied, at_least
+from harness.endpoints.wire import read_refusal
 from harness.errors import UserError
-from harness.judges.chat_completions import read_refusal
-from harness.judges.forms import Forms, about_content, adaptation, applied, at_least
 
 BODY = {
     "model": "m",

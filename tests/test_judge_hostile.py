@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import pytest
 from test_openai_judge import KEY, completion, endpoint, key, requests  # noqa: F401 (key is a fixture)
 
-from harness import store
+from harness.endpoints.base import JudgeRequest
+from harness.endpoints.client import LONGEST_BODY, OpenAIJudge
+from harness.endpoints.limits import Limits, Price
+from harness.endpoints.log import LINES, JudgeLog
 from harness.errors import UserError
-from harness.judges.base import JudgeRequest
-from harness.judges.limits import Limits, Price
-from harness.judges.log import LINES, JudgeLog
-from harness.judges.openai import LONGEST_BODY, OpenAIJudge
+from harness.files import store
 
 DOLLARS = Price(1e6, 1e6)  # a dollar a token
 

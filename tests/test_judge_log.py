@@ -7,14 +7,15 @@ from email.utils import formatdate
 
 import pytest
 
+from harness.endpoints import wire
+from harness.endpoints.base import JudgeRequest
+from harness.endpoints.client import OpenAIJudge
+from harness.endpoints.limits import Limits
+from harness.endpoints.log import JudgeLog
+from harness.endpoints.spend import CapReached
+from harness.endpoints.wire import read_answer, retry_after
 from harness.errors import UserError
-from harness.judges import chat_completions
-from harness.judges.base import JudgeRequest
-from harness.judges.chat_completions import public_url, read_answer, retry_after
-from harness.judges.limits import Limits
-from harness.judges.log import JudgeLog
-from harness.judges.openai import OpenAIJudge
-from harness.judges.spend import CapReached
+from harness.files.urls import public_url
 
 REQUEST = JudgeRequest("a", ({"role": "user", "content": "text"},))
 
@@ -180,10 +181,10 @@ def test_an_endpoint_may_name_a_date():
 
 def test_no_credit():
     for error in ({"code": "insufficient_quota"}, {"type": "insufficient_quota", "code": None}):
-        assert chat_completions.no_credit(429, json.dumps({"error": error}))
-    assert chat_completions.no_credit(402, "")
-    assert not chat_completions.no_credit(429, '{"error": {"code": "rate_limit_exceeded"}}')
-    assert not chat_completions.no_credit(429, '{"error": "insufficient_quota", "code": ["x"]}')
+        assert wire.no_credit(429, json.dumps({"error": error}))
+    assert wire.no_credit(402, "")
+    assert not wire.no_credit(429, '{"error": {"code": "rate_limit_exceeded"}}')
+    assert not wire.no_credit(429, '{"error": "insufficient_quota", "code": ["x"]}')
 
 
 def test_a_url_is_stored_without_secrets():

@@ -8,8 +8,8 @@ from quirky_judge import MODES, ok, plain
 from test_cli import harness
 from test_openai_judge import endpoint
 
-from harness import store
-from harness.judges.openai import KEY_VARIABLE, OpenAIJudge
+from harness.endpoints.client import KEY_VARIABLE, OpenAIJudge
+from harness.files import store
 
 LIMIT = 2
 ALPACA = 10.0  # per cent: what P(M) = 0.9 gives an output that is shown as m, and 90 one that is shown as M

@@ -9,8 +9,8 @@ from loopback_judge import MODEL, serve
 from harness.benchmarks.alpaca_eval import AlpacaEval
 from harness.benchmarks.base import Judging, Policy, Questions, Settings
 from harness.benchmarks.mt_bench import TEMPERATURES, MTBench
+from harness.endpoints.client import OpenAIJudge
 from harness.engines.base import Sampling
-from harness.judges.openai import OpenAIJudge
 
 SETTINGS = Settings(seed=5, max_new_tokens=6)
 

@@ -219,8 +219,9 @@ def test_killed_runs_end_with_the_same_bytes(tmp_path, testbed_model_dir):
 
 
 def test_a_training_that_has_ended_is_not_done_again_for_want_of_its_mark(tmp_path, testbed_model_dir, monkeypatch):
-    from harness import pipeline, runner
-    from harness.experiment import Experiment
+    from harness.experiment.options import Experiment
+    from harness.runs import run as runner
+    from harness.stages import train as pipeline
     from harness.training import state
     from harness.training.trainer import PreferenceTrainer
 

@@ -12,11 +12,12 @@ import pytest
 import torch
 
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.inputs import check_inputs
-from harness.training import launch
+from harness.experiment.options import Experiment
+from harness.runs.inputs import check_inputs
+from harness.runs.launcher import check_launcher, described_launcher
 from harness.training.examples import split_batch
-from harness.training.launcher import Launcher, check_launcher, described_launcher, parse
+from harness.training.processes import run as launch
+from harness.training.processes.command import Launcher, parse
 
 TWO = "torchrun --nproc_per_node 2"
 CONFIGS = Path(__file__).parent.parent / "docs" / "launch"

@@ -7,11 +7,12 @@ import pytest
 from conftest import ROOT
 from forged_run import write
 
-from harness.bench.table import write_run
 from harness.commands.tables import write_leaderboard
 from harness.errors import UserError
-from harness.experiment import Experiment, build, load
-from harness.results import table_of
+from harness.experiment.options import Experiment
+from harness.files.typed import build, load
+from harness.perf.table import write_run
+from harness.results.folder import table_of
 from harness.tables import to_json
 from harness.tables.json import from_json
 

@@ -9,13 +9,15 @@ import pytest
 from loopback_judge import serve
 from test_endpoint import served
 
-from harness import registry, runner, store
 from harness.benchmarks.alpaca_annotations import score_annotations
 from harness.benchmarks.base import Questions, Settings
 from harness.benchmarks.files import read_rows
 from harness.benchmarks.questions import load_questions, sample
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment import registry
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.runs import run as runner
 
 
 @pytest.fixture

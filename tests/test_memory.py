@@ -16,15 +16,16 @@ from harness.engines.classifier import RewardModel
 from harness.engines.logged import LoggedEngine
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.methods import Prompt
 from harness.training import state
+from harness.training.base import Training
 from harness.training.dataset import build_data
-from harness.training.examples import Example, Sequence, TrainingOptions
+from harness.training.examples import Example, TokenSequence, TrainingOptions
 from harness.training.losses import PreferenceObjective
 from harness.training.pairs import RewardOptions
 from harness.training.reference import reference_logprobs
 from harness.training.reward_model import train_reward_model
-from harness.training.trainer import Training, train, training_arguments
+from harness.training.trainer import train, training_arguments
+from harness.types import Prompt
 
 SAMPLING = Sampling(8, temperature=1.0, seed=3)
 PROMPTS = [tuple(range(5, 7 + number % 5)) for number in range(11)]
@@ -119,7 +120,7 @@ def test_after_an_interruption_batches_are_the_same(load, tmp_path, monkeypatch)
 def examples(engine, count=12):
     for index in range(count):
         prompt = engine.encode_chat([{"role": "user", "content": f"{index} times {'very ' * (index % 4)}what?"}])
-        pair = (Sequence(prompt, reply_ids(engine, text)) for text in (f"yes {index}", "no, never"))
+        pair = (TokenSequence(prompt, reply_ids(engine, text)) for text in (f"yes {index}", "no, never"))
         yield Example(f"example-{index}", tuple(pair))
 
 

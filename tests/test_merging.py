@@ -4,10 +4,10 @@ import json
 
 import pytest
 
-from harness.bench.table import write_run
 from harness.errors import UserError
-from harness.merging import merge
-from harness.results import Reader, StoredRun
+from harness.perf.table import write_run
+from harness.results.folder import Reader, StoredRun
+from harness.results.merging import merge
 
 QUESTIONS, SEEDS = 20, 3
 

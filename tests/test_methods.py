@@ -14,13 +14,14 @@ from baselines.ipo import IPO
 from baselines.pbaa import PBAA
 from baselines.self_rewarding import SelfRewarding, judge_prompt, mean_score, parse_score
 from baselines.sft import SFT
+from harness.endpoints.base import JudgeReply
 from harness.engines.base import Completion
 from harness.errors import UserError
-from harness.judges.base import JudgeReply
 from harness.judges.rating import PROMPT
-from harness.methods import Lengths, Prompt
-from harness.stages import training_flops
+from harness.methods.base import Lengths
+from harness.stages.collect import training_flops
 from harness.training.losses import PreferenceObjective, SFTObjective
+from harness.types import Prompt
 from harness.work import Nominal
 from sso.method import SSO
 from sso.objective import GeneratorObjective, WeightedObjective

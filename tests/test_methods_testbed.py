@@ -5,12 +5,13 @@ from collections.abc import Sequence
 import pytest
 from encoding import reply_ids
 
-from harness import registry
 from harness.budget import Ledger
 from harness.engines.base import Sampling
-from harness.methods import Lengths, Prompt, Workbench
+from harness.experiment import registry
+from harness.methods.base import Lengths, Workbench
 from harness.testbed.judge import TestbedJudge
 from harness.testbed.prompts import preferences, prompts
+from harness.types import Prompt
 
 QUERIES = 160
 CASES = [

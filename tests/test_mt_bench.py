@@ -9,8 +9,8 @@ import pytest
 from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.files import read_rows
 from harness.benchmarks.mt_bench import MTBench
+from harness.endpoints.base import JudgeReply
 from harness.errors import UserError
-from harness.judges.base import JudgeReply
 from harness.judges.templates import fill
 
 MODELS = {  # model of data/mt_bench/model_judgment -> mean of its rows without -1, by FastChat's show_result.py

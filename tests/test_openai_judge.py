@@ -9,10 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from harness.endpoints.base import JudgeRequest
+from harness.endpoints.client import KEY_VARIABLE, LONGEST_ERROR, OpenAIJudge
+from harness.endpoints.limits import Limits
 from harness.errors import UserError
-from harness.judges.base import JudgeRequest
-from harness.judges.limits import Limits
-from harness.judges.openai import KEY_VARIABLE, LONGEST_ERROR, OpenAIJudge
 
 KEY = "sk-secret-of-the-test"
 

@@ -8,10 +8,11 @@ import sys
 import pytest
 
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.inputs import load_prompts
-from harness.methods import Prompt
-from harness.planning import estimate, measure_lengths, model_folder, parameter_count
+from harness.experiment.options import Experiment
+from harness.models.weights import parameter_count
+from harness.runs.inputs import load_prompts
+from harness.stages.plan import estimate, measure_lengths, model_folder
+from harness.types import Prompt
 
 
 def ask(*texts):

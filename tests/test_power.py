@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import nctdtr, ndtr, stdtrit
 
-from harness.power import (
+from harness.statistics.intervals import Stack, estimates, grid
+from harness.statistics.power import (
     Mix,
     Variance,
     cheapest,
@@ -19,7 +20,6 @@ from harness.power import (
     questions_needed,
     variance,
 )
-from harness.statistics import Stack, estimates, grid
 
 TIMES = 1500
 SPREADS = [(0.0, 1.0, 1.0, 3), (0.1, 1.0, 1.0, 5), (0.3, 1.0, 1.0, 3), (0.0, 0.3, 1.0, 5)]  # seed, question, rest, S

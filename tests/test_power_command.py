@@ -7,8 +7,8 @@ import pytest
 from forged_run import forge
 from test_cli import harness
 
-from harness.pilots import pilots
-from harness.power import Variance, half_width, minimum_detectable_effect, questions_needed
+from harness.regression.pilots import pilots
+from harness.statistics.power import Variance, half_width, minimum_detectable_effect, questions_needed
 
 REFERENCE = Path(__file__).parents[1] / "results" / "reference" / "testbed.json"
 

@@ -4,17 +4,18 @@ from pathlib import Path
 
 import pytest
 
-from harness import presets
 from harness.commands.options import experiment
 from harness.errors import UserError
-from harness.experiment import Experiment, build
+from harness.experiment import configuration, presets
+from harness.experiment.options import Experiment
+from harness.files.typed import build
 
-SHIPPED = [name for name in presets.names() if name != presets.COMMON]
+SHIPPED = [name for name in configuration.names() if name != configuration.COMMON]
 
 
 @pytest.mark.parametrize("name", SHIPPED)
 def test_a_preset_is_a_whole_experiment(name):
-    preset = build(Experiment, presets.load(Path(name)), "option")
+    preset = build(Experiment, configuration.load(Path(name)), "option")
     assert preset.name == name and preset.arms() == ("base", "sso", "pbaa", "dpo", "ipo", "self-rewarding")
     sampling = (preset.temperature, preset.top_p, preset.max_new_tokens)
     assert sampling == (0.7, 0.8, 2048)  # section 4, step 2
@@ -30,7 +31,7 @@ def test_mappings_are_joined_and_all_else_is_replaced(tmp_path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "b.yaml").write_text("extends: ../a.yaml\nmethods: [dpo]\noptions: {dpo: {beta: 0.3}}\n")
     (tmp_path / "c.yaml").write_text("extends: sub/b.yaml\nseeds: 5\n")
-    assert presets.load(tmp_path / "c.yaml") == {
+    assert configuration.load(tmp_path / "c.yaml") == {
         "methods": ["dpo"],
         "seeds": 5,
         "options": {"dpo": {"beta": 0.3, "loss": "x"}, "ipo": {"beta": 1}},
@@ -39,7 +40,7 @@ def test_mappings_are_joined_and_all_else_is_replaced(tmp_path):
 
 def test_a_file_may_extend_a_preset(tmp_path):
     (tmp_path / "mine.yaml").write_text("extends: qwen2-7b-instruct\nseeds: 1\n")
-    found = presets.load(tmp_path / "mine.yaml")
+    found = configuration.load(tmp_path / "mine.yaml")
     assert (found["model"], found["seeds"], found["top_p"]) == ("Qwen/Qwen2-7B-Instruct", 1, 0.8)
 
 
@@ -58,16 +59,16 @@ def test_what_can_not_be_extended(tmp_path, text, told):
     (tmp_path / "me.yaml").write_text(text)
     (tmp_path / "other.yaml").write_text("extends: me.yaml")
     with pytest.raises(UserError, match=told):
-        presets.load(tmp_path / "me.yaml")
+        configuration.load(tmp_path / "me.yaml")
 
 
 def test_options_have_their_names_on_the_command_line_too(tmp_path):
     (tmp_path / "a.yaml").write_text("method: [dpo]\njudge-concurrency: 2\nset: {dpo: {beta: 0.3}}\n")
     found = {"methods": ["dpo"], "judge_concurrency": 2, "options": {"dpo": {"beta": 0.3}}}
-    assert presets.load(tmp_path / "a.yaml") == found
+    assert configuration.load(tmp_path / "a.yaml") == found
     (tmp_path / "a.yaml").write_text("method: [dpo]\nmethods: [ipo]\n")
     with pytest.raises(UserError, match="'method' and 'methods' are one option: leave one out"):
-        presets.load(tmp_path / "a.yaml")
+        configuration.load(tmp_path / "a.yaml")
 
 
 def test_settings_of_what_is_left_out_are_left_out(tmp_path, capsys):

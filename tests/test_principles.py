@@ -5,10 +5,9 @@ import re
 
 import pytest
 
-from harness.engines.base import Chat
 from harness.errors import UserError
-from harness.methods import Prompt
 from harness.testbed import principles as testbed
+from harness.types import Chat, Prompt
 from sso.principles import (
     CONCISION,
     GENERAL,

@@ -9,9 +9,9 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harness.errors import UserError
-from harness.methods import Prompt
-from harness.prompt_rows import Malformed, read_row
-from harness.prompts import PromptStream, load_prompts, question_text, reply_text, rows_by_name
+from harness.methods.prompt_rows import Malformed, read_row
+from harness.methods.prompts import PromptStream, load_prompts, rows_by_name
+from harness.types import Prompt, question_text, reply_text
 
 
 def user(text: str) -> dict:

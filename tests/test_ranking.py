@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from test_tables import cells, ledger, row, score
 
-from harness import ranking, statistics
-from harness.comparison import build
-from harness.power import detectable
-from harness.statistics import Grid
+from harness.statistics import intervals as statistics
+from harness.statistics import ranking
+from harness.statistics.intervals import Grid
+from harness.statistics.power import detectable
 from harness.tables import to_markdown
+from harness.tables.build import build
 
 EIGHT = 8  # questions: all differences of one sign give p = 2 / 2^8 = 0.0078
 

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 from test_cli import harness
 
-from harness import fingerprints, ray_cluster
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
+from harness.models import fingerprints
+from harness.runs import ray as ray_cluster
 
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install '.[ray]'")
 OPTIONS = ("--method", "dpo", "--seeds", "3", "--budget", "4e11", "--benchmark", "math,reward-bench", "--limit", "20")

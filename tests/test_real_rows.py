@@ -10,11 +10,11 @@ from chat_families import FAMILIES, model_folder
 from test_chat_families import BEGUN, CALL, PAIR, SYSTEM, TOOL, assistant, trl_ids, user
 from typer.testing import CliRunner
 
-from harness import runner
 from harness.cli import app
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
+from harness.runs import run as runner
 
 RAIN = {"role": "tool", "content": "rain"}
 TURNS = [assistant("Paris."), user("And a river there?"), assistant("The Seine.")]
@@ -139,7 +139,7 @@ def ids_on(folder, monkeypatch, day: str, **options) -> list:
         def today(cls):
             return date.fromisoformat(day)
 
-    monkeypatch.setattr("harness.runner.date", Today)
+    monkeypatch.setattr("harness.runs.run.date", Today)
     monkeypatch.setattr("harness.engines.templates.date", Today)
     runner.run(experiment(folder, [ROWS["a question"]], family="llama-3.1", **options), folder)
     return trained_on(folder)["sequences"][0]["prompt_ids"]

@@ -11,12 +11,15 @@ import pytest
 from check_reruns import reruns
 from scipy.stats import binom
 
-from harness import cli, experiment, runner, store
+from harness import cli
 from harness.errors import UserError
+from harness.experiment.options import Experiment
+from harness.files import store, typed
 from harness.regression import gate
 from harness.regression import reference as references
 from harness.regression.gate import check
 from harness.regression.reference import Measured, Seed, measure, read
+from harness.runs import run as runner
 
 KEPT = Path(__file__).parent.parent / "results" / "reference"
 REFERENCE = KEPT / "testbed.json"
@@ -24,8 +27,8 @@ REFERENCE = KEPT / "testbed.json"
 
 def run(folder, *methods, **changes):
     """The folder of a run of the reference's experiment with one seed, of these methods."""
-    values = experiment.load(KEPT / "testbed.yaml") | {"methods": list(methods), "name": "run"} | changes
-    runner.run(experiment.build(experiment.Experiment, values, "option"), folder)
+    values = typed.load(KEPT / "testbed.yaml") | {"methods": list(methods), "name": "run"} | changes
+    runner.run(typed.build(Experiment, values, "option"), folder)
     return folder / "runs" / "run"
 
 
@@ -126,8 +129,8 @@ def no_eos(patch):
 
 
 def wrong_template(patch):
-    from harness.engines.base import Chat
     from harness.engines.chat import ChatTemplate
+    from harness.types import Chat
 
     def encode(self, chat, add_generation_prompt=True):
         turns = [f"{each['role']}: {each['content']}\n" for each in Chat.of(chat).messages]

@@ -11,8 +11,8 @@ from loopback_json import json_server
 from test_cli import harness
 
 from harness.benchmarks.base import Score
-from harness.rejudging import compared, kendall, ranks, to_markdown
-from harness.store import file_digest
+from harness.files.store import file_digest
+from harness.judge_audit.rejudge import compared, kendall, ranks, to_markdown
 
 RUN = "results/runs/small"
 SMALL = ("--method", "dpo", "--budget", "1.2e11", "--limit", "24", "--name", "small")

@@ -12,7 +12,7 @@ import pytest
 from forged_run import forge, write
 from test_cli import harness
 
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
 from harness.report import figures, samples, training, wording
 from harness.report.drawing import Series, apart
 from harness.report.run import Run

@@ -6,10 +6,10 @@ import pytest
 from conftest import ROOT
 from test_tables import row, score
 
-from harness.comparison import build
 from harness.errors import UserError
-from harness.reported import ALL, read
 from harness.tables import to_json, to_markdown
+from harness.tables.build import build
+from harness.tables.reported import ALL, read
 
 FILE = ROOT / "results" / "reported.yaml"
 

@@ -15,11 +15,11 @@ from trl import RewardConfig, RewardTrainer
 from harness.engines.classifier import RewardModel, is_classifier
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.methods import Prompt
+from harness.training.base import TrainingDiverged
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
 from harness.training.reward_model import RECORD_FILE, train_reward_model
-from harness.training.trainer import TrainingDiverged
+from harness.types import Prompt
 
 OPTIONS = RewardOptions(batch_size=4, micro_batch_size=4)
 STILL = replace(OPTIONS, learning_rate=0.0)  # rewards stay those of the start, so that the loss can be recomputed

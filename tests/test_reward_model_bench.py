@@ -12,9 +12,9 @@ from harness.benchmarks.reward_model import Options, RewardModelBench, own_pairs
 from harness.engines.classifier import RewardModel, is_classifier
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.methods import Prompt
 from harness.testbed.prompts import preferences
 from harness.testbed.suites import write_suites
+from harness.types import Prompt
 
 PAIRS = [
     Prompt(f"pair-{index}", ({"role": "user", "content": f"{index}?"},), "yes " * (index % 3 + 1), "no" + "!" * index)

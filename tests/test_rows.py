@@ -8,7 +8,7 @@ import pytest
 from test_prompts import assistant, user
 
 from harness.errors import UserError
-from harness.prompts import load_prompts
+from harness.methods.prompts import load_prompts
 
 # CSV and Parquet
 
@@ -153,8 +153,8 @@ def test_absent_fields_that_a_table_fills_with_null(tmp_path):
 def test_long_lines_and_packed_bombs_are_not_read_whole(tmp_path, monkeypatch):
     import tracemalloc
 
-    monkeypatch.setattr("harness.rows.LONGEST_LINE", 1 << 16)
-    monkeypatch.setattr("harness.rows.LONGEST_FILE", 1 << 16)
+    monkeypatch.setattr("harness.files.rows.LONGEST_LINE", 1 << 16)
+    monkeypatch.setattr("harness.files.rows.LONGEST_FILE", 1 << 16)
     row = b'{"prompt": "Q"}\n'
     for name, place in (("p.jsonl.gz", ":2"), ("p.json.gz", ""), ("p.csv.gz", ":2")):
         (tmp_path / name).write_bytes(gzip.compress(row + b" " * (16 << 20)))

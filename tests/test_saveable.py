@@ -29,9 +29,9 @@ from harness.engines import loading, saving
 from harness.engines.classifier import RewardModel
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.fingerprints import of_model
-from harness.models import INDEX
-from harness.planning import parameter_count
+from harness.models.fingerprints import of_model
+from harness.models.folder import INDEX
+from harness.models.weights import parameter_count
 from harness.training import state
 from harness.training.environment import check_environment
 from sso import SSOConfig, SSOTrainer

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_trajectory import PINNED
 
 from harness.engines.transformers import TransformersEngine
-from harness.training import launch
+from harness.training.processes import run as launch
 
 CONFIGS = Path(__file__).parent.parent / "docs" / "launch"
 pytestmark = [

@@ -11,10 +11,12 @@ from test_cli import harness
 from test_tables import ledger
 
 from harness.benchmarks.base import Score
-from harness.comparison import ResultRow, build, judge
-from harness.simulation import promises, report
-from harness.simulation.promises import COVERAGE, MOST_FALSE, Measured, broken, measure
-from harness.simulation.scores import KINDS, Setting, tables
+from harness.statistics.judged import judge
+from harness.statistics.simulation import promises, report
+from harness.statistics.simulation.promises import COVERAGE, MOST_FALSE, Measured, broken, measure
+from harness.statistics.simulation.scores import KINDS, Setting, tables
+from harness.tables.build import build
+from harness.tables.schema import ResultRow
 
 DOCS = Path(__file__).parents[1] / "docs"
 TABLES = 80

@@ -9,9 +9,10 @@ import pytest
 from conftest import ROOT
 from test_cli import harness
 
-from harness import registry, sources
 from harness.errors import UserError
-from harness.sources import ANSWERING, ANSWERS, JUDGING, SCORING, TRAINING, Part, Roots
+from harness.experiment import registry
+from harness.files import sources
+from harness.files.sources import ANSWERING, ANSWERS, JUDGING, SCORING, TRAINING, Part, Roots
 
 RUN = ("run", "--method", "pbaa", "--budget", "updates=1", "--limit", "2", "--benchmark", "mt-bench", "--name", "r")
 PACKAGES = "results/runs/r"
@@ -178,7 +179,7 @@ def test_other_code_is_not_mixed_with_what_is_finished(finished, edited, file, o
 
 def test_code_of_other_things_leaves_a_run_finished(finished, edited):
     marks = {path: path.read_bytes() for path in (finished / PACKAGES).glob("arms/*/steps/*")}
-    for file in ("harness/report/page.py", "harness/tables/markdown.py", "harness/runner.py", "baselines/dpo.py"):
+    for file in ("harness/report/page.py", "harness/tables/markdown.py", "harness/runs/run.py", "baselines/dpo.py"):
         edited(file, "import ", "import  ")
     harness(*RUN, cwd=finished)
     assert {path: path.read_bytes() for path in (finished / PACKAGES).glob("arms/*/steps/*")} == marks

@@ -8,10 +8,11 @@ import pytest
 from harness.budget import Budget, Ledger
 from harness.engines.base import Completion, Sampling
 from harness.errors import UserError
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.stages import CHUNK, allowances, collect_stage, plan_stage, training_flops
+from harness.methods.base import Lengths, QueryCost, Stage, Workbench
+from harness.stages.collect import CHUNK, allowances, collect_stage, plan_stage, training_flops
 from harness.training.example_file import read_examples
-from harness.training.examples import Example, Sequence, TrainingOptions
+from harness.training.examples import Example, TokenSequence, TrainingOptions
+from harness.types import Prompt
 from harness.work import Nominal, sampled, sequences
 
 PARAMETERS = 1000
@@ -45,7 +46,7 @@ class Engine:
 def collect(bench, prompts):
     completions = bench.sample("generate", [prompt.messages for prompt in prompts], [prompt.id for prompt in prompts])
     kept = [pair for index, pair in enumerate(zip(prompts, completions, strict=True)) if index % 5]
-    return [Example(prompt.id, (Sequence((1,) * 10, each.token_ids),)) for prompt, each in kept]
+    return [Example(prompt.id, (TokenSequence((1,) * 10, each.token_ids),)) for prompt, each in kept]
 
 
 def make_stage(share=1.0, **changes):

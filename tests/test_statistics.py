@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness import statistics
-from harness.statistics import (
+from harness.statistics import intervals as statistics
+from harness.statistics.intervals import (
     Estimates,
     Grid,
     Stack,

@@ -5,7 +5,7 @@ import hashlib
 import pytest
 
 from harness.errors import UserError
-from harness.steps import Folder, differences
+from harness.files.marks import Folder, differences
 
 MADE_FROM = {"options": {"beta": 0.1, "loss": "dpo"}, "model": {"weights": "aa"}, "seed": 0}
 

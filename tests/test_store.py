@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from harness import store
 from harness.errors import UserError
-from harness.steps import Folder
-from harness.store import only_writer, read_jsonl, row_writer
+from harness.files import store
+from harness.files.marks import Folder
+from harness.files.store import only_writer, read_jsonl, row_writer
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path):

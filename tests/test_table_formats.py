@@ -13,12 +13,12 @@ import pytest
 from forged_run import forge
 from test_tables import row, score
 
-from harness.comparison import build
 from harness.errors import UserError
-from harness.reported import Reported
 from harness.tables import FORMATS, render, to_csv, to_html, to_latex, to_markdown
+from harness.tables.build import build
 from harness.tables.latex import escape
-from harness.trials import Tuning
+from harness.tables.reported import Reported
+from harness.tables.schema import Tuning
 
 HOSTILE = (
     "=HYPERLINK(1)",

@@ -5,12 +5,13 @@ import pytest
 
 from harness.benchmarks.base import Score
 from harness.budget import Ledger
-from harness.comparison import ResultRow, build
 from harness.errors import UserError
-from harness.power import detectable
-from harness.statistics import grid, intervals
+from harness.statistics.intervals import grid, intervals
+from harness.statistics.power import detectable
 from harness.tables import to_json, to_markdown
+from harness.tables.build import build
 from harness.tables.json import from_json
+from harness.tables.schema import ResultRow
 
 PARAMETERS = 1_000_000
 

@@ -7,7 +7,7 @@ import pytest
 from harness.benchmarks.alpaca_eval import AlpacaEval
 from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.mt_bench import UNPARSED, MTBench, _ask
-from harness.judges.base import JudgeRequest
+from harness.endpoints.base import JudgeRequest
 from harness.judges.verdicts import parse_rating
 from harness.testbed.items import parse
 from harness.testbed.judge import TestbedJudge

@@ -16,7 +16,7 @@ from harness.benchmarks.base import Settings
 from harness.benchmarks.math import Math
 from harness.benchmarks.mt_bench import MTBench
 from harness.benchmarks.reward_bench import RewardBench
-from harness.judges.base import JudgeRequest
+from harness.endpoints.base import JudgeRequest
 from harness.judges.verdicts import parse_rating
 from harness.testbed import prompts
 from harness.testbed.items import parse

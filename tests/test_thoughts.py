@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from chat_families import FAMILIES
 
-from harness import runner
 from harness.engines.answering import answer_of, split_completion, thought_tokens
 from harness.engines.base import Completion
 from harness.engines.chat import ChatTemplate
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
+from harness.runs import run as runner
 from harness.thoughts import MARKS, Split, opens_thought, parse_marks, split_thought
 
 HARMONY = (

@@ -9,7 +9,10 @@ from importlib.util import find_spec
 import pytest
 from test_cli import harness
 
-from harness import cli, store, tracking
+from harness import cli
+from harness.experiment.options import TRACKERS
+from harness.files import store
+from harness.training import tracking
 
 KEY = "5ec5e7" * 7  # as long as a key of wandb
 RUNS = ("sso seed 0 generator", "sso seed 0 policy")
@@ -44,7 +47,7 @@ def _losses_of_wandb(folder):
     return found
 
 
-@pytest.mark.parametrize("tracker", tracking.TRACKERS)
+@pytest.mark.parametrize("tracker", TRACKERS)
 def test_metrics_are_tracked(tracker, testbed_model_dir, tmp_path, monkeypatch):
     if find_spec(tracker) is None:
         pytest.skip(f"{tracker} is not installed")

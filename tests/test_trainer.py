@@ -19,18 +19,12 @@ from trl import DPOConfig, DPOTrainer
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.training.base import Training, TrainingDiverged
 from harness.training.dataset import Collator, build_data, in_order, update_order
-from harness.training.examples import SCHEDULERS, Example, Sequence, TrainingOptions, lora
+from harness.training.examples import SCHEDULERS, Example, TokenSequence, TrainingOptions, lora
 from harness.training.losses import PreferenceObjective, SFTObjective
 from harness.training.reference import reference_logprobs
-from harness.training.trainer import (
-    DIVERGED_FILE,
-    Training,
-    TrainingDiverged,
-    switch_off_dropout,
-    train,
-    training_arguments,
-)
+from harness.training.trainer import DIVERGED_FILE, switch_off_dropout, train, training_arguments
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=4)
 WORDS = ["red", "green", "blue", "seven", "eight", "yes", "no", "maybe"]
@@ -54,7 +48,7 @@ def make_examples(engine, count):
     examples = []
     for index, (prompt, chosen, rejected) in enumerate(texts(count)):
         ids = engine.encode_chat([{"role": "user", "content": prompt}])
-        pair = (Sequence(ids, reply_ids(engine, text)) for text in (chosen, rejected))
+        pair = (TokenSequence(ids, reply_ids(engine, text)) for text in (chosen, rejected))
         examples.append(Example(f"example-{index}", tuple(pair)))
     return examples
 
@@ -225,7 +219,7 @@ def test_training_raises_the_margin(engine, examples, tmp_path):
 def test_sft_loss_is_the_language_model_s_own(engine, tmp_path):
     prompt = engine.encode_chat([{"role": "user", "content": "Hi"}])
     completions = [reply_ids(engine, text) for text in ("red", "blue", "seven")]
-    examples = [Example(str(i), (Sequence(prompt, each),)) for i, each in enumerate(completions)]
+    examples = [Example(str(i), (TokenSequence(prompt, each),)) for i, each in enumerate(completions)]
     result = run(engine, examples, tmp_path, SFTObjective())
     losses = []
     for completion in completions:
@@ -351,7 +345,7 @@ def test_every_scheduler_trains(engine, examples, tmp_path, name):
 
 
 def test_an_example_beyond_the_context_is_named(engine, tmp_path):
-    sequence = Sequence((2,) * 500, (3,) * 13)
+    sequence = TokenSequence((2,) * 500, (3,) * 13)
     with pytest.raises(UserError, match="training example long has 513 tokens"):
         run(engine, [Example("long", (sequence,))], tmp_path, SFTObjective())
 
@@ -430,8 +424,8 @@ def test_order_keeps_padding_small():
 
 def test_a_batch_reads_a_prompt_once(tmp_path):
     examples = [
-        Example("a", (Sequence((1, 2), (3, 4)), Sequence((1, 2), (5,)))),
-        Example("b", (Sequence((6,), (7,)), Sequence((6,), (8, 9, 10)))),
+        Example("a", (TokenSequence((1, 2), (3, 4)), TokenSequence((1, 2), (5,)))),
+        Example("b", (TokenSequence((6,), (7,)), TokenSequence((6,), (8, 9, 10)))),
     ]
     data = build_data(examples, tmp_path / "examples.arrow", 2, 512)
     batch = Collator(np.array([[-1, -2], [-3, -4]]))([data.rows[1], data.rows[0]])
@@ -447,7 +441,7 @@ def test_a_batch_reads_a_prompt_once(tmp_path):
 
 
 def test_rows_that_fill_up_a_pass_have_no_weight(tmp_path):
-    examples = [Example(str(index), (Sequence((1,), (2,)),)) for index in range(5)]
+    examples = [Example(str(index), (TokenSequence((1,), (2,)),)) for index in range(5)]
     data = build_data(examples, tmp_path / "examples.arrow", 1, 512)
     rows = in_order(data, 4, seed=0, together=4)
     assert sorted(rows["id"]) == ["", "", "", *"01234"]

@@ -9,24 +9,27 @@ import sys
 import pytest
 from test_kill import WITH_TIMES, _content
 
-from harness import arm, registry, store, tuning
 from harness.benchmarks.base import Judging
-from harness.development import Development, split
+from harness.endpoints.base import JudgeReply
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.inputs import load_prompts
-from harness.judges.base import JudgeReply
-from harness.methods import Prompt
-from harness.planning import cost_of, estimate
-from harness.runner import run
-from harness.search import LogUniform, Uniform, trials
-from harness.steps import Folder
+from harness.experiment import registry
+from harness.experiment.options import Experiment
+from harness.experiment.search import LogUniform, Uniform, trials
+from harness.files import store
+from harness.files.marks import Folder
+from harness.results.trials import of_row, read
+from harness.runs import arm, tuning
+from harness.runs.development import Development, split
+from harness.runs.inputs import load_prompts
+from harness.runs.run import run
+from harness.runs.verify import verify
+from harness.stages.plan import cost_of, estimate
+from harness.tables.schema import Tuning
 from harness.testbed.items import FAMILIES, parse
 from harness.testbed.prompts import preferences, prompts
 from harness.testbed.suites import write_suites
-from harness.training.trainer import TrainingDiverged
-from harness.trials import Tuning, of_row, read
-from harness.verify import verify
+from harness.training.base import TrainingDiverged
+from harness.types import Prompt
 from harness.work import sampled
 
 TUNED = Experiment(

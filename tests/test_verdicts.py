@@ -4,7 +4,7 @@ import pytest
 
 from baselines.self_rewarding import parse_score
 from harness.benchmarks.files import read_rows
-from harness.judges.base import JudgeReply
+from harness.endpoints.base import JudgeReply
 from harness.judges.verdicts import choice_of, letter_logprobs, parse_choice, parse_rating, rating_of
 
 

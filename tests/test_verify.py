@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from test_cli import SMALL, harness
 
-from harness.store import file_digest
-from harness.verify import verify as verify_run
+from harness.files.store import file_digest
+from harness.runs.verify import verify as verify_run
 
 RUN = "results/runs/small"
 

@@ -10,13 +10,13 @@ import sys
 import pytest
 from loopback_json import json_server
 
-from harness.engines import choice
 from harness.engines.base import Sampling
 from harness.engines.transformers import TransformersEngine
 from harness.engines.vllm import VLLMEngine
 from harness.engines.vllm_server import Server
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
+from harness.runs import engine_choice as choice
 
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make vllm-env")
 PROMPTS = 60

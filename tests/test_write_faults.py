@@ -84,7 +84,7 @@ def survive(run, folder: Path, error: int, lasting: bool, pattern: str) -> Findi
 
 def problems(folder: Path, point: str, path: Path, error: int, lasting: bool, told: str | None):
     """What is wrong after a point has failed, with what the user was told."""
-    from harness.steps import Folder
+    from harness.files.marks import Folder
 
     if told is None:
         if not point.startswith(HARMLESS):
@@ -140,12 +140,12 @@ def without_times(value):
 
 def run_of(place: Path, method: str, budget: str, judge_url: str):
     """A run with all kinds of files: suites, completions, examples, states of training, checkpoints, a judge's log."""
-    from harness import store
     from harness.errors import UserError
-    from harness.experiment import Experiment
-    from harness.faults import of_disk
-    from harness.inputs import load_prompts
-    from harness.runner import run
+    from harness.experiment.options import Experiment
+    from harness.files import store
+    from harness.files.disk import of_disk
+    from harness.runs.inputs import load_prompts
+    from harness.runs.run import run
     from harness.testbed.suites import write_suites
     from harness.training import state
 

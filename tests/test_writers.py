@@ -10,11 +10,12 @@ from test_openai_judge import completion, endpoint
 from baselines.pbaa import PBAA
 from baselines.sft import SFT
 from harness.budget import Ledger
+from harness.endpoints.client import KEY_VARIABLE, OpenAIJudge
 from harness.engines.base import Sampling
 from harness.errors import UserError
-from harness.judges.openai import KEY_VARIABLE, OpenAIJudge
-from harness.methods import Lengths, Prompt, Workbench
-from harness.planning import parameter_count
+from harness.methods.base import Lengths, Workbench
+from harness.models.weights import parameter_count
+from harness.types import Prompt
 from harness.work import Nominal
 from sso.method import SSO
 from sso.principles import WRITING, choose_principles, draw_principle, load_set

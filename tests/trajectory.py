@@ -19,12 +19,12 @@ from transformers import TrainerCallback
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.training import state
+from harness.training.base import Launch, Training
 from harness.training.dataset import build_data, update_order
 from harness.training.examples import Example, TrainingOptions, lora
-from harness.training.launch import Launch
-from harness.training.launcher import parse
+from harness.training.processes.command import parse
 from harness.training.reference import reference_logprobs
-from harness.training.trainer import Training, train, training_arguments
+from harness.training.trainer import train, training_arguments
 from sso.objective import Query, WeightedObjective
 
 UPDATES, BATCH = 20, 4

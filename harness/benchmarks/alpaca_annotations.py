@@ -15,8 +15,8 @@ from harness.benchmarks.alpaca_win_rates import (
     official_index,
     win_rates,
 )
+from harness.endpoints.base import JudgeReply
 from harness.errors import UserError
-from harness.judges.base import JudgeReply
 from harness.thoughts import MARKS, Marks, counted, split_thought
 
 SAME = ("generator_2", "annotator", "generator_1")  # what all rows of a file share
@@ -165,7 +165,7 @@ def _differs(row: dict, preference: float | None) -> bool:
 
 def _recomputed(rows: Sequence[dict], letters: Sequence[dict[str, float] | None]) -> list[float | None]:
     """Preferences from stored log-probabilities, with the package's order of each pair and its reading."""
-    from harness.benchmarks.alpaca_eval import annotate  # it imports this module
+    from harness.benchmarks.alpaca_annotator import annotate
 
     first = {row["instruction"]: each for row, each in zip(rows, letters, strict=True)}
 

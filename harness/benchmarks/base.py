@@ -11,11 +11,12 @@ from math import nan
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.engines.base import Advance, Engine
+from harness.engines.base import Engine
+from harness.progress import Advance
 
 if TYPE_CHECKING:
     from harness.judges.base import Judge
-    from harness.methods import Prompt
+    from harness.types import Prompt
 
 NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
 

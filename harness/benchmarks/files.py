@@ -6,10 +6,10 @@ from math import inf, isfinite, isnan
 from pathlib import Path
 from typing import Any
 
-from harness import store
 from harness.benchmarks.base import Settings
 from harness.errors import UserError
-from harness.rows import holds_half_character, located, read_json
+from harness.files import store
+from harness.files.rows import holds_half_character, located, read_json
 
 
 def find(folder: Path, benchmark: str, *names: str) -> Path:

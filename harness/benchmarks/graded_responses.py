@@ -10,8 +10,8 @@ from threading import local
 
 from harness.benchmarks import files
 from harness.benchmarks.math_answers import Grader
-from harness.engines.base import Advance
 from harness.errors import UserError
+from harness.progress import Advance
 from harness.thoughts import MARKS, Marks, counted, split_thought
 
 MOST_WORKERS = 8

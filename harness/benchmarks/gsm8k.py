@@ -10,8 +10,9 @@ from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, up_to_next_question
 from harness.benchmarks.math_answers import Grader
-from harness.engines.base import Advance, Sampling
+from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.progress import Advance
 from harness.thoughts import MARKS, Marks
 
 MAX_NEW_TOKENS = 512

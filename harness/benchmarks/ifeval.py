@@ -15,8 +15,9 @@ from typing import Any
 from harness.benchmarks import files
 from harness.benchmarks.base import NoOptions, Policy, Questions, Score, Settings
 from harness.benchmarks.ifeval_checks import Checker, check_resources, find_model
-from harness.engines.base import Advance, Sampling
+from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.progress import Advance
 from harness.thoughts import MARKS, Marks, counted, split_thought
 
 MAX_NEW_TOKENS = 1280

@@ -13,7 +13,9 @@ from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from harness.engines.base import Advance, Engine, Message, Sampling
+from harness.engines.base import Engine, Sampling
+from harness.progress import Advance
+from harness.types import Message
 
 logging.getLogger("lm_eval").setLevel(logging.ERROR)  # hints for its own command line
 

@@ -14,9 +14,10 @@ from statistics import fmean
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed
-from harness.engines.base import Advance, Sampling
+from harness.engines.base import Sampling
 from harness.errors import UserError, unknown_name
 from harness.judges.shares import noted
+from harness.progress import Advance
 from harness.thoughts import MARKS, Marks
 
 MAX_NEW_TOKENS = 1024

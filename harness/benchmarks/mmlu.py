@@ -11,8 +11,9 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
-from harness.engines.base import Advance, Sampling
+from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.progress import Advance
 
 FEWSHOT = 5
 LETTERS = ("A", "B", "C", "D")

@@ -12,12 +12,15 @@ from statistics import fmean
 from harness.benchmarks import files
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
 from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
-from harness.engines.base import Advance, Message, Sampling
+from harness.endpoints.base import JudgeRequest
+from harness.engines.base import Sampling
 from harness.errors import UserError
-from harness.judges.base import Judge, JudgeRequest, complete
+from harness.judges.base import Judge, complete
 from harness.judges.shares import note_of_form, noted
 from harness.judges.templates import fill
 from harness.judges.verdicts import forged, has_rating, names_of_judges, rating_of
+from harness.progress import Advance
+from harness.types import Message
 
 TEMPERATURES = {  # FastChat's by category; 0.7 for others
     "writing": 0.7,

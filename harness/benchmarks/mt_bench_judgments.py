@@ -9,8 +9,8 @@ from pathlib import Path
 from statistics import fmean
 
 from harness.benchmarks import files
+from harness.endpoints.base import CUT
 from harness.errors import UserError
-from harness.judges.base import CUT
 from harness.judges.verdicts import parse_rating
 
 UNPARSED = -1  # FastChat's score of a judgment without a verdict

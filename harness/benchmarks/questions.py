@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness import registry
 from harness.benchmarks.base import Questions, Settings
 from harness.benchmarks.files import suite_settings
 from harness.errors import UserError
+from harness.experiment import registry
 
 SAMPLE_SEED = 0  # of --limit: the same for all methods, seeds and runs
 

@@ -23,8 +23,8 @@ from harness.benchmarks.reward_bench_modes import (
     outcome,
 )
 from harness.benchmarks.reward_bench_scores import SECTIONS, section_scores
-from harness.engines.base import Advance
 from harness.errors import UserError, unknown_name
+from harness.progress import Advance
 
 ROWS = ("rewardbench.jsonl", "rewardbench_*.jsonl")
 PROMPT = "pair-v2"  # FastChat's prompt for two answers

@@ -8,9 +8,11 @@ import random
 from collections.abc import Mapping, Sequence
 
 from harness.benchmarks.base import Policy, Settings
-from harness.engines.base import Advance, Engine, LogProb, Message, Sampling, TokenIds
+from harness.engines.base import Engine, LogProb, Sampling
 from harness.judges.templates import fill
 from harness.judges.verdicts import parse_choice
+from harness.progress import Advance
+from harness.types import Message, TokenIds
 
 SIDES = ("chosen", "rejected")
 IMPLICIT, CLASSIFIER, GENERATIVE = "implicit", "classifier", "generative"

@@ -14,11 +14,11 @@ from pathlib import Path
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.reward_bench import RewardBench, pair_score
 from harness.benchmarks.reward_bench_modes import classifier_rows
-from harness.engines.base import Advance
 from harness.errors import UserError
-from harness.methods import Prompt
-from harness.prompts import PromptFile, load_prompts, rows_by_name
+from harness.methods.prompts import PromptFile, load_prompts, rows_by_name
+from harness.progress import Advance
 from harness.training.pairs import RewardOptions
+from harness.types import Prompt
 
 FOLDER = "reward-model"  # below the policy's folder
 

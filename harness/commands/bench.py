@@ -5,10 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.bench import setting as settings
-from harness.bench.train import CONTENDERS, ON_REQUEST, measure
 from harness.commands.output import Json, print_json, print_rows, shown
 from harness.errors import UserError, unknown_name
+from harness.perf import setting as settings
+from harness.perf.train import CONTENDERS, ON_REQUEST, measure
 
 app = typer.Typer(no_args_is_help=True, help="Speed and memory next to what others have, measured in turns.")
 
@@ -101,7 +101,7 @@ def generate(
     as_json: Json = False,
 ) -> None:
     """Sampled tokens a second: our engine, transformers' generate, and vLLM where it is installed."""
-    from harness.bench.generate import measure as measure_generation
+    from harness.perf.generate import measure as measure_generation
 
     _check_positive("--peak-flops", peak_flops)
     result = measure_generation(
@@ -144,7 +144,7 @@ def table(
     as_json: Json = False,
 ) -> None:
     """Seconds of the table and the leaderboard of many runs, each by a command from a cold start."""
-    from harness.bench.table import measure as measure_tables
+    from harness.perf.table import measure as measure_tables
 
     result = measure_tables(runs, questions, seeds, rounds)
     if as_json:

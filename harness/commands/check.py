@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from harness.commands.output import print_rows, shown
-from harness.faults import writing
+from harness.files.disk import writing
+from harness.files.store import plain
 from harness.regression.gate import Check, Finding
-from harness.store import plain
 
 SHOWN = 12  # findings of training that are shown where none failed
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from harness.commands.output import Json, print_json, print_rows
-from harness.data import TABLE
+from harness.files.downloads import TABLE
 
 app = typer.Typer(no_args_is_help=True, help="The files of the real benchmarks: list, fetch, verify.")
 
@@ -19,7 +19,7 @@ DATA = Path("data")
 @app.command("list", epilog="Example:\n\n  harness data list")
 def list_files(table: Table = TABLE, as_json: Json = False) -> None:
     """List the files of the benchmarks, with their source and licence."""
-    from harness.data import table as read
+    from harness.files.downloads import table as read
 
     rows = {name: [dataclasses.asdict(file) for file in entries] for name, entries in read(table).items()}
     if as_json:
@@ -38,7 +38,7 @@ def fetch(
     table: Table = TABLE,
 ) -> None:
     """Fetch a benchmark's files from where they are published (uses the network)."""
-    from harness.data import fetch as fetch_files
+    from harness.files.downloads import fetch as fetch_files
 
     for path in fetch_files(name, data_dir, table):
         print(path)
@@ -52,7 +52,7 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Compare the files with their pinned sha256; exit code 1 where one has changed, or a named benchmark lacks one."""
-    from harness.data import verify as verify_files
+    from harness.files.downloads import verify as verify_files
 
     results = verify_files(name, data_dir, table)
     if as_json:

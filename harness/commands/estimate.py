@@ -3,7 +3,7 @@
 from typing import Any
 
 from harness.commands.output import print_facts, print_rows
-from harness.prompts import MOST_EPOCHS
+from harness.methods.prompts import MOST_EPOCHS
 
 
 def print_estimate(planned: dict[str, Any]) -> None:

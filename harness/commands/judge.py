@@ -8,7 +8,7 @@ import typer
 from harness.commands.data import DATA
 from harness.commands.options import experiment, takes
 from harness.commands.output import Json, print_json, print_rows, shown
-from harness.judging_audit.chosen import OPTIONS
+from harness.judge_audit.chosen import OPTIONS
 
 app = typer.Typer(no_args_is_help=True, help="Judges: which of them can be trusted.")
 
@@ -57,7 +57,7 @@ def audit(
 
     Pairs are asked in both orders. What was asked is kept: the same command goes on where it stopped.
     """
-    from harness.judging_audit.run import run_audit
+    from harness.judge_audit.run import run_audit
 
     names = _names(label_sets)
     report = run_audit(experiment(given), results, data_dir, labels, names, limit, seed, _names(own_model))
@@ -74,7 +74,7 @@ def _names(text: str) -> list[str]:
 
 
 def print_audit(report: dict[str, Any]) -> None:
-    """The report of `harness.judging_audit.audit`."""
+    """The report of `harness.judge_audit.audit`."""
     kinds = {kind: [each for each in report["sets"] if each["kind"] == kind] for kind in ("pairs", "ratings")}
     if kinds["pairs"]:
         print_rows(("pairs", "labels by", "asked", "no verdict", *AGREEMENT), map(_agreement, kinds["pairs"]))

@@ -12,10 +12,12 @@ from typing import Annotated, Any
 import typer
 import typer.core
 
-from harness import experiment as experiments
-from harness import presets, registry
 from harness.errors import UserError
-from harness.experiment import Experiment, flags_of
+from harness.experiment import configuration, registry
+from harness.experiment.options import Experiment, flags_of
+from harness.experiment.settings import add_settings, parse_fields
+from harness.files import typed
+from harness.models.folder import TESTBED
 
 RUNS = Path("results/runs")
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
@@ -99,18 +101,18 @@ def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
 
     What the file sets of methods and benchmarks that are left out is left out too, and said.
     """
-    values = presets.load(config) if config else {}
+    values = configuration.load(config) if config else {}
     listed = _listed(values)
     values |= {name: value for name, value in given.items() if name not in (*SETTINGS, *FIELDS)}
     if config:
         _leave_out(values, listed)
     for name in SETTINGS:
         if given.get(name):
-            values[name] = experiments.add_settings(values.get(name), given[name])
+            values[name] = add_settings(values.get(name), given[name])
     for name in FIELDS:
         if given.get(name):
-            values[name] = (values.get(name) or {}) | experiments.parse_fields(given[name])
-    built = experiments.build(Experiment, values, "option")
+            values[name] = (values.get(name) or {}) | parse_fields(given[name])
+    built = typed.build(Experiment, values, "option")
     _check_data(built, given, values)
     return built
 
@@ -126,7 +128,7 @@ def _check_data(built: Experiment, given: dict[str, Any], values: dict[str, Any]
         users = [arm for arm in stages if any(stage.labelled is labelled for stage in stages[arm])]
         if option in given and not users and not (built.tune and option == "prompts"):
             raise UserError(f"--{option} is used by none of the methods {', '.join(stages)}: leave it out")
-        if users and option not in values and built.model != experiments.TESTBED:
+        if users and option not in values and built.model != TESTBED:
             raise UserError(
                 f"{', '.join(users)} would train {built.model} on the testbed's {option}: give --{option} FILE, "
                 f"or --{option} testbed if you mean them"
@@ -143,8 +145,8 @@ def _leave_out(values: dict[str, Any], listed: dict[str, Any]) -> None:
     Args:
         listed: methods and benchmarks of the file, which the command line may have replaced.
     """
-    chosen = experiments.build(Experiment, _listed(values), "option")
-    before = experiments.build(Experiment, listed, "option")
+    chosen = typed.build(Experiment, _listed(values), "option")
+    before = typed.build(Experiment, listed, "option")
     taking_part = {*chosen.arms(), *chosen.benchmarks}
     known = {*registry.names("method"), *registry.names("benchmark"), *before.arms()}
     for name in SETTINGS:

@@ -56,8 +56,8 @@ def power(
 
     Before a run: from a pilot, a kept run, or assumptions about how much differences vary.
     """
-    from harness.pilots import Pilot, pilots
-    from harness.power import Variance
+    from harness.regression.pilots import Pilot, pilots
+    from harness.statistics.power import Variance
 
     if (pilot is None) == (question_sd is None):
         raise UserError("give either a PILOT (a run folder, or a reference) or --question-sd")
@@ -89,7 +89,7 @@ def _plan(
     run_cost: float | None,
     answer_cost: float | None,
 ) -> dict[str, Any]:
-    from harness.power import ALPHA, cheapest, half_width, minimum_detectable_effect
+    from harness.statistics.power import ALPHA, cheapest, half_width, minimum_detectable_effect
 
     known, alpha = pilot.variance, ALPHA / tests
     rows = [

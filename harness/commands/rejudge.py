@@ -4,7 +4,7 @@ from typing import Any
 
 from harness.commands.options import RunFolder, experiment, takes
 from harness.commands.output import Json, print_json, print_rows, shown
-from harness.judging_audit.chosen import OPTIONS
+from harness.judge_audit.chosen import OPTIONS
 
 EPILOG = (
     "Examples:\n\n  harness rejudge results/runs/all --judge-model other --judge-url http://localhost:8000/v1\n\n"
@@ -23,7 +23,7 @@ def rejudge(
     Says whether the order of methods holds. No answer is made again, and the run's own files stay as they are; what the
     other judge says is kept in RUN/rejudged/JUDGE, and the same command goes on where it stopped.
     """
-    from harness.rejudging import rejudge as judge_again
+    from harness.judge_audit.rejudge import rejudge as judge_again
 
     report = judge_again(run_folder, experiment(given))
     if as_json:
@@ -33,7 +33,7 @@ def rejudge(
 
 
 def print_rejudged(report: dict[str, Any]) -> None:
-    """The report of `harness.rejudging`: the columns of both judges side by side."""
+    """The report of `harness.judge_audit.rejudge`: the columns of both judges side by side."""
     for each in report["benchmarks"]:
         columns = ["method"]
         for judge in each["judges"]:

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from harness import store
 from harness.commands.output import check_file
 from harness.errors import unknown_name
+from harness.files import store
 
 FILE = "report.html"
 

@@ -8,7 +8,7 @@ KEY = 8  # digits of a digest that people see
 
 
 def print_verified(report: dict[str, Any]) -> None:
-    """The report of `harness.verify`."""
+    """The report of `harness.runs.verify`."""
     rows = []
     for number in report["numbers"]:
         state = "verified" if number["verified"] else "not verified"
@@ -40,13 +40,13 @@ def _digest(files: dict[str, str]) -> str:
 
 
 def print_values(found: dict[str, Any]) -> None:
-    """The values of `harness.show.values`."""
+    """The values of `harness.runs.show.values`."""
     rows = [[row["question"], *(row[name] for name in found["methods"])] for row in found["questions"]]
     print_rows(("question", *found["methods"]), rows, title=found["benchmark"])
 
 
 def print_question(found: dict[str, Any]) -> None:
-    """The question of `harness.show.question`, with what each arm made of it."""
+    """The question of `harness.runs.show.question`, with what each arm made of it."""
     print_facts({"question": found["question"] or {"id": "its file is not here any more"}})
     for arm in found["arms"]:
         print()

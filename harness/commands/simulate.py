@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from harness import store
 from harness.commands.output import Json, check_file, print_json
 from harness.errors import UserError
+from harness.files import store
 from harness.progress import progress
 
 EPILOG = (
@@ -29,7 +29,7 @@ def simulate(
 
     The functions that judge the tables of runs judge these. docs/statistics.md has the long form's result.
     """
-    from harness.simulation import promises, report
+    from harness.statistics.simulation import promises, report
 
     check_file(output, "simulation.json")
     text = docs.read_text(encoding="utf-8") if docs and docs.is_file() else ""

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from harness import store
 from harness.commands.output import check_file, print_json
-from harness.comparison import Table
 from harness.errors import UserError
-from harness.leaderboard import FILE, leaderboard
-from harness.merging import BASE, merge
-from harness.reported import read
-from harness.results import Reader, StoredRun, table_of, write_table
+from harness.files import store
+from harness.results.folder import Reader, StoredRun, table_of, write_table
+from harness.results.leaderboard import FILE, leaderboard
+from harness.results.merging import BASE, merge
 from harness.tables import FORMATS, SUFFIXES, render, to_json
+from harness.tables.reported import read
+from harness.tables.schema import Table
 
 
 def show_table(

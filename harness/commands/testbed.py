@@ -20,7 +20,7 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Make the embedded model again from nothing and say how close it comes to the shipped one (about 25 minutes)."""
-    from harness.testbed import MODEL_DIR
+    from harness.models.folder import MODEL_DIR
     from harness.testbed.build import Recipe
     from harness.testbed.build import build as build_model
     from harness.testbed.measure import compare

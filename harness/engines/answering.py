@@ -10,18 +10,11 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from harness.engines.base import (
-    INSTRUCTIONS,
-    Advance,
-    Chat,
-    Completion,
-    Conversation,
-    Engine,
-    Sampling,
-    TokenIds,
-)
+from harness.engines.base import Completion, Engine, Sampling
 from harness.errors import UserError
+from harness.progress import Advance
 from harness.thoughts import Marks, Split, opens_thought, split_thought
+from harness.types import INSTRUCTIONS, Chat, Conversation, TokenIds
 
 SWITCHES = ("enable_thinking", "thinking")  # Qwen3 and SmolLM3; Granite and DeepSeek-V3.1
 CHANNEL = "<|channel|>"

@@ -4,47 +4,12 @@ An engine knows nothing about benchmarks or methods. Text is turned into token i
 and `encode_replies`, and never tokenized again: there is no second BOS and no boundary that moves.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
 
-Message = dict[str, Any]  # "role" and "content" (a text; absent beside "tool_calls"), and what else a template reads
-Reply = str | tuple[Message, ...]  # a text of the assistant, or the messages from its first turn to its last
-INSTRUCTIONS = ("system", "developer")  # roles of a message that says how to answer
-TokenIds = tuple[int, ...]
-ENGINES = ("auto", "transformers", "vllm")  # see harness.engines.choice
-Advance = Callable[[int], None]  # called with the number of items finished since the last call
-
-
-@dataclass(frozen=True)
-class Chat:
-    """A conversation with all that a chat template is given.
-
-    tools: JSON schemas of the functions that the model may call.
-    variables: further variables of the template, such as {"enable_thinking": False} ("chat_template_kwargs" of a row).
-    """
-
-    messages: tuple[Message, ...]
-    tools: tuple[dict[str, Any], ...] = ()
-    variables: dict[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, conversation: "Conversation") -> "Chat":
-        return conversation if isinstance(conversation, Chat) else cls(tuple(conversation))
-
-    def instructed(self, text: str) -> "Chat":
-        """The same with an instruction: after those of its first message, or in a system message before it."""
-        first, *rest = self.messages
-        if first["role"] in INSTRUCTIONS:
-            return replace(self, messages=({**first, "content": f"{first['content']}\n\n{text}"}, *rest))
-        return replace(self, messages=({"role": "system", "content": text}, *self.messages))
-
-
-Conversation = Chat | Sequence[Message]
-
-
-def reply_messages(reply: Reply) -> tuple[Message, ...]:
-    return ({"role": "assistant", "content": reply},) if isinstance(reply, str) else tuple(reply)
+from harness.progress import Advance
+from harness.types import Conversation, Reply, TokenIds
 
 
 @dataclass(frozen=True)

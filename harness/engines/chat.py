@@ -13,10 +13,10 @@ from datetime import date
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from harness.engines.base import Chat, Conversation, Reply, TokenIds
 from harness.engines.conversations import ChatWriter
 from harness.engines.templates import ChatProgram
 from harness.errors import UserError
+from harness.types import Chat, Conversation, Reply, TokenIds
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,11 +9,12 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.engines import loading
-from harness.engines.base import Advance, Conversation, Reply, TokenIds
 from harness.engines.chat import ChatTemplate
 from harness.engines.memory import Limit, free
 from harness.errors import UserError
-from harness.models import read_config
+from harness.models.folder import read_config
+from harness.progress import Advance
+from harness.types import Conversation, Reply, TokenIds
 
 
 class RewardModel:

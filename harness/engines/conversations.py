@@ -11,9 +11,9 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from harness.engines.base import Chat, Message, Reply, reply_messages
 from harness.engines.templates import REASONING, ChatProgram
 from harness.errors import UserError
+from harness.types import Chat, Message, Reply, reply_messages
 
 Marking = Callable[[Any], Any]  # applied to what is said before the template writes it
 

@@ -5,14 +5,16 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from harness import store
-from harness.engines.base import Advance, Chat, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
+from harness.endpoints.base import JudgeRequest
+from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.memory import Limit
 from harness.errors import UserError
-from harness.judges.base import JudgeRequest
+from harness.files import store
+from harness.progress import Advance
+from harness.types import Chat, Conversation, Reply, TokenIds
 
 if TYPE_CHECKING:
-    from harness.judges.openai import OpenAIJudge
+    from harness.endpoints.client import OpenAIJudge
 
 
 class EndpointEngine:

@@ -12,8 +12,10 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from harness.engines.base import Advance, Sampling, TokenIds
+from harness.engines.base import Sampling
 from harness.engines.sampling import sample_tokens
+from harness.progress import Advance
+from harness.types import TokenIds
 
 COMPACT_BELOW = 0.95  # share of rows still running under which the finished ones are removed (removal copies the cache)
 MOST_PADDING = 0.07  # of the tokens of a batch, its prompts and what is expected to be sampled

@@ -25,8 +25,8 @@ from transformers.utils import logging
 
 from harness.engines.memory import Limit
 from harness.errors import UserError
-from harness.model_files import check_files, elements, tensor_shapes
-from harness.models import ADAPTER_WEIGHTS
+from harness.models.folder import ADAPTER_WEIGHTS
+from harness.models.weights import check_files, elements, tensor_shapes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 LONGEST_REASON = 400  # characters of what a library said

@@ -8,8 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import Advance, Completion, Engine, LogProb, Sampling, TokenIds
-from harness.faults import writing
+from harness.engines.base import Completion, Engine, LogProb, Sampling
+from harness.files.disk import writing
+from harness.progress import Advance
+from harness.types import TokenIds
 
 
 class LoggedEngine:

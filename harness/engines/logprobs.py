@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from transformers import PreTrainedModel
 
 from harness.engines import flex, packing
-from harness.engines.base import TokenIds
 from harness.engines.packing import PackedBatch, pack
 from harness.engines.token_logprobs import token_logprobs
+from harness.types import TokenIds
 
 ATTENTIONS = {"sdpa": packing.ATTENTION, "flex": flex.ATTENTION}
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import torch
 
-from harness.engines.base import Advance
 from harness.errors import UserError
+from harness.progress import Advance
 
 SIGNS = (  # in errors of PyTorch, CUDA, cuBLAS, oneDNN
     "out of memory",

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from harness.engines.base import TokenIds
+from harness.types import TokenIds
 
 ATTENTION = "harness_packed"  # the name under which transformers finds `packed_attention`
 WITHOUT_EFFECT = {  # arguments of attention functions that do not change what they return

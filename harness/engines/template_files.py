@@ -8,7 +8,7 @@ from typing import Any
 from harness.engines.conversations import ChatWriter
 from harness.engines.templates import ChatProgram
 from harness.errors import UserError
-from harness.models import tokenizer_folder
+from harness.models.folder import tokenizer_folder
 
 TEMPLATE_FILE = "chat_template.jinja"
 MORE_TEMPLATES = "additional_chat_templates"  # folder of templates by name

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils.logging import disable_progress_bar
 
 from harness.engines import counting, loading, saving
-from harness.engines.base import Advance, Completion, Conversation, LogProb, Reply, Sampling, TokenIds
+from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import Generated, alike, generate_batch
 from harness.engines.logprobs import (
@@ -28,7 +28,9 @@ from harness.engines.packing import Row, apart, pack, rows_of
 from harness.engines.reading import how_to_read, tell
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
-from harness.models import base_folder, tokenizer_folder
+from harness.models.folder import base_folder, tokenizer_folder
+from harness.progress import Advance
+from harness.types import Conversation, Reply, TokenIds
 from harness.work import Needed
 
 

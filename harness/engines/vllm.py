@@ -8,13 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.engines.base import Advance, Completion, LogProb, Sampling, TokenIds
+from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.loading import check_lengths, load_errors
 from harness.engines.memory import free
 from harness.engines.sampling import item_keys
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.models import base_folder
+from harness.models.folder import base_folder
+from harness.progress import Advance
+from harness.types import TokenIds
 from harness.work import of_sequences
 
 if TYPE_CHECKING:

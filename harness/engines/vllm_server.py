@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
 
-from harness.engines.base import TokenIds
 from harness.engines.vllm import VLLMEngine, Wish
 from harness.errors import UserError
+from harness.types import TokenIds
 
 AT_ONCE = 64  # requests on their way
 TRIES = 5

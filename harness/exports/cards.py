@@ -4,126 +4,11 @@ Texts of models, data and users stand in cards as code, and in front matter as Y
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness import __version__, store
-from harness.arm import Arm
-from harness.errors import UserError, unknown_name
-from harness.experiment import TESTBED, Experiment
-from harness.hub import is_dataset_name
-from harness.methods import Stage
-from harness.models import model_folder
-from harness.pipeline import collecting
-from harness.results import read_experiment
-from harness.steps import Folder, Mark
-
 README = "README.md"
-
-
-def arm_of(run: Path, method: str, seed: int) -> Arm:
-    """An arm of a run.
-
-    Raises:
-        UserError: when the folder holds no run, or the run has no such arm.
-    """
-    experiment = read_experiment(run)
-    if method not in experiment.arms():
-        raise unknown_name("method of this run", method, experiment.arms())
-    if not 0 <= seed < experiment.seeds:
-        raise UserError(f"{run} has no seed {seed}: its seeds are 0 to {experiment.seeds - 1}")
-    return Arm(experiment, method, seed, Folder(run))
-
-
-def stage_of(arm: Arm, name: str | None) -> Stage:
-    """A stage of an arm, by default its last.
-
-    Raises:
-        UserError: when there is none, or none of this name.
-    """
-    stages = {stage.name: stage for stage in arm.stages}
-    if not stages:
-        raise UserError(f"{arm.name} trains nothing, so it has nothing to export but its scores")
-    if name is not None and name not in stages:
-        raise unknown_name(f"stage of {arm.name}", name, stages)
-    return stages[name] if name else arm.stages[-1]
-
-
-def finished(arm: Arm, step: str) -> Mark:
-    """The mark of a step whose files are as it left them.
-
-    Raises:
-        UserError: when it is not finished, or a file is missing or was changed.
-    """
-    mark = arm.folder.mark(step)
-    if mark is None:
-        raise UserError(f"{arm.folder.path}: step {step} is not finished: finish the run first")
-    arm.folder.check(step)
-    return mark
-
-
-def check_free(folder: Path) -> None:
-    """
-    Raises:
-        UserError: when there is something that an export would replace.
-    """
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise UserError(f"{folder} is there already: choose another folder (-o), or remove it")
-
-
-def model_name(experiment: Experiment) -> str:
-    """The model that a run started from, without the path of a folder of this machine."""
-    return f"testbed (embedded in harness {__version__})" if experiment.model == TESTBED else _named(experiment.model)
-
-
-def base_model(experiment: Experiment) -> dict[str, str]:
-    """The front matter of what a model was trained from, where that was fetched from the hub."""
-    named = experiment.model
-    if _named(named) != named or "/" not in named:
-        return {}
-    try:
-        model_folder(named)
-    except UserError:  # perhaps a folder that is gone
-        return {}
-    return {"base_model": named}
-
-
-def provenance(arm: Arm, stage: Stage) -> dict[str, Any]:
-    """What an arm's stage was made from, by name."""
-    collected = finished(arm, collecting(stage))
-    made = collected.depends_on
-    return {
-        "run": arm.experiment.name,
-        "method": arm.name if arm.name == made["method"] else f"{arm.name} ({made['method']})",
-        "stage": stage.name,
-        "seed": arm.seed,
-        "start model": model_name(arm.experiment),
-        **{f"start model, SHA-256 of {part} (16 digits)": digest for part, digest in made["model"].items()},
-        "budget": str(arm.experiment.cap),
-        "judge": made["judge"],
-        "prompts, SHA-256 (16 digits)": made.get("prompts") or made.get("preferences"),
-        "preferences file, SHA-256": next(iter(collected.files.values())),
-        "code, SHA-256 (16 digits)": made["code"],
-        "device": made["device"],
-        "versions": ", ".join(f"{name} {found}" for name, found in made["packages"].items()),
-    }
-
-
-def options(arm: Arm) -> dict[str, Any]:
-    """Of the method, and of sampling."""
-    experiment = arm.experiment
-    sampling = {name: getattr(experiment, name) for name in ("max_new_tokens", "temperature", "top_p")}
-    return {**{name: _named(value) for name, value in asdict(arm.options).items()}, **sampling}
-
-
-def _named(value: Any) -> Any:
-    """An option's value, of a path of this machine the last part alone; URLs and ids of the hub stay."""
-    if not isinstance(value, str) or "://" in value or (is_dataset_name(value) and not Path(value).exists()):
-        return value
-    return Path(value).name or value
 
 
 def card(front: Mapping[str, Any], *parts: str) -> str:
@@ -148,17 +33,6 @@ def code(value: Any) -> str:
         return value or "–"
     text = "".join(mark if mark.isprintable() else " " for mark in str(value)).replace("`", "'")
     return f"`{' '.join(text.split()).replace('|', chr(92) + '|') or ' '}`"
-
-
-def ledger(arm: Arm) -> dict[str, Any]:
-    """What an arm spent, by role."""
-    spent = store.read_json(arm.folder / "ledger.json")
-    rows = {"cap": None if spent["cap_flops"] is None else f"FLOPs {spent['cap_flops']:.4g}"}
-    for name, part in {"all": spent["total"], **spent["roles"]}.items():
-        shown = {"FLOPs": f"{part['flops']:.4g}"}
-        shown |= {what.replace("_", " "): part[what] for what in COUNTS if part[what]}
-        rows[name] = ", ".join(f"{what} {number}" for what, number in shown.items())
-    return rows
 
 
 COUNTS = ("calls", "prompt_tokens", "generated_tokens", "trained_tokens", "updates")

@@ -1,16 +1,17 @@
 """Scores as the hub's evaluation results: model-index of a model card, and .eval_results of a model's repository."""
 
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from harness import registry, store
-from harness.arm import Arm
 from harness.benchmarks.base import Score
-from harness.experiment import TESTBED
+from harness.experiment import registry
+from harness.exports.arms import metric_name
+from harness.files import store
+from harness.models.folder import TESTBED
+from harness.runs.arm import Arm
 
 DATASETS = {  # benchmark -> (data set of the hub, task in it)
     "mt-bench": ("HuggingFaceH4/mt_bench_prompts", "default"),
@@ -68,14 +69,8 @@ def entries(arm: Arm) -> list[dict[str, Any]]:
     return eval_result_entries_to_yaml(found)
 
 
-def metric_name(score: Score) -> str:
-    """The metric as an identifier: "exact match %" is exact_match."""
-    words = re.sub(r"\([^)]*\)|%", " ", score.metric)
-    return re.sub(r"\W+", "_", words.strip()).lower() or "score"
-
-
 def _known(arm: Arm) -> dict[str, Score]:
-    from harness.exports.scores import scores_of
+    from harness.exports.arms import scores_of
 
     return {name: score for name, score in scores_of(arm).items() if math.isfinite(score.value)}
 

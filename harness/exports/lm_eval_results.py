@@ -13,17 +13,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from harness import __version__, registry, store
-from harness.arm import Arm
+from harness import __version__
 from harness.benchmarks.base import Score, Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.benchmarks.questions import load_questions
 from harness.errors import UserError
-from harness.exports import cards
-from harness.exports.hub_results import metric_name
-from harness.exports.scores import scores_of
-from harness.inputs import data_folder
-from harness.statistics import Stack, estimates, grid
+from harness.experiment import registry
+from harness.exports import arms
+from harness.exports.arms import metric_name, scores_of
+from harness.files import store
+from harness.runs.arm import Arm
+from harness.runs.inputs import data_folder
+from harness.statistics.intervals import Stack, estimates, grid
 
 FILTER = "none"
 ANSWERS = ("output", "response", "turns")  # where samples of benchmarks have what the model wrote
@@ -63,7 +64,7 @@ def results(arm: Arm, scores: dict[str, Score], when: float) -> dict[str, Any]:
         },
         "config": {
             "model": "harness",
-            "model_args": {"method": arm.name, "seed": seed, "start_model": cards.model_name(experiment)},
+            "model_args": {"method": arm.name, "seed": seed, "start_model": arms.model_name(experiment)},
             "batch_size": str(experiment.batch_size),
             "device": experiment.device,
             "limit": experiment.limit,

@@ -3,12 +3,12 @@
 import shutil
 from pathlib import Path
 
-from harness import store
-from harness.arm import Arm
-from harness.exports import cards, hub_results
-from harness.faults import whole
-from harness.methods import Stage
-from harness.results import table_of
+from harness.exports import arms, cards, hub_results
+from harness.files import store
+from harness.files.disk import whole
+from harness.methods.base import Stage
+from harness.results.folder import table_of
+from harness.runs.arm import Arm
 from harness.tables import to_markdown
 
 LICENCE = "None is given here: that of the start model and of its training data binds. Add `license:` above."
@@ -23,10 +23,10 @@ def export_model(run: Path, method: str, seed: int, output: Path, stage: str | N
     Raises:
         UserError: when the run is not finished or the arm trains nothing, or something is at `output` already.
     """
-    cards.check_free(output)
-    arm = cards.arm_of(run, method, seed)
-    chosen = cards.stage_of(arm, stage)
-    mark = cards.finished(arm, chosen.name)
+    arms.check_free(output)
+    arm = arms.arm_of(run, method, seed)
+    chosen = arms.stage_of(arm, stage)
+    mark = arms.finished(arm, chosen.name)
     checkpoint = Path("checkpoints", chosen.name)
     digests = {
         str(Path(name).relative_to(checkpoint)): digest
@@ -48,7 +48,7 @@ def _card(run: Path, arm: Arm, stage: Stage, digests: dict[str, str]) -> str:
     front = {
         "library_name": "transformers",
         "pipeline_tag": "text-generation",
-        **cards.base_model(experiment),
+        **arms.base_model(experiment),
         "tags": ["trl", "preference", method.name],
         **(hub_results.model_index(name, arm) if scored else {}),
     }
@@ -56,17 +56,17 @@ def _card(run: Path, arm: Arm, stage: Stage, digests: dict[str, str]) -> str:
     return cards.card(
         front,
         f"# {cards.code(arm.label)}, {cards.code(stage.name)}",
-        f"{cards.code(cards.model_name(experiment))} after {cards.code(method.name)}: {cards.code(method.summary)}. "
+        f"{cards.code(arms.model_name(experiment))} after {cards.code(method.name)}: {cards.code(method.summary)}. "
         f"Where the preferences come from: {cards.code(method.supervision(arm.options))}.",
         "## Results of the experiment",
         own if scored else f"This is not the model that was scored, but that of the stage {cards.code(stage.name)}.",
         _below(to_markdown(table_of(run))),
         "## Budget",
-        cards.table(("role", "spent"), cards.ledger(arm)),
+        cards.table(("role", "spent"), arms.ledger(arm)),
         "## Where it comes from",
-        cards.table(("what", "value"), cards.provenance(arm, stage)),
+        cards.table(("what", "value"), arms.provenance(arm, stage)),
         "## Options of the method",
-        cards.table(("option", "value"), cards.options(arm)),
+        cards.table(("option", "value"), arms.options(arm)),
         "## Files",
         cards.table(("file", "SHA-256"), digests),
         "## Licence",

@@ -4,14 +4,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.arm import Arm
-from harness.engines.base import reply_messages
 from harness.errors import UserError
-from harness.exports import cards
-from harness.faults import whole
-from harness.methods import Stage
-from harness.pipeline import collecting
+from harness.exports import arms, cards
+from harness.files import store
+from harness.files.disk import whole
+from harness.methods.base import Stage
+from harness.runs.arm import Arm
+from harness.stages.train import collecting
+from harness.types import reply_messages
 
 DATA_FILE = "train.parquet"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
@@ -45,10 +45,10 @@ def export_preferences(run: Path, method: str, seed: int, output: Path, stage: s
     """
     from datasets import Dataset
 
-    cards.check_free(output)
-    arm = cards.arm_of(run, method, seed)
-    chosen = cards.stage_of(arm, stage)
-    cards.finished(arm, collecting(chosen))
+    arms.check_free(output)
+    arm = arms.arm_of(run, method, seed)
+    chosen = arms.stage_of(arm, stage)
+    arms.finished(arm, collecting(chosen))
     rows = list(_rows(arm.folder / "preferences" / f"{chosen.name}.jsonl"))
     if not rows:
         raise UserError(f"{method} is not trained on pairs in stage {chosen.name!r}: it has no preferences to export")
@@ -79,7 +79,7 @@ def _card(arm: Arm, stage: Stage, number: int, columns: list[str], digest: str) 
         "size_categories": [next((name for most, name in SIZES if number < most), "n>1M")],
         "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": DATA_FILE}]}],
     }
-    facts = {"pairs": number, f"{DATA_FILE}, SHA-256": digest, **cards.provenance(arm, stage)}
+    facts = {"pairs": number, f"{DATA_FILE}, SHA-256": digest, **arms.provenance(arm, stage)}
     return cards.card(
         front,
         f"# Preferences: {cards.code(arm.label)}",
@@ -91,7 +91,7 @@ def _card(arm: Arm, stage: Stage, number: int, columns: list[str], digest: str) 
         "## Where it comes from",
         cards.table(("what", "value"), facts),
         "## Options of the method",
-        cards.table(("option", "value"), cards.options(arm)),
+        cards.table(("option", "value"), arms.options(arm)),
         "## Licence",
         LICENCE,
     )

@@ -3,12 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from harness import store
-from harness.arm import Arm
-from harness.benchmarks.base import Score, step_names
 from harness.errors import UserError
-from harness.exports import cards
-from harness.faults import whole
+from harness.exports.arms import arm_of, check_free
+from harness.files.disk import whole
 
 FORMATS = ("lm-eval", "hub")
 
@@ -31,10 +28,10 @@ def export_scores(
         raise UserError(f"format {form!r} is not known: give {' or '.join(FORMATS)}")
     if samples and form != "lm-eval":
         raise UserError("samples are exported with --format lm-eval only")
-    cards.check_free(output)
-    first = cards.arm_of(run, "base", 0).experiment
+    check_free(output)
+    first = arm_of(run, "base", 0).experiment
     seeds = range(first.seeds) if seed is None else [seed]
-    arms = [cards.arm_of(run, method, each) for method in methods or first.arms() for each in seeds]
+    arms = [arm_of(run, method, each) for method in methods or first.arms() for each in seeds]
     with whole(output.resolve()) as folder:
         for arm in arms:
             place = folder / arm.folder.path.name
@@ -44,17 +41,3 @@ def export_scores(
             else:
                 lm_eval_results.write(arm, place, samples)
     return output
-
-
-def scores_of(arm: Arm) -> dict[str, Score]:
-    """Of each benchmark that the arm has a score of, as the steps left them.
-
-    Raises:
-        UserError: when one is not finished, or its file was changed.
-    """
-    found = {}
-    for name in arm.benchmarks:
-        cards.finished(arm, step_names(name)[1])
-        if (file := arm.folder / "scores" / f"{name}.json").exists():  # else it was left out
-            found[name] = Score(**store.read_json(file))
-    return found

@@ -6,10 +6,12 @@ from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
 
-from harness import store
-from harness.engines.base import Advance, Engine, Sampling, TokenIds
-from harness.judges.base import JudgeReply, JudgeRequest
-from harness.judges.log import JudgeLog
+from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.endpoints.log import JudgeLog
+from harness.engines.base import Engine, Sampling
+from harness.files import store
+from harness.progress import Advance
+from harness.types import TokenIds
 
 CHUNK = 256  # requests whose replies are stored together: the most that a kill loses
 SHOWN_HASH = 8  # digits of the weights' hash in the judge's name

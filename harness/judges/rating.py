@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 
-from harness.engines.base import Message
-from harness.judges.base import JudgeRequest
+from harness.endpoints.base import JudgeRequest
 from harness.judges.templates import fill
-from harness.prompts import question_text
+from harness.types import Message, question_text
 
 PROMPT = (
     "[Instruction]\nRate how well the assistant's answer serves the user, from 1 to 10. Explain briefly, then end with "

@@ -5,8 +5,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from harness.endpoints.base import CUT, JudgeReply
 from harness.errors import UserError
-from harness.judges.base import CUT, JudgeReply
 
 NONE = {"preference": None, "rating": None, "score": -1}  # fields of a judgment's verdict, and what stands for none
 LONGEST_EXAMPLE = 60  # characters of a reply in a message

@@ -8,8 +8,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from harness.judges.base import JudgeReply
-from harness.thoughts import split_thought
+from harness.endpoints.base import JudgeReply
+from harness.thoughts import spoken
 
 # What stands in double brackets on one line, whatever it is: the last one decides, also where it is not a verdict.
 _BRACKETS = re.compile(r"\[\[([^\[\]\n]*)\]\]")
@@ -22,12 +22,6 @@ _FORGED = re.compile(
 )
 CHOICES = {"A": "A", "B": "B", "C": "tie"}
 LEAST_PROBABILITY = 0.5  # that the letters must have together: a judge that says something else has given no verdict
-
-
-def spoken(text: str) -> str | None:
-    """The text without its thoughts (`harness.thoughts.split_thought`); None where it ends inside one."""
-    split = split_thought(text)
-    return split.answer if split.finished else None
 
 
 def _decisive(text: str) -> str:

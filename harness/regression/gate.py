@@ -1,9 +1,9 @@
 """Holds a run against a reference: identity first, else tests whose false alarms are stated and bounded.
 
 Scores: for each arm and benchmark, the run must be no worse than the reference by a margin (one-sided, non-inferiority,
-`harness.power`). Training: each measure must lie where another seed of the reference's program would (two-sided
-prediction interval, Student's t). The margins and intervals are as wide as it takes for a run that is equal in truth to
-pass all of them in 1 - ALARM of cases, also where runs have heavier tails than a normal distribution.
+`harness.statistics.power`). Training: each measure must lie where another seed of the reference's program would
+(two-sided prediction interval, Student's t). The margins and intervals are as wide as it takes for a run that is equal
+in truth to pass all of them in 1 - ALARM of cases, also where runs have heavier tails than a normal distribution.
 """
 
 import math
@@ -13,12 +13,12 @@ from statistics import fmean, stdev
 from scipy.special import stdtrit
 
 from harness.errors import UserError
-from harness.experiment import Experiment
-from harness.power import ALPHA, margin_for, non_inferiority
+from harness.experiment.options import Experiment
+from harness.files.marks import differences
 from harness.regression.measures import meaning
 from harness.regression.reference import Measured, shared
-from harness.statistics import mean
-from harness.steps import differences
+from harness.statistics.intervals import mean
+from harness.statistics.power import ALPHA, margin_for, non_inferiority
 from harness.training.examples import TrainingOptions
 
 DEFAULTS = {each.name: each.default for each in fields(TrainingOptions)}  # of options that a reference is older than

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from statistics import fmean, median
 
-from harness import store
-from harness.steps import Folder
+from harness.files import store
+from harness.files.marks import Folder
 
 FIRST, LAST = 5, 10  # updates whose median is taken: single ones can have any gradient
 AT_FIRST = ("loss", "grad_norm", "chosen_logp", "rejected_logp")  # margins are 0 there, and their signs rounding

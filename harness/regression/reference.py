@@ -7,16 +7,16 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
-from harness import rows, sources, store
 from harness.benchmarks.base import Score, step_names
 from harness.errors import UserError
-from harness.experiment import Experiment
+from harness.experiment.options import Experiment
+from harness.files import rows, sources, store
+from harness.files.marks import Folder
 from harness.regression import measures
-from harness.results import StoredRun
-from harness.runner import arms_of
-from harness.statistics import Grid, grid
-from harness.steps import Folder
-from harness.verify import verify
+from harness.results.folder import StoredRun
+from harness.runs.run import arms_of
+from harness.runs.verify import verify
+from harness.statistics.intervals import Grid, grid
 
 FORMAT = 1
 LEAST_SEEDS = 5  # fewer do not say how much runs differ

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from math import floor, isnan, log10
 from statistics import fmean
 
-from harness.comparison import SIGNIFICANT, Column
 from harness.report.drawing import (
     MUTED,
     SHORT_LABELS,
@@ -21,7 +20,9 @@ from harness.report.drawing import (
 )
 from harness.report.run import Run
 from harness.report.wording import interval, number, p_value, power, signed, ten
+from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import digits_of
+from harness.tables.schema import Column
 
 LABELS = 112  # pixels for names
 NAMES = {"labelColor": TEXT, "minExtent": LABELS, "maxExtent": LABELS, "labelExpr": SHORT_LABELS}

@@ -15,14 +15,15 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from harness import trials
-from harness.comparison import SIGNIFICANT, Cell, Column, Row
 from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.run import Run
 from harness.report.verdict import Verdict, verdict
-from harness.results import MACHINE
+from harness.results import trials
+from harness.results.folder import MACHINE
+from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import count, digits_of, duration
+from harness.tables.schema import Cell, Column, Row
 
 PARTS = (  # fields of a score's details that hold a value for each part of the benchmark
     ("sections", "by section"),

@@ -7,14 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from harness import store
-from harness.arm import Arm
 from harness.benchmarks.base import Score
-from harness.comparison import Table
-from harness.experiment import Experiment
-from harness.results import read_experiment, table_of
-from harness.runner import arms_of
-from harness.steps import Folder
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.files.marks import Folder
+from harness.results.folder import read_experiment, table_of
+from harness.runs.arm import Arm
+from harness.runs.run import arms_of
+from harness.tables.schema import Table
 
 
 @dataclass(frozen=True)

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from harness import store
-from harness.arm import Arm
 from harness.benchmarks.base import Settings
 from harness.benchmarks.files import with_suite_settings
 from harness.benchmarks.questions import load_questions
-from harness.comparison import Column
 from harness.errors import UserError
-from harness.inputs import data_folder
+from harness.files import store
 from harness.report.run import Run
+from harness.runs.arm import Arm
+from harness.runs.inputs import data_folder
 from harness.tables.layout import digits_of
+from harness.tables.schema import Column
 
 MOST_BYTES = 3_500_000  # of all blocks of a page, as they stand in it
 LONG = 60  # characters from which a text is shown as a text, not as a fact

@@ -6,7 +6,6 @@ from html import escape
 from importlib.resources import files
 from math import isnan
 
-from harness.comparison import Cell, Column
 from harness.errors import UserError
 from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, values
 from harness.report.figures import NUMBERS
@@ -14,6 +13,7 @@ from harness.report.run import Run
 from harness.report.training import pair_quality
 from harness.report.wording import interval, number, power
 from harness.tables.layout import digits_of
+from harness.tables.schema import Cell, Column
 
 STYLE = files("harness.report") / "html" / "page.css"
 COLOR = re.compile(r"(--[\w-]+): light-dark\((#\w+), #\w+\)")

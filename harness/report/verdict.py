@@ -1,18 +1,21 @@
 """Who won, by how much, how sure that is and what it cost: the summary at the top of the page, computed from scores.
 
 Methods are compared with the baseline in the table. Which of them is best is another question, answered by its
-ranks: there every pair of ranked methods is compared on every benchmark (`harness.ranking`); these are its pairs.
+ranks: there every pair of ranked methods is compared on every benchmark (`harness.statistics.ranking`); these are its
+pairs.
 """
 
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from harness.comparison import SIGNIFICANT, Cell, Column, Row, Table, grid_of
 from harness.report.run import Run
 from harness.report.wording import listed, number, power, span
-from harness.statistics import LEAST_SEEDS, Difference, differences, holm
+from harness.statistics.intervals import LEAST_SEEDS, Difference, differences, holm
+from harness.statistics.ranking import SIGNIFICANT
+from harness.tables.build import grid_of
 from harness.tables.layout import count, digits_of, duration
+from harness.tables.schema import Cell, Column, Row, Table
 
 TOO_FEW = "Too few training runs to name a winner."
 WHY_TOO_FEW = (

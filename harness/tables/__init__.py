@@ -3,13 +3,13 @@
 Names and texts of files, models and judges are data: every format escapes them.
 """
 
-from harness.comparison import Table
 from harness.errors import unknown_name
 from harness.tables.csv import to_csv
 from harness.tables.html import to_html
 from harness.tables.json import dumps, to_json
 from harness.tables.latex import to_latex
 from harness.tables.markdown import to_markdown
+from harness.tables.schema import Table
 
 __all__ = ["FORMATS", "SUFFIXES", "render", "to_csv", "to_html", "to_json", "to_latex", "to_markdown"]
 

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from harness.comparison import Cell, Column, Row, Table
 from harness.tables.layout import controlled, one_line
+from harness.tables.schema import Cell, Column, Row, Table
 
 FORMULA = ("=", "+", "-", "@")
 COLUMNS = (

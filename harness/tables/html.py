@@ -2,8 +2,8 @@
 
 from html import escape as escape_html
 
-from harness.comparison import Table
 from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+from harness.tables.schema import Table
 
 STYLE = """
 :root { color-scheme: light dark; }

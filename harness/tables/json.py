@@ -1,4 +1,4 @@
-"""A table as JSON: the fields of `harness.comparison.Table`, by their names.
+"""A table as JSON: the fields of `harness.tables.schema.Table`, by their names.
 
 rows[i].method, .ranked, .spent.flops, .cells[benchmark].value, .low, .high, .rank, .difference.p_value, .p_holm and so
 on. A number that does not exist is null.
@@ -9,12 +9,11 @@ import math
 from dataclasses import asdict
 from typing import Any
 
-from harness.comparison import Cell, Column, Row, Spent, Table
 from harness.errors import UserError
-from harness.reported import Reported
-from harness.statistics import Difference, Interval
-from harness.store import plain
-from harness.trials import Tuning
+from harness.files.store import plain
+from harness.statistics.intervals import Difference, Interval
+from harness.tables.reported import Reported
+from harness.tables.schema import Cell, Column, Row, Spent, Table, Tuning
 
 NUMBERS = ("value", "low", "high", "error", "freedom")
 

@@ -7,8 +7,8 @@ marks that LaTeX would obey are escaped, letters that it can not set stand by th
 import re
 import unicodedata
 
-from harness.comparison import Table
 from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+from harness.tables.schema import Table
 
 _MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")  # the sign of a number, no hyphen
 MARKS = {

@@ -4,10 +4,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.comparison import SIGNIFICANT, Cell, Column, Row, Spent, Table
-from harness.notes import number_range
-from harness.reported import Reported
-from harness.statistics import Interval
+from harness.statistics.intervals import Interval
+from harness.statistics.ranking import SIGNIFICANT
+from harness.tables.notes import number_range
+from harness.tables.reported import Reported
+from harness.tables.schema import Cell, Column, Row, Spent, Table
 
 NONE = "–"
 SPENDING = ("budget spent", "trained tokens", "generated tokens", "updates", "time")

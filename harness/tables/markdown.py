@@ -3,8 +3,8 @@
 import re
 from collections.abc import Sequence
 
-from harness.comparison import Table
 from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+from harness.tables.schema import Table
 
 _MARKUP = re.compile(r"\\|\||<(?=[A-Za-z/!?])|(?<=\])\(")
 

@@ -7,8 +7,8 @@ training content, so the suites ask nothing of it (and the model itself knows it
 import zlib
 from functools import cache
 
-from harness.methods import Prompt
 from harness.testbed.items import parse
+from harness.types import Prompt
 
 KEPT_OF = 12  # one content in so many
 

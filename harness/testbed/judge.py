@@ -8,8 +8,8 @@ import math
 import re
 from collections.abc import Sequence
 
-from harness.engines.base import Advance
-from harness.judges.base import JudgeReply, JudgeRequest
+from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.progress import Advance
 from harness.testbed.items import Item, parse
 from harness.testbed.responses import aspects, quality, rating
 

@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from harness.engines.base import Message, Sampling
+from harness.engines.base import Sampling
 from harness.engines.transformers import TransformersEngine
 from harness.testbed.corpus import draw_defects, draw_features, system_message
 from harness.testbed.items import Item, draw_item
 from harness.testbed.judging import pair_prompt, rate_prompt
 from harness.testbed.principles import DO_NOT_REVEAL, PRINCIPLES
 from harness.testbed.responses import boxed, quality, render
+from harness.types import Message
 
 QUESTIONS = 600
 SEED = 99

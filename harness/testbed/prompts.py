@@ -3,10 +3,10 @@
 import random
 from functools import cache
 
-from harness.methods import Prompt
 from harness.testbed.corpus import draw_defects
 from harness.testbed.items import draw_family, draw_item
 from harness.testbed.responses import quality, render
+from harness.types import Prompt
 
 PROMPTS = 8000
 PAIRS = 4000

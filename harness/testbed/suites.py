@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from harness import store
+from harness.files import store
 from harness.testbed.corpus import draw_defects
 from harness.testbed.items import FAMILIES, Item, draw_family, draw_follow_up, draw_item
 from harness.testbed.responses import equations, quality, render

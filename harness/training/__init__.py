@@ -1,0 +1,1 @@
+"""From examples and a loss to a checkpoint."""

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from harness.engines.base import TokenIds
 from harness.errors import UserError
-from harness.faults import whole
+from harness.files.disk import whole
 from harness.training.examples import Example
+from harness.types import TokenIds
 from harness.work import Work, of_sequences, total
 
 if TYPE_CHECKING:

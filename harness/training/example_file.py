@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import store
-from harness.training.examples import Example, Sequence
+from harness.files import store
+from harness.training.examples import Example, TokenSequence
 
 
 class ExampleWriter:
@@ -48,6 +48,6 @@ def example_writer(path: Path, cost: Callable[[Example], float]) -> Iterator[Exa
 def read_examples(path: Path) -> Iterator[Example]:
     for row in store.iterate_jsonl(path):
         sequences = tuple(
-            Sequence(tuple(each["prompt_ids"]), tuple(each["completion_ids"])) for each in row.pop("sequences")
+            TokenSequence(tuple(each["prompt_ids"]), tuple(each["completion_ids"])) for each in row.pop("sequences")
         )
         yield Example(row.pop("id"), sequences, row)

@@ -3,8 +3,8 @@
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from harness.engines.base import TokenIds
 from harness.errors import UserError, unknown_name
+from harness.types import TokenIds
 from harness.work import Work, of_sequences
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ SCHEDULERS = ("constant", "constant_with_warmup", "cosine", "cosine_with_restart
 
 
 @dataclass(frozen=True)
-class Sequence:
+class TokenSequence:
     """A prompt and its completion (stop token included), as token ids."""
 
     prompt_ids: TokenIds
@@ -24,12 +24,15 @@ class Sequence:
         return len(self.prompt_ids) + len(self.completion_ids)
 
 
+Sequence = TokenSequence  # the name that plugins import
+
+
 @dataclass(frozen=True)
 class Example:
     """One row of training data. `record` is what a person reads of it (prompt, chosen, rejected, principles)."""
 
     id: str
-    sequences: tuple[Sequence, ...]
+    sequences: tuple[TokenSequence, ...]
     record: dict = field(default_factory=dict)
 
     @property

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError
-from harness.methods import Prompt
+from harness.types import Prompt
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine

@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from harness import store
 from harness.budget import Ledger
-from harness.engines.base import Advance, Engine, TokenIds
+from harness.engines.base import Engine
 from harness.errors import UserError
+from harness.files import store
+from harness.progress import Advance
 from harness.training.dataset import ExampleData, sequences_of
+from harness.types import TokenIds
 from harness.work import wasted
 
 if TYPE_CHECKING:

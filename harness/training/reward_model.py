@@ -26,19 +26,20 @@ from transformers.utils.logging import disable_progress_bar
 from trl import RewardConfig, RewardTrainer
 
 import harness
-from harness import store
 from harness.budget import Ledger, Spending
 from harness.engines import loading, saving
-from harness.engines.base import Advance
 from harness.engines.classifier import spare_token
 from harness.engines.memory import Counted
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.faults import whole
-from harness.methods import Prompt
+from harness.files import store
+from harness.files.disk import whole
+from harness.progress import Advance
+from harness.training.base import TrainingDiverged
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
-from harness.training.trainer import TrainingDiverged, loop_settings, switch_off_dropout, use_one_device, within_memory
+from harness.training.trainer import loop_settings, switch_off_dropout, use_one_device, within_memory
+from harness.types import Prompt
 from harness.work import Nominal, Work
 
 RECORD_FILE = "reward_model.json"  # in the folder of the model: how it was trained

@@ -10,8 +10,8 @@ from accelerate.utils import broadcast_object_list
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
-from harness import store
-from harness.faults import sync
+from harness.files import store
+from harness.files.disk import sync
 
 SHARE = 0.05  # of the time that saving may take
 SHORTEST = 1.0  # seconds between two states

@@ -31,20 +31,20 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.utils.logging import disable_progress_bar
 from trl import DPOConfig, DPOTrainer
 
-from harness import store
 from harness.budget import Ledger
 from harness.engines import memory, saving
-from harness.engines.base import Advance
 from harness.engines.logprobs import Reading, attend_packed, computed_positions, logprobs_and_balance
 from harness.engines.reading import how_to_balance
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.faults import whole, writing
-from harness.tracking import Tracking
+from harness.files import store
+from harness.files.disk import whole, writing
+from harness.progress import Advance
+from harness.training.base import Training, TrainingDiverged, TrainResult
 from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work
 from harness.training.examples import Objective, TrainingOptions, split_batch
-from harness.training.launch import Launch, train_in_processes
 from harness.training.pairs import RewardOptions
+from harness.training.processes.run import train_in_processes
 from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
 from harness.work import wasted
@@ -52,38 +52,6 @@ from harness.work import wasted
 NOISE = ("drop", "jitter", "noise")  # in the names of numbers that make a layer random in training
 DIVERGED_FILE = "diverged_batch.json"
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Training:
-    """How to train.
-
-    args: from `training_arguments`, or any with data in sequential order; args.output_dir is for the state.
-    peft_config: a LoraConfig of peft; its adapters are merged into the model that is saved.
-    tracking: where metrics go, beside the history.
-    launch: processes that do it, with the options that the other arguments were made from (callbacks stay behind); None
-        for this process.
-    """
-
-    args: DPOConfig
-    peft_config: Any = None
-    callbacks: Sequence[TrainerCallback] = ()
-    tracking: Tracking | None = None
-    launch: Launch | None = None
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """checkpoint: folder of the trained model. history: one row an update (loss, grad_norm, learning_rate, the
-    objective's values)."""
-
-    checkpoint: Path
-    updates: int
-    history: list[dict]
-
-
-class TrainingDiverged(UserError):
-    """The loss or the gradient is not finite; the batch was saved."""
 
 
 class PreferenceTrainer(DPOTrainer):

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.search import BETA, LEARNING_RATE
+
+from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
 from harness.training.examples import Example, TrainingOptions
 from harness.training.examples import Sequence as TokenSequence
 from harness.training.losses import PreferenceObjective

@@ -1,0 +1,558 @@
+"""A judge behind an OpenAI-compatible endpoint, through the official client.
+
+The client never retries by itself: each HTTP attempt is reserved in the log's caps, sent, stored and settled here, and
+what passes (429, 5xx, time-outs, broken replies) is tried again with growing waits. What an endpoint refuses in a
+request is changed where its answer says how (`harness.endpoints.forms`); any other refusal of the form ends the run.
+"""
+
+import asyncio
+import json
+import os
+import sys
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI
+from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_exponential, wait_random
+
+from harness.endpoints import forms, wire
+from harness.endpoints.base import CUT, JudgeReply, JudgeRequest
+from harness.endpoints.forms import Form, Forms
+from harness.endpoints.limits import Limits, Price, known_prices
+from harness.endpoints.log import JudgeLog
+from harness.endpoints.spend import CapReached
+from harness.endpoints.transport import LONGEST_REPLY, ReplyTooLong, bounded_client
+from harness.endpoints.wire import Answer, Refusal, endpoint_url, read_answer, read_refusal
+from harness.errors import UserError
+from harness.files import store
+from harness.progress import Advance
+from harness.thoughts import spoken
+
+KEY_VARIABLE = "OPENAI_API_KEY"
+TIMEOUT = 120.0  # seconds an attempt
+RETRIES = 10  # with 30 % of attempts failing, one request in 500,000 fails
+FIRST_WAIT = 0.5  # seconds before the second attempt; doubled from one to the next
+DEAD = 16  # requests that fail to their last attempt, one after the other: the endpoint has failed, not they
+LONGEST_BACKOFF = 60.0
+LONGEST_WAIT = 300.0  # seconds; an endpoint that asks for more is for another day
+POLL = 0.05  # seconds between two looks whether a call fits under the cap on cost
+LONGEST_ERROR = 500  # characters of an error in a reply
+LONGEST_BODY = 20_000  # characters of a body without an answer that are stored
+LONGEST_KEPT_BODY = 1 << 20  # characters of one with an answer
+REFUSALS = 3  # different requests refused, and none like them answered: it is their form, not what they say
+FIXED = ("model", "messages", "n", "stream", *forms.LENGTHS)  # of a request: not for --judge-set
+SAME_MEANING = ("max_completion_tokens",)  # adaptations that do not change what a scored model answers
+SHORTEST_SECRET = 8  # characters; shorter keys are placeholders such as "none", and ordinary words of replies
+TOP_LOGPROBS = 5
+FIRST_TOKEN = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
+
+
+class OpenAIJudge:
+    """Asks a chat model; the key comes from the environment and is stored nowhere."""
+
+    def __init__(
+        self,
+        model: str,
+        base_url: str | None = None,
+        *,
+        log: JudgeLog | None = None,
+        limits: Limits = Limits(),  # noqa: B008 (frozen)
+        price: Price | None = None,
+        retries: int = RETRIES,
+        timeout: float = TIMEOUT,
+        first_wait: float = FIRST_WAIT,
+        role: str = "judge",
+        max_tokens: int | None = None,
+        settings: Mapping[str, Any] | None = None,
+        keep_cut: bool = False,
+        longest_reply: int = LONGEST_REPLY,
+    ) -> None:
+        """
+        Args:
+            role: what the model is here, for messages; requests of a "model" are adapted in SAME_MEANING alone.
+            max_tokens: of every reply, in place of the request's own.
+            settings: further fields of every request; None leaves a field out.
+            keep_cut: replies that reached their length are answers too, and not asked for again.
+            longest_reply: bytes of a body that are read.
+            log: of the run; without one replies are kept as long as the judge.
+            price: overrides the list of known prices.
+
+        Raises:
+            UserError: when there is no key for an endpoint that is not ours, a URL that is none, a cap on cost of a
+                model without a price, or a setting that is not free.
+        """
+        self.name, self.role = model, role
+        self.base_url = base_url
+        self.endpoint = endpoint_url(base_url)
+        self._who = f"the {role} at {self.endpoint}"
+        if log is None:
+            self._own_folder = TemporaryDirectory(prefix="judge-")
+            log = JudgeLog(Path(self._own_folder.name))
+        self.log, self.limits = log, limits
+        self.retries, self.timeout, self.first_wait = retries, timeout, first_wait
+        self.max_tokens, self.settings = max_tokens, dict(settings or {})
+        self.keep_cut, self.longest_reply = keep_cut, longest_reply
+        for name in self.settings:
+            if name in FIXED:
+                instead = ": give --judge-max-tokens" if name in forms.LENGTHS else ""
+                raise UserError(f"--judge-set {name}: is not free to be set{instead}")
+        self._forms = Forms(log.folder, self.endpoint, model)
+        self.form: Form = self._forms.read()
+        self._answered: set[str] = set()  # shapes of requests that got an answer, now or earlier
+        self._refused_shapes: dict[str, tuple[int, str]] = {}  # shape -> requests refused, and the last refusal
+        self._reached = False  # a request was answered: what fails from then on fails alone
+        self._unanswered = 0  # requests, one after the other, that failed to the last attempt
+        self._next_start = 0.0  # when the rate limit allows the next attempt
+        self._key = os.environ.get(KEY_VARIABLE, "").strip()
+        if not self._key and base_url is None:
+            raise UserError(f"the judge {model!r} needs a key in {KEY_VARIABLE}, or another endpoint (--judge-url)")
+        if not (self._key.isascii() and self._key.isprintable()):
+            raise UserError(f"the key in {KEY_VARIABLE} has characters that no key has: copy it again")
+        self.price = price or known_prices().get(model)
+        if limits.max_cost is not None and self.price is None:
+            raise UserError(
+                f"what {model!r} costs is not known, so its cost can not be capped: give --judge-price IN,OUT "
+                "in USD per million tokens"
+            )
+
+    def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
+        if not requests:
+            return []
+        work = self._complete(requests, advance)
+        try:
+            return asyncio.run(work)
+        finally:
+            work.close()  # a signal may end this before the work has begun
+
+    def spent(self) -> str:
+        """What the log's folder has cost so far, for a line of progress."""
+        spent = self.log.spent()
+        return f"{spent.calls} calls{self._dollars(spent.total)}"
+
+    async def _complete(self, requests: Sequence[JudgeRequest], advance: Advance | None) -> list[JudgeReply]:
+        places: dict[str, list[int]] = {}  # equal requests are asked once
+        for place, request in enumerate(requests):
+            places.setdefault(self.key(request, ()), []).append(place)
+        each = [(requests[equal[0]], equal) for equal in places.values()]
+        for request, _ in each:
+            if any(self.log.holds(key) for key in self._keys(request)):
+                self._answered.add(_shape(request))
+        replies: list[JudgeReply | None] = [None] * len(requests)
+        waiting = iter(each)
+        async with AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=self.base_url,
+            timeout=self.timeout,
+            max_retries=0,
+            http_client=bounded_client(self.longest_reply),
+        ) as client:
+            run = _Run(client)
+
+            async def work() -> None:
+                for request, equal in waiting:
+                    row = await self._row(run, request)
+                    if row is None:
+                        return
+                    for place in equal:
+                        replies[place] = self._reply(requests[place].id, row)
+                    if advance:
+                        if note := getattr(advance, "note", None):
+                            note(self.spent())
+                        advance(len(equal))
+
+            try:
+                async with asyncio.TaskGroup() as group:
+                    for _ in range(min(self.limits.concurrent, len(places))):
+                        group.create_task(work())
+            finally:
+                print(self._summary(run, len(requests)), file=sys.stderr)
+        asked = {_shape(request) for request in requests} - self._answered
+        if not run.failure and (refused := asked & self._refused_shapes.keys()):
+            run.failure = self._refusing(self._refused_shapes[refused.pop()][1])
+        if run.failure:
+            raise self._unfinished(run.failure)
+        return replies
+
+    def _body(self, request: JudgeRequest, form: Form) -> dict:
+        """What is sent."""
+        messages = [{name: wire.writable(text) for name, text in message.items()} for message in request.messages]
+        body = {
+            "model": self.name,
+            "messages": messages,
+            "temperature": request.temperature,
+            "max_tokens": self.max_tokens or request.max_tokens,
+            **(FIRST_TOKEN if request.alternatives else {}),
+        }
+        body = forms.applied(form, body) | self.settings
+        if not body.get("logprobs"):
+            body.pop("top_logprobs", None)
+        return {name: value for name, value in body.items() if value is not None}
+
+    def key(self, request: JudgeRequest, form: Form | None = None) -> str:
+        """Of all that changes the answer, the form included (None: the one that is in use)."""
+        return store.digest(
+            {
+                "endpoint": self.endpoint,
+                "request": self._body(request, self.form if form is None else form),
+                "alternatives": request.alternatives,
+                "repeat": request.repeat,
+            }
+        )
+
+    def _keys(self, request: JudgeRequest) -> list[str]:
+        """In the form that is in use, then in those before it: what was answered in one of them holds."""
+        return [self.key(request, self.form[:number]) for number in range(len(self.form), -1, -1)]
+
+    async def _row(self, run: "_Run", request: JudgeRequest) -> dict | None:
+        """The log's row of the reply, stored before or now, or of the last failure; None when the run has stopped."""
+        if run.stop.is_set():
+            return None
+        for key in self._keys(request):
+            if row := self.log.find(key):
+                run.counts["stored"] += 1
+                return row
+        retrying = AsyncRetrying(
+            stop=stop_after_attempt(self.retries + 1),
+            wait=self._wait,
+            retry=retry_if_result(lambda attempt: attempt.passing),
+            retry_error_callback=lambda state: state.outcome.result(),
+            sleep=run.pause,
+        )
+        start = time.monotonic()
+        try:
+            attempt = await retrying(self._attempt, run, retrying, request)
+            self._unanswered = self._unanswered + 1 if attempt.error and attempt.passing else 0
+            if self._unanswered == DEAD or attempt.unreached:
+                tried = f"tried for {time.monotonic() - start:.0f} s"
+                raise UserError(f"{self._who} does not answer any more ({tried}: {attempt.error})")
+            return attempt.row
+        except _Stopped:
+            return None
+        except UserError as error:
+            run.failure = run.failure or error
+            run.stop.set()
+            return None
+
+    def _wait(self, state: RetryCallState) -> float:
+        """Seconds before the next attempt: never less than the endpoint asks for, and not in step with others."""
+        asked = state.outcome.result().wait
+        grown = wait_exponential(self.first_wait, max=LONGEST_BACKOFF)(state)
+        return (grown if asked is None else asked) + wait_random(0, self.first_wait)(state)
+
+    async def _attempt(self, run: "_Run", retrying: AsyncRetrying, request: JudgeRequest) -> "_Attempt":
+        """One HTTP request, and as many more as the endpoint's answers ask for another form."""
+        number = retrying.statistics["attempt_number"]
+        while True:
+            form = self.form
+            attempt = await self._once(run, number, request, form)
+            if name := self._wanted(request, form, attempt):
+                self._adapt(name, attempt)
+                continue
+            self._weigh(request, attempt)
+            if attempt.hopeless:
+                raise attempt.hopeless
+            self._reached |= attempt.error is None
+            run.counts["failed"] += bool(attempt.error and (number > self.retries or not attempt.passing))
+            return attempt
+
+    def _wanted(self, request: JudgeRequest, form: Form, attempt: "_Attempt") -> str | None:
+        """The adaptation that an attempt in a form asks for, if any."""
+        body, answer = self._body(request, form), attempt.answer
+        if attempt.refusal:
+            name = forms.adaptation(form, body, attempt.refusal)
+            return name if self.role != "model" or name in SAME_MEANING else None
+        if not answer or not request.alternatives or self.max_tokens:
+            return None
+        said, limit, cut = spoken(answer.text), forms.length_of(body), (answer.finish_reason or "").lower() in CUT
+        if limit < forms.THINKING_TOKENS and (said is None or (cut and (answer.thought or not said.strip()))):
+            if not answer.first_token or answer.thought or said is None:
+                return forms.at_least(forms.THINKING_TOKENS)
+        if limit < forms.LETTER_TOKENS and cut and not answer.first_token:
+            return forms.at_least(forms.LETTER_TOKENS)
+        return None
+
+    def _adapt(self, name: str, attempt: "_Attempt") -> None:
+        if name in self.form:  # another request has found it out meanwhile
+            return
+        self.form = self._forms.add(name)
+        said = attempt.refusal.sentence if attempt.refusal else "its reply was cut before a letter"
+        print(f"{self.role} {self.name}: {said[:LONGEST_ERROR]} - asked in another form now: {name}", file=sys.stderr)
+
+    def _weigh(self, request: JudgeRequest, attempt: "_Attempt") -> None:
+        """Whether a refusal is of this request alone, or of all like it."""
+        shape = _shape(request)
+        if attempt.error is None:
+            self._answered.add(shape)
+        elif attempt.refused and shape not in self._answered and not attempt.hopeless:
+            times = self._refused_shapes.get(shape, (0, ""))[0] + 1
+            self._refused_shapes[shape] = times, attempt.error
+            if times == REFUSALS:
+                attempt.hopeless = self._refusing(attempt.error)
+
+    def _refusing(self, error: str) -> UserError:
+        form = f", asked with {', '.join(self.form)}" if self.form else ""
+        remedy = (
+            ": change the requests (--judge-set KEY=VALUE, where null leaves a field out; --judge-max-tokens N), or "
+            "give another judge"
+        )
+        told = f"{self._who} does not take the requests as they are{form} ({error})"
+        return UserError(told + (remedy if self.role == "judge" else ""))
+
+    async def _once(self, run: "_Run", number: int, request: JudgeRequest, form: Form) -> "_Attempt":
+        """One HTTP request: counted, sent, stored, settled."""
+        await self._pace(run)
+        body = self._body(request, form)
+        most = self.price.most(body["messages"], forms.length_of(body)) if self.price else 0.0
+        reservation = await self._reserve(run, most)
+        run.counts["calls"] += 1
+        run.counts["retries"] += number > 1
+        spent = most  # unless more is known: a killed or lost call may have been charged
+        try:
+            start = time.monotonic()
+            attempt = await self._send(run.client, body)
+            usage, charged = attempt.usage, attempt.charged
+            spent = self._cost(usage) if usage else most if charged else 0.0
+            date = datetime.now(UTC).isoformat(timespec="seconds")
+            reply = None if attempt.error else self._read(request.id, attempt.answer, date, form)
+            row = {
+                "key": self.key(request, form),
+                "id": request.id,
+                "repeat": request.repeat,
+                "alternatives": request.alternatives,
+                "attempt": number,
+                "date": date,
+                "seconds": round(time.monotonic() - start, 3),
+                "endpoint": self.endpoint,
+                "form": form,
+                "request": body,
+                "status": attempt.status,
+                "body": attempt.body[:LONGEST_BODY] if attempt.error else _kept_body(attempt),
+                "reply": reply and asdict(reply),
+                "kept": reply is not None and (self.keep_cut or not (reply.cut or spoken(reply.text) is None)),
+                "error": attempt.error,
+                "usage": usage,
+                "usd": spent,
+            }
+            await asyncio.to_thread(self.log.append, [row])  # the disk is slow, and others have replies to read
+        finally:
+            self.log.spend.settle(reservation, spent)
+            run.cost += spent
+        run.tokens.update({"prompt": usage[0], "reply": usage[1]} if usage else {})
+        attempt.row = row
+        return attempt
+
+    async def _pace(self, run: "_Run") -> None:
+        """Waits for this attempt's turn under the rate limit."""
+        if self.limits.per_minute:
+            now = time.monotonic()
+            turn = max(now, self._next_start)
+            self._next_start = turn + 60 / self.limits.per_minute
+            await run.pause(turn - now)
+        if run.stop.is_set():
+            raise _Stopped
+
+    async def _reserve(self, run: "_Run", most: float) -> str:
+        """A place under the caps; waits while calls in flight may still leave room."""
+        limits, longest = self.limits, self.timeout + 30
+        while not (reservation := self.log.spend.reserve(most, limits.max_calls, limits.max_cost, longest)):
+            await run.pause(POLL)
+            if run.stop.is_set():
+                raise _Stopped
+        return reservation
+
+    async def _send(self, client: AsyncOpenAI, body: dict) -> "_Attempt":
+        """One HTTP request. The key is nowhere in what it came to: it is looked for before anything is cut off."""
+        fields = {name: value for name, value in body.items() if name not in ("model", "messages")}
+        try:
+            async with asyncio.timeout(self.timeout):  # the client's own time-out begins again with every byte
+                raw = await client.chat.completions.with_raw_response.create(
+                    model=body["model"], messages=body["messages"], extra_body=fields
+                )
+        except (TimeoutError, APITimeoutError):
+            return _Attempt(error=f"APITimeoutError: no reply within {self.timeout:g} s", passing=True)
+        except ReplyTooLong as error:
+            return _Attempt(error=str(error), refused=True)
+        except APIConnectionError as error:
+            unreached = type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
+            attempt = _Attempt(error=self._error(error), passing=True, charged=not unreached, unreached=unreached)
+            if unreached and not self._reached:
+                attempt.hopeless = JudgeUnreachable(f"{self._who} can not be reached: is it running?")
+            return attempt
+        except APIStatusError as error:
+            return self._failed(error)
+        status, text = raw.status_code, self._public(raw.text)
+        answer = read_answer(text)
+        attempt = _Attempt(status, text, answer.error, answer.usage, answer=None if answer.error else answer)
+        if not answer.error:
+            return attempt
+        attempt.passing = True
+        if answer.refusal:
+            self._class(attempt, answer.refusal)
+        elif "json" not in raw.headers.get("content-type", ""):
+            attempt.error = "the reply is no chat completion"
+            if not self._reached:
+                attempt.hopeless = JudgeUnreachable(
+                    f"what is at {self.endpoint} is no OpenAI-compatible endpoint: does /v1 lack?"
+                )
+        return attempt
+
+    def _failed(self, error: APIStatusError) -> "_Attempt":
+        """What a status of 300 and above means: of this request, or of all."""
+        status, headers, text = error.status_code, error.response.headers, self._public(error.response.text)
+        refusal = read_refusal(status, text)
+        said = f"{type(error).__name__}: {refusal.sentence}"[:LONGEST_ERROR]
+        attempt = _Attempt(status, text, said, charged=False, wait=wire.retry_after(headers))
+        if status < 400:
+            place = self._public(wire.writable(headers.get("location", "nowhere")).partition("?")[0])
+            attempt.hopeless = JudgeUnreachable(
+                f"{self._who} redirects to {place!a:.200}, which is not followed: if that is the endpoint, name it "
+                "(--judge-url)"
+            )
+            return attempt
+        self._class(attempt, refusal)
+        return attempt
+
+    def _class(self, attempt: "_Attempt", refusal: Refusal) -> None:
+        """Whether an error passes, is of this request, or of all."""
+        status, said = refusal.status, f"(status {refusal.status}): {refusal.sentence}"[:LONGEST_ERROR]
+        attempt.refusal = refusal
+        attempt.passing = status in (200, 408, 409, 425, 429) or status >= 500
+        attempt.refused = not attempt.passing and not forms.about_content(refusal)
+        if wire.no_credit(status, attempt.body):
+            attempt.hopeless = UserError(f"the account of {self._who} has no credit left")
+        elif attempt.passing and (attempt.wait or 0) > LONGEST_WAIT:
+            attempt.hopeless = UserError(f"{self._who} asks to come back in {attempt.wait:.0f} s")
+        elif status == 401 or (not self._reached and status == 403):
+            refused = "refuses the key in" if self._key else "wants a key, and none is in"
+            attempt.hopeless = JudgeUnreachable(f"{self._who} {refused} {KEY_VARIABLE} {said}")
+        elif not self._reached and status == 404:
+            attempt.hopeless = JudgeUnreachable(f"{self._who} has no model {self.name!r}, or the URL is wrong {said}")
+
+    def _error(self, error: Exception) -> str:
+        return self._public(f"{type(error).__name__}: {error}")[:LONGEST_ERROR]
+
+    def _public(self, text: str) -> str:
+        """The text without the key, which some servers repeat."""
+        return text.replace(self._key, "(key)") if len(self._key) >= SHORTEST_SECRET else text
+
+    def _reply(self, id: str, row: dict) -> JudgeReply:
+        """The reply that a row of the log holds."""
+        if row["reply"]:
+            return replace(JudgeReply.from_json(row["reply"]), id=id)
+        return JudgeReply(id, "", model=self.name, date=row["date"], error=row["error"])
+
+    def _read(self, id: str, answer: Answer, date: str, form: Form) -> JudgeReply:
+        prompt_tokens, completion_tokens = answer.usage or (0, 0)
+        return JudgeReply(
+            id,
+            answer.text,
+            first_token=None if answer.thought or spoken(answer.text) != answer.text else answer.first_token,
+            model=answer.model or self.name,
+            fingerprint=answer.fingerprint,
+            date=date,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            finish_reason=answer.finish_reason,
+            form=form,
+        )
+
+    def _cost(self, usage: tuple[int, int]) -> float:
+        return self.price.cost(*usage) if self.price else 0.0
+
+    def _unfinished(self, failure: UserError) -> UserError:
+        """What stopped the run, and how it goes on; made when all that was in flight is stored."""
+        if isinstance(failure, JudgeUnreachable):
+            return failure
+        option = f" with a higher {failure.option}" if isinstance(failure, CapReached) else ""
+        return type(failure)(
+            f"{failure}; {self.log.stored()} replies are stored in {self.log.folder} ({self.spent()}): the same command"
+            f"{option} goes on from there",
+            *([failure.option] if option else []),
+        )
+
+    def _summary(self, run: "_Run", requests: int) -> str:
+        counts = run.counts
+        form = f" ({', '.join(self.form)})" if self.form else ""
+        return (
+            f"{self.role} {self.name}{form}: {requests} requests, {counts['stored']} of them stored before; "
+            f"{counts['calls']} calls ({counts['retries']} retries, {counts['failed']} failed), "
+            f"{run.tokens['prompt']:,} + {run.tokens['reply']:,} tokens{self._dollars(run.cost)}; so far {self.spent()}"
+            f"{f' (prices of {self.price.date})' if self.price and self.price.date else ''}"
+        )
+
+    def _dollars(self, amount: float) -> str:
+        if self.price is None:
+            return ", cost not known" if self.base_url is None else ""
+        return f", {amount:.4f} USD"
+
+
+class JudgeUnreachable(UserError):
+    """Nothing can be judged: no connection, or no permission."""
+
+
+def _shape(request: JudgeRequest) -> str:
+    """What requests of one form have in common: everything but what they say."""
+    roles = [message["role"] for message in request.messages]
+    return store.digest([roles, request.temperature, request.max_tokens, request.alternatives])
+
+
+def _kept_body(attempt: "_Attempt") -> str:
+    """A body with an answer, without the choices that were not asked for, and cut where it is far too long."""
+    text = attempt.body
+    if attempt.answer.choices > 1:
+        content = json.loads(text)
+        text = json.dumps(content | {"choices": content["choices"][:1], "choices_sent": attempt.answer.choices})
+    return text[:LONGEST_KEPT_BODY]
+
+
+class _Stopped(Exception):
+    """Another request found that none can succeed."""
+
+
+@dataclass
+class _Run:
+    """What the requests of one call share."""
+
+    client: AsyncOpenAI
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    failure: UserError | None = None
+    counts: Counter = field(default_factory=Counter)  # calls, retries, failed, stored
+    tokens: Counter = field(default_factory=Counter)  # prompt, reply
+    cost: float = 0.0
+
+    async def pause(self, seconds: float) -> None:
+        """Sleeps, but not once the run has stopped."""
+        try:
+            await asyncio.wait_for(self.stop.wait(), seconds)
+        except TimeoutError:
+            pass
+
+
+@dataclass
+class _Attempt:
+    """What one HTTP request came to.
+
+    answer, or refusal: what the endpoint said. refused: for good, by a request's form as far as one can tell.
+    passing: worth another attempt. charged: the provider may ask money for it, also where no usage is known.
+    wait: seconds that the endpoint asks for. unreached: nothing was sent. hopeless: why no request can succeed.
+    """
+
+    status: int | None = None
+    body: str = ""
+    error: str | None = None
+    usage: tuple[int, int] | None = None
+    passing: bool = False
+    charged: bool = True
+    wait: float | None = None
+    unreached: bool = False
+    hopeless: UserError | None = None
+    answer: Answer | None = None
+    refusal: Refusal | None = None
+    refused: bool = False
+    row: dict = field(default_factory=dict)

@@ -1,0 +1,46 @@
+"""Options of methods and benchmarks as the command line writes them: NAME.OPTION=VALUE."""
+
+from typing import Any
+
+from harness.errors import UserError
+from harness.files import plain_yaml
+from harness.files.typed import OPTIONS, _convert
+
+
+def add_settings(options: Any, settings: list[str]) -> dict[str, dict[str, Any]]:
+    """Options with the changes of settings such as "dpo.beta=0.2" on top."""
+    changed = {name: dict(changes) for name, changes in _convert(options or {}, OPTIONS, "option 'options'").items()}
+    for name, changes in parse_options(settings).items():
+        changed.setdefault(name, {}).update(changes)
+    return changed
+
+
+def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
+    """From "dpo.beta=0.2" and the like to {"dpo": {"beta": 0.2}}; values are read as YAML.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    options: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        target, equals, value = setting.partition("=")
+        method, dot, name = target.partition(".")
+        if not (equals and dot and name):
+            raise UserError(f"setting {setting!r} is not understood: write NAME.OPTION=VALUE, such as dpo.beta=0.2")
+        options.setdefault(method, {})[name] = plain_yaml.parse(value, f"setting {setting!r:.80}")
+    return options
+
+
+def parse_fields(settings: list[str]) -> dict[str, Any]:
+    """From "reasoning_effort=low" and the like to {"reasoning_effort": "low"}; values are read as YAML.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    fields = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not (equals and name.strip()):
+            raise UserError(f"setting {setting!r:.80} is not understood: write KEY=VALUE, such as reasoning_effort=low")
+        fields[name.strip()] = plain_yaml.parse(value, f"setting {setting!r:.80}")
+    return fields

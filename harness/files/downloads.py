@@ -1,0 +1,194 @@
+"""Benchmark files, fetched from where they are published, each pinned by its sha256."""
+
+import gzip
+import hashlib
+import http.client
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import UserError, unknown_name
+from harness.progress import progress
+
+TABLE = Path(__file__).with_name("data_files.yaml")
+REWARD_BENCH = "reward-bench"  # published as a data set of the hub, not as a file
+BLOCK = 1 << 16
+TIMEOUT = 60.0  # seconds without an answer
+ATTEMPTS = 4
+PASSING = (408, 429)  # besides 5xx: answers of a server that is busy
+MOST = 4 << 30  # bytes of a file
+WAIT = 1.0  # seconds before the second attempt; doubled for each further one
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """One pinned file; path is relative to the data folder."""
+
+    path: str
+    url: str
+    sha256: str
+    licence: str
+
+
+def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
+    """Benchmark -> its files.
+
+    Raises:
+        UserError: when the file is absent or has another form.
+    """
+    from harness.files.typed import build, load
+
+    files = {}
+    for name, rows in load(path).items():
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise UserError(f"{path}: {name} must be a list of files")
+        for row in rows:
+            if absent := [field for field in DataFile.__annotations__ if field not in row]:
+                raise UserError(f"{path}: a file of {name} lacks {', '.join(absent)}")
+            where = Path(str(row["path"]))
+            if where.is_absolute() or ".." in where.parts:
+                raise UserError(f"{path}: {row['path']!r} leads out of the data folder")
+            if not str(row["url"]).startswith(("https://", "http://")):
+                raise UserError(f"{path}: {row['url']!r} is no address of a web server")
+        files[name] = [build(DataFile, row, f"{path}: field of {name}") for row in rows]
+    return files
+
+
+def fetch(name: str, data_dir: Path, table_file: Path = TABLE) -> list[Path]:
+    """Fetch what is missing of a benchmark's files; those that are there with the right content stay.
+
+    Raises:
+        UserError: for an unknown benchmark, a file that can not be had, or one with another content.
+    """
+    files = table(table_file)
+    if name == REWARD_BENCH and name not in files:
+        return [_fetch_reward_bench(data_dir / "rewardbench")]
+    if name not in files:
+        raise unknown_name("benchmark", name, [*files, REWARD_BENCH])
+    return [fetch_file(file, data_dir) for file in files[name]]
+
+
+def fetch_file(file: DataFile, data_dir: Path) -> Path:
+    """Fetch one file: it appears whole and with the pinned sha256, or not at all.
+
+    What a cut connection left is kept in a .part file, and the next attempt, or the next call, goes on from there.
+    """
+    target = data_dir / file.path
+    there, found = _content(file, data_dir)
+    if found == file.sha256:
+        return there
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    print(f"{file.path}: licence {file.licence}", file=sys.stderr)
+    for attempt in range(1, ATTEMPTS + 1):
+        try:
+            _download(file, part)
+            break
+        except urllib.error.HTTPError as error:
+            if error.code not in PASSING and error.code < 500 or attempt == ATTEMPTS:
+                raise UserError(f"{file.url}: can not be fetched ({error}); nothing was written") from None
+        except (OSError, http.client.HTTPException) as error:
+            if attempt == ATTEMPTS:
+                kept = f"; {part.stat().st_size} bytes are kept, the same command goes on" if part.exists() else ""
+                raise UserError(f"{file.url}: can not be fetched ({error}){kept}") from None
+        time.sleep(WAIT * 2 ** (attempt - 1))
+    if (found := _sha256(part)) != file.sha256:
+        part.unlink()
+        raise UserError(f"{file.url}: has sha256 {found}, not the pinned {file.sha256}; nothing was written")
+    os.replace(part, target)
+    return target
+
+
+def _download(file: DataFile, part: Path) -> None:
+    """Completes the part file, from its end where the server can do that."""
+    have = part.stat().st_size if part.exists() else 0
+    request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"} if have else {})
+    try:
+        answer = urllib.request.urlopen(request, timeout=TIMEOUT)
+    except urllib.error.HTTPError as error:
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is left to send: the hash decides
+            return
+        raise
+    with answer:
+        resumed = answer.status == http.HTTPStatus.PARTIAL_CONTENT
+        size = int(answer.headers.get("Content-Length", 0))
+        done, label = 0, f"fetch {file.path} (bytes)"
+        with open(part, "ab" if resumed else "wb") as out, progress(label, size or None) as advance:
+            while block := answer.read(BLOCK):
+                out.write(block)
+                if out.tell() > MOST:
+                    part.unlink()
+                    raise UserError(f"{file.url}: sends more than {MOST >> 30} GiB, which no file here has")
+                done += len(block)
+                advance(len(block))
+            out.flush()
+            os.fsync(out.fileno())
+        if size and done < size:
+            raise http.client.IncompleteRead(b"", size - done)
+
+
+def status(file: DataFile, data_dir: Path) -> tuple[str, str | None]:
+    """Whether a file is "ok", "missing" or "changed", and its sha256; a gzipped copy of the right bytes is as good."""
+    path, found = _content(file, data_dir)
+    if found == file.sha256:
+        return "ok", found
+    return "changed" if path.exists() else "missing", found
+
+
+def _content(file: DataFile, data_dir: Path) -> tuple[Path, str | None]:
+    """Where a file is, plain or else gzipped, and the sha256 of its plain bytes; None where they can not be had."""
+    path = data_dir / file.path
+    packed = path.with_name(f"{path.name}.gz")
+    if path.exists() or not packed.exists():
+        return path, _sha256(path) if path.exists() else None
+    try:
+        return packed, _sha256(packed, gzip.open)
+    except (OSError, EOFError, zlib.error):
+        return packed, None
+
+
+def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[dict[str, str | None]]:
+    """Benchmark, path, status, licence and found sha256 of each pinned file, of one benchmark or of all.
+
+    Raises:
+        UserError: for an unknown benchmark, or one whose files are not pinned.
+    """
+    files = table(table_file)
+    if name is not None and name not in files:
+        if name == REWARD_BENCH:
+            raise UserError(f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare")
+        raise unknown_name("benchmark", name, files)
+    rows = []
+    for benchmark, entries in files.items():
+        for file in entries if name in (None, benchmark) else ():
+            verdict, found = status(file, data_dir)
+            row = {"benchmark": benchmark, "path": file.path, "status": verdict}
+            rows.append(row | {"licence": file.licence, "sha256": found})
+    return rows
+
+
+def _sha256(path: Path, opener=open) -> str:
+    with opener(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fetch_reward_bench(folder: Path) -> Path:
+    """RewardBench's filtered set as rows, from the hub's data set."""
+    from datasets import load_dataset
+
+    from harness.files import store
+
+    try:
+        rows = load_dataset("allenai/reward-bench", split="filtered")
+    except (OSError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"allenai/reward-bench can not be fetched from the hub ({reason}); try again") from None
+    fields = ("id", "subset", "prompt", "chosen", "rejected")
+    target = folder / "rewardbench.jsonl"
+    store.write_jsonl(target, ({name: row[name] for name in fields} for row in rows))
+    return target

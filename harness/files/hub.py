@@ -1,0 +1,52 @@
+"""Rows of data sets of the hub, kept where the library keeps them: fetched once, then read without a network."""
+
+import os
+import re
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from harness.errors import UserError
+from harness.files.rows import UNREAD
+
+_NAME = re.compile(r"(?P<id>[\w.-]+/[\w.-]+)(?:/(?P<config>[\w.-]+))?(?::(?P<split>.+))?", re.ASCII)
+FORM = "OWNER/NAME[/CONFIG][:SPLIT]"
+SPLIT = "train"
+
+
+def is_dataset_name(text: str) -> bool:
+    """Whether a text has the form of a data set's name, as FORM says."""
+    return _NAME.fullmatch(text) is not None
+
+
+def located(name: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
+    """("NAME: row N", row) of each row of a data set. No code of it is run.
+
+    Args:
+        columns: those that are read; others (images, say) are not decoded, and UNREAD in each row.
+
+    Raises:
+        UserError: when it can not be had, or has none of the columns.
+    """
+    from datasets import load_dataset
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.errors import HTTPError
+    from pyarrow import ArrowException
+
+    parts = _NAME.fullmatch(name)
+    if os.path.isdir(parts["id"]):  # which the library would take for the data set
+        raise UserError(f"{name}: {parts['id']} is a folder here: give one of its files")
+    try:
+        rows = load_dataset(parts["id"], parts["config"], split=parts["split"] or SPLIT)
+    except (DatasetsError, ArrowException, HTTPError, OSError, ValueError, KeyError, NotImplementedError) as error:
+        reason = " ".join(str(error).split())
+        offline = " and unset HF_HUB_OFFLINE to fetch it" if os.environ.get("HF_HUB_OFFLINE") else ""
+        raise UserError(
+            f"{name}: neither a file nor a data set that can be had from the hub ({reason:.300}): "
+            f"check the name ({FORM}){offline}"
+        ) from None
+    wanted = [each for each in rows.column_names if each in columns]
+    if not wanted:
+        raise UserError(f"{name}: has none of the columns {', '.join(columns)}")
+    others = dict.fromkeys((each for each in rows.column_names if each not in columns), UNREAD)
+    for number, row in enumerate(rows.select_columns(wanted), 1):
+        yield f"{name}: row {number}", others | row

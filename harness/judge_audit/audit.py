@@ -1,0 +1,231 @@
+"""Asks a judge about labelled answers and measures what it said: pairs in both orders, ratings once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import isnan
+from typing import Any
+
+import numpy as np
+
+from harness.benchmarks.base import Judging
+from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.judge_audit import fitness, measures
+from harness.judge_audit.labels import LabelSet, Pair, Rated, sample
+from harness.judge_audit.measures import A_FIRST, B_FIRST, Choices, Ratings
+from harness.judges.base import Judge, complete
+from harness.judges.pair_accuracy import QUESTION
+from harness.judges.rating import rating_request
+from harness.judges.templates import fill
+from harness.judges.verdicts import parse_choice, parse_rating
+from harness.progress import Advance, progress
+from harness.statistics.intervals import Interval
+
+CUT = "length"  # finish reason of a reply that reached the limit on its tokens: its verdict may not be the last one
+
+
+@dataclass
+class Recorded:
+    """A judge whose replies are counted: for audits through a benchmark's own protocol, which keeps no tokens."""
+
+    judge: Judge
+    advance: Advance
+    requests: int = 0
+    failed: int = 0
+    cut: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    models: set[str] = field(default_factory=set)
+
+    @property
+    def name(self) -> str:
+        return self.judge.name
+
+    def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
+        repeated = any(request.repeat for request in requests)
+        replies = self.judge.complete(requests, None if repeated else self.advance)
+        self.requests += len(replies)
+        self.failed += sum(reply.error is not None for reply in replies)
+        self.cut += sum(reply.finish_reason == CUT for reply in replies if not reply.error)
+        self.prompt_tokens += sum(reply.prompt_tokens for reply in replies)
+        self.completion_tokens += sum(reply.completion_tokens for reply in replies)
+        self.models |= {reply.model for reply in replies if reply.model}
+        return replies
+
+    def cost(self) -> float | None:
+        """USD of these tokens: 0 for a judge without an endpoint, None where the price is not known. Attempts that
+        failed are not in it."""
+        if getattr(self.judge, "endpoint", None) is None:
+            return 0.0
+        price = getattr(self.judge, "price", None)
+        return price.cost(self.prompt_tokens, self.completion_tokens) if price else None
+
+
+def audit(
+    judge: Judge, sets: Sequence[LabelSet], *, limit: int, seed: int = 0, rejudge: bool = False, own: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The report on a judge, plain data for JSON.
+
+    Args:
+        limit: pairs (or answers, with all their turns) of each set, drawn at random by the seed.
+        rejudge: a reply without a verdict is asked for once more.
+        own: further names of the judge's own model among those of the answers.
+
+    Returns:
+        judge, endpoint, limit, seed, fit (None: too little to tell), verdict (a sentence), and sets: for each its name,
+        kind, by (whose labels), labelled (rows in all), left_out, judged (rows asked about), questions, askings,
+        failed, unparsed, cut, prompt_tokens, completion_tokens, usd, own_answers, measures (name -> value, low, high;
+        or null), fit, difference, cautious_difference, reasons, advice, verdict.
+    """
+    reports, found = [], {}
+    for labels in sets:
+        report, found[labels.name] = _audit_set(judge, labels, limit, seed, rejudge, own)
+        reports.append(report)
+    fit, verdict = fitness.overall(judge.name, found)
+    endpoint = getattr(judge, "endpoint", None)
+    return {"judge": judge.name, "endpoint": endpoint, "limit": limit, "seed": seed, "fit": fit, "verdict": verdict} | {
+        "sets": reports
+    }
+
+
+def _audit_set(
+    judge: Judge, labels: LabelSet, limit: int, seed: int, rejudge: bool, own: Sequence[str]
+) -> tuple[dict[str, Any], fitness.Fitness]:
+    rows = sample(labels, limit, seed)
+    askings = len(rows) * (2 if labels.has_pairs else 1)
+    with progress(f"{labels.name}: judge", askings) as advance:
+        recorded = Recorded(judge, advance)
+        verdicts = PROTOCOLS[labels.protocol](recorded, labels, rows, rejudge)
+    names = {plain_name(name) for name in (judge.name, *recorded.models, *own)}
+    places = {question: place for place, question in enumerate(dict.fromkeys(row.question for row in rows))}
+    questions = np.array([places[row.question] for row in rows])
+    given = np.array([row.label for row in rows])
+    if labels.has_pairs:
+        a_own = np.array([_is_own(row.model_a, names) - _is_own(row.model_b, names) for row in rows])
+        a_longer = np.sign([len(row.a) - len(row.b) for row in rows])
+        found = measures.of_pairs(Choices(given, verdicts, a_longer, a_own, questions))
+        answered, is_own, judge_fitness = ~np.isnan(verdicts).all(1), a_own != 0, fitness.of_pairs
+    else:
+        is_own = np.array([_is_own(row.model, names) for row in rows])
+        lengths = np.array([len(row.answer) for row in rows], dtype=float)
+        found = measures.of_ratings(Ratings(given, verdicts, lengths, is_own, questions))
+        answered, judge_fitness = ~np.isnan(verdicts), fitness.of_ratings
+    without = int(np.isnan(verdicts).sum())
+    with_verdict = len(set(questions[answered].tolist()))
+    fit = judge_fitness(found, with_verdict, without / askings)
+    failed = min(recorded.failed, without)
+    report = {
+        "name": labels.name,
+        "kind": "pairs" if labels.has_pairs else "ratings",
+        "by": labels.by,
+        "labelled": len(labels.rows),
+        "left_out": labels.left_out,
+        "judged": len(rows),
+        "questions": len(places),
+        "askings": askings,
+        "failed": failed,
+        "unparsed": without - failed,
+        "cut": recorded.cut,
+        "prompt_tokens": recorded.prompt_tokens,
+        "completion_tokens": recorded.completion_tokens,
+        "usd": recorded.cost(),
+        "own_answers": int(is_own.sum()),
+        "measures": {name: _as_json(each) for name, each in found.items()},
+        "fit": fit.fit,
+        "difference": _finite(fit.difference),
+        "cautious_difference": _finite(fit.cautious),
+        "reasons": list(fit.reasons),
+        "advice": list(fit.advice),
+        "verdict": fit.sentence,
+    }
+    return report, fit
+
+
+def _ask_pairs(judge: Judge, labels: LabelSet, rows: Sequence[Pair], rejudge: bool) -> np.ndarray:
+    """(n, 2): preferences for A, with A and with B shown first, by the prompt that health checks of pairs use."""
+    requests = []
+    for row in rows:
+        for order, (first, second) in (("A", (row.a, row.b)), ("B", (row.b, row.a))):
+            text = fill(QUESTION, {"question": row.question, "a": first, "b": second})
+            requests.append(JudgeRequest(f"{row.id}/{order}-first", ({"role": "user", "content": text},)))
+    replies = complete(judge, requests, lambda reply: _choice(reply) is not None, rejudge)
+    shown = np.array([np.nan if (choice := _choice(reply)) is None else choice for reply in replies]).reshape(-1, 2)
+    shown[:, B_FIRST] = 1 - shown[:, B_FIRST]
+    return shown
+
+
+def _choice(reply: JudgeReply) -> float | None:
+    """The preference for the answer shown first."""
+    verdict = None if reply.error or reply.finish_reason == CUT else parse_choice(reply.text)
+    return {"A": 1.0, "tie": 0.5, "B": 0.0}.get(verdict)
+
+
+def _ask_ratings(judge: Judge, labels: LabelSet, rows: Sequence[Rated], rejudge: bool) -> np.ndarray:
+    """(n,) ratings, by the prompt that tuning uses."""
+    requests = [rating_request(row.id, ({"role": "user", "content": row.question},), row.answer) for row in rows]
+    replies = complete(judge, requests, lambda reply: _rating(reply) is not None, rejudge)
+    return np.array([np.nan if (rating := _rating(reply)) is None else rating for reply in replies])
+
+
+def _rating(reply: JudgeReply) -> float | None:
+    return None if reply.error or reply.finish_reason == CUT else parse_rating(reply.text)
+
+
+def _ask_alpaca_eval(judge: Judge, labels: LabelSet, rows: Sequence[Pair], rejudge: bool) -> np.ndarray:
+    """As `_ask_pairs`, by AlpacaEval's prompt and reading of the first token: a probability above one half decides."""
+    from harness.benchmarks.alpaca_eval import AlpacaEval
+
+    items = [{"id": row.id, "instruction": row.question, "reference": row.a, "generator": row.model_a} for row in rows]
+    samples = [{"id": row.id, "output": row.b} for row in rows]
+    judged = AlpacaEval().judge(items, samples, judge, Judging(rejudge, both_orders=True), None)
+    shown = np.full((len(rows), 2), np.nan)
+    for place, row in enumerate(judged):
+        for asking in row["askings"]:
+            if asking["preference"] is not None:
+                order = B_FIRST if asking["policy_first"] else A_FIRST
+                shown[place, order] = 0.5 + 0.5 * np.sign(1.5 - asking["preference"])
+    return shown
+
+
+def _ask_mt_bench(judge: Judge, labels: LabelSet, rows: Sequence[Rated], rejudge: bool) -> np.ndarray:
+    """As `_ask_ratings`, by MT-Bench's own prompts."""
+    from harness.benchmarks.mt_bench import MTBench
+    from harness.benchmarks.mt_bench_judgments import UNPARSED
+
+    wanted: dict[str, list[str]] = {}
+    for row in rows:
+        model, question, _ = row.id.rsplit("/", 2)
+        wanted.setdefault(model, []).append(question)
+    ratings: dict[str, float] = {}
+    for model, questions in wanted.items():
+        items = [labels.context["items"][question] for question in dict.fromkeys(questions)]
+        samples = [{"id": item["id"], "turns": labels.context["answers"][model, item["id"]]} for item in items]
+        for judged in MTBench().judge(items, samples, judge, Judging(rejudge), None):
+            if judged["score"] not in (None, UNPARSED):
+                ratings[f"{model}/{judged['question_id']}/{judged['turn']}"] = judged["score"]
+    return np.array([ratings.get(row.id, np.nan) for row in rows])
+
+
+PROTOCOLS = {
+    "pairs": _ask_pairs,
+    "ratings": _ask_ratings,
+    "alpaca-eval": _ask_alpaca_eval,
+    "mt-bench": _ask_mt_bench,
+}
+
+
+def plain_name(name: str) -> str:
+    """A model's name without folders, hash, marks and case: gpt4_1106_preview and gpt-4-1106-preview are the same."""
+    last = name.rpartition("/")[2].partition("@")[0]
+    return "".join(mark for mark in last.casefold() if mark.isalnum())
+
+
+def _is_own(model: str | None, names: set[str]) -> bool:
+    return bool(model) and plain_name(model) in names
+
+
+def _as_json(found: Interval | None) -> dict[str, float | None] | None:
+    return found and {name: None if isnan(value) else value for name, value in vars(found).items()}
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None

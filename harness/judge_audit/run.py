@@ -1,0 +1,49 @@
+"""One audit with its folder: judge, labels, report. What the judge said is kept there, so that an audit can go on."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import UserError
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.files.marks import Folder
+from harness.judge_audit.audit import audit
+from harness.judge_audit.chosen import check_given, folder_name, load_chosen
+from harness.judge_audit.labels import load_sets, read_labels
+from harness.signals import stoppable
+
+REPORT = "audit.json"
+
+
+def run_audit(
+    experiment: Experiment,
+    results: Path,
+    data_dir: Path,
+    labels: Path | None,
+    names: Sequence[str],
+    limit: int,
+    seed: int,
+    own: Sequence[str],
+) -> dict[str, Any]:
+    """The report of `audit`, with the sets that are "absent"; it is written to audits/JUDGE/audit.json too.
+
+    Args:
+        labels: a user's own, instead of the sets of `data_dir`.
+        names: sets of `data_dir`; empty for all that are there.
+
+    Raises:
+        UserError: for no judge, labels that cannot be used, or a judge that cannot be reached.
+        Stopped: for SIGINT and SIGTERM.
+    """
+    check_given(experiment)
+    if labels and names:
+        raise UserError("give --labels or --label-sets, not both")
+    sets, absent = ([read_labels(labels)], []) if labels else load_sets(data_dir, names)
+    folder = Folder(results).folder("audits").folder(folder_name(experiment))
+    with stoppable(folder.path), store.only_writer(folder.path):
+        judge = load_chosen(experiment, folder)
+        report = audit(judge, sets, limit=limit, seed=seed, rejudge=experiment.rejudge, own=own)
+        report["absent"] = absent
+        store.write_json(folder / REPORT, report)
+    return report

@@ -1,0 +1,6 @@
+"""What a method is, and the prompts that it works on."""
+
+from harness.methods.base import Lengths, Method, QueryCost, Stage, Workbench
+from harness.types import Prompt
+
+__all__ = ["Lengths", "Method", "Prompt", "QueryCost", "Stage", "Workbench"]

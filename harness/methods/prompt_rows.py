@@ -1,0 +1,386 @@
+"""One row of a data file as a prompt, or a pair of replies to it: each part that carries meaning is used or refused.
+
+It understands the forms of TRL (prompts as texts or messages, explicit or implicit in the replies), of self-instruct
+and Alpaca (instruction, input), ShareGPT and LLaMA-Factory (conversations, system, history), MT-Bench (turns) and
+HH-RLHF ("Human:" and "Assistant:"). Any other column is not used, and is named to the caller.
+"""
+
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from harness.engines.templates import REASONING
+from harness.files import rows
+from harness.types import Message, Reply
+
+ROLES = {
+    **{role: role for role in ("user", "assistant", "system", "developer", "tool")},
+    **{"human": "user", "gpt": "assistant"},
+}
+TEXT_FIELDS = ("prompt", "instruction", "question", "problem")
+CHATS = ("messages", "conversations")
+SYSTEMS = ("system", "system_prompt", "system_message")
+MEDIA = ("image", "images", "audio", "audios", "video", "videos")
+PAIR = ("chosen", "rejected")
+TEMPLATE = ("tools", "chat_template_kwargs")
+COLUMNS = (*TEXT_FIELDS, "input", "instances", "output", *CHATS, "turns", *PAIR, *SYSTEMS, "history", *TEMPLATE)
+KEPT = ("name", "tool_calls", "tool_call_id", *REASONING)  # fields of a message that templates read beside its text
+MASKS = ("weight", "train", "training")  # with a false value: the turn is not to be trained on
+RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # of HH-RLHF's dialogues
+_WRITTEN_CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
+
+
+class Malformed(ValueError):
+    """A row that is not in a known format."""
+
+
+@dataclass
+class Row:
+    """What a row holds. unused: names of columns and of fields of messages ("messages[].id") that are not read."""
+
+    messages: tuple[Message, ...]
+    chosen: Reply | None = None
+    rejected: Reply | None = None
+    tools: tuple[dict[str, Any], ...] = ()
+    variables: dict[str, Any] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
+
+
+def read_row(row: Any) -> Row:
+    """
+    Raises:
+        Malformed: naming the field.
+    """
+    if not isinstance(row, dict):
+        raise Malformed(f"must be an object, not {type(row).__name__}")
+    given = {name: value for name, value in row.items() if value is not None}  # tables fill absent fields with null
+    for name in MEDIA:
+        if given.get(name) not in (None, "", [], {}):
+            raise Malformed(f'"{name}" is not text, and only text is read here; remove the column or such rows')
+    return _Reader(given).read()
+
+
+class _Reader:
+    """Reads one row, and keeps account of what was used."""
+
+    def __init__(self, row: dict[str, Any]):
+        self.row = row
+        self.used: set[str] = set()
+        self.odd: dict[str, None] = {}  # fields of messages, and parts of columns, that are not used
+
+    def read(self) -> Row:
+        chosen, rejected = (self.row.get(side) for side in PAIR)
+        if isinstance(chosen, str) and "prompt" not in self.row and chosen.startswith(HUMAN):
+            self.used |= {*PAIR}
+            messages, *pair = _dialogues(chosen, rejected)
+        else:
+            pair = [self._reply(side) for side in PAIR]
+            if pair[0] is None and pair[1] is not None and isinstance(self.row.get("output"), str):
+                pair[0] = self._text("output")
+            if (pair[0] is None) != (pair[1] is None):
+                raise Malformed('needs both "chosen" and "rejected", or neither')
+            messages, pair = self._prompt(pair)
+        messages = self._with_history(messages)
+        messages = self._with_system(messages)
+        tools, variables = self._tools(), self._variables()
+        left = [name for name, value in self.row.items() if name not in ("", *self.used) and value not in ("", [], {})]
+        return Row(tuple(messages), *map(_plain, pair), tools, variables, (*left, *self.odd))
+
+    # The prompt
+
+    def _prompt(self, pair: list) -> tuple[list[Message], list]:
+        """Messages of the prompt, and the pair without what it repeats of them."""
+        if any(_is_dialogue(reply) for reply in pair):
+            return self._from_dialogues(pair)
+        if isinstance(self.row.get("prompt"), list):
+            return self._checked(self._asked("prompt"), "prompt"), pair
+        if name := next((name for name in CHATS if name in self.row), None):
+            messages = self._checked(self._asked(name), name)
+            return (self._up_to_question(messages, name) if pair[0] is None else messages), pair
+        if "turns" in self.row:
+            return [_user(self._first_turn())], pair
+        if (text := self._asked_text()[1]) is not None:
+            return [_user(text)], pair
+        if all(isinstance(reply, str) for reply in pair):
+            return _implicit(*pair)
+        raise Malformed(f"has no prompt: expected one of {', '.join((*TEXT_FIELDS, *CHATS))}, turns")
+
+    def _from_dialogues(self, pair: list) -> tuple[list[Message], list]:
+        """From two replies that repeat the prompt: what both begin with (TRL's implicit prompt)."""
+        chosen, rejected = pair
+        if isinstance(self.row.get("prompt"), list):
+            prompt = self._checked(self._asked("prompt"), "prompt")
+            ends = [_after(prompt, reply) for reply in pair]
+            if None in ends:
+                raise Malformed('"chosen" and "rejected" must begin with the assistant, or repeat all of "prompt"')
+            return prompt, ends
+        if not all(isinstance(reply, list) for reply in pair):
+            raise Malformed('"chosen" and "rejected" are not replies to the same messages')
+        shared = 0
+        while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
+            shared += 1
+        prompt, ends = chosen[:shared], [chosen[shared:], rejected[shared:]]
+        if not prompt or any(end[0]["role"] != "assistant" for end in ends):
+            raise Malformed('"chosen" and "rejected" are not replies to the same messages')
+        return self._checked(prompt, "chosen"), ends
+
+    def _checked(self, prompt: list[Message], source: str) -> list[Message]:
+        """The messages of a prompt, when what stands beside them in the row asks the same."""
+        for name in CHATS:
+            if name in self.row and name != source and self._messages(name)[: len(prompt)] != prompt:
+                raise Malformed(f'"{name}" and the messages of "{source}" differ: remove one of them')
+        questions = [message["content"].strip() for message in prompt if message["role"] == "user"]
+        name, text = self._asked_text() if source != "prompt" else (None, None)
+        if text is not None and text.strip() not in questions:
+            raise Malformed(f'the text of "{name}" and the messages of "{source}" differ: remove one of them')
+        return prompt
+
+    def _asked(self, name: str) -> list[Message]:
+        messages = self._messages(name)
+        if not any(message["role"] == "user" for message in messages):
+            raise Malformed(f'"{name}" has no user message')
+        return messages
+
+    def _up_to_question(self, messages: list[Message], name: str) -> list[Message]:
+        """Without the answers at the end of a whole conversation: they are made anew."""
+        end = len(messages)
+        while messages[end - 1]["role"] == "assistant":
+            end -= 1
+        if end < len(messages):
+            self.odd[f"{name} (answer at the end)"] = None
+        return messages[:end]
+
+    def _asked_text(self) -> tuple[str, str] | tuple[None, None]:
+        """The first column with a text that asks, and the text with its input."""
+        for name in TEXT_FIELDS:
+            if name in self.row:
+                text, extra = self._text(name), self._text("input") if "input" in self.row else self._first_input()
+                return name, f"{text}\n\n{extra}" if extra.strip() else text
+        return None, None
+
+    def _first_input(self) -> str:
+        """Of self-instruct: what the first of the instances is given."""
+        instances = self.row.get("instances")
+        first = instances[0] if isinstance(instances, list) and instances else None
+        given = first.get("input") if isinstance(first, dict) else None
+        if given is None:
+            return ""
+        self.used.add("instances")
+        if len(instances) > 1:
+            self.odd["instances (after the first)"] = None
+        return _text(given, "instances")
+
+    def _first_turn(self) -> str:
+        turns = self.row["turns"]
+        if not (isinstance(turns, list) and turns and isinstance(turns[0], str)):
+            raise Malformed('"turns" must be a list of texts')
+        self.used.add("turns")
+        if len(turns) > 1:
+            self.odd["turns (after the first)"] = None
+        return _text(turns[0], "turns")
+
+    def _with_history(self, messages: list[Message]) -> list[Message]:
+        """With the turns before the prompt in front of it: pairs of texts, or messages."""
+        if (history := self.row.get("history")) in (None, "", []):
+            return messages
+        self.used.add("history")
+        if not isinstance(history, list):
+            raise Malformed('"history" must be a list of [question, answer] pairs or of messages')
+        if all(isinstance(turn, list) and len(turn) == 2 for turn in history):
+            roles = ("user", "assistant") * len(history)
+            texts = [_text(text, "history") for turn in history for text in turn]
+            before = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
+        else:
+            before = self._messages("history")
+        if len(messages) > 1:
+            raise Malformed('"history" stands beside a conversation of several messages: remove one of them')
+        return [*before, *messages]
+
+    def _with_system(self, messages: list[Message]) -> list[Message]:
+        for name in SYSTEMS:
+            if name not in self.row:
+                continue
+            text = self._text(name)
+            if not text.strip():
+                continue
+            if messages[0]["role"] != "system":
+                messages = [{"role": "system", "content": text}, *messages]
+            elif messages[0]["content"].strip() != text.strip():
+                raise Malformed(f'"{name}" and the system message of the conversation differ: remove one of them')
+        return messages
+
+    # What the template is given beside the messages
+
+    def _tools(self) -> tuple[dict[str, Any], ...]:
+        tools = self._json("tools")
+        if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+            raise Malformed('"tools" must be a list of functions as JSON schemas')
+        return tuple(_without_null(tool) for tool in tools)
+
+    def _variables(self) -> dict[str, Any]:
+        variables = self._json("chat_template_kwargs") or {}
+        if not isinstance(variables, dict) or set(variables) & set(RESERVED):
+            raise Malformed(f'"chat_template_kwargs" must be an object, without the names {", ".join(RESERVED)}')
+        return {name: value for name, value in variables.items() if value is not None}
+
+    def _json(self, name: str) -> Any:
+        """The value of a column that may be stored as JSON; [] for an empty one."""
+        value = self.row.get(name)
+        self.used.add(name)
+        if isinstance(value, str) and value.strip():
+            try:
+                value = json.loads(value)
+            except (ValueError, RecursionError):
+                raise Malformed(f'"{name}" is a text that is not JSON') from None
+        if rows.holds_half_character(value):
+            raise Malformed(f'"{name}" holds half a character (a lone surrogate); fix or remove it')
+        return value or []
+
+    # Texts and messages
+
+    def _text(self, name: str) -> str:
+        self.used.add(name)
+        return _text(self.row[name], name)
+
+    def _messages(self, name: str) -> list[Message]:
+        self.used.add(name)
+        turns = self.row[name]
+        if not isinstance(turns, list):
+            raise Malformed(f'"{name}" must be a list of messages')
+        return [self._message(turn, name) for turn in turns]
+
+    def _reply(self, name: str) -> str | list[Message] | None:
+        """A text, or messages that end with one of the assistant."""
+        value = self.row.get(name)
+        if value is None:
+            return None
+        self.used.add(name)
+        if isinstance(value, str):
+            return _text(value, name)
+        if not isinstance(value, list | dict):
+            raise Malformed(f'"{name}" must be a text or messages')
+        messages = [self._message(turn, name) for turn in (value if isinstance(value, list) else [value])]
+        if not messages or messages[-1]["role"] != "assistant":
+            raise Malformed(f'"{name}" must end with a message of the assistant')
+        return messages
+
+    def _message(self, turn: Any, name: str) -> Message:
+        if not isinstance(turn, dict):
+            raise Malformed(f'"{name}" has a message that is not an object')
+        turn = {key: value for key, value in turn.items() if value is not None and value != []}
+        role = _first_of(turn, "role", "from")
+        if not (isinstance(role, str) and role in ROLES):
+            raise Malformed(f'"{name}" has a message of the role {role!r:.40}; known are {", ".join(ROLES)}')
+        for mask in MASKS:
+            if mask in turn and not turn[mask]:
+                raise Malformed(f'"{name}" has a message that is not to be trained on ({mask}), which is not supported')
+        kept = {key: _without_null(turn[key]) for key in KEPT if key in turn}
+        if rows.holds_half_character(kept):
+            raise Malformed(f'"{name}" holds half a character (a lone surrogate); fix or remove it')
+        _check_calls(kept.get("tool_calls", []), name)
+        content = _content(_first_of(turn, "content", "value"), name)
+        if content is None and not kept.keys() & {"tool_calls", *REASONING}:
+            raise Malformed(f'"{name}" has a message of the role {role!r} without content')
+        for key in turn.keys() - {"role", "from", "content", "value", *KEPT, *MASKS}:
+            self.odd[f"{name}[].{key}"] = None
+        return {"role": ROLES[role], **({} if content is None else {"content": content}), **kept}
+
+
+def _user(text: str) -> Message:
+    return {"role": "user", "content": text}
+
+
+def _text(value: Any, name: str) -> str:
+    """The text, where it is one: JSON can hold half of a surrogate pair, which no file can."""
+    if not isinstance(value, str):
+        raise Malformed(f'"{name}" must be a text')
+    if rows.holds_half_character(value):
+        raise Malformed(f'"{name}" holds half a character (a lone surrogate); fix or remove it')
+    if _WRITTEN_CHAT.match(value):
+        raise Malformed(f'"{name}" is a conversation written as a text: store it as a list, in JSON or Parquet')
+    return value
+
+
+def _content(value: Any, name: str) -> str | None:
+    """The text of a message; parts that are all texts are one."""
+    if value is None:
+        return None
+    if isinstance(value, list):
+        kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in value}
+        if kinds - {"text"}:
+            odd = ", ".join(sorted(map(str, kinds - {"text"})))
+            raise Malformed(f'"{name}" has a message with parts of the type {odd}; only text is read')
+        return "".join(_text(part.get("text"), name) for part in value)
+    return _text(value, name)
+
+
+def _check_calls(calls: Any, name: str) -> None:
+    functions = [call.get("function", call) if isinstance(call, dict) else None for call in calls or ()]
+    if not isinstance(calls, list) or not all(
+        isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions
+    ):
+        raise Malformed(f'"{name}" has "tool_calls" that are not a list of functions with a name')
+
+
+def _without_null(value: Any) -> Any:
+    """Nested data without the fields that tables fill with null."""
+    if isinstance(value, dict):
+        return {key: _without_null(each) for key, each in value.items() if each is not None}
+    return [_without_null(each) for each in value] if isinstance(value, list) else value
+
+
+def _first_of(turn: dict, *names: str) -> Any:
+    return next((turn[name] for name in names if turn.get(name) is not None), None)
+
+
+def _plain(reply: str | list[Message] | None) -> Reply | None:
+    """A reply of one text as that text."""
+    if not isinstance(reply, list):
+        return reply
+    return reply[0]["content"] if [*map(set, reply)] == [{"role", "content"}] else tuple(reply)
+
+
+def _is_dialogue(reply: Any) -> bool:
+    """Whether a reply begins before the assistant's turn."""
+    return isinstance(reply, list) and reply[0]["role"] != "assistant"
+
+
+def _after(prompt: Sequence[Message], reply: Any) -> Any:
+    """The reply without the prompt that it begins with; None where it begins with something else."""
+    if not _is_dialogue(reply):
+        return reply
+    rest = reply[len(prompt) :] if reply[: len(prompt)] == prompt else []
+    return rest if rest and rest[0]["role"] == "assistant" else None
+
+
+def _implicit(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
+    """Two texts that begin with their prompt: TRL's implicit prompt in standard form, a space left to replies."""
+    shared = len(os.path.commonprefix([chosen, rejected]))
+    shared -= chosen[shared - 1 : shared] == " "
+    if not chosen[:shared].strip() or not (chosen[shared:].strip() and rejected[shared:].strip()):
+        raise Malformed('has no "prompt", and "chosen" and "rejected" do not begin with one and go on apart')
+    return [_user(chosen[:shared])], [chosen[shared:], rejected[shared:]]
+
+
+def _dialogues(chosen: str, rejected: Any) -> tuple[list[Message], str, str]:
+    """From two whole dialogues that share all but the last reply (HH-RLHF).
+
+    The reply begins after the last human turn that both have: a few real replies hold marks of further turns.
+    """
+    dialogues = [_text(chosen, "chosen"), _text(rejected, "rejected")]
+    shared = os.path.commonprefix(dialogues)
+    human = shared.rfind(HUMAN, 0, shared.rfind(ASSISTANT) + 1)
+    if human < 0:
+        raise Malformed('"chosen" and "rejected" have no human turn in common before the last reply')
+    start = shared.index(ASSISTANT, human)
+    messages: list[Message] = []
+    for turn in shared[:start].split(HUMAN)[1:]:
+        user, *answers = turn.split(ASSISTANT)
+        messages.append(_user(user.strip()))
+        if answers:
+            messages.append({"role": "assistant", "content": "\n\n".join(answer.strip() for answer in answers)})
+    return messages, *(dialogue[start + len(ASSISTANT) :].strip() for dialogue in dialogues)

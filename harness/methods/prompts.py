@@ -1,0 +1,108 @@
+"""Training prompts and labelled pairs: read from the files people have, drawn in a seeded endless order."""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import UserError
+from harness.files import hub, rows
+from harness.files.store import digest
+from harness.methods.prompt_rows import COLUMNS, Malformed, read_row
+from harness.types import Prompt, message_text, reply_text
+
+MOST_EPOCHS = 4  # passes over the prompts; repeats beyond that help little (Muennighoff et al. 2023, arXiv 2305.16264)
+SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """What a file or data set holds.
+
+    duplicates, empty: rows that were left out. unused: columns (and fields of messages) that nothing is made from, with
+    the number of rows in which they hold something.
+    """
+
+    prompts: list[Prompt]
+    duplicates: int
+    empty: int
+    unused: dict[str, int]
+
+
+def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
+    """Prompts of a JSON, JSONL, CSV (.gz too) or Parquet file, or of a data set of the hub (hub.FORM).
+
+    `harness.methods.prompt_rows.read_row` says which rows are understood. With `labelled`, all must have chosen and
+    rejected.
+
+    Raises:
+        UserError: for an absent file or data set, and for a row that is not understood (file, line and field).
+    """
+    prompts: dict[str, Prompt] = {}
+    unused: Counter[str] = Counter()
+    duplicates = empty = 0
+    name, located = _located(str(source))
+    for where, row in located:
+        try:
+            read = read_row(row)
+            if labelled and read.chosen is None:
+                raise Malformed('has no "chosen" and "rejected", which labelled pairs need')
+        except Malformed as error:
+            raise UserError(f"{where}: {error}") from None
+        unused.update(read.unused if labelled or read.chosen is None else (*read.unused, "chosen", "rejected"))
+        replies = (read.chosen, read.rejected) if labelled else ()
+        if not message_text(read.messages[-1]).strip() or not all(reply_text(reply).strip() for reply in replies):
+            empty += 1
+            continue
+        key = digest([read.messages, read.chosen, read.rejected, read.tools, read.variables])
+        if key in prompts:
+            duplicates += 1
+            continue
+        prompts[key] = Prompt(
+            f"{name}-{len(prompts)}", read.messages, read.chosen, read.rejected, read.tools, read.variables, where
+        )
+    if not prompts:
+        raise UserError(f"{source}: no usable prompt in it ({empty} empty)")
+    return PromptFile(list(prompts.values()), duplicates, empty, dict(unused))
+
+
+def rows_by_name(counts: Mapping[str, int]) -> str:
+    """Columns with the number of rows that have them, in a line."""
+    return ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items())
+
+
+def _located(source: str) -> tuple[str, Iterator[rows.Located]]:
+    """A name for the prompts' ids, and the rows with their places."""
+    if os.path.isfile(source):
+        stem = Path(source).name.removesuffix(".gz").rpartition(".")[0]
+        return stem.encode("utf-8", "replace").decode(), rows.located(Path(source), COLUMNS)
+    if os.path.exists(source):
+        raise UserError(f"{source} is not a regular file: give a JSON, JSONL, CSV (.gz too) or Parquet file of prompts")
+    if rows.kind_of(source) in SUFFIXES or not hub.is_dataset_name(source):
+        raise UserError(
+            f"no file at {source}: give a JSON, JSONL, CSV or Parquet file of prompts (.gz too), "
+            f"or a data set of the hub, {hub.FORM}"
+        )
+    return source.partition(":")[0].split("/")[1], hub.located(source, COLUMNS)
+
+
+class PromptStream:
+    """Prompts without end, in an order that the seed decides anew in every pass over them."""
+
+    def __init__(self, prompts: Sequence[Prompt], seed: int):
+        self.prompts, self.seed = prompts, seed
+        self.position = 0  # prompts drawn so far; may be set, to go on where an earlier stream stopped
+
+    def take(self, number: int) -> list[Prompt]:
+        """The next prompts; from the second pass on, "@1" and so on is added to their ids."""
+        taken: list[Prompt] = []
+        while len(taken) < number:
+            turn, start = divmod(self.position, len(self.prompts))
+            order = random.Random(f"prompts/{self.seed}/{turn}").sample(range(len(self.prompts)), len(self.prompts))
+            for index in order[start : start + number - len(taken)]:
+                prompt = self.prompts[index]
+                taken.append(replace(prompt, id=f"{prompt.id}@{turn}") if turn else prompt)
+                self.position += 1
+        return taken

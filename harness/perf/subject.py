@@ -1,0 +1,168 @@
+"""A contender under measurement, as it stands in its process: its time, memory, losses, gradients and profile."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+
+from harness.engines.loading import choose_device, choose_dtype
+from harness.engines.packing import rows_of
+from harness.errors import UserError
+from harness.perf import profiling
+from harness.perf.contenders import TRL, Contender, Ours, Published
+from harness.perf.process import memory, peak_memory
+from harness.perf.setting import Setting, flops
+
+OURS = {"ours": Ours, "ours-cached": partial(Ours, cached=True), "ours-flex": partial(Ours, attention="flex")}
+CONTENDERS = {  # objective -> its contenders, the peer first
+    "sso": {"published": Published} | OURS,
+    "dpo": {
+        "trl": TRL,
+        "trl-cached": partial(TRL, cached=True),
+    }
+    | OURS,
+}
+COMPARED = 1 << 16  # entries of a parameter's gradient that are compared, evenly spaced
+MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that measures the machine
+PRODUCTS = 10
+ENOUGH = 5.0  # seconds of products
+
+
+def ready(device: str, threads: int) -> torch.device:
+    """Prepares this process for measuring on the device.
+
+    Raises:
+        UserError: when there is no such device.
+    """
+    torch.set_num_threads(threads)
+    try:
+        chosen = torch.device(choose_device(device))
+        torch.empty(1, device=chosen)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device {device!r} can not be used: {str(error).partition(chr(10))[0]}") from error
+    return chosen
+
+
+def synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of the fastest of some large matrix products."""
+    size = MATRIX.get(device.type, MATRIX["cuda"])
+    a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
+    best, spent = float("inf"), 0.0
+    for _ in range(PRODUCTS):
+        synchronize(device)
+        start = time.perf_counter()
+        a @ b
+        synchronize(device)
+        seconds = time.perf_counter() - start
+        best, spent = min(best, seconds), spent + seconds
+        if spent > ENOUGH:  # 16 bits without support of the processor: half a minute for one product
+            break
+    return 2 * size**3 / best
+
+
+def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """What is measured on, and `matmul_flops`, the machine's own speed."""
+    return {
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "dtype": str(dtype).removeprefix("torch."),
+        "matmul_flops": matmul_flops(device, dtype),
+    }
+
+
+class Subject:
+    """A contender by name."""
+
+    def __init__(self, name: str, setting: Setting) -> None:
+        self.setting = setting
+        self.device = ready(setting.device, setting.threads)
+        self.dtype = choose_dtype(setting.dtype, self.device.type)
+        with self._arithmetic():
+            self.contender: Contender = CONTENDERS[setting.objective][name](setting, self.device)
+        self.loaded = memory(self.device.type)
+
+    @contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Autocast where the type has 16 bits; weights and gradients stay float32."""
+        low = self.dtype != torch.float32
+        with torch.autocast(self.device.type, self.dtype) if low else nullcontext():
+            yield
+
+    def _losses(self) -> Iterator[torch.Tensor]:
+        with self._arithmetic():
+            yield from self.contender.losses()
+
+    def compare(self) -> dict[str, Any]:
+        """The losses of all batches and the sum of their gradients, (COMPARED at most,) of each parameter."""
+        losses, gradients = [], {}
+        for loss in self._losses():
+            loss.backward()
+            losses.append(loss.item())
+            for name, parameter in self.contender.policy.named_parameters():
+                flat = parameter.grad.flatten()
+                some = flat[:: -(-len(flat) // COMPARED)].double().cpu().numpy()
+                gradients[name] = gradients.get(name, 0) + some
+            self.contender.policy.zero_grad()
+        return {"losses": losses, "gradients": gradients}
+
+    def round(self) -> float:
+        """Seconds of a forward and backward pass over all batches."""
+        synchronize(self.device)
+        start = time.perf_counter()
+        for loss in self._losses():
+            loss.backward()
+            self.contender.policy.zero_grad()
+        synchronize(self.device)
+        return time.perf_counter() - start
+
+    def memory(self) -> dict[str, int | None]:
+        """Bytes: `loaded` with all that stays in memory, and the peak."""
+        return {"loaded": self.loaded, "peak": peak_memory(self.device.type)}
+
+    def machine(self) -> dict[str, Any]:
+        return describe(self.device, self.dtype)
+
+    def work(self) -> dict[str, Any]:
+        """Of a policy pass over all batches; `flops` that the whole round can not do without."""
+        needed = 0.0
+        for batch in self.setting.batches():
+            rows = [
+                (len(row.prompt), tuple(map(len, row.completions))) for example in batch for row in rows_of(example)
+            ]
+            needed += flops(self.setting.shape, rows, self.contender.reference is not None)
+        return self.contender.work() | {"flops": needed}
+
+    def profile(self) -> dict[str, dict[str, float]]:
+        """Seconds of a round by phase and part."""
+        if self.device.type != "cpu":
+            raise UserError("--profile reads the operators of the CPU: give --device cpu")
+        with profiling.recorded() as recording:
+            losses = self._losses()
+            with profiling.named("reference", self.contender.reference):
+                while True:
+                    with torch.profiler.record_function(profiling.FORWARD):
+                        loss = next(losses, None)
+                    if loss is None:
+                        break
+                    with torch.profiler.record_function(profiling.BACKWARD):
+                        loss.backward()
+                    self.contender.policy.zero_grad()
+        return profiling.seconds(recording, self.setting.shape.vocabulary)
+
+
+def disagreement(ours: dict[str, Any], peers: dict[str, Any]) -> dict[str, float]:
+    """Largest relative difference of a loss, and of a parameter's gradient in the Euclidean norm."""
+    losses = [abs(a - b) / abs(b) for a, b in zip(ours["losses"], peers["losses"], strict=True)]
+    gradients = [
+        float(np.linalg.norm(ours["gradients"][name] - theirs) / np.linalg.norm(theirs))
+        for name, theirs in peers["gradients"].items()
+    ]
+    return {"loss": max(losses), "gradient": max(gradients)}

@@ -1,0 +1,136 @@
+"""`harness bench table`: tables and the leaderboard of many stored runs, by the command line from a cold start.
+
+The runs are made up: a base model that all share, and a method whose scores differ by chance from run to run.
+"""
+
+import json
+import math
+import os
+import statistics as medians
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from harness.benchmarks.base import Score, step_names
+from harness.budget import Ledger
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.files.marks import Folder
+from harness.progress import progress
+from harness.results.folder import FORMAT
+from harness.work import Nominal, Work
+
+SUITES = {  # metric, and values of answers; one in UNPARSED has none in the last
+    "mt-bench": ("score (1-10)", np.arange(1.0, 10.5, 0.5)),
+    "alpaca-eval": ("win rate %", np.array([0.1, 50.0, 99.9])),
+    "reward-bench": ("accuracy %", np.array([0.0, 100.0])),
+    "math": ("exact match %", np.array([0.0, 100.0])),
+}
+UNPARSED = 60
+METHOD = "dpo"
+CAP = 1e12
+PARAMETERS = 1_000_000
+TRAINED = 161_700  # tokens: 97 % of the cap
+
+
+def measure(runs: int, questions: int, seeds: int, rounds: int) -> dict[str, Any]:
+    """Seconds of each command."""
+    with tempfile.TemporaryDirectory() as place:
+        root = Path(place)
+        with progress("runs", 2 * runs) as advance:
+            for number in range(runs):
+                write_run(root / "results" / "runs" / f"run-{number}", questions, seeds, [number])
+                advance(1)
+            write_run(root / "arms" / "runs" / "arms", questions, seeds, range(runs))
+            advance(runs)
+        folders = [f"results/runs/run-{number}" for number in range(runs)]
+        commands = {
+            f"table of a run with {runs} methods": ["table", "arms/runs/arms"],
+            f"table of {runs} runs": ["table", *folders],
+            f"leaderboard of {runs} runs": ["leaderboard"],
+        }
+        seconds = {name: [_seconds(command, root) for _ in range(rounds)] for name, command in commands.items()}
+    return {
+        "runs": runs,
+        "questions": questions,
+        "seeds": seeds,
+        "commands": {
+            name: {"median": medians.median(took), "min": min(took), "max": max(took)} for name, took in seconds.items()
+        },
+    }
+
+
+def _seconds(command: list[str], place: Path) -> float:
+    package = Path(__file__).resolve().parents[2]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(package), os.environ.get("PYTHONPATH", "")])}
+    start = time.perf_counter()
+    subprocess.run(
+        [sys.executable, "-m", "harness", *command], cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL
+    )
+    return time.perf_counter() - start
+
+
+def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
+    """The scores, marks and ledgers of a finished run of the base model and these variants of a method.
+
+    Args:
+        numbers: one for each variant, which its scores are drawn by.
+    """
+    arms = [f"{METHOD}-{number}" for number in numbers]
+    experiment = Experiment(
+        name=path.name,
+        methods=tuple(f"{arm}={METHOD}" for arm in arms),
+        benchmarks=tuple(SUITES),
+        seeds=seeds,
+        budget=f"{CAP:g}",
+    )
+    store.write_text(path / "experiment.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False))
+    store.write_json(path / "versions.json", {"format": FORMAT, "harness": "bench"})
+    for number, arm in [(None, "base"), *zip(numbers, arms, strict=True)]:
+        for seed in range(seeds):
+            folder = Folder(path / "arms" / f"{arm}-seed{seed}")
+            for suite in SUITES:
+                _write_score(folder, suite, questions, number, seed)
+            ledger = Ledger(CAP, rule=experiment.ledger)
+            if number is not None:
+                ledger.charge("train", Nominal(PARAMETERS).training(Work(read=TRAINED)), trained_tokens=TRAINED)
+            _write(folder / "ledger.json", ledger.as_dict())
+            _write(folder / "seconds.json", {"training": 30.0, "scoring": 10.0})
+    _write(path / "index.json", {"format": FORMAT, "key": path.name, "files": {}})
+
+
+def _write_score(folder: Folder, suite: str, questions: int, number: int | None, seed: int) -> None:
+    metric, kinds = SUITES[suite]
+    own = 0 if number is None else 1 + number
+    hard = np.random.default_rng([1, len(suite)]).normal(size=questions)  # the same questions for all
+    rng = np.random.default_rng([2, own, seed, len(suite)])
+    skill = 0.0 if number is None else 0.5 + 0.5 * math.sin(number)
+    places = (hard + skill + rng.normal(size=questions) + 2) / 4 * len(kinds)
+    values = kinds[np.clip(places.astype(int), 0, len(kinds) - 1)]
+    known = {str(i): float(value) for i, value in enumerate(values)}
+    if suite == "math":
+        for i in rng.choice(questions, questions // UNPARSED, replace=False):
+            del known[str(i)]
+    mean = sum(known.values()) / len(known)
+    judge = "made-up" if suite in ("mt-bench", "alpaca-eval") else None
+    score = Score(suite, metric, mean, known, {}, questions, 0, questions - len(known), judge)
+    _write(folder / "scores" / f"{suite}.json", vars(score))
+    samples_step, score_step = step_names(suite)
+    model = {"weights": "0" * 16}
+    asked = {"questions": suite, "settings": {"seed": seed}, "option files": {}, "model": model, "packages": {}}
+    asked |= {"reference": None if number is None else model, "device": "cpu", "code": suite}
+    scored = {"judge": judge, "judging": {}, "packages": {}, "code": suite}
+    for step, depends_on in ((samples_step, asked), (score_step, scored)):
+        _write(folder / "steps" / f"{step}.json", {"key": "", "depends_on": depends_on, "files": {}, "facts": {}})
+
+
+def _write(file: Path, value: Any) -> None:
+    """As the store does, but for waiting until it is on the disk."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(value, indent=2), encoding="utf-8")

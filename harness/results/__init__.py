@@ -1,0 +1,1 @@
+"""Finished run folders: reading them, merging them, leaderboards."""

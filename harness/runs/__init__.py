@@ -1,0 +1,1 @@
+"""An experiment carried out: inputs, arms, scoring, tuning, processes, and checks of what is left."""

@@ -1,0 +1,270 @@
+"""One arm of an experiment: a method with a seed, trained and scored in its own folder."""
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, replace
+from functools import cached_property
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.benchmarks.base import Policy, step_names
+from harness.engines.base import Sampling
+from harness.errors import UserError
+from harness.experiment.options import Experiment
+from harness.files import sources, store
+from harness.files.disk import disk_errors
+from harness.files.marks import Folder
+from harness.methods.base import Method, Stage
+from harness.methods.prompts import PromptStream
+from harness.models import fingerprints
+from harness.results.trials import choice
+from harness.runs.engine_choice import described, load_engine
+from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
+from harness.runs.launcher import described_launcher
+from harness.runs.scoring import Scoring
+from harness.signals import GO_ON
+from harness.stages.plan import judge_cost, measure_lengths
+from harness.stages.train import LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
+from harness.thoughts import parse_marks
+from harness.training.tracking import tracking
+from harness.types import Prompt
+
+if TYPE_CHECKING:
+    from harness.engines.transformers import TransformersEngine
+    from harness.training.base import Training
+
+
+class Arm:
+    """A method with a seed."""
+
+    def __init__(self, experiment: Experiment, method: str, seed: int, root: Folder):
+        self.experiment, self.name, self.seed, self.root = experiment, method, seed, root
+        self.label = f"{method} seed {seed}"
+        self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
+        self.benchmarks = experiment.benchmarks
+        self.method: Method = experiment.method(method)
+        self.worked = False  # whether this call did any step
+
+    def __reduce__(self) -> tuple:
+        """For other processes: how it is made anew there."""
+        return type(self), (self.experiment, self.name, self.seed, self.root)
+
+    def is_tuned(self) -> bool:
+        """Whether its options are known: there is nothing to choose, or it was chosen."""
+        return not self.experiment.tuned(self.name) or choice(self.root.path, self.name) is not None
+
+    @cached_property
+    def options(self) -> Any:
+        """Those of the experiment, with what tuning chose.
+
+        Raises:
+            UserError: when there is to be tuning, and it is not finished.
+        """
+        options = self.experiment.method_options(self.name)
+        if not self.experiment.tuned(self.name):
+            return options
+        if (chosen := choice(self.root.path, self.name)) is None:
+            raise UserError(f"{self.root.path}: the tuning of {self.name} is not finished: {GO_ON}")
+        return replace(options, **chosen)
+
+    @cached_property
+    def stages(self) -> list[Stage]:
+        return self.method.stages(self.options)
+
+    def training_steps(self) -> list[str]:
+        """Names, in order; they are the same whatever tuning chooses."""
+        stages = self.experiment.stages(self.name)
+        return [name for stage in stages for name in (collecting(stage), stage.name)]
+
+    def steps(self) -> list[str]:
+        """Names of all steps, each before those that depend on it."""
+        return [*self.training_steps(), *chain.from_iterable(map(step_names, self.benchmarks))]
+
+    def damage(self, step: str) -> Iterator[str]:
+        """What is wrong with the files of a finished step, a text for each."""
+        return self.folder.damage(step)
+
+    def forget(self, step: str) -> bool:
+        """Forgets that a step, and those that depend on it, were done. Whether the arm has such a step."""
+        for steps in (*map(step_names, self.benchmarks), self.steps()):  # none follows a benchmark's own
+            if step in steps:
+                for later in steps[steps.index(step) :]:
+                    self.folder.forget(later)
+                return True
+        return False
+
+    def stage_steps(self, inputs: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and dependencies of each step of training, as of `pipeline.stage_steps`."""
+        return stage_steps(self.stages, self._setting(inputs))
+
+    def trained(self, inputs: Inputs) -> bool:
+        """
+        Raises:
+            UserError: when a finished stage was made from other things than it depends on now, naming them.
+        """
+        return all(self.folder.finished(*step) for step in self.stage_steps(inputs))
+
+    def check(self, inputs: Inputs) -> None:
+        """
+        Raises:
+            UserError: when a finished step was made from other things than it depends on now, naming them.
+        """
+        if self.trained(inputs):
+            for scoring in self.scorings(inputs):
+                scoring.finished()
+
+    def scorings(self, inputs: Inputs) -> list[Scoring]:
+        return [Scoring(self, name, inputs) for name in self.benchmarks]
+
+    def learn(self, inputs: Inputs) -> None:
+        """Training alone; `run` then scores, in another process or on another machine."""
+        start = time.perf_counter()
+        if not self.trained(inputs):
+            self.train(inputs)
+            self._book_seconds(time.perf_counter() - start, 0.0)
+
+    def run(self, inputs: Inputs) -> None:
+        """Training, where it is not finished, and scoring."""
+        start = time.perf_counter()
+        trained = self.train(inputs)
+        scoring = time.perf_counter()
+        for each in self.scorings(inputs):
+            self.worked |= each.run(trained)
+        self._book_seconds(scoring - start, time.perf_counter() - scoring)
+
+    def _book_seconds(self, training: float, scoring: float) -> None:
+        """Adds to the wall time of earlier calls, unless this call found all steps finished."""
+        file = self.folder / "seconds.json"
+        if file.exists() and not self.worked:
+            return
+        before = store.read_json(file) if file.exists() else {"training": 0.0, "scoring": 0.0}
+        seconds = {"training": before["training"] + training, "scoring": before["scoring"] + scoring}
+        store.write_json(file, seconds)
+
+    def seconds(self) -> dict[str, float]:
+        """Wall time spent in training (data generation included) and in scoring."""
+        return store.read_json(self.folder / "seconds.json")
+
+    def train(self, inputs: Inputs) -> Trained:
+        """The trained policy; the files of each stage and the ledger are left in the folder."""
+        needed = not (self.trained(inputs) and all(scoring.answered() for scoring in self.scorings(inputs)))
+        trained = train_stages(self.stages, self._setting(inputs), needed)
+        self.worked |= trained.worked
+        return trained
+
+    def model(self, inputs: Inputs) -> dict[str, str]:
+        """Digests of the parts of the finished policy."""
+        return self.folder.facts(self.stages[-1].name)["model"] if self.stages else inputs.model
+
+    def policy(self, trained: Trained, inputs: Inputs) -> Policy:
+        if not self.stages:
+            return Policy(trained.engine(), folder=self.folder.path)
+        return Policy(
+            trained.engine(),
+            reference=inputs.base,
+            beta=getattr(self.options, "beta", 1.0),
+            pairs=self.pairs(),
+            folder=self.folder.path,
+        )
+
+    def _setting(self, inputs: Inputs) -> Setting:
+        experiment = self.experiment
+        streams = {
+            labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
+            for labelled in {stage.labelled for stage in self.stages}
+        }
+        return Setting(
+            base=lambda: inputs.base,
+            folder=self.folder,
+            shared=self.root.path,
+            depends_on=lambda stage: self._depends_on(stage, inputs),
+            budget=experiment.cap,
+            rule=experiment.ledger,
+            sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
+            stream=lambda stage: streams[stage.labelled],
+            lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
+            training=self._training,
+            load=lambda path: self._load(path),
+            launcher=described_launcher(experiment),
+            judge=inputs.judge,
+            judge_cost=lambda: judge_cost(experiment),
+            check_pairs=experiment.check_pairs,
+            judged_by=described_judge(experiment, inputs.judge),
+            most_missing=1.0 if experiment.accept_missing else experiment.judge_missing,
+            rejudge=experiment.rejudge,
+            marks=parse_marks(experiment.thought_marks),
+            label=self.label,
+        )
+
+    def _load(self, path: Path) -> "TransformersEngine":
+        use_threads(self.experiment)
+        return load_engine(self.experiment, path)
+
+    def _depends_on(self, stage: Stage, inputs: Inputs) -> dict[str, Any]:
+        experiment = self.experiment
+        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
+        judged_by = described_judge(experiment, inputs.judge) if stage.judged else {}
+        if stage.judged:
+            judged_by = {**judged_by, "judge parameters": experiment.judge_parameters}
+        judge = [judge_module(experiment)] if stage.judged and judge_module(experiment) else []
+        roots = (sources.TRAINING, type(self.method).__module__, *judge)
+        return {
+            "method": self.method.name,
+            "options": {name: value for name, value in asdict(self.options).items() if name not in LOOP},
+            "option files": fingerprints.of_named(vars(self.options).values()),
+            "seed": self.seed,
+            "budget": str(experiment.cap),
+            "ledger": experiment.ledger,
+            **{name: getattr(experiment, name) for name in named},
+            **({"thought marks": marks} if (marks := experiment.thought_marks) else {}),
+            "model": inputs.model,
+            "preferences" if stage.labelled else "prompts": (
+                inputs.labelled_digest if stage.labelled else inputs.prompts_digest
+            ),
+            "judge": None,
+            **judged_by,
+            "device": fingerprints.of_device(experiment.device),
+            "engine": described(experiment),
+            "environment": fingerprints.of_environment(),
+            "threads": threads_of(experiment),
+            "packages": fingerprints.of_packages(*PACKAGES, *sources.packages(*roots)),
+            "code": sources.digest(*roots),
+        }
+
+    def _training(self, stage: Stage, state: Path) -> "Training":
+        from harness.engines.loading import choose_device
+        from harness.runs.launcher import launcher_of
+        from harness.training.base import Launch, Training
+        from harness.training.examples import lora
+        from harness.training.trainer import training_arguments
+
+        experiment = self.experiment
+        on_gpu = choose_device(experiment.device) != "cpu"
+        launcher = launcher_of(experiment)
+        return Training(
+            training_arguments(stage.training, state, self.seed, on_gpu),
+            lora(stage.training),
+            tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
+            launch=launcher and Launch(launcher, stage.training, experiment.trust_remote_code),
+        )
+
+    def pairs(self) -> list[Prompt] | None:
+        """The pairs that the policy was trained on: those of its last stage, and of the stages that it went on from."""
+        starts = [index for index, stage in enumerate(self.stages) if index == 0 or stage.start == "base"]
+        rows = []
+        for stage in self.stages[starts[-1] if starts else 0 :]:
+            self.folder.check(collecting(stage))
+            rows += store.read_jsonl(self.folder / "preferences" / f"{stage.name}.jsonl")
+        pairs = [Prompt.of_record(row) for row in rows if {"chosen", "rejected"} <= row.keys()]
+        return pairs or None
+
+
+def told(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:
+    """Does some work of an arm: what the user is told when it fails."""
+    try:
+        with disk_errors():
+            work(inputs())
+    except UserError as error:
+        return str(error)
+    return None

@@ -1,0 +1,336 @@
+"""What an experiment will take: hours of GPUs, their memory, calls to the judge and their price, and disk.
+
+From the plan (tokens by role) and the speed of a device: of a GPU's data sheet with assumed utilisation, or as a
+finished run has measured it. Training takes 6 N FLOPs a token, reading 2 N, both bound by arithmetic; a generated token
+also waits for the weights and the key-value cache to be read from memory, once for all sequences of a batch.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from harness.endpoints.limits import known_prices, parse_price
+from harness.errors import UserError, unknown_name
+from harness.experiment import presets
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.files.marks import Folder
+from harness.methods.base import Lengths
+from harness.models.folder import TESTBED, NoModel, base_folder, model_folder, text_config
+from harness.models.weights import parameter_count
+from harness.results.folder import read_experiment
+from harness.runs.inputs import load_prompts
+from harness.runs.run import arms_of
+from harness.stages.plan import DEFAULT_COMPLETION, cost_of, measure_lengths, plan
+from harness.work import FORWARD_FLOPS, TRAIN_FLOPS, Cost, Nominal
+
+GIB = 2**30
+GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
+    "h100": (989e12, 3.35e12, 80),
+    "h200": (989e12, 4.8e12, 141),
+    "a100": (312e12, 2.04e12, 80),
+    "l40s": (362e12, 0.864e12, 48),
+}
+TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are reached
+WEIGHT = 2  # bytes, as they are kept and generated with
+TRAINED = 16  # bytes a parameter in training: float32 weights, gradients and two moments
+MERGED = 4  # bytes a parameter while adapters are merged
+MORE = (2, 4, 8, 16, 32, 64)  # GPUs that are proposed
+RANK = 16  # of adapters that are proposed
+ADAPTED = 23  # inputs and outputs of a layer's matrices, in units of its width, where the inner width is 4
+STATE = 12  # bytes a parameter of a training's state on the disk: weights and two moments
+KEPT_TOKEN = 34  # bytes of a layer's activations a token and unit of width (Korthikanti et al. 2022, eq. 2)
+PROMPT, SYSTEM = 160.0, 60.0  # tokens, where the model is not on this machine
+TEXT = 5  # bytes a token of what is stored of answers
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A model's sizes. kv_bytes: of a token in the key-value cache."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    kv_bytes: int
+
+
+@dataclass(frozen=True)
+class Speed:
+    """train, read: FLOP/s. token: seconds that a generated token takes on one device, alone in its share of a batch.
+
+    name: of the device, or the run that it was measured in. memory: GiB of one; None where it is not known.
+    """
+
+    name: str
+    train: float
+    read: float
+    token: float
+    memory: float | None = None
+
+    def seconds(self, parameters: int, read: float = 0.0, sampled: float = 0.0, trained: float = 0.0) -> float:
+        """Of so many tokens."""
+        reading, training = read * FORWARD_FLOPS * parameters, trained * TRAIN_FLOPS * parameters
+        return reading / self.read + sampled * self.token + training / self.train
+
+
+def of_gpu(name: str, shape: Shape, batch: int, context: float) -> Speed:
+    """The speed of a model on a GPU.
+
+    Args:
+        batch: sequences that are generated at once; context: their tokens in the middle of it.
+
+    Raises:
+        UserError: for a GPU that is not in the table.
+    """
+    if name not in GPUS:
+        raise unknown_name("GPU", name, GPUS)
+    peak, bandwidth, memory = GPUS[name]
+    moved = WEIGHT * shape.parameters + batch * context * shape.kv_bytes
+    step = max(moved / (BANDWIDTH * bandwidth), FORWARD_FLOPS * shape.parameters * batch / (READING * peak))
+    return Speed(name, TRAINING * peak, READING * peak, step / batch, memory)
+
+
+def measured(run: Path) -> Speed:
+    """The speed at which a finished run went, from its ledgers.
+
+    Raises:
+        UserError: when no arm of it trained, read and generated.
+    """
+    experiment = read_experiment(run)
+    parameters = parameter_count(model_folder(experiment.model))
+    total: dict[str, dict[str, float]] = {}
+    for arm in arms_of(experiment, Folder(run)):
+        for role, spent in store.read_json(arm.folder / "ledger.json")["roles"].items():
+            sums = total.setdefault(role, dict.fromkeys(spent, 0.0))
+            for name, amount in spent.items():
+                sums[name] += amount
+    found = [total.get(role, {}) for role in ("train", "reference", "generate")]
+    if not all(each.get("seconds") for each in found):
+        raise UserError(f"{run} has no method that samples, has a reference and trains, such as sso or pbaa")
+    train, reference, generate = found
+    read = FORWARD_FLOPS * parameters * reference["prompt_tokens"] / reference["seconds"]
+    reading = FORWARD_FLOPS * parameters * generate["prompt_tokens"] / read
+    token = max(0.0, generate["seconds"] - reading) / generate["generated_tokens"]
+    return Speed(str(run), TRAIN_FLOPS * parameters * train["trained_tokens"] / train["seconds"], read, token)
+
+
+def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = None) -> dict[str, Any]:
+    """The plan of `planning.estimate` and, as "cost", what it takes on so many GPUs.
+
+    "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "memory", "judge", "disk"}, as
+    docs/presets.md explains them.
+
+    Args:
+        calibrate: a finished run on this device, whose speed counts in place of a GPU's.
+
+    Raises:
+        UserError: for a model whose size is not known, a GPU that is not, or a budget that does not pay for an update.
+    """
+    shape = shape_of(experiment.model)
+    lengths = _lengths(experiment)
+    known = _known_prompts(experiment)
+    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters), known)
+    length, parameters = lengths(False), shape.parameters
+    speed = (
+        measured(calibrate)
+        if calibrate
+        else of_gpu(gpu, shape, experiment.batch_size, length.prompt + length.system + length.completion / 2)
+    )
+    runs = experiment.seeds
+    models, scoring = runs * len(planned["methods"]), _scoring(experiment, shape, speed)
+    stages = [stage for method in planned["methods"].values() for stage in method["stages"]]
+    made, sampled, referred, trained = (
+        runs * sum(stage[f"{name}_tokens"] for stage in stages)
+        for name in ("generate", "sampled", "reference", "trained")
+    )
+    seconds = {
+        "generate": speed.seconds(parameters, read=made - sampled, sampled=sampled),
+        "reference": speed.seconds(parameters, read=referred),
+        "train": speed.seconds(parameters, trained=trained),
+    }
+    tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
+    seconds["tuning"] = sum(seconds.values()) * tuning  # its trials are as these runs
+    seconds["score"] = models * scoring["seconds"]
+    hours = {role: value / 3600 for role, value in seconds.items()}
+    methods = [name for name, method in planned["methods"].items() if method["stages"]]
+    return planned | {
+        "cost": {
+            "speed": vars(speed),
+            "gpus": gpus,
+            "hours": hours,
+            "gpu_hours": sum(hours.values()),
+            "days": sum(hours.values()) / 24 / gpus,
+            "memory": _memory(experiment, shape, gpus, length, methods, speed.memory),
+            "judge": _judge(experiment, models),
+            "disk": {
+                "checkpoints_gib": runs * len(stages) * WEIGHT * parameters / GIB,
+                "state_gib": STATE * parameters / GIB if stages else 0.0,
+                "texts_gib": TEXT * (made + models * scoring["tokens"]) / GIB,
+            },
+        }
+    }
+
+
+@cache
+def shape_of(model: str) -> Shape:
+    """Of a model on this machine, or of one that the presets name.
+
+    Raises:
+        UserError: for any other.
+    """
+    known = presets.numbers(presets.SHAPES)
+    try:
+        folder = model_folder(model)
+    except NoModel as error:
+        if model not in known:
+            raise UserError(f"{error}; sizes are known without it of {', '.join(known)}") from None
+        own = known[model]
+        return Shape(own["parameters"], own["layers"], own["hidden"], _kv_bytes(**own))
+    folder = base_folder(folder) or folder
+    config = text_config(folder)
+    try:
+        layers, hidden, heads = (config[name] for name in ("num_hidden_layers", "hidden_size", "num_attention_heads"))
+        kv_heads, head_dim = config.get("num_key_value_heads") or heads, config.get("head_dim") or hidden // heads
+    except (KeyError, TypeError):
+        raise UserError(
+            f"{folder / 'config.json'} does not say how large the model is (hidden_size, num_hidden_layers ...)"
+        ) from None
+    return Shape(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
+
+
+def _model_cost(experiment: Experiment, adapters: Any) -> Cost:
+    """As `planning.cost_of`, also for a model that the presets name: its layers are Llama's."""
+    known = presets.numbers(presets.SHAPES)
+    try:
+        return cost_of(experiment, adapters)
+    except NoModel:
+        sizes = known[experiment.model]
+    if experiment.ledger == "nominal":
+        return Nominal(sizes["parameters"])
+    from transformers import LlamaConfig
+
+    from harness.engines import counting
+
+    config = LlamaConfig(
+        vocab_size=sizes["vocabulary"],
+        hidden_size=sizes["hidden"],
+        intermediate_size=sizes["inner"],
+        num_hidden_layers=sizes["layers"],
+        num_attention_heads=sizes["heads"],
+        num_key_value_heads=sizes["kv_heads"],
+        head_dim=sizes["head_dim"],
+    )
+    return counting.of_config(config, adapters)
+
+
+def _kv_bytes(layers: int, kv_heads: int, head_dim: int, **_sizes: int) -> int:
+    return 2 * WEIGHT * layers * kv_heads * head_dim
+
+
+def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
+    """Of prompts, or of labelled pairs: counted where the model's tokenizer is on this machine, and else assumed."""
+    try:
+        model_folder(experiment.model)
+    except UserError:
+        assumed = Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or DEFAULT_COMPLETION))
+        return lambda labelled: assumed
+    sources = load_prompts(experiment)
+    return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
+
+
+def _known_prompts(experiment: Experiment) -> tuple[int, int] | None:
+    """How many prompts and labelled pairs there are, where the model, and so its training data, are on this machine."""
+    try:
+        model_folder(experiment.model)
+    except NoModel:
+        return None
+    prompts, labelled = load_prompts(experiment)
+    return len(prompts), len(labelled)
+
+
+def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:
+    """What each benchmark asks, as far as it is known."""
+    known = presets.numbers(presets.WORKLOADS)
+    suite = f"{TESTBED}/" if experiment.data_dir == TESTBED else ""
+    own = {name: known[suite + name] for name in experiment.benchmarks if suite + name in known}
+    return {
+        name: each | {"questions": min(each["questions"], experiment.limit or each["questions"])}
+        for name, each in own.items()
+    }
+
+
+def _scoring(experiment: Experiment, shape: Shape, speed: Speed) -> dict[str, float]:
+    """Seconds and tokens of the answers of one model."""
+    seconds = tokens = 0.0
+    for own in _workloads(experiment).values():
+        asked = own["questions"] * own["turns"]
+        read = asked * own["prompt"] * (own.get("reads", 1))
+        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * own["answer"])
+        tokens += asked * (own["prompt"] + own["answer"])
+    return {"seconds": seconds, "tokens": tokens}
+
+
+def _memory(
+    experiment: Experiment, shape: Shape, gpus: int, lengths: Lengths, methods: list[str], limit: float | None
+) -> dict[str, Any]:
+    """GiB on each GPU while it trains methods (states shared by all, as FSDP does) and while it generates; where that
+    is more than the limit, what would fit ("remedies")."""
+    longest = lengths.prompt + lengths.system + experiment.max_new_tokens
+    options = [experiment.method_options(name) for name in methods]
+    micro = max((each.micro_batch_size for each in options), default=0)
+    rank = min((each.lora_rank for each in options), default=0)  # 0 where one method trains all weights
+
+    def training(gpus: int, rank: int, micro: int) -> float:
+        if not methods:
+            return 0.0
+        sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions an example
+        activations = shape.layers * sequence + KEPT_TOKEN / WEIGHT * sequence  # checkpoints, and one layer's own
+        return (WEIGHT * shape.parameters + _states(shape, gpus, rank, activations)) / GIB
+
+    cached = experiment.batch_size * longest * shape.kv_bytes
+    needed = training(gpus, rank, micro)
+    fits = None if limit is None else max(needed, WEIGHT * shape.parameters / GIB) <= limit
+    adapters = f"adapters (--set METHOD.lora_rank={RANK})"
+    ways = [
+        [("--set METHOD.micro_batch_size=1", training(gpus, rank, 1))],
+        [
+            (adapters, training(gpus, max(rank, RANK), micro)),
+            (f"{adapters} with METHOD.micro_batch_size=1", training(gpus, max(rank, RANK), 1)),
+        ],
+        [(f"{more} GPUs (--gpus {more})", training(more, rank, micro)) for more in MORE if more > gpus],
+    ]
+    found = [next(((way, gib) for way, gib in each if limit and gib <= limit), None) for each in ways]
+    return {
+        "training_gib": needed,
+        "generating_gib": (WEIGHT * shape.parameters + cached) / GIB,
+        "fits": fits,
+        "remedies": dict(filter(None, found)) if fits is False else {},
+    }
+
+
+def _states(shape: Shape, gpus: int, rank: int, activations: float) -> float:
+    """Bytes of what is trained on each GPU. Adapters lie on a copy of the weights, and are merged in float32."""
+    if not rank:
+        return TRAINED * shape.parameters / gpus + activations
+    adapters = rank * shape.layers * ADAPTED * shape.hidden
+    return max(WEIGHT * shape.parameters + TRAINED * adapters + activations, MERGED * shape.parameters)
+
+
+def _judge(experiment: Experiment, models: int) -> dict[str, Any]:
+    """Calls and USD, with the date of the list that the price is from; None where these are not known."""
+    price = known_prices().get(experiment.judge_model or "")
+    if experiment.judge_price:
+        price = parse_price(experiment.judge_price)
+    calls = prompts = replies = 0
+    asks = experiment.judge_model or experiment.judge_engine or experiment.data_dir != TESTBED
+    for own in _workloads(experiment).values() if asks else ():
+        if "judge_prompt" in own:
+            asked = models * own["questions"] * own["turns"] * (2 if experiment.both_orders else 1)
+            calls += asked
+            prompts += asked * own["judge_prompt"]
+            replies += asked * own["judge_reply"]
+    usd = None if price is None else price.cost(prompts, replies)
+    tokens = {"prompt_tokens": prompts, "reply_tokens": replies}
+    return {"calls": calls, **tokens, "usd": usd, "prices": price.date if price else None}

@@ -1,0 +1,96 @@
+"""Methods that earlier calls have finished in a run folder: a call for other methods keeps them in the comparison.
+
+`harness run --method dpo --name mine`, then `harness run --method sso --name mine`: a table of both.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import chain
+
+from harness.benchmarks.base import step_names
+from harness.errors import UserError
+from harness.experiment.options import Experiment
+from harness.files.marks import Folder
+from harness.results.folder import read_experiment
+from harness.runs.arm import Arm
+from harness.runs.inputs import Inputs
+
+DATA = {"prompts": False, "preferences": True}  # options with training data -> whether its rows are labelled
+
+
+def with_earlier(experiment: Experiment, root: Folder) -> Experiment:
+    """The experiment, with the methods of the folder's own that are finished for its seeds and benchmarks.
+
+    They keep their options, and the training data that they alone use. Whether they were made from the same other
+    things is not looked at here, but by `without_outdated`.
+    """
+    known = _known(root)
+    if known is None or experiment.model_url:
+        return experiment
+    mine = experiment.arms()
+    finished = {arm for arm in known.arms() if arm not in mine and _is_finished(experiment, known, arm, root)}
+    if not finished:
+        return experiment
+    entries = _by_arm(known.methods) | _by_arm(experiment.methods)
+    names = [arm for arm in entries if arm in finished or arm in mine]
+    changes = {
+        "methods": tuple(entries[arm] for arm in names),
+        "options": experiment.options | {arm: known.options[arm] for arm in finished if arm in known.options},
+        "search": experiment.search | {arm: known.search[arm] for arm in finished if arm in known.search},
+        **{name: getattr(known, name) for name, labelled in DATA.items() if not _uses(experiment, labelled)},
+    }
+    return replace(experiment, **changes)
+
+
+def without_outdated(experiment: Experiment, mine: Sequence[str], inputs: Inputs, root: Folder) -> Experiment:
+    """The experiment without the earlier methods that were made from other things than it is; why is printed.
+
+    Args:
+        mine: the methods that were asked for, which stay.
+    """
+    outdated = {}
+    for arm in experiment.arms():
+        if arm not in mine:
+            try:
+                for seed in range(experiment.seeds):
+                    Arm(experiment, arm, seed, root).check(inputs)
+            except UserError as error:
+                outdated[arm] = str(error).partition(". Put that back")[0]
+    for arm, reason in outdated.items():
+        print(f"{arm}, which is in this folder too, is left out: {reason}", file=sys.stderr)
+    return replace(
+        experiment,
+        methods=tuple(entry for arm, entry in _by_arm(experiment.methods).items() if arm not in outdated),
+        options={name: changes for name, changes in experiment.options.items() if name not in outdated},
+        search={name: limits for name, limits in experiment.search.items() if name not in outdated},
+    )
+
+
+def _known(root: Folder) -> Experiment | None:
+    if not (root / "experiment.yaml").exists():
+        return None
+    try:
+        return read_experiment(root.path)
+    except UserError as error:  # such as a method whose package was removed
+        print(f"what is finished in {root.path} is left out: {error}", file=sys.stderr)
+        return None
+
+
+def _is_finished(experiment: Experiment, known: Experiment, arm: str, root: Folder) -> bool:
+    for seed in range(experiment.seeds):
+        left = Arm(known, arm, seed, root)
+        steps = [*left.training_steps(), *chain.from_iterable(map(step_names, experiment.benchmarks))]
+        if not all(left.folder.mark(step) for step in steps):
+            return False
+    return True
+
+
+def _by_arm(methods: Sequence[str]) -> dict[str, str]:
+    """NAME=METHOD, or METHOD alone, by its name."""
+    return {entry.partition("=")[0]: entry for entry in methods}
+
+
+def _uses(experiment: Experiment, labelled: bool) -> bool:
+    stages = [experiment.stages(arm) for arm in experiment.arms()]
+    return any(stage.labelled is labelled for each in stages for stage in each)

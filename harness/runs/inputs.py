@@ -1,0 +1,336 @@
+"""What the arms of an experiment share: model, prompts, benchmark files and judge, read and checked."""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import date
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+from harness.benchmarks.base import Questions, Settings
+from harness.benchmarks.questions import load_questions
+from harness.endpoints.limits import Limits, parse_price
+from harness.endpoints.log import JudgeLog
+from harness.endpoints.wire import endpoint_url
+from harness.engines.base import Engine
+from harness.errors import UserError
+from harness.experiment import registry
+from harness.experiment.options import Experiment
+from harness.files import store
+from harness.files.marks import Folder
+from harness.files.urls import public_url
+from harness.judges.base import Judge
+from harness.methods import prompts
+from harness.models import fingerprints
+from harness.models.folder import TESTBED
+from harness.models.weights import check_files, parameter_count
+from harness.runs.development import Split, split
+from harness.runs.engine_choice import chosen, load_engine
+from harness.runs.launcher import check_launcher
+from harness.stages import context
+from harness.stages.plan import estimate, model_folder
+from harness.training.tracking import check_tracker
+from harness.types import Prompt
+
+MODEL_LOG = "model"  # folder of a run: what a model behind an endpoint was asked
+SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
+
+
+@dataclass
+class Inputs:
+    """What the arms of an experiment share; `base` is loaded when it is asked for."""
+
+    experiment: Experiment
+    prompts: Sequence[Prompt]
+    labelled: Sequence[Prompt]
+    data_dir: Path
+    judge: Judge | None
+    root: Folder | None = None
+    _questions: dict[tuple[str, Settings], Questions] = field(default_factory=dict)
+
+    @cached_property
+    def base(self) -> Engine:
+        return load_base(self.experiment, self.root)
+
+    @cached_property
+    def model(self) -> dict[str, str]:
+        return model_digests(self.experiment)
+
+    def questions(self, benchmark: str, settings: Settings) -> Questions:
+        """Of a benchmark, read once for all arms that ask the same."""
+        if (benchmark, settings) not in self._questions:
+            self._questions[benchmark, settings] = load_questions(benchmark, self.data_dir, settings)
+        return self._questions[benchmark, settings]
+
+    @cached_property
+    def development(self) -> Sequence[Prompt]:
+        """What trials of tuning are scored on: none of the prompts and pairs asks it."""
+        return _split_prompts(self.experiment).development
+
+    @cached_property
+    def prompts_digest(self) -> str:
+        return store.digest([prompt.content for prompt in self.prompts])
+
+    @cached_property
+    def labelled_digest(self) -> str:
+        return store.digest([prompt.content for prompt in self.labelled])
+
+
+def check_inputs(experiment: Experiment) -> None:
+    """Reads prompts and benchmark files and plans the budget, so that mistakes show before anything is spent.
+
+    Raises:
+        UserError: for a file, a judge or a budget that the run could not use.
+    """
+    check_tracker(experiment.report_to)
+    check_launcher(experiment)
+    if experiment.model_url:
+        _check_endpoint(experiment)
+    else:
+        chosen(experiment)
+        _check_model(experiment)
+        estimate(experiment, *load_prompts(experiment))
+    judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
+    judged += ["tuning"] * bool(experiment.tune)
+    if experiment.judge_engine:
+        model_folder(experiment.judge_engine)
+    elif load_judge(experiment) is None and judged:
+        raise UserError(
+            f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url) or --judge-engine"
+        )
+    if experiment.data_dir != TESTBED:
+        for name in experiment.benchmarks:
+            load_questions(name, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
+        _check_training_data(experiment)
+
+
+def _check_model(experiment: Experiment) -> None:
+    from harness.engines.classifier import is_classifier
+    from harness.engines.loading import choose_device
+
+    choose_device(experiment.device)
+    check_files(model_folder(experiment.model), experiment.model)
+    if is_classifier(model_folder(experiment.model)) and (
+        experiment.arms() != ("base",) or set(experiment.benchmarks) != {"reward-bench"}
+    ):
+        raise UserError(
+            f"{experiment.model} is a sequence classifier, which writes no text: score it with "
+            f"harness eval {experiment.model} --benchmark reward-bench"
+        )
+
+
+def _check_endpoint(experiment: Experiment) -> None:
+    if need := [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_logprobs]:
+        others = ",".join(name for name in experiment.benchmarks if name not in need) or "math"
+        raise UserError(
+            f"{', '.join(need)} needs log-probabilities of given texts, which an endpoint does not give: "
+            f"leave it out (--benchmark {others}), or score the model itself, without --model-url"
+        )
+
+
+def _check_training_data(experiment: Experiment) -> None:
+    """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
+    for method in experiment.arms():
+        for stage in experiment.stages(method):
+            option = "preferences" if stage.labelled else "prompts"
+            if getattr(experiment, option) == TESTBED:
+                raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
+
+
+def load_inputs(experiment: Experiment, root: Folder) -> Inputs:
+    """Model, prompts, benchmark files (the testbed's are written) and judge of an experiment."""
+    folder = data_folder(experiment, root.path)
+    if experiment.data_dir == TESTBED:
+        from harness.testbed.suites import write_suites
+
+        write_suites(folder)
+    return Inputs(experiment, *load_prompts(experiment), folder, load_judge(experiment, root), root)
+
+
+def model_digests(experiment: Experiment) -> dict[str, str]:
+    """Of the parts of the model that an experiment starts from; one behind an endpoint is known by its name alone."""
+    if experiment.model_url:
+        return {"endpoint": public_url(experiment.model_url), "name": experiment.model}
+    return fingerprints.of_model(model_folder(experiment.model))
+
+
+def threads_of(experiment: Experiment) -> int | None:
+    """Threads that the model computes on; None where it does not compute on this machine's CPU."""
+    if experiment.model_url or not fingerprints.of_device(experiment.device).startswith("cpu"):
+        return None
+    models = [experiment.model, *([experiment.judge_engine] if experiment.judge_engine else [])]
+    small = all(parameter_count(model_folder(each)) < SMALL for each in models)
+    return 1 if small else fingerprints.threads()
+
+
+def use_threads(experiment: Experiment) -> None:
+    """Before a model is loaded: its results depend on the number of threads, so the number is the one they name."""
+    if threads := threads_of(experiment):
+        import torch
+
+        torch.set_num_threads(threads)
+
+
+def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
+    """The model that an experiment starts from.
+
+    Args:
+        root: the run folder, where a model behind an endpoint has its log; None keeps none.
+    """
+    if experiment.model_url:
+        return _endpoint(experiment, root)
+    use_threads(experiment)
+    from harness.engines.classifier import RewardModel, is_classifier
+
+    folder = model_folder(experiment.model)
+    if is_classifier(folder):
+        return RewardModel.load(
+            folder,
+            device=experiment.device,
+            batch_size=experiment.batch_size,
+            trust_remote_code=experiment.trust_remote_code,
+            day=experiment.day,
+        )
+    base = load_engine(experiment, folder)
+    if any(experiment.stages(arm) for arm in experiment.arms()):
+        from harness.engines.saving import check_saveable
+
+        check_saveable(base.local.model, base.local.tokenizer, experiment.model)
+    return base
+
+
+def _endpoint(experiment: Experiment, root: Folder | None) -> Engine:
+    from harness.endpoints.client import OpenAIJudge
+    from harness.engines.endpoint import EndpointEngine
+
+    limits = Limits(experiment.judge_concurrency, experiment.judge_rate)
+    log = JudgeLog(root / MODEL_LOG) if root else None
+    client = OpenAIJudge(experiment.model, experiment.model_url, log=log, limits=limits, role="model", keep_cut=True)
+    return EndpointEngine(client, experiment.batch_size)
+
+
+def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    """Training prompts and labelled pairs of an experiment, without those that tuning keeps for itself."""
+    if not experiment.tune:
+        return _given_prompts(experiment)
+    found = _split_prompts(experiment)
+    return found.prompts, found.labelled
+
+
+def _split_prompts(experiment: Experiment) -> Split:
+    return split(experiment, *_given_prompts(experiment))
+
+
+def _given_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
+    if TESTBED in (experiment.prompts, experiment.preferences):
+        from harness.testbed import prompts as testbed
+    plain = testbed.prompts() if experiment.prompts == TESTBED else _read_prompts(experiment.prompts, experiment)
+    labelled = (
+        testbed.preferences()
+        if experiment.preferences == TESTBED
+        else _read_prompts(experiment.preferences, experiment, labelled=True)
+    )
+    return plain, labelled
+
+
+def _read_prompts(source: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
+    folder = model_folder(experiment.model)
+    return _fitting_prompts(source, folder, labelled, experiment.trust_remote_code, experiment.day)
+
+
+@cache
+def _fitting_prompts(
+    source: str, model: Path, labelled: bool, trust_remote_code: bool, day: date | None
+) -> Sequence[Prompt]:
+    """The prompts of a file or data set that the model can read. Says what of the file was left out or not used."""
+    found = prompts.load_prompts(source, labelled)
+    if found.unused:
+        print(f"{source}: columns that are not used: {prompts.rows_by_name(found.unused)}", file=sys.stderr)
+    fitting = context.fitting(found.prompts, model, labelled, trust_remote_code, day)
+    too_long = len(found.prompts) - len(fitting)
+    left_out = {"duplicate": found.duplicates, "empty": found.empty, "too long for the model": too_long}
+    if any(left_out.values()):
+        told = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        print(f"{source}: {len(fitting)} prompts, rows left out: {told}", file=sys.stderr)
+    if not fitting:
+        raise UserError(
+            f"{source}: all {too_long} prompts are too long for the context of {model}: give shorter ones, "
+            "or another model"
+        )
+    return fitting
+
+
+def data_folder(experiment: Experiment, run: Path) -> Path:
+    """Where the benchmark files of a run are; the testbed's are in its own folder."""
+    return run / "data" if experiment.data_dir == TESTBED else Path(experiment.data_dir)
+
+
+def judge_module(experiment: Experiment) -> str | None:
+    """Name of the module of the judge that `load_judge` gives."""
+    if experiment.judge_engine:
+        return "harness.judges.engine"
+    if experiment.judge_model:
+        return "harness.endpoints.client"
+    return "harness.testbed.judge" if experiment.data_dir == TESTBED else None
+
+
+def described_judge(experiment: Experiment, judge: Judge | None) -> dict[str, Any]:
+    """What judgments depend on of the judge, by name: its own name, the endpoint of one that is asked there, and the
+    files of one that runs here. Empty where there is no judge.
+
+    Args:
+        judge: may be None for a judge behind an endpoint, which is known without a key.
+    """
+    if experiment.judge_engine:
+        named = judge.name if judge else None
+        return {"judge": named, "judge model": fingerprints.of_model(model_folder(experiment.judge_engine))}
+    if experiment.judge_model:
+        return {"judge": experiment.judge_model, "judge endpoint": endpoint_url(experiment.judge_url)}
+    return {"judge": judge.name} if judge else {}
+
+
+def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | None:
+    """The judge, or None when no benchmark and no method needs one that is given.
+
+    Args:
+        root: the run folder, where the judge's log is unless the experiment names another place; None keeps no log.
+    """
+    place = experiment.judge_log or (root / "judge" if root else None)
+    log = JudgeLog(Path(place)) if place else None
+    if experiment.judge_engine:
+        from harness.engines.transformers import TransformersEngine
+        from harness.judges.engine import EngineJudge
+
+        use_threads(experiment)
+        folder = str(model_folder(experiment.judge_engine))
+        engine = TransformersEngine.load(
+            folder,
+            device=experiment.device,
+            batch_size=experiment.batch_size,
+            trust_remote_code=experiment.trust_remote_code,
+            day=experiment.day,
+        )
+        named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # else a snapshot's hash
+        return EngineJudge(engine, log, name=named, max_tokens=experiment.judge_max_tokens)
+    if experiment.judge_model:
+        from harness.endpoints.client import OpenAIJudge
+
+        limits = Limits(
+            experiment.judge_concurrency, experiment.judge_rate, experiment.judge_max_calls, experiment.judge_max_cost
+        )
+        price = parse_price(experiment.judge_price) if experiment.judge_price else None
+        return OpenAIJudge(
+            experiment.judge_model,
+            base_url=experiment.judge_url,
+            log=log,
+            limits=limits,
+            price=price,
+            max_tokens=experiment.judge_max_tokens,
+            settings=experiment.judge_set,
+        )
+    if experiment.data_dir == TESTBED:
+        from harness.testbed.judge import TestbedJudge
+
+        return TestbedJudge()
+    return None

@@ -1,0 +1,183 @@
+"""Arms of an experiment on a Ray cluster. An arm whose worker or node is lost goes on elsewhere, from what it finished.
+
+All nodes see the results folder, and the files that the experiment names, at the same paths.
+"""
+
+import os
+import socket
+import sys
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+from harness.errors import UserError
+from harness.experiment.options import Experiment
+from harness.files.marks import Folder
+from harness.models import fingerprints
+from harness.progress import PLAIN_VARIABLE
+from harness.runs.arm import Arm, told
+from harness.runs.engine_choice import chosen
+from harness.runs.inputs import Inputs, load_inputs
+from harness.runs.launcher import launcher_of
+from harness.signals import GO_ON
+
+LOCAL = "local"
+TRAINING, EVALUATION = "training", "evaluation"  # tasks of an arm
+PATIENCE = 10.0  # seconds until a cluster is reached
+TRIES = 3  # of an arm whose workers are lost
+QUIET = {  # of Ray, unless the user has set it: no reports, every line of a worker, plain, nothing in the home folder
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_DEDUP_LOGS": "0",
+    "RAY_COLOR_PREFIX": "0",
+    "RAY_AUTH_MODE": "disabled",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # its future way: tasks without GPUs keep what they see
+}
+_inputs: dict[tuple[str, str], Inputs] = {}  # of a worker, for the arms that it runs one after the other
+
+
+def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], address: str) -> None:
+    """Runs arms as tasks of a cluster: the training of each, then its evaluation, with what `needs` says of either.
+
+    Args:
+        address: of a cluster as `ray.init` takes it, or "local" for one on this machine.
+
+    Raises:
+        UserError: that of an arm, or when the cluster can not be used, or loses an arm's workers TRIES times.
+    """
+    with _cluster(address) as ray:
+        _check_shared(ray, root.path)
+        needed, lost = needs(experiment), Counter()
+        _tell_what_lacks(ray, needed)
+
+        def start(arm: Arm, part: str) -> None:
+            task = ray.remote(**needed[part], name=part, max_retries=0)(_run)
+            running[task.remote(os.getcwd(), arm, part, experiment, root)] = arm, part
+
+        running: dict[Any, tuple[Arm, str]] = {}
+        try:
+            for arm in arms:
+                start(arm, TRAINING if arm.stages else EVALUATION)
+            while running:
+                (finished,), _ = ray.wait(list(running), num_returns=1)
+                arm, part = running.pop(finished)
+                try:
+                    failure = ray.get(finished)
+                except ray.exceptions.RayTaskError:
+                    raise  # a mistake in the program
+                except ray.exceptions.RayError as error:
+                    lost[arm.label] += 1
+                    reason = str(error).strip().partition("\n")[0]
+                    if lost[arm.label] == TRIES:
+                        raise UserError(f"{arm.label}: lost {TRIES} workers ({reason}); {GO_ON}") from None
+                    print(f"{arm.label}: its worker was lost ({reason}); it goes on with another", file=sys.stderr)
+                    start(arm, part)
+                    continue
+                if failure:
+                    raise UserError(f"{arm.label}: {failure}")
+                if part == TRAINING:
+                    start(arm, EVALUATION)
+        finally:
+            for each in running:
+                ray.cancel(each, force=True)
+
+
+def needs(experiment: Experiment) -> dict[str, dict[str, int]]:
+    """What a task takes of a cluster, as `ray.remote` wants it: a CPU or GPU for each process of a training, and for
+    each device that a model answers on."""
+    on_gpu = not fingerprints.of_device(experiment.device).startswith("cpu")
+    launcher = launcher_of(experiment)
+    here = chosen(experiment) == "vllm" and not experiment.engine_url
+    answering = experiment.tensor_parallel if here else 1
+    training = max(answering, launcher.processes or 1 if launcher else 1)
+    if on_gpu:
+        return {part: {"num_cpus": 1, "num_gpus": n} for part, n in ((TRAINING, training), (EVALUATION, answering))}
+    return {TRAINING: {"num_cpus": training}, EVALUATION: {"num_cpus": 1}}
+
+
+def _tell_what_lacks(ray: Any, needed: dict[str, dict[str, int]]) -> None:
+    """Ray waits for a node that is large enough, for ever or until a cluster that grows by itself has one."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    for part, resources in needed.items():
+        names = {"num_cpus": "CPU", "num_gpus": "GPU"}
+        if not any(all(node.get(names[name], 0) >= n for name, n in resources.items()) for node in nodes):
+            wanted = " and ".join(f"{n} {names[name]}" for name, n in resources.items())
+            print(f"no node of the cluster has {wanted} for {part}: waiting for one", file=sys.stderr)
+
+
+def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: Folder) -> str | None:
+    """In a worker: what the user is told when its part of the arm fails.
+
+    Args:
+        folder: that names of files are relative to.
+    """
+    os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other
+    os.chdir(folder)
+
+    def inputs() -> Inputs:
+        key = (str(root.path), repr(experiment))
+        if key not in _inputs:
+            _inputs.clear()
+            _inputs[key] = load_inputs(experiment, root)
+        return _inputs[key]
+
+    return told(arm.learn if part == TRAINING else arm.run, inputs)
+
+
+@contextmanager
+def _cluster(address: str) -> Iterator[Any]:
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        import ray
+    except ImportError:
+        raise UserError("--ray needs Ray, which is not installed here: pip install 'harness[ray]'") from None
+    where = {"num_cpus": os.cpu_count()} if address == LOCAL else {"address": address}
+    try:
+        _check_address(address)
+        ray.init(**where, include_dashboard=False, logging_level="ERROR")
+    except (OSError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"no Ray cluster at {address!r} ({reason:.300}): give its address, or --ray local") from None
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """
+    Raises:
+        OSError: when nothing listens at HOST:PORT, for which Ray itself waits minutes.
+    """
+    host, _, port = address.rpartition("://")[2].rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), PATIENCE).close()
+
+
+def _check_shared(ray: Any, folder: Path) -> None:
+    """
+    Raises:
+        UserError: when a node does not see the folder.
+    """
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    probe = (folder / f".{uuid4().hex}.tmp").resolve()
+    probe.touch()
+    try:
+        exists = ray.remote(num_cpus=0)(os.path.exists)
+        nodes = [node for node in ray.nodes() if node["Alive"]]
+        seen = [
+            exists.options(scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)).remote(probe)
+            for node in nodes
+        ]
+        blind = [node["NodeManagerAddress"] for node, sees in zip(nodes, ray.get(seen), strict=True) if not sees]
+    finally:
+        probe.unlink()
+    if blind:
+        raise UserError(
+            f"{folder.resolve()} is not the same folder on {', '.join(blind)}: give --results in a folder that all "
+            "nodes of the cluster share"
+        )

@@ -1,0 +1,195 @@
+"""Runs an experiment: its arms, one after the other or in parallel processes, then its table."""
+
+import json
+import platform
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+import yaml
+
+from harness.benchmarks import files
+from harness.endpoints.wire import endpoint_url
+from harness.engines.template_files import chat_writer
+from harness.errors import UserError
+from harness.experiment import registry
+from harness.experiment.options import Experiment
+from harness.experiment.scale import with_scale
+from harness.files import sources, store
+from harness.files.marks import Folder
+from harness.models import fingerprints
+from harness.models.folder import TESTBED, fetch, model_folder
+from harness.results.folder import FORMAT, check_format, read_experiment, write_table
+from harness.results.trials import FILE
+from harness.runs.arm import Arm
+from harness.runs.earlier import with_earlier, without_outdated
+from harness.runs.engine_choice import INSTALLED, described
+from harness.runs.inputs import check_inputs, judge_module, load_inputs, model_digests, threads_of
+from harness.runs.launcher import described_launcher
+from harness.runs.scoring import SCORERS
+from harness.runs.tuning import check_arms, trials_of, tune
+from harness.runs.workers import run_arms
+from harness.signals import stoppable
+from harness.stages import train
+from harness.tables.schema import Table
+from harness.training.environment import check_environment
+
+INDEX = "index.json"
+OWN = ("experiment.yaml", "versions.json")  # files of a run that no step makes
+PACKAGES = ("harness", *train.PACKAGES, *SCORERS)
+
+
+def run(
+    experiment: Experiment, results: Path, jobs: int = 1, restart_from: str | None = None, ray: str | None = None
+) -> Table:
+    """Train, answer, judge, score and compare; what is already done in the folder is reused, and other methods that are
+    finished there take part in the comparison.
+
+    Args:
+        restart_from: steps, separated by commas, that are done again with all that follows from them, in every arm
+            that has them, or as METHOD/STEP in those of one method. Trials of tuning that can be reused are.
+        ray: address of a Ray cluster that runs the arms, or "local".
+
+    Raises:
+        UserError: for anything the user can mend; nothing that was finished is lost.
+        Stopped: for SIGINT and SIGTERM.
+    """
+    check_environment()
+    root = Folder(results).folder("runs").folder(experiment.name)
+    check_format(root.path)
+    if not experiment.model_url:
+        fetch(experiment.model)
+    asked = _dated(with_scale(experiment), root)
+    experiment = with_earlier(asked, root)
+    key = _key(experiment)
+    if not restart_from and _finished(root, key):
+        return write_table(root.path)
+    check_inputs(experiment)
+    if not experiment.model_url:
+        print(f"engine: {described(experiment)}", file=sys.stderr)
+    with stoppable(root.path), store.only_writer(root.path):
+        inputs = load_inputs(experiment, root)
+        experiment = without_outdated(experiment, asked.arms(), inputs, root)
+        trials, arms = trials_of(experiment, root), arms_of(experiment, root)
+        if restart_from:
+            outdated = [*arms, *(trial for trial in trials if trial.is_outdated(inputs))]
+            for step in restart_from.split(","):
+                _restart(outdated, step.strip())
+        for trial in trials:
+            trial.check(inputs)
+        check_arms(root, arms, inputs)
+        _claim(root, experiment)
+        tune(experiment, root, trials, inputs, jobs, ray)
+        arms = arms_of(experiment, root)
+        for arm in arms:
+            arm.check(inputs)
+        run_arms(experiment, root, arms, inputs, jobs, ray)
+        table = write_table(root.path)
+        _write_index(root, _key(experiment))
+        return table
+
+
+def _dated(experiment: Experiment, root: Folder) -> Experiment:
+    """With the date that chat templates write, where one of them does: that of the run folder, or else today."""
+    if experiment.date or not any(map(_writes_date, _models(experiment))):
+        return experiment
+    known = read_experiment(root.path).date if (root / "experiment.yaml").exists() else None
+    return replace(experiment, date=known or date.today().isoformat())
+
+
+def _models(experiment: Experiment) -> list[str]:
+    """The models of this machine whose chat templates take part."""
+    writers = [getattr(experiment.method_options(arm), "principle_model", None) for arm in experiment.arms()]
+    names = [None if experiment.model_url else experiment.model, experiment.judge_engine, *writers]
+    return [name for name in names if name]
+
+
+def _writes_date(model: str) -> bool:
+    try:
+        return chat_writer(model_folder(model), model).program.writes_date
+    except UserError:  # loading the model says what is wrong
+        return False
+
+
+def arms_of(experiment: Experiment, root: Folder) -> list[Arm]:
+    """All arms, in the order in which they run."""
+    return [Arm(experiment, arm, seed, root) for seed in range(experiment.seeds) for arm in experiment.arms()]
+
+
+def _key(experiment: Experiment) -> str:
+    """Of everything that a run depends on: its options, the content of the files and folders that they name, what
+    benchmarks read beside them, the code, the packages and the environment."""
+    named = [experiment.prompts, experiment.preferences, experiment.data_dir]
+    named += [value for options in experiment.options.values() for value in options.values()]
+    benchmarks = [registry.load("benchmark", name) for name in experiment.benchmarks]
+    kinds = [*map(experiment.method, experiment.arms()), *benchmarks]
+    ours = {*sources.OURS, *(type(each).__module__.partition(".")[0] for each in kinds)}
+    roots = (sources.Roots(()), *sorted({type(each).__module__ for each in kinds}))
+    data = Path(experiment.data_dir)  # of the testbed's suites, whose files no resource is among: anything
+    return store.digest(
+        [
+            experiment.as_dict(),
+            model_digests(experiment),
+            fingerprints.of_model(model_folder(experiment.judge_engine)) if experiment.judge_engine else None,
+            endpoint_url(experiment.judge_url) if judge_module(experiment) == "harness.endpoints.client" else None,
+            described(experiment),
+            described_launcher(experiment),
+            fingerprints.of_named(name for name in named if name != TESTBED),
+            [files.digests(each.resources(data)) for each in benchmarks if hasattr(each, "resources")],
+            fingerprints.of_device(experiment.device),
+            fingerprints.of_environment(),
+            threads_of(experiment),
+            fingerprints.of_packages(*PACKAGES, *sources.packages(*roots)),
+            sources.of_packages(*sorted(ours)),
+        ]
+    )
+
+
+def _finished(root: Folder, key: str) -> bool:
+    """Whether the index is of a finished run with this key, and every file in it is there."""
+    if not (root / INDEX).exists():
+        return False
+    index = store.read_json(root / INDEX)
+    return index["key"] == key and all((root / name).exists() for name in index["files"])
+
+
+def _write_index(root: Folder, key: str) -> None:
+    """What is in a finished run: each file with its SHA-256 and the step that made it, from the marks of the steps; the
+    marks themselves; and what the run as a whole has left."""
+    files = {}
+    for place in step_folders(root):
+        for step in place.steps():
+            mark = place / "steps" / f"{step}.json"
+            files[str(mark.relative_to(root.path))] = {"sha256": store.file_digest(mark), "step": step}
+            for name, digest in place.mark(step).files.items():
+                if (file := place / name).exists():  # models of trials do not
+                    files[str(file.relative_to(root.path))] = {"sha256": digest, "step": step}
+    for name, step in ((str(FILE), "tuning"), *((name, "run") for name in OWN)):
+        if (root / name).exists():
+            files[name] = {"sha256": store.file_digest(root / name), "step": step}
+    store.write_json(root / INDEX, {"format": FORMAT, "key": key, "files": files})
+
+
+def step_folders(root: Folder) -> list[Folder]:
+    """The folders of all arms and trials that are there, whether the experiment has them or not."""
+    places = [*(root / "arms").glob("*/"), *(root / FILE.parent).glob("*/*/")]
+    return [Folder(place) for place in sorted(places) if (place / "steps").is_dir()]
+
+
+def _restart(arms: Sequence[Arm], restart_from: str) -> None:
+    method, _, step = restart_from.rpartition("/")
+    chosen = [arm for arm in arms if method in ("", arm.name)]
+    if not [arm for arm in chosen if arm.forget(step)]:
+        steps = ", ".join(sorted({name for arm in chosen or arms for name in arm.steps()}))
+        raise UserError(f"no arm has a step {restart_from!r}: give STEP or METHOD/STEP with one of {steps}")
+
+
+def _claim(root: Folder, experiment: Experiment) -> None:
+    """Writes the resolved configuration, and what it runs on."""
+    command, versions = experiment.command, fingerprints.of_packages(*PACKAGES, *INSTALLED)
+    place = {"machine": platform.machine(), "system": platform.system(), **fingerprints.machine(experiment.device)}
+    store.write_json(root / "versions.json", {"format": FORMAT, "command": command, **versions, **place})
+    options = yaml.safe_dump(experiment.as_dict(), sort_keys=False)
+    store.write_text(root / "experiment.yaml", f"# made by {json.dumps(command)}\n{options}")  # JSON: on one line

@@ -1,0 +1,250 @@
+"""One arm's answers to one benchmark, their judgments and the score: samples and score are steps of their own.
+
+Answers are generated once; whatever changes in judging and scoring is done again from the stored answers.
+"""
+
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+from harness.benchmarks import files
+from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Policy, Questions, Score, Settings, step_names
+from harness.benchmarks.files import with_suite_settings
+from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
+from harness.engines.base import Engine
+from harness.engines.logged import LoggedEngine
+from harness.experiment import registry
+from harness.experiment.options import Experiment
+from harness.files import sources, store
+from harness.files.marks import Folder
+from harness.judges.shares import check_verdicts
+from harness.methods.base import Stage
+from harness.models import fingerprints
+from harness.models.folder import TESTBED
+from harness.progress import progress
+from harness.runs.engine_choice import described
+from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of
+from harness.stages.train import PACKAGES, Trained
+from harness.testbed.clusters import clusters as clusters_by_content
+from harness.thoughts import parse_marks
+from harness.types import Prompt
+
+SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
+
+
+def scored(benchmark: Benchmark, items: Questions, samples: list[dict], judgments: list[dict], data_dir: Path) -> Score:
+    """The score of stored answers and judgments, with what of its questions hangs together.
+
+    Args:
+        data_dir: where the questions are from; the testbed's are known by their content.
+    """
+    found = benchmark.score(items, samples, judgments)
+    if files.suite_settings(data_dir).get("name") == TESTBED:
+        clusters = clusters_by_content(items)
+    else:
+        clusters = benchmark.clusters(items) if hasattr(benchmark, "clusters") else {}
+    times = Counter(clusters.get(each) for each in found.values)
+    shared = {each: clusters[each] for each in found.values if each in clusters and times[clusters[each]] > 1}
+    return replace(found, clusters=shared)
+
+
+class ScoredArm(Protocol):
+    """What scoring needs to know of an arm (`harness.runs.arm.Arm`)."""
+
+    experiment: Experiment
+    seed: int
+    label: str
+    folder: Folder
+
+    @property
+    def stages(self) -> list[Stage]: ...
+
+    @property
+    def options(self) -> Any: ...
+
+    def model(self, inputs: Inputs) -> dict[str, str]:
+        """Digests of the parts of the finished policy."""
+        ...
+
+    def policy(self, trained: Trained, inputs: Inputs) -> Policy: ...
+
+    def pairs(self) -> list[Prompt] | None:
+        """The pairs that the policy was trained on."""
+        ...
+
+
+class Scoring:
+    """The answers of an arm to one benchmark, their judgments and the score."""
+
+    def __init__(self, arm: ScoredArm, name: str, inputs: Inputs):
+        self.arm, self.name, self.inputs = arm, name, inputs
+        self.folder = arm.folder
+        self.benchmark, self.settings = self._asked()
+        experiment = arm.experiment
+        self.judging = Judging(
+            experiment.rejudge, experiment.both_orders, experiment.judge_max_tokens, experiment.judge_set
+        )
+        self.samples_step, self.score_step = step_names(name)
+        self.samples_file = arm.folder / "samples" / f"{name}.jsonl"
+        self.judgments_file = arm.folder / "judgments" / f"{name}.jsonl"
+        self.score_file = arm.folder / "scores" / f"{name}.json"
+
+    def _asked(self) -> tuple[Benchmark, Settings]:
+        """The benchmark, and how its questions are answered."""
+        experiment = self.arm.experiment
+        chosen = Settings(
+            self.arm.seed,
+            max_new_tokens=experiment.answer_tokens,
+            limit=experiment.limit,
+            options=experiment.benchmark_options(self.name),
+        )
+        return registry.load("benchmark", self.name), with_suite_settings(self.inputs.data_dir, chosen)
+
+    @property
+    def system_prompt(self) -> str | None:
+        """What stands before every question that has no system message of its own."""
+        return self.arm.experiment.system_prompt
+
+    @property
+    def thinking(self) -> str | None:
+        """ "on" or "off", where the chat template is told so."""
+        return self.arm.experiment.thinking
+
+    @cached_property
+    def items(self) -> Questions:
+        return self.inputs.questions(self.name, self.settings)
+
+    @cached_property
+    def pairs(self) -> list[Prompt] | None:
+        """What a benchmark that needs pairs is trained on."""
+        return self.benchmark.pairs(self.arm.pairs(), self.settings) if self.benchmark.needs_pairs else None
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the benchmark needs pairs, and there are none."""
+        return self.benchmark.needs_pairs and not self.pairs
+
+    @cached_property
+    def _samples_depend_on(self) -> dict[str, Any]:
+        arm = self.arm
+        answering = sources.ENDPOINT if arm.experiment.model_url else sources.ANSWERING
+        roots = (answering, sources.Part.of(self.benchmark, sources.JUDGING))
+        scorers = [name for name in SCORERS if sources.imports(name.replace("-", "_"), *roots)]
+        return {
+            "benchmark": self.name,
+            "questions": store.digest(self.items),
+            "settings": asdict(self.settings),
+            **({"resources": files.digests(self.items.answering)} if self.items.answering else {}),
+            **self._answering_options(),
+            "option files": fingerprints.of_named(vars(self.settings.options).values()),
+            "model": arm.model(self.inputs),
+            "reference": self.inputs.model if arm.stages else None,
+            "beta": getattr(arm.options, "beta", None),
+            "pairs": store.digest(self.pairs) if self.pairs else None,
+            "attention": arm.experiment.attention,
+            "date": arm.experiment.date,
+            "batch_size": arm.experiment.batch_size,
+            "device": fingerprints.of_device(arm.experiment.device),
+            "engine": described(arm.experiment),
+            "environment": fingerprints.of_environment(),
+            "threads": threads_of(arm.experiment),
+            "packages": fingerprints.of_packages(*PACKAGES, *scorers, *sources.packages(*roots)),
+            "code": sources.digest(*roots),
+        }
+
+    def _answering_options(self) -> dict[str, Any]:
+        """Those that change what a question looks like or what counts as its answer, where they are given."""
+        marks = self.arm.experiment.thought_marks
+        given = {"system prompt": self.system_prompt, "thinking": self.thinking, "thought marks": marks}
+        return {name: value for name, value in given.items() if value is not None}
+
+    def _score_depends_on(self) -> dict[str, Any]:
+        experiment = self.arm.experiment
+        judged_by = described_judge(experiment, self.inputs.judge) if self.benchmark.needs_judge else {}
+        judge = [judge_module(experiment)] if judged_by else []
+        roots = (sources.SCORING, sources.Part.of(self.benchmark, sources.ANSWERS), *judge)
+        return {
+            "samples": list(self.folder.mark(self.samples_step).files.values()),
+            **({"resources": files.digests(self.items.scoring)} if self.items.scoring else {}),
+            "judge": None,
+            **judged_by,
+            "judging": self.judging.depends_on(),
+            "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
+            "code": sources.digest(*roots),
+        }
+
+    def answered(self) -> bool:
+        """Whether no model is needed: the answers are there, or nothing is asked."""
+        if self.left_out:
+            return True
+        done = self.folder.finished(self.samples_step, self._samples_depend_on)
+        return done and self.folder.whole(self.samples_step)
+
+    def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Name and dependencies of each step, as of `stage_steps`."""
+        if self.left_out:
+            yield self.score_step, NO_PAIRS
+            return
+        yield self.samples_step, self._samples_depend_on
+        yield self.score_step, self._score_depends_on()
+
+    def finished(self) -> bool:
+        """
+        Raises:
+            UserError: when the answers or the score were made from other things than they depend on now.
+        """
+        return all(self.folder.finished(*step) for step in self.steps())
+
+    def run(self, trained: Trained) -> bool:
+        """Leaves samples, judgments and the score in the folder. Whether there was anything to do."""
+        if self.finished() and self.folder.whole(self.score_step) and (self.left_out or self.answered()):
+            return False
+        if self.left_out:
+            self.folder.finish(self.score_step, NO_PAIRS, [])
+            return True
+        if not self.answered():
+            self._answer(trained)
+        self.folder.check(self.samples_step)
+        left = [self.score_file]
+        if self.benchmark.needs_judge:
+            samples = store.read_jsonl(self.samples_file)
+            with progress(f"{self.arm.label} {self.name}: judge", self.benchmark.turns * len(self.items)) as advance:
+                judgments = self.benchmark.judge(self.items, samples, self.inputs.judge, self.judging, advance)
+            store.write_jsonl(self.judgments_file, judgments)
+            left.append(self.judgments_file)
+        score = self.score()
+        if self.benchmark.needs_judge and not self.arm.experiment.accept_missing:
+            absent = score.missing + score.unparsed
+            check_verdicts(self.name, absent, judgments, self.arm.experiment.judge_missing, self.score_step)
+        store.write_json(self.score_file, asdict(score))
+        self.folder.finish(self.score_step, self._score_depends_on(), left)
+        return True
+
+    def score(self) -> Score:
+        """From the stored answers and judgments."""
+        judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
+        samples = store.read_jsonl(self.samples_file)
+        found = scored(self.benchmark, self.items, samples, judgments, self.inputs.data_dir)
+        asked = {"system_prompt": self.system_prompt, "thinking": self.thinking}
+        named = {name: value for name, value in asked.items() if value is not None}
+        return replace(found, details=found.details | count_thoughts(samples) | named)
+
+    def _answering(self, engine: Engine) -> AnsweringEngine:
+        marks, thinking = parse_marks(self.arm.experiment.thought_marks), self.thinking
+        return AnsweringEngine(engine, marks, self.system_prompt, None if thinking is None else thinking == "on")
+
+    def _answer(self, trained: Trained) -> None:
+        policy = self.arm.policy(trained, self.inputs)
+        work = self.folder / "answering" / self.name
+        logged = LoggedEngine(policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl")
+        with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
+            answering = self._answering(logged)
+            asked = replace(policy, engine=answering, reference=policy.reference and self._answering(policy.reference))
+            answered = self.benchmark.answer(asked, self.items, self.settings, advance)
+            store.write_jsonl(self.samples_file, with_thoughts(self.name, answered, answering.thoughts))
+        self.folder.finish(self.samples_step, self._samples_depend_on, [self.samples_file])
+        shutil.rmtree(work.parent, ignore_errors=True)  # not there where nothing was generated

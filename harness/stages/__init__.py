@@ -1,0 +1,1 @@
+"""The life of a training stage: plan, collect examples, train, record."""

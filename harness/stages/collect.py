@@ -1,0 +1,185 @@
+"""How a stage spends its allowance: draw prompts, collect examples, and stop where training on them still fits.
+
+A stage is sized before it starts (`plan_stage`) and again as it goes: what collecting really costs is known after
+the first draw, what training will cost is known from the examples, so the last draw ends just below the allowance.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import ceil, inf
+from pathlib import Path
+
+from harness.budget import Budget, Ledger
+from harness.errors import UserError
+from harness.methods.base import Lengths, Stage, Workbench
+from harness.training.example_file import ExampleWriter, example_writer
+from harness.training.examples import Example
+from harness.types import Prompt
+from harness.work import Cost
+
+FIRST_DRAW = 0.8  # of the planned queries: the plan may be wrong, and what is generated can not be taken back
+NEXT_DRAW = 0.9  # of what the measured cost of a query says is still possible
+CHUNK = 1024  # prompts whose examples are made, and held in memory, at once
+CLOSE = 0.01  # a stage is full when less than this share of its allowance is left
+
+
+class NoExamples(UserError):
+    """A stage made no example to train on."""
+
+
+@dataclass(frozen=True)
+class StagePlan:
+    """Expected size and cost of a stage."""
+
+    stage: str
+    queries: int
+    examples: int
+    updates: int
+    generate_tokens: int  # read and generated while collecting
+    sampled_tokens: int  # of these, generated
+    reference_tokens: int
+    trained_tokens: int
+    generate_flops: float  # other models' included
+    reference_flops: float
+    train_flops: float
+    flops: float
+
+
+def training_flops(stage: Stage, example: Example, cost: Cost) -> float:
+    """What training on an example costs, the reference's pass over it included."""
+    work = example.work
+    return cost.training(work) + (cost.forward(work) if stage.objective.needs_reference else 0.0)
+
+
+def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge: Cost | None = None) -> StagePlan:
+    """The size of a stage under its share of the budget.
+
+    Args:
+        cost: of the model that generates and is trained.
+        judge: of the experiment's judge, where its FLOPs are known.
+
+    Raises:
+        UserError: when the share does not pay for one update.
+    """
+    query = stage.expect(lengths)
+    a_query = query.flops(cost, stage.objective.needs_reference, judge)
+    batch = stage.training.batch_size
+    if budget.kind == "flops":
+        queries = int(stage.share * budget.amount / a_query)
+    elif budget.kind == "prompts":
+        queries = round(stage.share * budget.amount)
+    else:
+        queries = ceil(max(1, round(stage.share * budget.amount)) * batch / query.kept)
+    examples = int(queries * query.kept)
+    if examples < batch:
+        unit = batch / query.kept * (a_query if budget.kind == "flops" else 1) / stage.share
+        raise UserError(
+            f"the budget of {budget} is too small for one update of {batch} examples in stage {stage.name!r}: "
+            f"give at least {unit:.3g}, or a smaller batch_size"
+        )
+    trained = int(examples * query.trained.tokens)
+    return StagePlan(
+        stage=stage.name,
+        queries=queries,
+        examples=examples,
+        updates=ceil(examples / batch),
+        generate_tokens=int(queries * query.collected.tokens),
+        sampled_tokens=int(queries * query.collected.generated),
+        reference_tokens=trained if stage.objective.needs_reference else 0,
+        trained_tokens=trained,
+        generate_flops=queries * query.collecting(cost, judge),
+        reference_flops=examples * cost.forward(query.trained) if stage.objective.needs_reference else 0.0,
+        train_flops=examples * cost.training(query.trained),
+        flops=queries * a_query,
+    )
+
+
+def collect_stage(
+    stage: Stage,
+    bench: Workbench,
+    draw: Callable[[int], list[Prompt]],
+    plan: StagePlan,
+    budget: Budget,
+    allowance: float,
+    path: Path,
+    cost: Cost,
+) -> int:
+    """Writes the examples of a stage to `path` (as `read_examples` reads them), and returns how many they are.
+
+    Args:
+        draw: gives the next n prompts.
+        allowance: FLOPs that this stage may spend, its training included (inf when the budget is not in FLOPs).
+        cost: of the model that is trained.
+
+    Raises:
+        NoExamples: when not one came out, or none that can be paid for.
+    """
+    with example_writer(path, lambda example: training_flops(stage, example, cost)) as examples:
+        if budget.kind == "flops":
+            _within_allowance(stage, bench, draw, plan, allowance, examples)
+        elif budget.kind == "prompts":
+            _collect(stage, bench, draw, plan.queries, examples)
+        else:
+            _enough(stage, bench, draw, plan, examples)
+        if not len(examples):
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in bench.discarded.items()) or "no prompts"
+            raise NoExamples(
+                f"stage {stage.name!r} made no training example ({reasons}): "
+                "give a larger budget, longer completions (max_new_tokens) or another model"
+            )
+        return len(examples)
+
+
+def _collect(
+    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], number: int, examples: ExampleWriter
+) -> None:
+    """Examples of the next prompts; those that the model could not read whole are left out and counted."""
+    for start in range(0, number, CHUNK):
+        made = stage.collect(bench, draw(min(CHUNK, number - start)))
+        fitting = [each for each in made if max(map(len, each.sequences)) <= bench.engine.context_length]
+        bench.discard("longer than the context", len(made) - len(fitting))
+        examples.add(fitting)
+
+
+def _within_allowance(
+    stage: Stage,
+    bench: Workbench,
+    draw: Callable[[int], list[Prompt]],
+    plan: StagePlan,
+    allowance: float,
+    examples: ExampleWriter,
+) -> None:
+    start = bench.ledger.flops
+
+    def used() -> float:
+        return bench.ledger.flops - start + examples.flops
+
+    queries, size, left = 0, max(1, int(FIRST_DRAW * plan.queries)), inf
+    while size > 0 and left > CLOSE * allowance:
+        _collect(stage, bench, draw, size, examples)
+        queries += size
+        left = allowance - used()
+        size = int(NEXT_DRAW * left / (used() / queries))
+    while len(examples) and used() > allowance:
+        examples.keep(len(examples) - 1)
+        bench.discard("beyond the budget")
+
+
+def _enough(
+    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan, examples: ExampleWriter
+) -> None:
+    wanted = plan.updates * stage.training.batch_size
+    queries = 0
+    while len(examples) < wanted and queries <= 20 * plan.queries:
+        kept = len(examples) / queries if len(examples) else plan.examples / plan.queries
+        size = ceil((wanted - len(examples)) / kept)
+        _collect(stage, bench, draw, size, examples)
+        queries += size
+    examples.keep(wanted)
+
+
+def allowances(stages: Sequence[Stage], budget: Budget, ledger: Ledger, index: int) -> float:
+    """FLOPs that stage number `index` may spend: its share, and what the stages before it left over."""
+    if budget.kind != "flops":
+        return inf
+    return budget.amount * min(1.0, sum(stage.share for stage in stages[: index + 1])) - ledger.flops

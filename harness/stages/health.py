@@ -1,0 +1,78 @@
+"""Health of a training stage: the accuracy and probability of its pairs (the paper's figure 3), and warnings."""
+
+from collections.abc import Iterable
+from math import inf
+from statistics import fmean
+
+import numpy as np
+
+from harness.judges.base import Judge
+from harness.judges.pair_accuracy import graded_accuracy, judged_accuracy
+from harness.methods.base import NOT_WRITTEN
+from harness.methods.prompts import MOST_EPOCHS
+from harness.training.examples import Example
+from harness.training.reference import ReferenceLogProbs
+
+MOST_LOST_CHOSEN = 0.1  # nats a token that the chosen responses may lose
+MOST_UNWRITTEN = 0.5  # share of queries
+LEAST_FINISHED = 0.98  # share of queries whose completions all ended by themselves
+LAST_UPDATES = 5  # whose mean is looked at
+
+
+def stage_health(
+    examples: Iterable[Example],
+    reference: ReferenceLogProbs | None,
+    collected: dict,
+    judge: Judge | None,
+    check_pairs: int,
+    history: list[dict],
+) -> dict:
+    """What a stage made and how its training went.
+
+    Accuracy of the pairs: of all, where the judge is a program that grades texts (the testbed's is); of the first
+    check_pairs, where it has to be asked. Probabilities are those of the policy that training starts from: means over
+    the pairs of exp(average log-probability of a token).
+
+    Args:
+        examples: their records have "prompt", "chosen" and "rejected" where they are pairs.
+        collected: "examples", "discarded" and "events" by reason, how many prompts were "drawn" up to this stage's end,
+            and how many different "prompts" there are.
+    """
+    health = {name: collected[name] for name in ("examples", "discarded", "events")}
+    health["epochs"] = collected["drawn"] / collected["prompts"]
+    asked = health["examples"] + sum(health["discarded"].values())
+    health["finished"] = 1 - health["discarded"].get("unfinished", 0) / asked
+    grade = getattr(judge, "quality", None)
+    wanted = inf if grade else check_pairs if judge else 0
+    pairs, lengths = [], []
+    for example in examples:
+        lengths += [len(sequence.completion_ids) for sequence in example.sequences]
+        if "rejected" in example.record and len(pairs) < wanted:
+            pairs.append((example.id, example.record))
+    health["completion_tokens"] = fmean(lengths)
+    if pairs:
+        health |= graded_accuracy(grade, pairs) if grade else judged_accuracy(judge, pairs)
+    if reference:
+        probabilities = np.exp(reference.means).mean(axis=0).tolist()
+        health |= dict(zip(("chosen_probability", "rejected_probability"), probabilities, strict=False))
+    if history:
+        health["first_loss"], health["last_loss"] = history[0]["loss"], history[-1]["loss"]
+    health["warnings"] = list(_warnings(health, history))
+    return health
+
+
+def _warnings(health: dict, history: list[dict]):
+    accuracy = health.get("pair_accuracy")
+    if accuracy is not None and accuracy < 0.5:
+        yield f"the judge prefers the rejected responses: pair accuracy {accuracy:.2f}"
+    unwritten = health["events"].get(NOT_WRITTEN, 0)
+    if unwritten > MOST_UNWRITTEN * (health["examples"] + sum(health["discarded"].values())):
+        yield f"{unwritten} queries have drawn principles, because none could be read in what was written"
+    if health["finished"] < LEAST_FINISHED:
+        unfinished = health["discarded"]["unfinished"]
+        yield f"{unfinished} queries, {1 - health['finished']:.0%}, had a completion that did not finish"
+    if health["epochs"] > MOST_EPOCHS:
+        yield f"prompts were drawn {health['epochs']:.1f} times over: give more, or a smaller budget"
+    ratios = [row["chosen_logratio"] for row in history[-LAST_UPDATES:] if "chosen_logratio" in row]
+    if ratios and fmean(ratios) < -MOST_LOST_CHOSEN:
+        yield f"chosen responses lost {-fmean(ratios):.2f} nats a token against the reference"

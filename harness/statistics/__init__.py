@@ -1,0 +1,1 @@
+"""Intervals, differences, ranks and power. Numbers in, numbers out: nothing here reads a file."""

@@ -1,0 +1,279 @@
+"""How small a difference can be seen, what that takes, and whether one run is no worse than another.
+
+The model is that of `harness.statistics.intervals`: value[s, q] = mean + seed[s] + question[q] + rest[s, q]. A
+difference over S seeds and Q questions has the squared standard error
+
+    V_question / Q + (V_seed + V_rest / Q) / S,
+
+and the tests there know its second part from S seeds alone. What they find is integrated here over what they may
+estimate of it (a chi-square of S - 1 degrees of freedom) and the mean that they may see (a normal).
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import sqrt
+
+import numpy as np
+from scipy.special import chdtri, nctdtr, ndtr, stdtr, stdtrit
+
+from harness.statistics.intervals import LEAST_SEEDS, LEVEL, Estimates, Grid, Stack, weighted_sums
+
+ALPHA = 0.05
+POWER = 0.8
+MOST_QUESTIONS = 10_000_000  # more are said to be out of reach
+MOST_SEEDS = 100
+NODES = 64  # of an integral over a chi-square: its quantiles at evenly spaced probabilities
+HALVINGS = 40
+
+
+@dataclass(frozen=True)
+class Variance:
+    """Of differences: of one question, of the rest of one answer, and of one training run (seed).
+
+    Questions are independent ones: clusters, where questions hang together. With one seed in the pilot the variance
+    between runs is unknown (0 here, and the rest is in that of questions): what follows holds for that very model.
+    """
+
+    question: float
+    rest: float
+    seed: float
+
+
+@dataclass(frozen=True)
+class Mix:
+    """So many seeds of each method on so many questions. cost: of one method, in the unit of the given costs."""
+
+    seeds: int
+    questions: int
+    cost: float
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """Whether runs are no worse than those of a reference, by more than a margin, on the same questions.
+
+    difference: mean of the runs minus that of the reference, on the questions that both have.
+    bound: the difference is above it with confidence 1 - alpha (one-sided).
+    p_value: of being worse by the margin or more.
+    power: how often runs that are equal to the reference's in truth pass.
+    questions: in common; dropped: of one side alone. seeds: of the runs, of the reference.
+    """
+
+    difference: float
+    bound: float
+    margin: float
+    p_value: float
+    power: float
+    questions: int
+    seeds: tuple[int, int]
+    dropped: int
+
+    @property
+    def passed(self) -> bool:
+        return self.bound > -self.margin
+
+
+def variance(values: np.ndarray, weights: np.ndarray | None = None, clusters: tuple[str, ...] = ()) -> Variance:
+    """The parts of the variance of values (seeds, questions), NaN where there is none, by the method of moments
+    (Searle et al. 1992, Variance Components, ch. 5), each cut at 0.
+
+    Args:
+        values: differences of two methods, for what a comparison of them can see.
+    """
+    weights = np.ones_like(values) if weights is None else weights
+    stack = Stack(values[None], weights[None], clusters)
+    seeds, groups = stack.seeds, int(stack.groups[0])
+    scale = groups / max(1, groups - 1)
+    of_means = scale * float((stack.rest.mean(1) ** 2).sum())
+    if seeds == 1:
+        return Variance(groups * of_means, 0.0, 0.0)
+    rest = float(stack.within(np.array([scale]))[0])
+    between = float(stack.means.var(ddof=1))
+    return Variance(max(0.0, groups * (of_means - rest / seeds)), groups * rest, max(0.0, between - rest))
+
+
+def power_of(effect: float, variance: Variance, seeds: int, questions: int, alpha: float = ALPHA) -> float:
+    """How often the two-sided test of `statistics.Estimates` finds a true difference of this size.
+
+    Of one seed, it is the difference of these very models.
+
+    Raises:
+        ValueError: for fewer than two questions.
+    """
+    of_questions, of_runs = _parts(variance, seeds, questions)
+    least = _half_widths(of_questions, of_runs, seeds, questions, 1 - alpha)
+    error = max(sqrt(of_questions + of_runs), 1e-300)
+    return float((ndtr((effect - least) / error) + ndtr((-effect - least) / error)).mean())
+
+
+def half_width(variance: Variance, seeds: int, questions: int, level: float = LEVEL) -> float:
+    """What half the width of the interval of a difference will be, on average over experiments.
+
+    Raises:
+        ValueError: for fewer than two questions.
+    """
+    return float(_half_widths(*_parts(variance, seeds, questions), seeds, questions, level).mean())
+
+
+def minimum_detectable_effect(
+    variance: Variance, seeds: int, questions: int, alpha: float = ALPHA, power: float = POWER
+) -> float:
+    """The smallest true difference that the two-sided test at level alpha finds with this power."""
+    return _smallest(
+        lambda effect: power_of(effect, variance, seeds, questions, alpha) >= power,
+        sqrt(sum(_parts(variance, seeds, questions))),
+    )
+
+
+def detectable(error: float, freedom: float, alpha: float = ALPHA, power: float = POWER) -> float:
+    """The smallest true difference that is found with this power by a t test of this standard error and freedom: the
+    noncentral t distribution."""
+    if not error > 0:
+        return 0.0
+    freedom = min(freedom, 1e6)
+    least = float(stdtrit(freedom, 1 - alpha / 2))
+    return error * _smallest(lambda shift: 1 - nctdtr(freedom, shift, least) >= power, least)
+
+
+def questions_needed(
+    effect: float, variance: Variance, seeds: int, alpha: float = ALPHA, power: float = POWER
+) -> int | None:
+    """The fewest questions at which a true difference of this size is found with this power; None where no number of
+    questions is enough, because the training runs vary too much: take more seeds."""
+
+    def enough(questions: int) -> bool:
+        return power_of(effect, variance, seeds, questions, alpha) >= power
+
+    if not enough(MOST_QUESTIONS):
+        return None
+    low, high = 1, MOST_QUESTIONS  # `low` is never enough: one question has no variance
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
+
+
+def cheapest(
+    effect: float,
+    variance: Variance,
+    run_cost: float,
+    answer_cost: float,
+    alpha: float = ALPHA,
+    power: float = POWER,
+    most_questions: int = MOST_QUESTIONS,
+) -> Mix | None:
+    """The cheapest seeds and questions that find a difference of this size; None where MOST_SEEDS are not enough.
+
+    Args:
+        run_cost, answer_cost: of one training run, and of one answer with its judgment; each seed has both.
+    """
+    best: Mix | None = None
+    for seeds in range(LEAST_SEEDS, MOST_SEEDS + 1):
+        if best and seeds * run_cost >= best.cost:
+            break
+        questions = questions_needed(effect, variance, seeds, alpha, power)
+        if questions is not None and questions <= most_questions:
+            mix = Mix(seeds, questions, seeds * (run_cost + questions * answer_cost))
+            best = min(best or mix, mix, key=lambda each: each.cost)
+    return best
+
+
+def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = ALPHA) -> NonInferiority | None:
+    """Whether runs are no worse than a reference by the margin; None where they have no question in common.
+
+    The questions are the same and take no part in chance: it is in the training runs alone. How much their scores on
+    these questions vary is what the reference's say, by Student's t with its seeds' degrees of freedom: a run that is
+    checked cannot widen its own margin. The two sides may have other seeds, and other numbers of them.
+
+    Raises:
+        ValueError: when the reference has one seed.
+    """
+    common = sorted(set(new.questions) & set(reference.questions))
+    if not common:
+        return None
+    sides = [_scores(side, common) for side in (new, reference)]
+    difference = float(sides[0].mean() - sides[1].mean())
+    error, freedom = _error(len(sides[0]), sides[1])
+    least = float(stdtrit(freedom, 1 - alpha))
+    return NonInferiority(
+        difference=difference,
+        bound=difference - least * error,
+        margin=margin,
+        p_value=float(stdtr(freedom, -(difference + margin) / error)) if error else float(difference <= -margin),
+        power=_passes(margin / error, freedom, alpha) if error else 1.0,
+        questions=len(common),
+        seeds=(len(sides[0]), len(sides[1])),
+        dropped=len(set(new.questions) ^ set(reference.questions)),
+    )
+
+
+def margin_for(
+    new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER, heavy: float = 1.0
+) -> float:
+    """The smallest margin at which so many runs that equal the reference's in truth pass with this power: over all
+    references of as many seeds, each with a margin of its own.
+
+    Args:
+        heavy: the share that has to pass is reckoned with so many times fewer degrees of freedom, for runs whose scores
+            have heavier tails than a normal: the variance of a variance is (kurtosis - 1) / 2 times that of a normal's.
+
+    Raises:
+        ValueError: when the reference has one seed: how much equal runs differ is then unknown.
+    """
+    scores = _scores(reference, reference.questions)
+    error, freedom = _error(new_seeds, scores)
+    return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom / heavy, power))
+
+
+def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:
+    """The mean of each seed on these questions, (S,)."""
+    places = [side.questions.index(each) for each in questions]
+    weighted, weights = weighted_sums(side.values[:, places], side.weights[:, places])
+    return weighted.sum(1) / weights.sum(1)
+
+
+def _error(new_seeds: int, reference: np.ndarray) -> tuple[float, int]:
+    """Standard error of the difference of a mean of so many runs to that of the reference's, and its degrees of
+    freedom."""
+    if len(reference) < 2:
+        raise ValueError("a reference with one seed does not say how much runs differ")
+    return float(np.std(reference, ddof=1)) * sqrt(1 / new_seeds + 1 / len(reference)), len(reference) - 1
+
+
+def _passes(shift: float, freedom: int, alpha: float) -> float:
+    """How often "worse by `shift` standard errors" is rejected when there is no difference."""
+    return float(1 - nctdtr(freedom, shift, stdtrit(freedom, 1 - alpha)))
+
+
+def _parts(variance: Variance, seeds: int, questions: int) -> tuple[float, float]:
+    """What questions and what runs add to the squared standard error; of one seed, all is of questions."""
+    if questions < 2:
+        raise ValueError("one question has no variance")
+    if seeds == 1:
+        return (variance.question + variance.rest) / questions, 0.0
+    return variance.question / questions, (variance.seed + variance.rest / questions) / seeds
+
+
+def _half_widths(of_questions: float, of_runs: float, seeds: int, questions: int, level: float) -> np.ndarray:
+    """Half the width of intervals of this level, for each of the values that the runs' part may be estimated as."""
+    if seeds == 1:
+        runs = np.zeros(1)
+    else:
+        runs = of_runs * chdtri(seeds - 1, (np.arange(NODES) + 0.5) / NODES) / (seeds - 1)
+    ones = np.ones_like(runs)
+    asked = questions * ones
+    found = Estimates(0 * ones, of_questions * ones, runs, asked, asked, seeds - 1, of_questions * ones)
+    return found.half_width(level)
+
+
+def _smallest(enough: Callable[[float], bool], unit: float) -> float:
+    """The smallest size that is enough, found in steps that begin with `unit`; 0 where nothing varies."""
+    if not unit:
+        return 0.0
+    low, high = 0.0, unit
+    while not enough(high):
+        low, high = high, 2 * high
+    for _ in range(HALVINGS):
+        middle = (low + high) / 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high

@@ -1,0 +1,258 @@
+"""Methods beside each other: scores with intervals and ranks, differences to a baseline, and what every run spent.
+
+All of it is computed from stored scores and ledgers alone. The dataclasses here are also the JSON of a table, field by
+field (see `harness.tables`): outside checks read it, so the names stay.
+"""
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+import numpy as np
+from scipy.special import stdtrit
+
+from harness.benchmarks.base import Score, limits_of
+from harness.budget import rule_of
+from harness.errors import UserError, unknown_name
+from harness.statistics.intervals import LEVEL, Grid, Interval, Stack, grid
+from harness.statistics.judged import Judged, judge
+from harness.statistics.power import ALPHA, detectable
+from harness.statistics.ranking import SIGNIFICANT
+from harness.tables.notes import notes_of, number_range
+from harness.tables.schema import Cell, Column, ResultRow, Row, Spent, Table
+from harness.work import Rule
+
+__all__ = ["SIGNIFICANT", "Cell", "Column", "Judged", "ResultRow", "Row", "Spent", "Table", "build", "judge"]
+
+LENGTH_CONTROLLED = "length_controlled_win_rate"  # AlpacaEval's, in the details of a score
+LEAST_SHARE = 0.95  # of the cap: who spends less is not compared at an identical budget
+
+
+def build(
+    rows: Sequence[ResultRow],
+    baseline: str = "base",
+    *,
+    title: str = "",
+    testbed: bool = False,
+    titles: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    remarks: Sequence[str] = (),
+    command: str | None = None,
+) -> Table:
+    """The table of these rows, the baseline first and the others in the given order.
+
+    Args:
+        testbed: the scores are of the embedded suites; every column says so.
+        titles: benchmark -> title for people; the names stand where there is none.
+        limit: the number of questions a benchmark was cut to, for the notes.
+        remarks: further notes, to stand last.
+        command: what made it, to stand in it.
+
+    Raises:
+        UserError: when the baseline is not among the rows, or a benchmark has scores of different judges or metrics.
+    """
+    if baseline not in [row.method for row in rows]:
+        raise unknown_name("baseline", baseline, [row.method for row in rows])
+    rows = sorted(rows, key=lambda row: row.method != baseline)
+    rule = _rule(rows)
+    names = dict.fromkeys(name for row in rows for name, scores in row.scores.items() if scores)
+    reasons = _reasons(rows)
+    grids = {name: {row.method: grid_of(row.scores.get(name, {})) for row in rows} for name in names}
+    columns = [_column(name, rows, grids[name], testbed, titles or {}) for name in names]
+    limits = {column.name: limits_of(column.metric) for column in columns}
+    judged = judge(grids, baseline, [method for method, reason in reasons.items() if reason is None], limits)
+    cells = {row.method: {name: _cell(row, name, grids[name][row.method], judged) for name in names} for row in rows}
+    finished = tuple(
+        Row(
+            row.method,
+            row.supervision,
+            tuple(sorted(row.ledgers)),
+            cells[row.method],
+            _spent(row),
+            reasons[row.method] is None,
+            reasons[row.method],
+            row.tuning,
+            row.run,
+        )
+        for row in rows
+    )
+    table = Table(
+        title,
+        baseline,
+        testbed,
+        tuple(columns),
+        finished,
+        comparisons=len(judged.p_holm),
+        notes=(),
+        pairs=judged.ranking.pairs,
+        command=command,
+        detectable=_detectable(judged),
+        ledger=rule,
+    )
+    return replace(table, notes=(*notes_of(table, rows, limit), *remarks))
+
+
+def _detectable(judged: Judged) -> dict[str, tuple[float, float]]:
+    """See `Table.detectable`; where fewer than two methods are ranked, of a method and the baseline."""
+    found = {}
+    for name, apart in judged.differences.items():
+        (error, freedom), tests = judged.ranking.errors.get(name, (math.nan, math.nan)), judged.ranking.pairs
+        called = [each for each in apart.values() if each and each.called]
+        if math.isnan(error) and called:
+            error, freedom = (median(getattr(each, part) for each in called) for part in ("error", "freedom"))
+            tests = len(judged.p_holm)
+        if not math.isnan(error):
+            found[name] = tuple(detectable(error, freedom, ALPHA / count) for count in (1, tests))
+    return found
+
+
+def _column(
+    name: str, rows: Sequence[ResultRow], grids: Mapping[str, Grid], testbed: bool, titles: Mapping[str, str]
+) -> Column:
+    scores = [(row.method, score) for row in rows for score in row.scores.get(name, {}).values()]
+    for what in ("judge", "metric"):
+        used: dict[Any, list[str]] = {}
+        for method, score in scores:
+            used.setdefault(getattr(score, what), []).append(method)
+        if len(used) > 1:
+            listed = "; ".join(f"{value}: {', '.join(dict.fromkeys(methods))}" for value, methods in used.items())
+            raise UserError(f"{name}: scores of different {what}s never share a table ({listed}): score all with one")
+    title = titles.get(name, name)
+    first = scores[0][1]
+    shots, chat = first.details.get("num_fewshot"), first.details.get("chat")
+    setting = None if shots is None else f"{shots}-shot{' chat' if chat else ''}"
+    known = all(score.clusters is not None for _, score in scores)
+    independent = {each for own in grids.values() for each in own.clusters or own.questions}
+    shown = f"testbed {title}" if testbed else title
+    return Column(name, shown, first.metric, first.judge, setting, len(independent) if known else None)
+
+
+def grid_of(scores: Mapping[int, Score]) -> Grid:
+    """The values of a method on a benchmark, from the score of each seed."""
+    values = {seed: score.values for seed, score in scores.items()}
+    clusters = {question: name for score in scores.values() for question, name in (score.clusters or {}).items()}
+    return grid(values, {seed: score.weights for seed, score in scores.items()}, clusters)
+
+
+def _cell(row: ResultRow, column: str, values: Grid, judged: Judged) -> Cell:
+    scores = row.scores.get(column, {})
+    by_seed = {}
+    if values.seeds:
+        means = Stack.of([values]).means[0]
+        by_seed = dict(zip(values.seeds, means.tolist(), strict=True))
+    for seed, mean in by_seed.items():
+        if not math.isclose(mean, scores[seed].value, rel_tol=1e-6, abs_tol=1e-6):
+            raise UserError(
+                f"{column}, {row.method} seed {seed}: the score {scores[seed].value} is not the weighted mean "
+                f"{mean} of its values"
+            )
+    interval = judged.intervals[column][row.method]
+    shown = (interval.value, interval.low, interval.high) if interval else (math.nan,) * 3
+    standings = judged.ranking.standings.get(column, {})
+    standing = standings.get(row.method) if len(standings) > 1 else None
+    return Cell(
+        *shown,
+        by_seed,
+        len(values.questions),
+        max((score.questions for score in scores.values()), default=0),
+        sum(score.missing for score in scores.values()),
+        sum(score.unparsed for score in scores.values()),
+        judged.differences[column].get(row.method),
+        judged.p_holm.get((column, row.method)),
+        standing and standing.rank,
+        standing is not None and standing.best,
+        length_controlled=_length_controlled(scores),
+    )
+
+
+def _length_controlled(scores: Mapping[int, Score]) -> Interval | None:
+    """The mean over seeds of AlpacaEval's length-controlled win rates, with an interval from those of the seeds.
+
+    Every seed has a bootstrap interval over the questions, of its very model. Its half-widths, averaged (seeds have
+    answered the same questions: their mean is hardly surer than one), are joined with the half-width of Student's
+    t interval for the mean of the seeds: sqrt(questions^2 + runs^2), on each side. Noise of questions that the seeds do
+    not share is in both, so it is rather too wide. Without an interval where a seed has none.
+    """
+    details = [score.details for score in scores.values() if score.details.get(LENGTH_CONTROLLED) is not None]
+    if not details:
+        return None
+    rates = [each[LENGTH_CONTROLLED] for each in details]
+    own = [each.get("length_controlled_interval") for each in details]
+    value = sum(rates) / len(rates)
+    if not all(own):
+        return Interval(value, math.nan, math.nan)
+    runs = 0.0
+    if len(rates) > 1:
+        runs = stdtrit(len(rates) - 1, (1 + LEVEL) / 2) * np.std(rates, ddof=1) / math.sqrt(len(rates))
+    below, above = (
+        math.hypot(sum(abs(rate - each[end]) for rate, each in zip(rates, own, strict=True)) / len(rates), runs)
+        for end in (0, 1)
+    )
+    return Interval(value, value - below, value + above)
+
+
+def _rule(rows: Sequence[ResultRow]) -> Rule | None:
+    """The rule by which FLOPs of trained rows were counted; None where none was trained.
+
+    Raises:
+        UserError: when there are two.
+    """
+    methods: dict[Rule, list[str]] = {}
+    for row in rows:
+        for rule in {rule_of(ledger) for ledger in row.ledgers.values() if ledger["total"]["flops"]}:
+            methods.setdefault(rule, []).append(row.method)
+    if len(methods) > 1:
+        listed = "; ".join(f"{rule}: {', '.join(names)}" for rule, names in methods.items())
+        raise UserError(
+            f"FLOPs that were counted by different rules never share a table ({listed}): run all with one --ledger"
+        )
+    return next(iter(methods), None)
+
+
+def _flops(row: ResultRow) -> list[float]:
+    return [ledger["total"]["flops"] for ledger in row.ledgers.values()]
+
+
+def _reasons(rows: Sequence[ResultRow]) -> dict[str, str | None]:
+    """Why a method is not ranked, or None where it is: the cap that most runs had is the one that counts."""
+    caps = Counter(ledger["cap_flops"] for row in rows if any(_flops(row)) for ledger in row.ledgers.values())
+    cap = caps.most_common(1)[0][0] if caps else None
+
+    def reason(row: ResultRow) -> str | None:
+        if not any(_flops(row)):
+            return "not trained"
+        if any(ledger["cap_flops"] is None for ledger in row.ledgers.values()):
+            return f"no cap in FLOPs: spent {number_range(_flops(row), '{:.3g}')} FLOPs"
+        own = [ledger["cap_flops"] for ledger in row.ledgers.values()]
+        if set(own) != {cap}:
+            return f"had a cap of {number_range(own, '{:.3g}')} FLOPs, others {cap:.3g}" if cap else "others had no cap"
+        shares = [flops / cap for flops in _flops(row)]
+        if min(shares) < LEAST_SHARE or max(shares) > 1:
+            return f"spent {number_range([100 * share for share in shares], '{:.2f}')} % of the cap"
+        return None
+
+    return {row.method: reason(row) for row in rows}
+
+
+def _spent(row: ResultRow) -> Spent:
+    ledgers, seconds = list(row.ledgers.values()), list(row.seconds.values())
+    shares = [ledger["total"]["flops"] / ledger["cap_flops"] for ledger in ledgers if ledger["cap_flops"]]
+    caps = {ledger["cap_flops"] for ledger in ledgers}
+
+    def average(values: list[float]) -> float:
+        return sum(values) / len(values) if values else float("nan")
+
+    return Spent(
+        caps.pop() if len(caps) == 1 else None,
+        min(shares, default=None),
+        max(shares, default=None),
+        *(
+            average([ledger["total"][name] for ledger in ledgers])
+            for name in ("flops", "trained_tokens", "generated_tokens", "updates")
+        ),
+        *(average([each[name] for each in seconds]) for name in ("training", "scoring")),
+        average([ledger["total"].get("wasted_flops", 0.0) for ledger in ledgers]),
+    )
