@@ -44,8 +44,8 @@ def preference_stage(options: PreferenceOptions, objective: PreferenceObjective)
     if options.data == "offline":
         return Stage("policy", 1.0, _labelled, _expect_labelled, objective, options, labelled=True)
 
-    def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-        return _ranked(bench, prompts, options.candidates)
+    def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+        return _ranked(workbench, prompts, options.candidates)
 
     def expect(lengths: Lengths) -> QueryCost:
         collected = sampled(lengths.prompt, *[lengths.completion] * options.candidates)
@@ -67,40 +67,40 @@ def _pair(lengths: Lengths) -> Work:
     return sequences(lengths.prompt, lengths.completion, lengths.completion)
 
 
-def _labelled(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+def _labelled(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
     examples = []
     for prompt in prompts:
-        query, replies = bench.engine.encode_replies(prompt.chat, (prompt.chosen, prompt.rejected))
+        query, replies = workbench.engine.encode_replies(prompt.chat, (prompt.chosen, prompt.rejected))
         if replies[0] == replies[1]:
-            bench.discard("equal responses")
+            workbench.discard("equal responses")
             continue
         record = {**prompt.record, "chosen": prompt.chosen, "rejected": prompt.rejected}
         examples.append(Example(prompt.id, tuple(TokenSequence(query, reply) for reply in replies), record))
     return examples
 
 
-def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Example]:
-    if bench.judge is None:
+def _ranked(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Example]:
+    if workbench.judge is None:
         raise UserError("on-policy pairs need a judge: give --judge-model (and --judge-url)")
-    candidates = sample_candidates(bench, prompts, number)
+    candidates = sample_candidates(workbench, prompts, number)
     requests = [
         rating_request(f"{prompt.id}/{index}", prompt.messages, candidate.text)
         for prompt, row in zip(prompts, candidates, strict=True)
         for index, candidate in enumerate(row)
     ]
     start = time.perf_counter()
-    with progress(f"{bench.label} {bench.stage}: judge", len(requests)) as advance:
-        replies = complete(bench.judge, requests, has_rating, bench.rejudge, advance)
+    with progress(f"{workbench.label} {workbench.stage}: judge", len(requests)) as advance:
+        replies = complete(workbench.judge, requests, has_rating, workbench.rejudge, advance)
     judged = total(sampled(reply.prompt_tokens, reply.completion_tokens) for reply in replies)
-    bench.ledger.charge(
+    workbench.ledger.charge(
         "judge",
-        bench.judge_cost.forward(judged) if bench.judge_cost else 0.0,
+        workbench.judge_cost.forward(judged) if workbench.judge_cost else 0.0,
         calls=len(requests),
         prompt_tokens=sum(reply.prompt_tokens for reply in replies),
         generated_tokens=sum(reply.completion_tokens for reply in replies),
         seconds=time.perf_counter() - start,
     )
-    bench.keep(
+    workbench.keep(
         {
             "role": "judge",
             "item": request.id,
@@ -112,15 +112,15 @@ def _ranked(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Ex
     ratings = [rating_of(reply) for reply in replies]
     for reply, rating in zip(replies, ratings, strict=True):
         if rating is None:
-            bench.count("failed judgments" if reply.error else "unparsed judgments")
-    check_ratings(list(zip(replies, ratings, strict=True)), bench.most_missing, f"{bench.stage}-examples")
+            workbench.count("failed judgments" if reply.error else "unparsed judgments")
+    check_ratings(list(zip(replies, ratings, strict=True)), workbench.most_missing, f"{workbench.stage}-examples")
     rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
-    return best_against_worst(bench, prompts, candidates, rows)
+    return best_against_worst(workbench, prompts, candidates, rows)
 
 
-def sample_candidates(bench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list]:
+def sample_candidates(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list]:
     """`number` completions of each prompt."""
-    completions = bench.sample(
+    completions = workbench.sample(
         "generate",
         [prompt.chat for prompt in prompts for _ in range(number)],
         [f"{prompt.id}/candidate-{index}" for prompt in prompts for index in range(number)],
@@ -129,7 +129,7 @@ def sample_candidates(bench: Workbench, prompts: Sequence[Prompt], number: int) 
 
 
 def best_against_worst(
-    bench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], ratings: Sequence[Sequence]
+    workbench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], ratings: Sequence[Sequence]
 ) -> list[Example]:
     """The highest rated candidate over the lowest rated one, for each prompt where ratings and responses differ.
 
@@ -143,15 +143,15 @@ def best_against_worst(
             if rating is not None and candidate.finished and candidate.text.strip()
         ]
         if len(known) < 2:
-            bench.discard("fewer than two rated candidates")
+            workbench.discard("fewer than two rated candidates")
             continue
         best, worst = max(known, key=lambda one: one[0]), min(known, key=lambda one: one[0])
         if best[0] == worst[0]:
-            bench.discard("equal ratings")
+            workbench.discard("equal ratings")
             continue
-        query, (chosen, rejected) = bench.encode_answers(prompt.chat, (best[1], worst[1]))
+        query, (chosen, rejected) = workbench.encode_answers(prompt.chat, (best[1], worst[1]))
         if chosen == rejected:  # one response, rated twice by a judge that samples
-            bench.discard("equal responses")
+            workbench.discard("equal responses")
             continue
         record = {
             **prompt.record,

@@ -60,9 +60,9 @@ class SelfRewarding:
                 )
 
     def stages(self, options: Options) -> list[Stage]:
-        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            candidates = sample_candidates(bench, prompts, options.candidates)
-            return best_against_worst(bench, prompts, candidates, rate(bench, prompts, candidates, options))
+        def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            candidates = sample_candidates(workbench, prompts, options.candidates)
+            return best_against_worst(workbench, prompts, candidates, rate(workbench, prompts, candidates, options))
 
         def expect(lengths: Lengths) -> QueryCost:
             form = options.judge_prompt
@@ -86,7 +86,7 @@ class SelfRewarding:
 
 
 def rate(
-    bench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], options: SelfRewarding.Options
+    workbench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], options: SelfRewarding.Options
 ) -> list[list[float | None]]:
     """The policy's rating of each candidate, 0 to 5: the mean of the judgments that can be read, None without any."""
     chats, items = [], []
@@ -94,14 +94,14 @@ def rate(
         for index, candidate in enumerate(row):
             text = judge_prompt(question_text(prompt.messages), candidate.text, options.judge_prompt)
             if parse_score(candidate.text) is not None:
-                bench.count("judged answers that hold a score")
+                workbench.count("judged answers that hold a score")
             chats += [[{"role": "user", "content": text}]] * options.judge_samples
             items += [f"{prompt.id}/candidate-{index}/judge-{number}" for number in range(options.judge_samples)]
-    sampling = replace(bench.sampling, max_new_tokens=options.judge_max_new_tokens)
-    judgments = [parse_score(reply.text) for reply in bench.sample("judge", chats, items, sampling)]
+    sampling = replace(workbench.sampling, max_new_tokens=options.judge_max_new_tokens)
+    judgments = [parse_score(reply.text) for reply in workbench.sample("judge", chats, items, sampling)]
     for score in judgments:
         if score is None:
-            bench.count("unparsed judgments")
+            workbench.count("unparsed judgments")
     samples, number = options.judge_samples, options.candidates
     ratings = [mean_score(judgments[start : start + samples]) for start in range(0, len(judgments), samples)]
     return [ratings[start : start + number] for start in range(0, len(ratings), number)]

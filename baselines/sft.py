@@ -24,8 +24,8 @@ class SFT:
         pass
 
     def stages(self, options: Options) -> list[Stage]:
-        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            sampled = sample_responses(bench, prompts, options, GOOD)
+        def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            sampled = sample_responses(workbench, prompts, options, GOOD)
             return [
                 Example(each.prompt.id, (TokenSequence(each.tokens.plain, each.tokens.good_response),), each.record)
                 for each in sampled

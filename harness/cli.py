@@ -232,7 +232,7 @@ def check(
     Identical results pass at once. Else every score must be no worse by a margin, and every measure of training must
     lie where another seed of the reference would, with a bounded share of false alarms.
     """
-    from harness.commands import check as told
+    from harness.commands import check as check_output
     from harness.regression import gate, reference
 
     if update:
@@ -241,12 +241,12 @@ def check(
         return
     found = gate.check(reference.measure(run_folder), reference.read(against), margin)
     if junit:
-        told.write_junit(found, junit)
+        check_output.write_junit(found, junit)
     if as_json:
-        print_json(told.as_json(found, run_folder, against))
+        print_json(check_output.as_json(found, run_folder, against))
     else:
-        told.print_check(found, run_folder, against)
-    told.tell_github(found)
+        check_output.print_check(found, run_folder, against)
+    check_output.tell_github(found)
     if not found.passed:
         raise typer.Exit(1)
 

@@ -32,7 +32,7 @@ _QUOTES = "`'\"“‘"
 
 
 @dataclass(frozen=True)
-class Split:
+class ThoughtSplit:
     """A text in two parts.
 
     thought: what was thought, None where nothing was; without the marks, several thoughts on lines of their own.
@@ -50,7 +50,7 @@ class Split:
         return self.thought is not None or not self.finished
 
 
-def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Split:
+def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> ThoughtSplit:
     """The thought and the answer of a reply.
 
     Args:
@@ -58,7 +58,7 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Spli
         opened: whether the template opened a thought in the prompt, so that the text begins inside it.
     """
     if not marks:
-        return Split(None, text)
+        return ThoughtSplit(None, text)
     if (channels := _channels(text)) is not None:
         return channels
     thoughts, rest, inside = [], [], bool(opened)
@@ -79,14 +79,14 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Spli
             place = found.end()
     (thoughts if inside else rest).append(text[place:])
     if not thoughts:
-        return Split(None, text)
+        return ThoughtSplit(None, text)
     thought = "\n".join(each.strip() for each in thoughts if each.strip())
     if inside:
-        return Split(thought, "", False)
-    return Split(thought, _FRAMES.sub("", "".join(rest)).strip())
+        return ThoughtSplit(thought, "", False)
+    return ThoughtSplit(thought, _FRAMES.sub("", "".join(rest)).strip())
 
 
-def counted(splits: Iterable[Split]) -> dict[str, int]:
+def counted(splits: Iterable[ThoughtSplit]) -> dict[str, int]:
     """How many texts had a thought, and how many ended inside it; {} where none had one."""
     thinking = [each for each in splits if each.took_off]
     return (
@@ -134,7 +134,7 @@ def _quoted(text: str, found: re.Match) -> bool:
     return bool(before) and before in _QUOTES and bool(after) and after in "`'\"”’"
 
 
-def _channels(text: str) -> Split | None:
+def _channels(text: str) -> ThoughtSplit | None:
     """Of a text in gpt-oss's channels, with or without their special tokens; None for any other."""
     heads = list(_CHANNEL.finditer(text))
     if heads:
@@ -144,11 +144,11 @@ def _channels(text: str) -> Split | None:
             parts["final" if head.group(1) == "final" else ""].append(text[head.end() : end.start()].strip())
         before = text[: heads[0].start()].strip()
         thought = "\n".join(filter(None, [before, *parts[""]])) or None
-        return Split(thought, "\n".join(parts["final"]), bool(parts["final"]))
+        return ThoughtSplit(thought, "\n".join(parts["final"]), bool(parts["final"]))
     if _STRIPPED_THOUGHT.match(text):
         found = _STRIPPED_FINAL.search(text)
         thought = text[len("analysis") : found.start() if found else len(text)].strip()
-        return Split(thought, text[found.end() :].strip() if found else "", found is not None)
+        return ThoughtSplit(thought, text[found.end() :].strip() if found else "", found is not None)
     return None
 
 

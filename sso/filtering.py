@@ -51,18 +51,18 @@ def passing(likelihoods: Sequence[Likelihoods]) -> list[int]:
     return [i for i in kept if likelihoods[i].good_gap > good and likelihoods[i].bad_gap > bad]
 
 
-def filter_responses(bench: Workbench, sampled: Sequence[Responses]) -> list[Responses]:
+def filter_responses(workbench: Workbench, sampled: Sequence[Responses]) -> list[Responses]:
     """The queries that pass; the forward passes are charged to the role "filter", the others counted as discarded."""
     queries = [each.tokens for each in sampled]
     prompts = [prompt for query in queries for prompt in (query.plain, query.good, query.bad) for _ in range(2)]
     completions = [
         response for query in queries for _ in range(3) for response in (query.good_response, query.bad_response)
     ]
-    scored = bench.score("filter", prompts, completions)
+    scored = workbench.score("filter", prompts, completions)
     likelihoods = []
     for index in range(0, len(scored), 6):
         plain, plain_bad, good, good_bad, bad, bad_bad = (each.mean for each in scored[index : index + 6])
         likelihoods.append(Likelihoods(plain, good, bad, plain_bad, good_bad, bad_bad))
     kept = passing(likelihoods)
-    bench.discard("filtered", len(sampled) - len(kept))
+    workbench.discard("filtered", len(sampled) - len(kept))
     return [sampled[index] for index in kept]

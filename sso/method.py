@@ -64,8 +64,8 @@ class SSO:
 
         kinds = TRIPLE if options.use_negative and options.negative == "paper" else PAIR
 
-        def collect_queries(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            sampled = sample_responses(bench, prompts, options, kinds)
+        def collect_queries(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            sampled = sample_responses(workbench, prompts, options, kinds)
             return [Example(each.prompt.id, steer.select(each.tokens), each.record) for each in sampled]
 
         def expect_queries(lengths: Lengths) -> QueryCost:
@@ -81,7 +81,7 @@ class SSO:
             Stage(
                 "policy",
                 1 - options.generator_share,
-                lambda bench, prompts: collect_pairs(bench, prompts, options),
+                lambda workbench, prompts: collect_pairs(workbench, prompts, options),
                 lambda lengths: expect_pairs(lengths, options),
                 PreferenceObjective(**options.base_loss),
                 options,

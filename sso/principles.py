@@ -132,24 +132,24 @@ def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed
 
 
 def choose_principles(
-    bench: Workbench, prompts: Sequence[Prompt], principles: PrincipleSet, features: int, writer: Writer | None
+    workbench: Workbench, prompts: Sequence[Prompt], principles: PrincipleSet, features: int, writer: Writer | None
 ) -> list[Principle]:
     """A principle for each prompt: those drawn, or what the writer makes of the query.
 
     Where it does not write both, the drawn ones stand in and the event is counted.
     """
-    drawn = [draw_principle(prompt, principles, features, bench.sampling.seed) for prompt in prompts]
+    drawn = [draw_principle(prompt, principles, features, workbench.sampling.seed) for prompt in prompts]
     if writer is None:
         return drawn
     chats = [
         [{"role": "user", "content": WRITING.replace("{query}", question_text(prompt.messages))}] for prompt in prompts
     ]
-    replies = writer.write(bench, chats, [f"{prompt.id}/principles" for prompt in prompts])
+    replies = writer.write(workbench, chats, [f"{prompt.id}/principles" for prompt in prompts])
     chosen = []
     for reply, fallback in zip(replies, drawn, strict=True):
         written = parse_written(reply) if reply else None
         if written is None:
-            bench.count(NOT_WRITTEN)
+            workbench.count(NOT_WRITTEN)
         chosen.append(written or fallback)
     return chosen
 

@@ -104,7 +104,7 @@ class Responses:
     record: dict
 
 
-def writer_of(options: PrincipleOptions, bench: Workbench) -> Writer | None:
+def writer_of(options: PrincipleOptions, workbench: Workbench) -> Writer | None:
     """What writes the principles, None when none are written. A model of this machine runs where the policy does.
 
     Raises:
@@ -115,22 +115,22 @@ def writer_of(options: PrincipleOptions, bench: Workbench) -> Writer | None:
     if options.principles == "self":
         return PolicyWriter(options.principle_tokens)
     if options.principle_url:
-        client = connect(options.principle_model, options.principle_url, bench.shared)
+        client = connect(options.principle_model, options.principle_url, workbench.shared)
         return EndpointWriter(client, options.principle_parameters, options.principle_tokens)
-    policy: TransformersEngine = bench.engine
+    policy: TransformersEngine = workbench.engine
     engine = load_engine(options.principle_model, str(policy.device), policy.batch_size, policy.day)
     return EngineWriter(engine, options.principle_tokens)
 
 
 def sample_responses(
-    bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions, kinds: Sequence[str]
+    workbench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions, kinds: Sequence[str]
 ) -> list[Responses]:
     """The responses of these kinds (GOOD, PAIR or TRIPLE) to each prompt.
 
     A query is dropped, and counted with the reason, when a response is unfinished or empty, or two are equal.
     """
     texts = load_set(options.principle_set)
-    principles = choose_principles(bench, prompts, texts, options.features, writer_of(options, bench))
+    principles = choose_principles(workbench, prompts, texts, options.features, writer_of(options, workbench))
     chats = [
         {
             "plain": prompt.chat,
@@ -139,7 +139,7 @@ def sample_responses(
         }
         for prompt, principle in zip(prompts, principles, strict=True)
     ]
-    completions = bench.sample(
+    completions = workbench.sample(
         "generate",
         [chat[kind] for kind in kinds for chat in chats],
         [f"{prompt.id}/{kind}" for kind in kinds for prompt in prompts],
@@ -148,15 +148,15 @@ def sample_responses(
     for index, (prompt, principle, chat) in enumerate(zip(prompts, principles, chats, strict=True)):
         sampled = dict(zip(kinds, completions[index :: len(prompts)], strict=True))
         if reason := drop_reason(sampled.values()):
-            bench.discard(reason)
+            workbench.discard(reason)
             continue
-        encoded = [bench.encode_answers(messages, list(sampled.values())) for messages in chat.values()]
+        encoded = [workbench.encode_answers(messages, list(sampled.values())) for messages in chat.values()]
         responses = encoded[0][1]
         if any(each != responses for _, each in encoded):
-            bench.discard("the template writes a response differently under each prompt")
+            workbench.discard("the template writes a response differently under each prompt")
             continue
         if len(set(responses)) < len(responses):
-            bench.discard("equal responses")
+            workbench.discard("equal responses")
             continue
         queries = dict(zip(chat, (query for query, _ in encoded), strict=True))
         known = {f"{kind}_response": () for kind in chat}
@@ -217,7 +217,7 @@ def writing_flops(lengths: Lengths, options: PrincipleOptions) -> float:
     return Nominal(parameters).forward(writing_work(lengths, options))
 
 
-def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions) -> list[Example]:
+def collect_pairs(workbench: Workbench, prompts: Sequence[Prompt], options: PrincipleOptions) -> list[Example]:
     """(x; y+) over (x; y-) of each prompt whose responses can be used."""
     return [
         Example(
@@ -228,7 +228,7 @@ def collect_pairs(bench: Workbench, prompts: Sequence[Prompt], options: Principl
             ),
             each.record,
         )
-        for each in sample_responses(bench, prompts, options, PAIR)
+        for each in sample_responses(workbench, prompts, options, PAIR)
     ]
 
 

@@ -34,7 +34,7 @@ from harness.methods.base import Lengths, Method, Stage
 from harness.methods.prompt_rows import Malformed, read_row
 from harness.methods.prompts import PromptStream, rows_by_name
 from harness.models import fingerprints
-from harness.stages.train import PACKAGES, Setting, Trained, train_stages
+from harness.stages.train import PACKAGES, RunSetup, Trained, train_stages
 from harness.training.base import Training
 from harness.training.environment import check_alone
 from harness.types import Prompt
@@ -248,7 +248,7 @@ class _Trainer(ABC):
         with store.only_writer(self.folder.path):
             if self.engine.chat.program.writes_date:
                 store.write_json(self.folder / DAY_FILE, self.day.isoformat())
-            self.trained = train_stages(stages, self._setting(stages))
+            self.trained = train_stages(stages, self._setup(stages))
         losses = [row["loss"] for row in store.read_jsonl(self.folder / "training" / f"{stages[-1].name}.jsonl")]
         total = self.trained.ledger.total
         spent = {name: getattr(total, name) for name in ("flops", "generated_tokens", "trained_tokens")}
@@ -292,7 +292,7 @@ class _Trainer(ABC):
             tokenizer=tokenizer,
         )
 
-    def _setting(self, stages: Sequence[Stage]) -> Setting:
+    def _setup(self, stages: Sequence[Stage]) -> RunSetup:
         args = self.args
         streams = {stage.name: PromptStream(self.prompts, args.seed) for stage in stages}
         engine, generation = self.engine, self.engine.model.generation_config
@@ -318,7 +318,7 @@ class _Trainer(ABC):
             "packages": fingerprints.of_packages(*PACKAGES),
             "code": sources.digest(sources.TRAINING, "sso.trainer"),
         }
-        return Setting(
+        return RunSetup(
             base=lambda: self.engine,
             folder=self.folder,
             shared=self.folder.path,

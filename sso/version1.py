@@ -56,21 +56,21 @@ class SSOVersion1:
 
         kinds = TRIPLE if options.auxiliary else PAIR
 
-        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-            sampled = sample_responses(bench, prompts, options, kinds)
+        def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+            sampled = sample_responses(workbench, prompts, options, kinds)
             if options.filter:
-                sampled = filter_responses(bench, sampled)
+                sampled = filter_responses(workbench, sampled)
             return [Example(each.prompt.id, objective.select(each.tokens), each.record) for each in sampled]
 
         def expect(lengths: Lengths) -> QueryCost:
             both = (lengths.completion, lengths.completion)
-            plain, told = sequences(lengths.prompt, *both), sequences(lengths.prompt + lengths.system, *both)
+            plain, steered = sequences(lengths.prompt, *both), sequences(lengths.prompt + lengths.system, *both)
             collected = expected_work(lengths, options, kinds)
             kept = KEPT[len(kinds)]
             if options.filter:
-                collected += (plain + told * 2) * kept
+                collected += (plain + steered * 2) * kept
                 kept *= PASSING
-            trained = plain + told * (objective.sequences / 2 - 1)
+            trained = plain + steered * (objective.sequences / 2 - 1)
             return QueryCost(collected, trained, kept, writing_flops(lengths, options))
 
         share = 1 / options.iterations

@@ -33,7 +33,7 @@ UNTOLD = "principles whose tokens the policy's tokenizer counted"
 
 
 class Writer(Protocol):
-    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
+    def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         """One reply a chat, in order; None where there is none, or one that was cut. `items` as in `bench.sample`."""
         ...
 
@@ -44,9 +44,9 @@ class PolicyWriter:
 
     tokens: int
 
-    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
-        sampling = replace(bench.sampling, max_new_tokens=min(self.tokens, bench.sampling.max_new_tokens))
-        return [each.text if each.finished else None for each in bench.sample(ROLE, chats, items, sampling)]
+    def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
+        sampling = replace(workbench.sampling, max_new_tokens=min(self.tokens, workbench.sampling.max_new_tokens))
+        return [each.text if each.finished else None for each in workbench.sample(ROLE, chats, items, sampling)]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ class EngineWriter:
     engine: Engine
     tokens: int
 
-    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
+    def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         longest = self.engine.context_length - 1
         fitting = [place for place, chat in enumerate(chats) if len(self.engine.encode_chat(chat)) <= longest]
-        written = replace(bench, engine=self.engine).sample(
+        written = replace(workbench, engine=self.engine).sample(
             ROLE, [chats[place] for place in fitting], [items[place] for place in fitting], Sampling(self.tokens)
         )
         replies: list[str | None] = [None] * len(chats)
@@ -79,24 +79,24 @@ class EndpointWriter:
     parameters: float
     tokens: int
 
-    def write(self, bench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
+    def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         """Stored replies are charged as new ones: what a method costs does not depend on what ran before it.
 
         Raises:
             UserError: when the endpoint can not be reached, or refuses the key.
         """
         requests = [
-            JudgeRequest(f"{bench.stage}/{item}", tuple(chat), max_tokens=self.tokens)
+            JudgeRequest(f"{workbench.stage}/{item}", tuple(chat), max_tokens=self.tokens)
             for item, chat in zip(items, chats, strict=True)
         ]
         start = time.perf_counter()
-        with progress(f"{bench.label} {bench.stage}: {ROLE}", len(requests)) as advance:
+        with progress(f"{workbench.label} {workbench.stage}: {ROLE}", len(requests)) as advance:
             try:
                 replies = self.client.complete(requests, advance)
             except UserError as error:
                 raise UserError(f"principles could not be written by {self.client.name!r}: {error}") from None
-        usages = [_usage(bench, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
-        bench.ledger.charge(
+        usages = [_usage(workbench, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
+        workbench.ledger.charge(
             ROLE,
             Nominal(self.parameters).forward(Work(*map(sum, zip(*usages, strict=True)))) if usages else 0.0,
             calls=len(requests),
@@ -104,7 +104,7 @@ class EndpointWriter:
             generated_tokens=sum(generated for _, generated in usages),
             seconds=time.perf_counter() - start,
         )
-        bench.keep(
+        workbench.keep(
             {"role": ROLE, "item": request.id, "prompt_tokens": read, "completion_tokens": generated}
             for request, (read, generated) in zip(requests, usages, strict=True)
         )
@@ -114,12 +114,12 @@ class EndpointWriter:
         ]
 
 
-def _usage(bench: Workbench, chat: Sequence[Message], reply: JudgeReply) -> tuple[int, int]:
+def _usage(workbench: Workbench, chat: Sequence[Message], reply: JudgeReply) -> tuple[int, int]:
     """Tokens read and generated; those of an endpoint that does not tell them are the policy's count, never zero."""
     if reply.error or reply.prompt_tokens:
         return reply.prompt_tokens, reply.completion_tokens
-    bench.count(UNTOLD)
-    prompt, (written,) = bench.engine.encode_replies(chat, [reply.text])
+    workbench.count(UNTOLD)
+    prompt, (written,) = workbench.engine.encode_replies(chat, [reply.text])
     return len(prompt), len(written)
 
 

@@ -8,10 +8,10 @@ import sys
 from pathlib import Path
 
 from harness.regression.gate import Check, check
-from harness.regression.reference import Measured, measure
+from harness.regression.reference import MeasuredRun, measure
 
 
-def reruns(run: Measured, seeds: int) -> dict[int, Check]:
+def reruns(run: MeasuredRun, seeds: int) -> dict[int, Check]:
     """What the gate says of each further seed."""
     reference = run.of_seeds(range(seeds))
     others = sorted(set(next(iter(run.arms.values()))) - set(range(seeds)))

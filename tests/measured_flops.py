@@ -59,15 +59,17 @@ def main() -> None:
         label["arm"] = args[-2].label
         return collect(*args, **kwargs)
 
-    def trained(stage, start, facts, ledger, setting, depends_on):
-        label["arm"] = setting.label
-        return train_stage(stage, start, facts, ledger, setting, depends_on)
+    def trained(stage, start, facts, ledger, setup, depends_on):
+        label["arm"] = setup.label
+        return train_stage(stage, start, facts, ledger, setup, depends_on)
 
     collect, train_stage = pipeline._collect, pipeline._train
     pipeline._collect, pipeline._train = collected, trained
     for name in ("sample", "score"):
         function = getattr(methods.Workbench, name)
-        setattr(methods.Workbench, name, counted_under(function, lambda bench, role, *_, **__: (label["arm"], role)))
+        setattr(
+            methods.Workbench, name, counted_under(function, lambda workbench, role, *_, **__: (label["arm"], role))
+        )
     trainer.train = counted_under(trainer.train, lambda *_, **__: (label["arm"], "train"))
     reference.reference_logprobs = counted_under(
         reference.reference_logprobs, lambda *_, **__: (label["arm"], "reference")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.training.processes import worker
-from harness.training.processes.command import Launcher
+from harness.training.processes.command import LaunchCommand
 
 
 class TrainingDiverged(UserError):
@@ -23,7 +23,7 @@ def work(job: dict, advance) -> Result:
     rank = int(os.environ["RANK"]) if "RANK" in os.environ else 0
     Path(job["folder"], f"pid-{rank}").write_text(str(os.getpid()))
     if "asked" in job:
-        launcher = Launcher(**job["asked"])
+        launcher = LaunchCommand(**job["asked"])
         launcher.check_came(int(os.environ.get("WORLD_SIZE", "1")))
         from accelerate import Accelerator
 

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from harness.benchmarks.alpaca_annotations import score_annotations, summary
-from harness.benchmarks.alpaca_win_rates import Comparison, Problem, _design, _fit, bootstrap, official_index, refit
+from harness.benchmarks.alpaca_win_rates import JudgedPair, Problem, _design, _fit, bootstrap, official_index, refit
 from harness.benchmarks.files import read_rows
 from harness.cli import app
 
@@ -72,7 +72,7 @@ def test_width_on_published_annotations(folder, model):
     with (folder / "weighted_alpaca_eval_gpt4_turbo_leaderboard.csv").open(encoding="utf-8") as file:
         (known,) = (row for row in csv.DictReader(file) if row[""] == model)
     rows = sorted(read_rows(annotations, instruction=str), key=lambda row: official_index(row["instruction"]))
-    ordered = [Comparison(place, row["preference"], row["output_1"], row["output_2"]) for place, row in enumerate(rows)]
+    ordered = [JudgedPair(place, row["preference"], row["output_1"], row["output_2"]) for place, row in enumerate(rows)]
     train, test, weights = _design(ordered, df_gamed)
     b, test, weights = _fit(train, weights).coef_[0], test.to_numpy(), weights.to_numpy()
     targets, features = train.pop("preference").to_numpy(), train.to_numpy()
@@ -105,6 +105,6 @@ def test_same_input_same_bytes(folder):
 
 
 def test_no_rate_no_interval():
-    found = summary([Comparison(0, 1.0, "abc", "ab"), Comparison(1, 2.0, "abc", "abcd")], None)
+    found = summary([JudgedPair(0, 1.0, "abc", "ab"), JudgedPair(1, 2.0, "abc", "abcd")], None)
     assert found["length_controlled_win_rate"] is None and found["length_controlled_interval"] is None
     assert found["length_controlled_reason"] == "no df_gamed.csv"

@@ -8,7 +8,7 @@ import pytest
 
 from harness.benchmarks import alpaca_win_rates
 from harness.benchmarks.alpaca_win_rates import (
-    Comparison,
+    JudgedPair,
     Problem,
     import_package,
     length_controlled,
@@ -31,7 +31,7 @@ def rows(data_dir):
 
 def comparisons(rows):
     return [
-        Comparison(official_index(row["instruction"]), row["preference"], row["output_1"], row["output_2"])
+        JudgedPair(official_index(row["instruction"]), row["preference"], row["output_1"], row["output_2"])
         for row in rows
     ]
 
@@ -99,7 +99,7 @@ def test_refit_minimizes_what_liblinear_minimizes(strength, zeros):
 def test_few_or_one_sided_preferences_have_an_interval(rows, gamed, number, preferences):
     """Perfectly separated, or a resample of one row again and again: still a number, and no warning."""
     some = [
-        Comparison(each.index, preferences[place % len(preferences)], each.reference, each.output)
+        JudgedPair(each.index, preferences[place % len(preferences)], each.reference, each.output)
         for place, each in enumerate(comparisons(rows)[:number])
     ]
     with warnings.catch_warnings():
@@ -137,5 +137,5 @@ def test_win_rates_by_hand():
 
 
 def test_lengths_without_a_spread(gamed):
-    same = [Comparison(index, 1 + index % 2, "abc", "abcd") for index in range(100)]
+    same = [JudgedPair(index, 1 + index % 2, "abc", "abcd") for index in range(100)]
     assert "divides by their spread" in length_controlled(same, gamed).reason

@@ -11,8 +11,8 @@ from test_cli import harness
 from harness.errors import UserError
 from harness.perf import generate
 from harness.perf.process import Remote
-from harness.perf.setting import SHAPES, SHORT, Setting, Shape, flops, shape_of
 from harness.perf.train import CONTENDERS, _agreement
+from harness.perf.workload import SHAPES, SHORT, ModelShape, Workload, flops, shape_of
 
 TINY = ("--vocabulary", 64, "--hidden", 32, "--layers", 1, "--batch", 2, "--steps", 2, "--rounds", 2, "--threads", 1)
 ON_CPU = ("--device", "cpu")
@@ -20,17 +20,18 @@ NAMES = {"sso": ["published", "ours", "ours-cached"], "dpo": ["trl", "trl-cached
 BOTH = pytest.mark.parametrize("objective", NAMES)
 
 
-def setting(objective, device="cpu"):
-    return Setting(objective, shape_of("small", 64, 32, 1), 2, 2, 0, 1, device, "float32")
+def workload(objective, device="cpu"):
+    return Workload(objective, shape_of("small", 64, 32, 1), 2, 2, 0, 1, device, "float32")
 
 
 @pytest.fixture(scope="module")
 def subjects():
     """All contenders, here in one process. (Processes that import this file are to start without torch.)"""
-    from harness.perf.subject import Subject
+    from harness.perf.subject import TrainingSubject
 
     return {
-        objective: {name: Subject(name, setting(objective)) for name in names} for objective, names in NAMES.items()
+        objective: {name: TrainingSubject(name, workload(objective)) for name in names}
+        for objective, names in NAMES.items()
     }
 
 
@@ -67,7 +68,7 @@ def test_disagreement_by_hand():
 @BOTH
 def test_work_is_counted(subjects, objective):
     """Padding, shared prompts and positions with logits, counted from the data anew."""
-    batches = setting(objective).batches()
+    batches = workload(objective).batches()
     works = {name: subject.work() for name, subject in subjects[objective].items()}
     ours, peer = works["ours"], works[NAMES[objective][0]]
     rows = {(place, prompt) for place, batch in enumerate(batches) for each in batch for prompt, _ in each}
@@ -110,7 +111,7 @@ def test_figures(measured):
         assert each["memory_ratio"] == pytest.approx(each["peak_memory_bytes"] / peer["peak_memory_bytes"])
         assert each["peak_memory_bytes"] > each["peak_above_loaded_bytes"] >= 0
         assert each["flops_utilisation"] == pytest.approx(each["flops"] / each["seconds"]["median"] / 1e9)
-    pairs = [pair for batch in setting("dpo").batches() for each in batch for pair in each]
+    pairs = [pair for batch in workload("dpo").batches() for each in batch for pair in each]
     assert result["data"]["tokens"] == sum(len(prompt) + len(completion) for prompt, completion in pairs)
 
 
@@ -127,7 +128,7 @@ def test_flops_by_hand():
     Weights of a layer: query and output 16 each, key and value 8 each, feed-forward 3 * 32: 144. Five tokens are read,
     three of them have logits. Seen: 1 + 2 by the prompt, 3 by the first answer, 3 + 4 by the second: 13.
     """
-    shape = Shape("llama", 10, 4, 8, 3, 2, 1, 64, SHORT)
+    shape = ModelShape("llama", 10, 4, 8, 3, 2, 1, 64, SHORT)
     forward = 2 * (3 * 144 * 5 + 40 * 3) + 4 * 4 * 3 * 13
     assert flops(shape, [(2, (1, 2))], reference=False) == 3 * forward
     assert flops(shape, [(2, (1, 2))], reference=True) == 4 * forward
@@ -153,15 +154,15 @@ def test_shapes_are_those_of_their_models(name):
 
 def test_rows_of_the_long_shapes():
     for name in ("qwen2-0.5b", "qwen2-1.5b"):
-        batches = Setting("dpo", SHAPES[name], 8, 8, 0, 1, "cpu", "float32").batches()
+        batches = Workload("dpo", SHAPES[name], 8, 8, 0, 1, "cpu", "float32").batches()
         rows = [len(pairs[0][0]) + sum(len(completion) for _, completion in pairs) for b in batches for pairs in b]
         assert sum(1000 <= each <= 2000 for each in rows) >= 0.9 * len(rows)
 
 
 def test_data_depend_on_the_seed_alone():
-    assert setting("sso").batches() == setting("sso").batches()
-    pairs = [each[:2] for each in setting("sso").batches()[0]]
-    assert pairs == setting("dpo").batches()[0]  # the same queries for both objectives
+    assert workload("sso").batches() == workload("sso").batches()
+    pairs = [each[:2] for each in workload("sso").batches()[0]]
+    assert pairs == workload("dpo").batches()[0]  # the same queries for both objectives
 
 
 @pytest.mark.parametrize(
@@ -181,12 +182,12 @@ def test_mistakes(tmp_path, arguments, message):
 
 
 def test_mistakes_that_are_found_later(tmp_path):
-    from harness.perf.subject import Subject
+    from harness.perf.subject import TrainingSubject
 
     with pytest.raises(UserError, match="device 'nowhere' is not known"):
-        Subject("ours", setting("sso", "nowhere"))
+        TrainingSubject("ours", workload("sso", "nowhere"))
     with pytest.raises(UserError, match="model 'nothing' can not be loaded"):
-        generate.Subject("ours", "nothing", 4, 0, 1, "cpu", "auto")
+        generate.GenerationSubject("ours", "nothing", 4, 0, 1, "cpu", "auto")
     flex = ("--objective", "dpo", "--contenders", "ours-flex")
     told = harness("bench", "train", *flex, *TINY, *ON_CPU, cwd=tmp_path, code=2)
     assert "error: ours-flex: FlexAttention trains on CUDA only" in told

@@ -13,9 +13,9 @@ from harness.experiment import configuration
 from harness.experiment.options import Experiment
 from harness.files.typed import build
 from harness.runs import cost
-from harness.runs.cost import Shape, Speed, of_gpu
+from harness.runs.cost import ModelSizes, Speed, of_gpu
 
-SMALL = Shape(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
+SMALL = ModelSizes(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
 
 
 def test_a_gpu_s_speed_by_hand():

@@ -12,7 +12,7 @@ from scripted_engine import STOP, ScriptedEngine
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
-from harness.benchmarks.gsm8k import GSM8K, Options, _official_matches, score_responses
+from harness.benchmarks.gsm8k import GSM8K, GSM8KOptions, _official_matches, score_responses
 from harness.benchmarks.gsm8k_answers import final_number, gold_number
 from harness.errors import UserError
 
@@ -215,7 +215,7 @@ def test_through_lm_eval(folder, tiny_model_dir, monkeypatch, shots):
     engine = TransformersEngine.load(str(tiny_model_dir))
     chats, encode = [], engine.chat.encode
     monkeypatch.setattr(engine.chat, "encode", lambda chat, prompt=True: chats.append(chat) or encode(chat, prompt))
-    settings = Settings(max_new_tokens=4, options=Options(num_fewshot=shots))
+    settings = Settings(max_new_tokens=4, options=GSM8KOptions(num_fewshot=shots))
     items = GSM8K().load(folder, settings)[:2]
     samples = GSM8K().answer(Policy(engine), items, settings, None)
     assert len(items) == len(samples) == 2
@@ -237,7 +237,7 @@ def test_scores_of_replies(folder):
     """A policy whose replies are known: both of lm-eval's filters and ours, on replies cut where the next begins."""
     replies = {0: "It is 0.\n#### 0\n\nQuestion: next?\nAnswer: #### 9", 1: r"\boxed{1}, by 5", 2: "no idea"}
     engine = ScriptedEngine(lambda chat, item: replies[int(item.partition("/")[2])] + chr(STOP))
-    settings = Settings(options=Options(num_fewshot=1))
+    settings = Settings(options=GSM8KOptions(num_fewshot=1))
     items = GSM8K().load(folder, settings)
     samples = GSM8K().answer(Policy(engine), items, settings, None)
     score = GSM8K().score(items, samples, [])

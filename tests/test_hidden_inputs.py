@@ -15,7 +15,7 @@ from harness.models import fingerprints
 from harness.runs import inputs
 from harness.runs.arm import Arm
 from harness.runs.inputs import Inputs, described_judge, threads_of
-from harness.runs.launcher import described_launcher
+from harness.runs.processes import launch_dependencies
 
 RUN = ("run", "--method", "dpo", "--budget", "updates=1", "--limit", "2", "--benchmark", "mt-bench", "--name", "r")
 PLACE = "results/runs/r"
@@ -192,13 +192,13 @@ def test_the_default_configuration_of_accelerate(tmp_path, monkeypatch):
     """accelerate launch reads it where it is given none."""
     monkeypatch.setenv("HF_HOME", str(tmp_path))
     experiment = Experiment(launcher="accelerate launch")
-    before = described_launcher(experiment)
+    before = launch_dependencies(experiment)
     (tmp_path / "accelerate").mkdir()
     file = tmp_path / "accelerate" / "default_config.yaml"
     deepspeed = tmp_path / "zero.json"
     deepspeed.write_text("{}")
     file.write_text(f"mixed_precision: bf16\ndeepspeed_config:\n  deepspeed_config_file: {deepspeed}\n")
-    with_file = described_launcher(experiment)
+    with_file = launch_dependencies(experiment)
     deepspeed.write_text('{"zero": 1}')
-    assert before != with_file != described_launcher(experiment)
-    assert described_launcher(Experiment(launcher="torchrun --nproc_per_node 2"))["files"] == {}
+    assert before != with_file != launch_dependencies(experiment)
+    assert launch_dependencies(Experiment(launcher="torchrun --nproc_per_node 2"))["files"] == {}

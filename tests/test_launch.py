@@ -14,10 +14,10 @@ import torch
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.runs.inputs import check_inputs
-from harness.runs.launcher import check_launcher, described_launcher
+from harness.runs.processes import check_launch_command, launch_dependencies
 from harness.training.examples import split_batch
-from harness.training.processes import run as launch
-from harness.training.processes.command import Launcher, parse
+from harness.training.processes import start
+from harness.training.processes.command import LaunchCommand, parse
 
 TWO = "torchrun --nproc_per_node 2"
 CONFIGS = Path(__file__).parent.parent / "docs" / "launch"
@@ -27,7 +27,7 @@ NO_GPU = pytest.mark.skipif(torch.cuda.is_available(), reason="is about machines
 @pytest.fixture
 def small(monkeypatch):
     """Processes that do the work of small_worker.py."""
-    monkeypatch.setattr(launch, "WORKER", "small_worker")
+    monkeypatch.setattr(start, "WORKER", "small_worker")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
 
 
@@ -90,14 +90,14 @@ def test_results_depend_on_the_command_and_its_configuration(tmp_path):
     for option in ("--config_file ", "--config_file="):
         for content in (text, text.replace("bf16", "fp16")):
             file.write_text(content)
-            found.append(described_launcher(Experiment(launcher=f"accelerate launch {option}{file}")))
+            found.append(launch_dependencies(Experiment(launcher=f"accelerate launch {option}{file}")))
     assert found[0] != found[1] and found[2] != found[3]
     assert found[0]["command"] == found[1]["command"]
-    assert described_launcher(Experiment()) is None
+    assert launch_dependencies(Experiment()) is None
 
 
 def test_a_run_can_be_verified_where_its_launcher_can_not_be_had():
-    assert described_launcher(Experiment(gpus=1000)) == {"command": "torchrun --nproc_per_node 1000", "files": {}}
+    assert launch_dependencies(Experiment(gpus=1000)) == {"command": "torchrun --nproc_per_node 1000", "files": {}}
 
 
 def test_one_way_to_start_processes():
@@ -112,7 +112,7 @@ def test_gpus_need_gpus():
 
 
 def test_batches_that_processes_can_not_share_are_told_before_anything_runs():
-    check_launcher(Experiment(methods=("dpo",), launcher=TWO))
+    check_launch_command(Experiment(methods=("dpo",), launcher=TWO))
     with pytest.raises(UserError, match="batch_size 16 can not be divided over 3 processes"):
         check_inputs(Experiment(methods=("dpo",), launcher="torchrun --nproc_per_node 3"))
 
@@ -140,7 +140,7 @@ def test_micro_batches_that_do_not_add_up():
     ],
 )
 def test_what_came(processes, strategy, told):
-    launcher = Launcher("accelerate launch", (), "", 2, "FSDP")
+    launcher = LaunchCommand("accelerate launch", (), "", 2, "FSDP")
     if told is None:
         launcher.check_came(processes, strategy)
     else:
@@ -156,21 +156,21 @@ def test_accelerate_with_cpu_starts_one_process(tmp_path):
     """With the real worker, which looks before it loads anything."""
     launcher = parse("accelerate launch --num_processes 2 --cpu")
     with pytest.raises(UserError, match="asks for 2 processes, and what came is 1: .*torchrun"):
-        launch.run(launcher, {"launcher": asdict(launcher)}, tmp_path / "processes")
+        start.run(launcher, {"launcher": asdict(launcher)}, tmp_path / "processes")
 
 
 @NO_GPU
 def test_fsdp_without_gpus_is_ddp(small, tmp_path):
     launcher = parse(f"accelerate launch --config_file {CONFIGS / 'fsdp2.yaml'} --num_processes 2")
     with pytest.raises(UserError, match="asks for FSDP, and what came is MULTI_CPU"):
-        launch.run(launcher, {"folder": str(tmp_path), "do": "wait", "asked": asdict(launcher)}, tmp_path / "processes")
+        start.run(launcher, {"folder": str(tmp_path), "do": "wait", "asked": asdict(launcher)}, tmp_path / "processes")
     assert ended(tmp_path)
 
 
 def test_progress_and_outcome_come_back(small, tmp_path):
     counts = []
     launcher = replace(parse(TWO), options=("--nproc_per_node", "1"))
-    outcome = launch.run(launcher, {"folder": str(tmp_path), "do": "finish"}, tmp_path / "processes", counts.append)
+    outcome = start.run(launcher, {"folder": str(tmp_path), "do": "finish"}, tmp_path / "processes", counts.append)
     assert outcome == {"updates": 2, "history": [{"loss": 0.5}]}
     assert sum(counts) == 12
 
@@ -184,7 +184,7 @@ def test_progress_and_outcome_come_back(small, tmp_path):
 )
 def test_one_process_fails_and_all_end(small, tmp_path, do, kind, told):
     with pytest.raises(UserError, match=told) as raised:
-        launch.run(parse(TWO), {"folder": str(tmp_path), "do": do}, tmp_path / "processes")
+        start.run(parse(TWO), {"folder": str(tmp_path), "do": do}, tmp_path / "processes")
     assert type(raised.value).__name__ == kind
     assert ended(tmp_path)
 
@@ -194,7 +194,7 @@ def test_all_processes_end_with_an_interruption(small, tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        launch.run(parse(TWO), {"folder": str(tmp_path), "do": "wait"}, tmp_path / "processes", interrupt)
+        start.run(parse(TWO), {"folder": str(tmp_path), "do": "wait"}, tmp_path / "processes", interrupt)
     assert ended(tmp_path)
 
 

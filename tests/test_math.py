@@ -8,7 +8,7 @@ import pytest
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
-from harness.benchmarks.math import INSTRUCTION, Math, Options, _minerva_grade
+from harness.benchmarks.math import INSTRUCTION, Math, MathOptions, _minerva_grade
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed, strictly_equal
 from harness.engines.base import Sampling
 from harness.errors import UserError
@@ -41,7 +41,7 @@ def test_real_problems(data_dir):
 
 def test_the_whole_test_set(data_dir):
     """5,000 problems; levels and subjects as in the published set (437 of level 1, 1,324 of level 5; 1,187 Algebra)."""
-    problems = Math().load(data_dir, Settings(options=Options(problems=5000)))
+    problems = Math().load(data_dir, Settings(options=MathOptions(problems=5000)))
     assert len({problem["id"] for problem in problems}) == 5000
     assert [sum(problem["level"] == level for problem in problems) for level in (1, 5)] == [437, 1324]
     assert sum(problem["subject"] == "Algebra" for problem in problems) == 1187
@@ -60,9 +60,9 @@ def test_faulty_problems(tmp_path):
     row = {"problem": "?", "solution": "It is 2.", "type": "Algebra", "level": "Level 1"}
     (tmp_path / "math" / "test.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(UserError, match="test.jsonl:1: must have a solution with a box"):
-        Math().load(tmp_path, Settings(options=Options(problems=5000)))
+        Math().load(tmp_path, Settings(options=MathOptions(problems=5000)))
     with pytest.raises(UserError, match="problems must be 500 or 5000"):
-        Options(problems=50)
+        MathOptions(problems=50)
 
 
 def test_the_last_box_of_each_solution_is_its_answer(data_dir):
@@ -222,7 +222,7 @@ def test_minerva_through_lm_eval(tmp_path, tiny_model_dir, monkeypatch):
     chats = []
     encode = engine.chat.encode
     monkeypatch.setattr(engine.chat, "encode", lambda chat, *rest: chats.append(chat) or encode(chat[-1:], *rest))
-    settings = Settings(max_new_tokens=4, options=Options(protocol="minerva"))
+    settings = Settings(max_new_tokens=4, options=MathOptions(protocol="minerva"))
     items = Math().load(tmp_path, settings)
     samples = Math().answer(Policy(engine), items, settings, None)
     assert [message["role"] for message in chats[0]] == ["user", "assistant"] * 4 + ["user"]

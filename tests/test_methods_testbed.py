@@ -48,9 +48,9 @@ def collected(engine):
         if key not in done:
             method = registry.load("method", name)
             stage = method.stages(method.Options(**settings))[number]
-            bench = Workbench(engine, Ledger(), Sampling(64, 1.0), stage.name, TestbedJudge())
+            workbench = Workbench(engine, Ledger(), Sampling(64, 1.0), stage.name, TestbedJudge())
             asked = (preferences() if stage.labelled else prompts())[:QUERIES]
-            done[key] = (stage, asked, stage.collect(bench, asked), bench)
+            done[key] = (stage, asked, stage.collect(workbench, asked), workbench)
         return done[key]
 
     return collect
@@ -92,9 +92,11 @@ def principle_keys(record: dict) -> list[str]:
 
 def test_responses_obey_their_principles(collected):
     """The judge's mean quality of y+, yo and y- was 70, 32 and 17 of 100 when this was written, standard error 3."""
-    _, _, examples, bench = collected("sso", {}, 0)
+    _, _, examples, workbench = collected("sso", {}, 0)
     quality = {
-        kind: mean([bench.judge.quality(each.record["prompt"][-1]["content"], each.record[kind]) for each in examples])
+        kind: mean(
+            [workbench.judge.quality(each.record["prompt"][-1]["content"], each.record[kind]) for each in examples]
+        )
         for kind in ("chosen", "plain", "rejected")
     }
     assert quality["chosen"] > quality["plain"] + 0.1
@@ -104,18 +106,18 @@ def test_responses_obey_their_principles(collected):
 @pytest.mark.parametrize(("name", "settings", "number"), CASES)
 def test_plans_hold(name, settings, number, collected, engine):
     """With the true lengths, a query costs what its plan says, to a tenth, and as many become examples."""
-    stage, asked, examples, bench = collected(name, settings, number)
+    stage, asked, examples, workbench = collected(name, settings, number)
     if stage.labelled:
         replies = [reply_ids(engine, text) for prompt in asked for text in (prompt.chosen, prompt.rejected)]
         completion, system = mean(list(map(len, replies))), 0.0
     else:
-        spent = bench.ledger.roles["generate"]
+        spent = workbench.ledger.roles["generate"]
         completion = spent.generated_tokens / spent.calls
         system = typical_system(examples, engine)
     plain = mean([len(engine.encode_chat(prompt.messages)) for prompt in asked])
     cost = stage.expect(Lengths(plain, system, completion))
     assert len(examples) / len(asked) == pytest.approx(cost.kept, abs=0.1)  # deviation 0.03 at 0.8
-    total = bench.ledger.total
+    total = workbench.ledger.total
     assert total.prompt_tokens / len(asked) == pytest.approx(cost.collected.read, rel=0.05)
     assert total.generated_tokens / len(asked) == pytest.approx(cost.collected.generated, rel=0.05)
     assert mean([example.tokens for example in examples]) == pytest.approx(cost.trained.tokens, rel=0.1)

@@ -6,7 +6,7 @@ import pytest
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.files import read_rows
-from harness.benchmarks.mmlu import LETTERS, MMLU, Options, by_subject, read_archive
+from harness.benchmarks.mmlu import LETTERS, MMLU, MMLUOptions, by_subject, read_archive
 from harness.errors import UserError
 
 
@@ -54,7 +54,7 @@ def test_the_most_likely_letter_wins(tmp_path, tiny_model_dir):
         for subject in ("anatomy", "virology")
         for split, letters in (("test", "AB"), ("dev", "CD"))
     }
-    settings = Settings(options=Options(num_fewshot=2))
+    settings = Settings(options=MMLUOptions(num_fewshot=2))
     items = MMLU().load(archive(tmp_path, **members), settings)
     assert [item["id"] for item in items] == ["anatomy/0", "anatomy/1", "virology/0", "virology/1"]
     engine = TransformersEngine.load(str(tiny_model_dir))
@@ -104,4 +104,4 @@ def test_no_archive(tmp_path):
     with pytest.raises(UserError, match="can not be read"):
         MMLU().load(tmp_path, Settings())
     with pytest.raises(UserError, match="num_fewshot must be from 0 to 5"):
-        Options(num_fewshot=9)
+        MMLUOptions(num_fewshot=9)

@@ -18,7 +18,7 @@ from harness.files import store, typed
 from harness.regression import gate
 from harness.regression import reference as references
 from harness.regression.gate import check
-from harness.regression.reference import Measured, Seed, measure, read
+from harness.regression.reference import MeasuredRun, Seed, measure, read
 from harness.runs import run as runner
 
 KEPT = Path(__file__).parent.parent / "results" / "reference"
@@ -189,7 +189,7 @@ def of(shift=0.0, seeds=6, start=0, measures=None, name="dpo", questions=40):
         )
         for seed, each in values.items()
     }
-    return Measured({"options": {"budget": "1e11", "options": {name: {"beta": 0.1}}}}, {name: arms})
+    return MeasuredRun({"options": {"budget": "1e11", "options": {name: {"beta": 0.1}}}}, {name: arms})
 
 
 def test_the_same_results_are_identical():
@@ -308,7 +308,7 @@ def test_equal_runs_fail_as_rarely_as_promised(new, known, kind):
 QUESTIONS = np.random.default_rng(7).normal(size=(3, 40))  # how hard they are: the same for all runs
 
 
-def made_up(rng, seeds: int, kind: str) -> Measured:
+def made_up(rng, seeds: int, kind: str) -> MeasuredRun:
     def seed() -> Seed:
         runs = 0.3 * (rng.standard_t(5) if kind == "heavy-tailed" else rng.normal())
         values = 5 + QUESTIONS + runs + 0.7 * rng.normal(size=QUESTIONS.shape)
@@ -316,4 +316,4 @@ def made_up(rng, seeds: int, kind: str) -> Measured:
         scores = {str(name): {str(i): float(each) for i, each in enumerate(own)} for name, own in enumerate(values)}
         return Seed(scores, {name: {} for name in scores}, {}, {})
 
-    return Measured({}, {arm: {number: seed() for number in range(seeds)} for arm in ("dpo", "sso")})
+    return MeasuredRun({}, {arm: {number: seed() for number in range(seeds)} for arm in ("dpo", "sso")})

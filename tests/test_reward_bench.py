@@ -6,7 +6,7 @@ import pytest
 from encoding import reply_ids
 
 from harness.benchmarks.base import Policy, Settings
-from harness.benchmarks.reward_bench import FREE, WITH_REFERENCE, Options, RewardBench, load_sections
+from harness.benchmarks.reward_bench import FREE, WITH_REFERENCE, RewardBench, RewardBenchOptions, load_sections
 from harness.benchmarks.reward_bench_modes import chosen_first, reward
 from harness.benchmarks.reward_bench_scores import SECTIONS, score_results, section_scores
 from harness.engines.classifier import RewardModel
@@ -238,7 +238,7 @@ def judged(tmp_path, tiny_model_dir, rule, **options):
     (tmp_path / "mt_bench" / "judge_prompts.jsonl").write_text(json.dumps(row))
     engine = Judging.load(str(tiny_model_dir))
     engine.rule = rule
-    settings = Settings(options=Options(mode="generative", **options))
+    settings = Settings(options=RewardBenchOptions(mode="generative", **options))
     items = RewardBench().load(write(tmp_path, ROW, ROW, ROW, ROW, ROW | {"prompt": "x" * 600}), settings)
     rows = RewardBench().answer(Policy(engine), items, settings, None)
     return rows, RewardBench().score(items, rows, [])
@@ -290,12 +290,12 @@ def test_parse_choice(text, choice):
 
 def test_a_mode_that_the_model_can_not_do(tmp_path, tiny_model_dir):
     engine = TransformersEngine.load(str(tiny_model_dir))
-    settings = Settings(options=Options(mode="classifier"))
+    settings = Settings(options=RewardBenchOptions(mode="classifier"))
     with pytest.raises(UserError, match="no sequence classifier"):
         RewardBench().answer(Policy(engine), [], settings, None)
     assert hasattr(RewardModel, "rewards")
     with pytest.raises(UserError, match="did you mean 'generative'"):
-        Options(mode="generativ")
+        RewardBenchOptions(mode="generativ")
 
 
 def test_pairs_beyond_the_context_are_missing(tmp_path, tiny_model_dir):

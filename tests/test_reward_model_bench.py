@@ -8,7 +8,7 @@ from encoding import reply_ids
 
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.reward_bench import RewardBench
-from harness.benchmarks.reward_model import Options, RewardModelBench, own_pairs
+from harness.benchmarks.reward_model import RewardModelBench, RewardModelBenchOptions, own_pairs
 from harness.engines.classifier import RewardModel, is_classifier
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
@@ -44,10 +44,13 @@ def test_training_raises_the_score_of_the_testbed(testbed, suites, tmp_path):
     (54.0, 50.5 and 50.0 with a random head). Chat Hard falls to 1-18: its chosen replies are the longer ones, and
     longer ones are the worse of the training pairs."""
     bench = RewardModelBench()
-    settings = Settings(options=Options())
+    settings = Settings(options=RewardModelBenchOptions())
     items = bench.load(suites, settings)
     scores = []
-    for name, options in (("untrained", Options(learning_rate=0.0, max_pairs=16)), ("trained", Options())):
+    for name, options in (
+        ("untrained", RewardModelBenchOptions(learning_rate=0.0, max_pairs=16)),
+        ("trained", RewardModelBenchOptions()),
+    ):
         policy = Policy(testbed, pairs=preferences()[:1000], folder=tmp_path / name)
         rows = bench.answer(policy, items, replace(settings, options=options), None)
         scores.append(bench.score(items, json.loads(json.dumps(rows)), []))
@@ -69,7 +72,7 @@ def items(suites):
 
 def answer(engine, items, folder, **options):
     policy = Policy(engine, pairs=PAIRS, folder=folder)
-    settings = Settings(options=Options(batch_size=4, micro_batch_size=4, max_length=512, **options))
+    settings = Settings(options=RewardModelBenchOptions(batch_size=4, micro_batch_size=4, max_length=512, **options))
     return RewardModelBench().answer(policy, items, settings, None)
 
 
@@ -97,7 +100,10 @@ def test_the_score_is_rewardbenchs(engine, items, tmp_path):
 def test_pairs_beyond_the_context_are_missing(engine, items, tmp_path):
     long = {**items[0], "id": "long", "rejected": "x" * 600}
     counts = []
-    policy, settings = Policy(engine, pairs=PAIRS, folder=tmp_path), Settings(options=Options(batch_size=4))
+    policy, settings = (
+        Policy(engine, pairs=PAIRS, folder=tmp_path),
+        Settings(options=RewardModelBenchOptions(batch_size=4)),
+    )
     rows = RewardModelBench().answer(policy, [*items, long], settings, counts.append)
     assert rows[-1]["too_long"] and "chosen_reward" not in rows[-1]
     assert sum(counts) == RewardModelBench.turns * 13
@@ -116,7 +122,7 @@ def test_a_file_of_preferences_is_mixed_in(engine, items, tmp_path):
     assert mixed["given_left_out"] == 1
     given = answer(engine, items, tmp_path / "given", preferences=str(file), max_pairs=0)[0]["training"]
     assert (given["own_pairs"], given["trained_pairs"]) == (0, 3)
-    assert len(RewardModelBench().pairs(None, Settings(options=Options(preferences=str(file))))) == 3
+    assert len(RewardModelBench().pairs(None, Settings(options=RewardModelBenchOptions(preferences=str(file))))) == 3
     file.write_text(json.dumps({"prompt": "No pair?"}) + "\n")
     with pytest.raises(UserError, match="given.jsonl:1"):
         answer(engine, items, tmp_path / "bad", preferences=str(file))
@@ -133,10 +139,12 @@ def test_pairs_are_needed(engine, items, tmp_path):
 
 
 def test_a_sample_of_the_pairs_is_seeded():
-    sample = own_pairs(PAIRS, Options(max_pairs=3), seed=0)
-    assert len({each.id for each in sample}) == 3 and sample == own_pairs(PAIRS, Options(max_pairs=3), seed=0)
-    assert own_pairs(PAIRS, Options(max_pairs=3), seed=1) != sample
-    assert own_pairs(PAIRS, Options(max_pairs=7), seed=0) == PAIRS
+    sample = own_pairs(PAIRS, RewardModelBenchOptions(max_pairs=3), seed=0)
+    assert len({each.id for each in sample}) == 3 and sample == own_pairs(
+        PAIRS, RewardModelBenchOptions(max_pairs=3), seed=0
+    )
+    assert own_pairs(PAIRS, RewardModelBenchOptions(max_pairs=3), seed=1) != sample
+    assert own_pairs(PAIRS, RewardModelBenchOptions(max_pairs=7), seed=0) == PAIRS
 
 
 def test_the_start_is_the_untrained_model(engine, items, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from test_trajectory import PINNED
 
 from harness.engines.transformers import TransformersEngine
-from harness.training.processes import run as launch
+from harness.training.processes import start
 
 CONFIGS = Path(__file__).parent.parent / "docs" / "launch"
 pytestmark = [
@@ -32,7 +32,7 @@ def test_the_trajectory_of_one_process(config, sharded, options, tiny_model_dir,
     if config.startswith("zero"):
         pytest.importorskip("deepspeed")
         monkeypatch.setenv("DS_ACCELERATOR", "cpu")
-    monkeypatch.setattr(launch, "WORKER", "sharded_worker")
+    monkeypatch.setattr(start, "WORKER", "sharded_worker")
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
     file = tmp_path / "config.yaml"
     file.write_text((CONFIGS / f"{config}.yaml").read_text().replace("mixed_precision: bf16", 'mixed_precision: "no"'))

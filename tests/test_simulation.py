@@ -13,8 +13,8 @@ from test_tables import ledger
 from harness.benchmarks.base import Score
 from harness.statistics.judged import judge
 from harness.statistics.simulation import promises, report
-from harness.statistics.simulation.promises import COVERAGE, MOST_FALSE, Measured, broken, measure
-from harness.statistics.simulation.scores import KINDS, Setting, tables
+from harness.statistics.simulation.promises import COVERAGE, MOST_FALSE, ErrorRates, broken, measure
+from harness.statistics.simulation.scores import KINDS, Scenario, tables
 from harness.tables.build import build
 from harness.tables.schema import ResultRow
 
@@ -25,10 +25,10 @@ TABLES = 80
 @pytest.mark.parametrize(
     "setting",
     [
-        *(Setting(kind, 3) for kind in KINDS),
-        *(Setting("normal", seeds) for seeds in (1, 2, 12)),
-        Setting("normal", 3, 2, 1),
-        Setting("normal", 3, seed_sd=0.5),
+        *(Scenario(kind, 3) for kind in KINDS),
+        *(Scenario("normal", seeds) for seeds in (1, 2, 12)),
+        Scenario("normal", 3, 2, 1),
+        Scenario("normal", 3, seed_sd=0.5),
     ],
     ids=lambda each: f"{each.kind}, {each.seeds} seeds, {each.methods} methods, {each.seed_sd}",
 )
@@ -45,7 +45,7 @@ def test_tables_are_rarely_wrong(setting):
 
 
 def test_a_broken_promise_is_told():
-    good = Measured(Setting("normal", 3), 2000, 0.05, 0.05, 0.05, 0.95, 0.95, 0.5, 1.0)
+    good = ErrorRates(Scenario("normal", 3), 2000, 0.05, 0.05, 0.05, 0.95, 0.95, 0.5, 1.0)
     assert broken(good) == []
     assert broken(replace(good, false_stars=0.08)) == ["false stars in 8.0 % of the tables"]
     assert broken(replace(good, false_ranks=0.21)) == ["false ranks in 21.0 % of the tables"]
@@ -53,13 +53,13 @@ def test_a_broken_promise_is_told():
         "intervals of scores hold the truth in 90.0 %",
         "intervals of differences hold the truth in 99.0 %",
     ]
-    assert broken(replace(good, setting=Setting("ceiling", 3), scores=0.99)) == []
+    assert broken(replace(good, setting=Scenario("ceiling", 3), scores=0.99)) == []
 
 
 @pytest.mark.parametrize("kind", ["normal", "ceiling", "missing", "clustered"])
 def test_made_up_tables_are_judged_as_those_of_runs(kind):
     """The same numbers by way of scores, ledgers and rows, as a run folder has them."""
-    setting = Setting(kind, 3, methods=3, benchmarks=2, questions=24)
+    setting = Scenario(kind, 3, methods=3, benchmarks=2, questions=24)
     (grids,) = tables(setting, 1, np.random.default_rng(0), shift=3.0)
     metric = "accuracy %" if setting.limits else "points"
     rows = []
@@ -88,14 +88,14 @@ def _scores(benchmark, metric, grid):
 
 
 def test_a_better_method_is_found():
-    found = measure(Setting("normal", 5, methods=2, benchmarks=1), 40)
+    found = measure(Scenario("normal", 5, methods=2, benchmarks=1), 40)
     assert found.power > 0.9
 
 
 def test_the_docs_have_the_long_form():
     """docs/simulation.json is what `harness simulate` has written, and the table of docs/statistics.md is its."""
     kept = json.loads((DOCS / "simulation.json").read_text())
-    found = [Measured.from_dict(each) for each in kept["measured"]]
+    found = [ErrorRates.from_dict(each) for each in kept["measured"]]
     assert kept["tables"] == 2000 and kept["broken"] == []
     assert [each.setting for each in found] == [promises.said(each) for each in promises.settings()]
     assert not any(broken(each) for each in found)
@@ -104,13 +104,13 @@ def test_the_docs_have_the_long_form():
 
 
 def test_the_command(tmp_path, monkeypatch):
-    few = [Setting("normal", 3, 2, 1), Setting("binary", 1, 2, 1)]
+    few = [Scenario("normal", 3, 2, 1), Scenario("binary", 1, 2, 1)]
     monkeypatch.setattr(promises, "settings", lambda: few)
     (tmp_path / "docs.md").write_text(f"# A\n\n{report.BEGIN}\nold\n{report.END}\n\nB\n")
     arguments = ("--tables", 20, "-o", "out.json", "--docs", "docs.md")
     shown = harness("simulate", *arguments, cwd=tmp_path)
     kept = json.loads((tmp_path / "out.json").read_text())
-    assert [Measured.from_dict(each).setting.kind for each in kept["measured"]] == ["normal", "binary"]
+    assert [ErrorRates.from_dict(each).setting.kind for each in kept["measured"]] == ["normal", "binary"]
     text = (tmp_path / "docs.md").read_text()
     assert text.startswith("# A") and text.endswith("\n\nB\n") and "old" not in text
     assert shown.strip() in text and "| binary | 1 | 2 | 1 | – | – | – |" in text

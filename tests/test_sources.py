@@ -54,15 +54,15 @@ def edited(tmp_path, monkeypatch):
 @pytest.mark.parametrize("method", ["sso.method", "sso.version1", "baselines.pbaa", "baselines.sft", "baselines.dpo"])
 def test_what_training_rests_on(method):
     names = set(sources.modules(TRAINING, method))
-    needed = {"budget", "prompts", "planning", "context", "search", "stages", "pipeline", "methods", "training.losses"}
-    needed |= {"training.trainer", "training.worker", "training.reference", "engines.packing", "engines.generation"}
-    needed |= {"engines.chat", "engines.sampling", "experiment", "arm", "inputs"}
+    needed = {"budget", "methods.prompts", "methods.base", "experiment.options", "experiment.search", "training.losses"}
+    needed |= {"stages.plan", "stages.fitting", "stages.collect", "stages.train", "runs.arm", "runs.inputs"}
+    needed |= {"training.trainer", "training.processes.worker", "training.reference", "runs.processes"}
+    needed |= {"engines.packing", "engines.generation", "engines.chat", "engines.sampling"}
     assert {f"harness.{name}" for name in needed} <= names and method in names
-    packages = ("report", "exports", "tables", "commands", "regression", "bench", "presets")
+    packages = ("report", "exports", "tables", "results", "commands", "regression", "perf", "benchmarks")
     assert not {name for name in names if name.startswith(tuple(f"harness.{each}." for each in packages))}
-    modules = ("runner", "results", "merging", "leaderboard", "notes", "verify", "show", "scoring", "comparison", "cli")
+    modules = ("runs.run", "runs.verify", "runs.show", "runs.scoring", "cli")
     assert not {f"harness.{name}" for name in modules} & names
-    assert not {name for name in names if name.startswith("harness.benchmarks.")}
     if method in ("baselines.pbaa", "baselines.sft"):
         assert {"sso.responses", "sso.principles", "harness.testbed.principles"} <= names
         assert "sso.trainer" not in names and "sso.method" not in names
@@ -70,9 +70,9 @@ def test_what_training_rests_on(method):
 
 
 def test_answers_do_not_rest_on_judging_nor_scores_on_answering():
-    bench = registry.load("benchmark", "mt-bench")
-    answers = set(sources.modules(ANSWERING, Part.of(bench, JUDGING)))
-    scores = set(sources.modules(SCORING, Part.of(bench, ANSWERS), "harness.testbed.judge"))
+    mt_bench = registry.load("benchmark", "mt-bench")
+    answers = set(sources.modules(ANSWERING, Part.of(mt_bench, JUDGING)))
+    scores = set(sources.modules(SCORING, Part.of(mt_bench, ANSWERS), "harness.testbed.judge"))
     judging = {"harness.judges.verdicts", "harness.benchmarks.mt_bench_judgments"}
     assert judging <= scores and not judging & answers
     assert "harness.engines.generation" in answers and "harness.engines.generation" not in scores

@@ -43,8 +43,10 @@ class Engine:
         return [Completion((2,) * self.draw.randint(1, 2 * self.mean - 1), "text", True) for _ in prompts]
 
 
-def collect(bench, prompts):
-    completions = bench.sample("generate", [prompt.messages for prompt in prompts], [prompt.id for prompt in prompts])
+def collect(workbench, prompts):
+    completions = workbench.sample(
+        "generate", [prompt.messages for prompt in prompts], [prompt.id for prompt in prompts]
+    )
     kept = [pair for index, pair in enumerate(zip(prompts, completions, strict=True)) if index % 5]
     return [Example(prompt.id, (TokenSequence((1,) * 10, each.token_ids),)) for prompt, each in kept]
 
@@ -70,9 +72,9 @@ def prompts(number):
 def made(tmp_path):
     """What `collect_stage` leaves."""
 
-    def make(stage, bench, budget, allowance=float("inf"), draw=prompts):
+    def make(stage, workbench, budget, allowance=float("inf"), draw=prompts):
         plan = plan_stage(stage, budget, LENGTHS, COST)
-        number = collect_stage(stage, bench, draw, plan, budget, allowance, tmp_path / "made.jsonl", COST)
+        number = collect_stage(stage, workbench, draw, plan, budget, allowance, tmp_path / "made.jsonl", COST)
         examples = list(read_examples(tmp_path / "made.jsonl"))
         assert len(examples) == number
         return examples
@@ -80,8 +82,8 @@ def made(tmp_path):
     return make
 
 
-def total_flops(stage, bench, examples):
-    return bench.ledger.flops + sum(training_flops(stage, each, COST) for each in examples)
+def total_flops(stage, workbench, examples):
+    return workbench.ledger.flops + sum(training_flops(stage, each, COST) for each in examples)
 
 
 def test_the_cost_of_a_query_by_hand():
@@ -112,22 +114,22 @@ def test_a_budget_below_one_update_says_what_is_needed():
 @pytest.mark.parametrize("mean", [10, 20, 40])
 def test_the_allowance_is_spent_to_95_percent_at_least(mean, made):
     """Also where completions are half or twice as long as the plan expects."""
-    stage, budget, bench = make_stage(), Budget.parse("2.52e8"), make_bench(Engine(mean))
-    spent = total_flops(stage, bench, made(stage, bench, budget, budget.amount))
+    stage, budget, workbench = make_stage(), Budget.parse("2.52e8"), make_bench(Engine(mean))
+    spent = total_flops(stage, workbench, made(stage, workbench, budget, budget.amount))
     assert 0.95 * budget.amount <= spent <= budget.amount
 
 
 def test_examples_beyond_the_allowance_are_left_out_and_counted(made):
-    stage, budget, bench = make_stage(), Budget.parse("2.52e8"), make_bench(Engine(mean=80))
-    examples = made(stage, bench, budget, budget.amount)
-    assert total_flops(stage, bench, examples) <= budget.amount
-    assert bench.discarded["beyond the budget"] + len(examples) == 640  # 0.8 of 800 queries, drawn at once
+    stage, budget, workbench = make_stage(), Budget.parse("2.52e8"), make_bench(Engine(mean=80))
+    examples = made(stage, workbench, budget, budget.amount)
+    assert total_flops(stage, workbench, examples) <= budget.amount
+    assert workbench.discarded["beyond the budget"] + len(examples) == 640  # 0.8 of 800 queries, drawn at once
 
 
 def test_prompts_and_updates_are_met_exactly(made):
-    bench = make_bench()
-    assert len(made(make_stage(), bench, Budget.parse("prompts=100"))) == 80
-    assert bench.ledger.roles["generate"].calls == 100
+    workbench = make_bench()
+    assert len(made(make_stage(), workbench, Budget.parse("prompts=100"))) == 80
+    assert workbench.ledger.roles["generate"].calls == 100
     assert len(made(make_stage(), make_bench(), Budget.parse("updates=7"))) == 7 * 16
 
 
@@ -143,16 +145,16 @@ def test_many_prompts_are_drawn_bit_by_bit(made):
 
 
 def test_examples_longer_than_the_context_are_left_out_and_counted(made):
-    bench = make_bench()
-    bench.engine.context_length = 30  # 10 of the prompt and 1 to 39 of the completion
-    examples = made(make_stage(), bench, Budget.parse("prompts=100"))
+    workbench = make_bench()
+    workbench.engine.context_length = 30  # 10 of the prompt and 1 to 39 of the completion
+    examples = made(make_stage(), workbench, Budget.parse("prompts=100"))
     assert max(example.tokens for example in examples) <= 30
-    assert 0 < bench.discarded["longer than the context"] == 80 - len(examples)
+    assert 0 < workbench.discarded["longer than the context"] == 80 - len(examples)
 
 
 def test_a_stage_that_makes_nothing_says_why_and_leaves_no_file(made, tmp_path):
-    def drop_all(bench, drawn):
-        bench.discard("unfinished", len(drawn))
+    def drop_all(workbench, drawn):
+        workbench.discard("unfinished", len(drawn))
         return []
 
     with pytest.raises(UserError, match="made no training example .unfinished: 100"):
@@ -162,7 +164,7 @@ def test_a_stage_that_makes_nothing_says_why_and_leaves_no_file(made, tmp_path):
 
 def test_a_stage_that_keeps_nothing_of_what_updates_need_ends(made):
     with pytest.raises(UserError, match="made no training example"):
-        made(make_stage(collect=lambda bench, drawn: []), make_bench(), Budget.parse("updates=2"))
+        made(make_stage(collect=lambda workbench, drawn: []), make_bench(), Budget.parse("updates=2"))
 
 
 def test_what_a_stage_leaves_over_goes_to_the_next():

@@ -13,7 +13,7 @@ from harness.engines.chat import ChatTemplate
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.runs import run as runner
-from harness.thoughts import MARKS, Split, opens_thought, parse_marks, split_thought
+from harness.thoughts import MARKS, ThoughtSplit, opens_thought, parse_marks, split_thought
 
 HARMONY = (
     "<|channel|>analysis<|message|>16 - 7 = 9.<|end|><|start|>assistant<|channel|>final<|message|>It is 18.<|return|>"
@@ -23,31 +23,31 @@ HARMONY = (
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("It is 18.", Split(None, "It is 18.")),
-        (" It is 18. ", Split(None, " It is 18. ")),
-        ("<think>\n9?\n</think>\n\nIt is 18.", Split("9?", "It is 18.")),
-        ("<THINK>9?</THINK>It is 18.", Split("9?", "It is 18.")),
-        ("9 or 18?\n</think>\n\nIt is 18.", Split("9 or 18?", "It is 18.")),  # opened in the prompt
-        ("<think>9, then 18", Split("9, then 18", "", False)),
-        ("It is 18. <think>Or 9?", Split("Or 9?", "", False)),
-        ("<think></think>It is 18.", Split("", "It is 18.")),
-        ("<think>a</think>It is <think>b</think>18.", Split("a\nb", "It is 18.")),
-        ("<think>a <think> b</think>It is 18.", Split("a <think> b", "It is 18.")),
-        ("<think>a<think>b</think>c</think>It is 18.", Split("a<think>b\nc", "It is 18.")),
-        ("<thinking>9?</thinking>It is 18.", Split("9?", "It is 18.")),
-        ("<reasoning>a</think>b</reasoning>18", Split("a</think>b", "18")),
-        ("[THINK]9?[/THINK]It is 18.", Split("9?", "It is 18.")),
-        ("◁think▷9?◁/think▷18", Split("9?", "18")),
+        ("It is 18.", ThoughtSplit(None, "It is 18.")),
+        (" It is 18. ", ThoughtSplit(None, " It is 18. ")),
+        ("<think>\n9?\n</think>\n\nIt is 18.", ThoughtSplit("9?", "It is 18.")),
+        ("<THINK>9?</THINK>It is 18.", ThoughtSplit("9?", "It is 18.")),
+        ("9 or 18?\n</think>\n\nIt is 18.", ThoughtSplit("9 or 18?", "It is 18.")),  # opened in the prompt
+        ("<think>9, then 18", ThoughtSplit("9, then 18", "", False)),
+        ("It is 18. <think>Or 9?", ThoughtSplit("Or 9?", "", False)),
+        ("<think></think>It is 18.", ThoughtSplit("", "It is 18.")),
+        ("<think>a</think>It is <think>b</think>18.", ThoughtSplit("a\nb", "It is 18.")),
+        ("<think>a <think> b</think>It is 18.", ThoughtSplit("a <think> b", "It is 18.")),
+        ("<think>a<think>b</think>c</think>It is 18.", ThoughtSplit("a<think>b\nc", "It is 18.")),
+        ("<thinking>9?</thinking>It is 18.", ThoughtSplit("9?", "It is 18.")),
+        ("<reasoning>a</think>b</reasoning>18", ThoughtSplit("a</think>b", "18")),
+        ("[THINK]9?[/THINK]It is 18.", ThoughtSplit("9?", "It is 18.")),
+        ("◁think▷9?◁/think▷18", ThoughtSplit("9?", "18")),
         (
             "<|begin_of_thought|>9<|end_of_thought|>\n<|begin_of_solution|>18<|end_of_solution|>",
-            Split("9", "18"),
+            ThoughtSplit("9", "18"),
         ),
-        ("The tag `<think>` opens a thought.", Split(None, "The tag `<think>` opens a thought.")),
-        (HARMONY, Split("16 - 7 = 9.", "It is 18.")),
-        (HARMONY.partition("<|end|>")[0], Split("16 - 7 = 9.", "", False)),
-        ("analysis16 - 7 = 9.assistantfinalIt is 18.", Split("16 - 7 = 9.", "It is 18.")),
-        ("analysisWe need to sell", Split("We need to sell", "", False)),
-        ("analysis of the eggs: 18", Split(None, "analysis of the eggs: 18")),
+        ("The tag `<think>` opens a thought.", ThoughtSplit(None, "The tag `<think>` opens a thought.")),
+        (HARMONY, ThoughtSplit("16 - 7 = 9.", "It is 18.")),
+        (HARMONY.partition("<|end|>")[0], ThoughtSplit("16 - 7 = 9.", "", False)),
+        ("analysis16 - 7 = 9.assistantfinalIt is 18.", ThoughtSplit("16 - 7 = 9.", "It is 18.")),
+        ("analysisWe need to sell", ThoughtSplit("We need to sell", "", False)),
+        ("analysis of the eggs: 18", ThoughtSplit(None, "analysis of the eggs: 18")),
     ],
 )
 def test_split_thought(text, expected):
@@ -55,16 +55,16 @@ def test_split_thought(text, expected):
 
 
 def test_a_thought_that_the_prompt_opened():
-    assert split_thought("9, then", opened=True) == Split("9, then", "", False)
-    assert split_thought("9</think>18", opened=True) == Split("9", "18")
+    assert split_thought("9, then", opened=True) == ThoughtSplit("9, then", "", False)
+    assert split_thought("9</think>18", opened=True) == ThoughtSplit("9", "18")
     assert opens_thought("<|assistant|><think>\n") and not opens_thought("<think>\n\n</think>\n\n")
 
 
 def test_marks_of_ones_own():
     marks = parse_marks("<<plan>> <</plan>> [A] [B]")
-    assert split_thought("<<plan>>9<</plan>>18", marks) == Split("9", "18")
+    assert split_thought("<<plan>>9<</plan>>18", marks) == ThoughtSplit("9", "18")
     assert split_thought("<think>9</think>18", marks).thought is None
-    assert parse_marks("none") == () and split_thought("<think>9", ()) == Split(None, "<think>9")
+    assert parse_marks("none") == () and split_thought("<think>9", ()) == ThoughtSplit(None, "<think>9")
     assert parse_marks(None) == MARKS
     for wrong in ("", "<think>", "a b c", "a a"):
         with pytest.raises(UserError, match="thought marks .* are not understood"):

@@ -14,10 +14,10 @@ from harness.endpoints.base import JudgeReply
 from harness.errors import UserError
 from harness.experiment import registry
 from harness.experiment.options import Experiment
-from harness.experiment.search import LogUniform, Uniform, trials
+from harness.experiment.search import LogUniform, Uniform, trial_points
 from harness.files import store
 from harness.files.marks import Folder
-from harness.results.trials import of_row, read
+from harness.results.tuning_record import of_row, read
 from harness.runs import arm, tuning
 from harness.runs.development import Development, split
 from harness.runs.inputs import load_prompts
@@ -48,9 +48,9 @@ def test_shares_of_a_distribution():
 
 def test_trials_are_the_same_for_every_method():
     space = {"learning_rate": LogUniform(1e-5, 1e-3), "beta": Uniform(0, 1)}
-    few, many = trials(space, 4), trials(space, 65)
+    few, many = trial_points(space, 4), trial_points(space, 65)
     assert few == many[:4] and few[0] == {}
-    wider = trials({**space, "gamma": Uniform(0, 1)}, 4)
+    wider = trial_points({**space, "gamma": Uniform(0, 1)}, 4)
     assert [{**each, "gamma": 0} for each in few[1:]] == [{**each, "gamma": 0} for each in wider[1:]]
     for start in (0, 0.25, 0.5, 0.75):  # 64 points lie evenly, which random ones would not
         assert 15 <= sum(start <= each["beta"] < start + 0.25 for each in many[1:]) <= 17

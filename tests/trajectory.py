@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.training import state
-from harness.training.base import Launch, Training
+from harness.training.base import ProcessGroup, Training
 from harness.training.dataset import build_data, update_order
 from harness.training.examples import Example, TrainingOptions, lora
 from harness.training.processes.command import parse
@@ -86,7 +86,7 @@ def run(
         training_arguments(options, folder / "state", 0, on_gpu=False),
         lora(options),
         [KillAfter(kill_after)],
-        launch=launcher and Launch(parse(launcher), options),
+        launch=launcher and ProcessGroup(parse(launcher), options),
     )
     result = train(engine, data, OBJECTIVE, reference, training, folder / "model", ledger or Ledger())
     return result.history

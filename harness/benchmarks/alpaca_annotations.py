@@ -10,7 +10,7 @@ from harness.benchmarks.alpaca_win_rates import (
     ALL,
     KEYS,
     RESAMPLES,
-    Comparison,
+    JudgedPair,
     length_controlled,
     official_index,
     win_rates,
@@ -71,7 +71,7 @@ def score_annotations(
     preferences = _recomputed(rows, readings) if from_logprobs else readings
     splits = [split_thought(row["output_2"], marks) for row in rows]
     comparisons = [
-        Comparison(official_index(row["instruction"]), preference, row["output_1"], split.answer)
+        JudgedPair(official_index(row["instruction"]), preference, row["output_1"], split.answer)
         for row, preference, split in zip(rows, preferences, splits, strict=True)
     ]
     if not any(each.preference is not None for each in comparisons):
@@ -91,7 +91,7 @@ def score_annotations(
 
 
 def summary(
-    comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
+    comparisons: Sequence[JudgedPair], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
 ) -> dict:
     """The numbers of one model, for files and live runs alike.
 

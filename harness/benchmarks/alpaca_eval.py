@@ -11,7 +11,7 @@ from statistics import fmean
 from harness.benchmarks import files
 from harness.benchmarks.alpaca_annotations import summary
 from harness.benchmarks.alpaca_annotator import LETTERS, SWITCHED, Pair, _key, _preference, annotate
-from harness.benchmarks.alpaca_win_rates import KEYS, Comparison, find_gamed, official_index
+from harness.benchmarks.alpaca_win_rates import KEYS, JudgedPair, find_gamed, official_index
 from harness.benchmarks.base import Judging, NoOptions, Policy, Questions, Score, Settings
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.engines.base import Sampling
@@ -103,7 +103,7 @@ class AlpacaEval:
         details = {"average_length": fmean(len(output) for output in outputs.values())}
         if known:
             comparisons = [
-                Comparison(
+                JudgedPair(
                     by_id[row["id"]].get("official_index"),
                     row["preference"],
                     by_id[row["id"]]["reference"],

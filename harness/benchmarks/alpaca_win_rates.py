@@ -29,7 +29,7 @@ GAMED_COLUMNS = ("index", "std_delta_len", "instruction_difficulty", "not_gamed_
 
 
 @dataclass(frozen=True)
-class Comparison:
+class JudgedPair:
     """A judged pair.
 
     index: of the instruction in the official order, or None where it is none of these.
@@ -98,7 +98,7 @@ def win_rates(preferences: Sequence[float], seed: int = 0, resamples: int = RESA
 
 
 def length_controlled(
-    comparisons: Sequence[Comparison], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
+    comparisons: Sequence[JudgedPair], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
 ) -> LengthControlled:
     """The length-controlled win rate of one model.
 
@@ -137,7 +137,7 @@ def length_controlled(
     return LengthControlled(value, (min(low, value), max(high, value)))  # all won: liblinear stops short of 100
 
 
-def _design(ordered: Sequence[Comparison], df_gamed: Path):
+def _design(ordered: Sequence[JudgedPair], df_gamed: Path):
     """The package's design: (rows to fit, gamed models first; rows to predict; weights)."""
     import_package()
     import pandas as pd

@@ -20,7 +20,7 @@ FEWSHOT = 5  # as lm-eval's task has it
 
 
 @dataclass(frozen=True)
-class Options:
+class GSM8KOptions:
     """num_fewshot: examples from the training set, as turns of the conversation."""
 
     num_fewshot: int = FEWSHOT
@@ -82,10 +82,10 @@ class GSM8K:
     needs_pairs = False
     needs_logprobs = False
     turns = 1
-    Options = Options
+    Options = GSM8KOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        options = settings.options or Options()
+        options = settings.options or GSM8KOptions()
         folder = data_dir / "gsm8k"
         file = files.find(folder, self.name, "test.jsonl")
         rows = files.read_located_rows(file, question=str, answer=str)

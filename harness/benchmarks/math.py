@@ -30,7 +30,7 @@ INSTRUCTION = "\n\nReason step by step, and put your final answer within \\boxed
 
 
 @dataclass(frozen=True)
-class Options:
+class MathOptions:
     """protocol: "boxed" (zero-shot chat) or "minerva" (four examples). problems: 500 (MATH-500), or all 5000."""
 
     protocol: str = BOXED
@@ -55,10 +55,10 @@ class Math:
     needs_pairs = False
     needs_logprobs = False
     turns = 1
-    Options = Options
+    Options = MathOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        options = settings.options or Options()
+        options = settings.options or MathOptions()
         instruction = files.suite_settings(data_dir).get("math_instruction", INSTRUCTION)
         read = _math500 if options.problems == MATH500 else _whole_test_set
         return [

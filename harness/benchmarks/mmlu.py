@@ -21,7 +21,7 @@ FIELDS = 6  # of a row: question, four choices, letter
 
 
 @dataclass(frozen=True)
-class Options:
+class MMLUOptions:
     """num_fewshot: examples of the same subject (the split dev, which has five), as turns of the conversation."""
 
     num_fewshot: int = FEWSHOT
@@ -39,10 +39,10 @@ class MMLU:
     needs_logprobs = True
     turns = len(LETTERS)
     sections = "subject"
-    Options = Options
+    Options = MMLUOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        options = settings.options or Options()
+        options = settings.options or MMLUOptions()
         path = files.find(data_dir / "mmlu", self.name, "mmlu.zip")
         items = []
         for subject, splits in sorted(read_archive(path).items()):

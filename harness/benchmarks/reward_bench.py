@@ -37,7 +37,7 @@ NOTE = "scored by the mean log-probability of a token, for want of a reference; 
 
 
 @dataclass(frozen=True)
-class Options:
+class RewardBenchOptions:
     """mode: "auto" is the classifier where the model is one, else the implicit reward.
 
     both_orders: the judge of the generative mode sees each pair in both orders.
@@ -59,10 +59,10 @@ class RewardBench:
     needs_logprobs = True
     turns = 2
     sections = "section"
-    Options = Options
+    Options = RewardBenchOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
-        options = settings.options or Options()
+        options = settings.options or RewardBenchOptions()
         folder = data_dir / "rewardbench"
         sections = load_sections(folder)
         section_of = {subset: section for section, subsets in sections.items() for subset in subsets}
@@ -89,7 +89,7 @@ class RewardBench:
         return items
 
     def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
-        options = settings.options or Options()
+        options = settings.options or RewardBenchOptions()
         is_classifier = hasattr(policy.engine, "rewards")
         mode = (CLASSIFIER if is_classifier else IMPLICIT) if options.mode == AUTO else options.mode
         if is_classifier != (mode == CLASSIFIER):

@@ -24,7 +24,7 @@ FOLDER = "reward-model"  # below the policy's folder
 
 
 @dataclass(frozen=True)
-class Options(RewardOptions):
+class RewardModelBenchOptions(RewardOptions):
     """Settings of the training, and what it is given beside the method's pairs."""
 
     preferences: str | None = None  # a file of labelled pairs that are mixed in, such as Skywork's
@@ -39,11 +39,11 @@ class RewardModelBench:
     needs_logprobs = False
     turns = 2
     sections = "section"
-    Options = Options
+    Options = RewardModelBenchOptions
 
     def pairs(self, own: Sequence[Prompt] | None, settings: Settings) -> list[Prompt]:
         """What a reward model is trained on: a method's pairs, and given ones."""
-        options = settings.options or Options()
+        options = settings.options or RewardModelBenchOptions()
         return [*own_pairs(own, options, settings.seed), *given_pairs(options).prompts]
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:
@@ -53,7 +53,7 @@ class RewardModelBench:
         from harness.engines.classifier import RewardModel
         from harness.training.reward_model import train_reward_model
 
-        options = settings.options or Options()
+        options = settings.options or RewardModelBenchOptions()
         start = policy.reference or policy.engine
         own, given = own_pairs(policy.pairs, options, settings.seed), given_pairs(options)
         pairs = [*own, *given.prompts]
@@ -97,7 +97,7 @@ class RewardModelBench:
         return replace(scored, details=scored.details | details)
 
 
-def own_pairs(own: Sequence[Prompt] | None, options: Options, seed: int) -> list[Prompt]:
+def own_pairs(own: Sequence[Prompt] | None, options: RewardModelBenchOptions, seed: int) -> list[Prompt]:
     """The method's pairs, or a sample of them where max_pairs asks for fewer."""
     pairs = list(own or ())
     if options.max_pairs is None or options.max_pairs >= len(pairs):
@@ -107,11 +107,11 @@ def own_pairs(own: Sequence[Prompt] | None, options: Options, seed: int) -> list
     return random.Random(f"reward-model/{seed}").sample(pairs, options.max_pairs)
 
 
-def given_pairs(options: Options) -> PromptFile:
+def given_pairs(options: RewardModelBenchOptions) -> PromptFile:
     if options.preferences is None:
         return PromptFile([], 0, 0, {})
     return load_prompts(options.preferences, labelled=True)
 
 
-def _training(options: Options) -> RewardOptions:
+def _training(options: RewardModelBenchOptions) -> RewardOptions:
     return RewardOptions(**{each.name: getattr(options, each.name) for each in fields(RewardOptions)})

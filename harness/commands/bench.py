@@ -7,7 +7,7 @@ import typer
 
 from harness.commands.output import Json, print_json, print_rows, shown
 from harness.errors import UserError, unknown_name
-from harness.perf import setting as settings
+from harness.perf import workload
 from harness.perf.train import CONTENDERS, ON_REQUEST, measure
 
 app = typer.Typer(no_args_is_help=True, help="Speed and memory next to what others have, measured in turns.")
@@ -42,7 +42,7 @@ def _check_positive(option: str, value: float | None) -> None:
 )
 def train(
     objective: Annotated[str, typer.Option(help="sso (peer: the published pattern), dpo (peer: TRL) or all.")] = "all",
-    shape: Annotated[str, typer.Option(help=f"Random weights in the shape of {', '.join(settings.SHAPES)}.")] = "small",
+    shape: Annotated[str, typer.Option(help=f"Random weights in the shape of {', '.join(workload.SHAPES)}.")] = "small",
     vocabulary: Annotated[int | None, typer.Option(help="Another vocabulary.")] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Another hidden size.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Another number of layers.")] = None,
@@ -64,12 +64,12 @@ def train(
     if objective not in (*CONTENDERS, "all"):
         raise unknown_name("objective", objective, [*CONTENDERS, "all"])
     _check_positive("--peak-flops", peak_flops)
-    shaped = settings.shape_of(shape, vocabulary, hidden, layers)
+    shaped = workload.shape_of(shape, vocabulary, hidden, layers)
     chosen = [name for name in CONTENDERS if objective in (name, "all")]
     wanted = {name: _wanted(name, contenders) for name in chosen}
     results = [
         measure(
-            settings.Setting(name, shaped, batch, steps, seed, threads or _cores(), device, dtype),
+            workload.Workload(name, shaped, batch, steps, seed, threads or _cores(), device, dtype),
             wanted[name],
             rounds,
             peak_flops,

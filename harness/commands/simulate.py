@@ -37,7 +37,7 @@ def simulate(
         raise UserError(f"{docs} has no line {report.BEGIN}")
     with progress("simulation", len(promises.settings())) as advance:
         found = promises.run(tables, jobs, seed, advance)
-    broken = [f"{each.setting}: {told}" for each in found for told in promises.broken(each)]
+    broken = [f"{each.setting}: {problem}" for each in found for problem in promises.broken(each)]
     measured = {"tables": tables, "seed": seed, "broken": broken, "measured": [each.as_dict() for each in found]}
     if output:
         store.write_text(output, json.dumps(measured, indent=1) + "\n")

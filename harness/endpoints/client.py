@@ -301,8 +301,8 @@ class OpenAIJudge:
             ": change the requests (--judge-set KEY=VALUE, where null leaves a field out; --judge-max-tokens N), or "
             "give another judge"
         )
-        told = f"{self._who} does not take the requests as they are{form} ({error})"
-        return UserError(told + (remedy if self.role == "judge" else ""))
+        refusal = f"{self._who} does not take the requests as they are{form} ({error})"
+        return UserError(refusal + (remedy if self.role == "judge" else ""))
 
     async def _once(self, run: "_Run", number: int, request: JudgeRequest, form: Form) -> "_Attempt":
         """One HTTP request: counted, sent, stored, settled."""

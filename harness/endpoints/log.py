@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from harness.endpoints.spend import Spend, Spent, locked
+from harness.endpoints.spend import Spend, SpendRecord, locked
 from harness.errors import UserError
 
 LINES = "requests.jsonl"
@@ -32,7 +32,7 @@ class JudgeLog:
         self._look()
         return len(self._places)
 
-    def spent(self) -> Spent:
+    def spent(self) -> SpendRecord:
         """By all processes, so far."""
         return self.spend.read()
 

@@ -30,7 +30,7 @@ class CapReached(UserError):
 
 
 @dataclass
-class Spent:
+class SpendRecord:
     """The file's content. in_flight: reservation -> [the most it can cost, when it ended for certain]."""
 
     calls: int = 0
@@ -69,12 +69,12 @@ class Spend:
         self.folder, self.file = folder, folder / "spent.json"
         self.recount = recount
 
-    def read(self) -> Spent:
+    def read(self) -> SpendRecord:
         if self.file.exists() and self.file.stat().st_size:
-            return Spent(**store.read_json(self.file))
-        return Spent(*self.recount())
+            return SpendRecord(**store.read_json(self.file))
+        return SpendRecord(*self.recount())
 
-    def _write(self, spent: Spent) -> None:
+    def _write(self, spent: SpendRecord) -> None:
         """Whole or not at all for a kill. It is not forced to the disk: after a power failure the log can count."""
         draft = self.file.with_name(f".{self.file.name}{TEMPORARY}")
         try:

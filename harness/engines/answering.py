@@ -13,7 +13,7 @@ from typing import Any
 from harness.engines.base import Completion, Engine, Sampling
 from harness.errors import UserError
 from harness.progress import Advance
-from harness.thoughts import Marks, Split, opens_thought, split_thought
+from harness.thoughts import Marks, ThoughtSplit, opens_thought, split_thought
 from harness.types import INSTRUCTIONS, Chat, Conversation, TokenIds
 
 SWITCHES = ("enable_thinking", "thinking")  # Qwen3 and SmolLM3; Granite and DeepSeek-V3.1
@@ -76,14 +76,14 @@ class AnsweringEngine:
         return list(map(answer_of, completions, splits))
 
 
-def split_completion(engine: Engine, prompt: TokenIds, completion: Completion, marks: Marks) -> Split:
+def split_completion(engine: Engine, prompt: TokenIds, completion: Completion, marks: Marks) -> ThoughtSplit:
     """The thought and the answer of a completion, whose prompt may have opened the thought."""
     tokenizer = _tokenizer(engine)
     opened = tokenizer is not None and opens_thought(tokenizer.decode(list(prompt[-PROMPT_END:])), marks)
     return split_thought(_with_marks(engine, completion, marks), marks, opened)
 
 
-def answer_of(completion: Completion, split: Split) -> Completion:
+def answer_of(completion: Completion, split: ThoughtSplit) -> Completion:
     """A completion without its thought. One that ends inside the thought has no text, and is not finished."""
     if not split.took_off:
         return completion
@@ -91,7 +91,7 @@ def answer_of(completion: Completion, split: Split) -> Completion:
     return replace(completion, text=split.answer, finished=finished, thought=split.thought or "")
 
 
-def thought_tokens(engine: Engine, split: Split) -> int | None:
+def thought_tokens(engine: Engine, split: ThoughtSplit) -> int | None:
     """Tokens of a thought; None where the engine has no tokenizer here."""
     tokenizer = _tokenizer(engine)
     return tokenizer and len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"])

@@ -54,7 +54,9 @@ def of_model(model: PreTrainedModel, adapters: Any = None) -> Needed:
     Raises:
         NotCounted: when its FLOPs do not follow from its configuration.
     """
-    return _measured(_Counted(type(model)._from_config, copy.deepcopy(model.config), type(model).__name__), adapters)
+    return _measured(
+        _CountedModel(type(model)._from_config, copy.deepcopy(model.config), type(model).__name__), adapters
+    )
 
 
 def of_folder(folder: Path, adapters: Any = None, trust_remote_code: bool = False) -> Needed:
@@ -75,10 +77,10 @@ def of_config(config: PreTrainedConfig, adapters: Any = None, trust_remote_code:
     def build(config: PreTrainedConfig, **more: Any) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **more)
 
-    return _measured(_Counted(build, copy.deepcopy(config), config.model_type), adapters)
+    return _measured(_CountedModel(build, copy.deepcopy(config), config.model_type), adapters)
 
 
-class _Counted:
+class _CountedModel:
     """What is counted: how a model is made, from which configuration, and its name."""
 
     def __init__(self, build: Callable[..., PreTrainedModel], config: PreTrainedConfig, name: str) -> None:
@@ -107,14 +109,14 @@ class _Counted:
         return model
 
 
-def _measured(counted: _Counted, adapters: Any) -> Needed:
+def _measured(counted: _CountedModel, adapters: Any) -> Needed:
     key = counted.key, repr(adapters)
     if key not in _KNOWN:
         _KNOWN[key] = _count_ways(counted, adapters)
     return _KNOWN[key]
 
 
-def _count_ways(counted: _Counted, adapters: Any) -> Needed:
+def _count_ways(counted: _CountedModel, adapters: Any) -> Needed:
     reasons = []
     for device, attention in (("meta", ATTENTION), ("meta", "eager"), ("cpu", "eager")):
         try:

@@ -212,7 +212,7 @@ class _TooLarge(ValueError):
     """More was asked for than the weights hold."""
 
 
-class _Counted(TorchDispatchMode):
+class _BuildingLimit(TorchDispatchMode):
     """Ends the building of a model that makes more, or more tensors, than it may."""
 
     def __init__(self, most: int, tensors: int) -> None:
@@ -238,7 +238,11 @@ def _check_size(kind: type, config: PreTrainedConfig, folder: Path, trust_remote
     shapes = tensor_shapes(folder)
     held = elements(shapes)
     try:
-        with no_init_weights(), torch.device("meta"), _Counted(ROOM * held + SLACK, ROOM * len(shapes) + SLACK_TENSORS):
+        with (
+            no_init_weights(),
+            torch.device("meta"),
+            _BuildingLimit(ROOM * held + SLACK, ROOM * len(shapes) + SLACK_TENSORS),
+        ):
             model = kind.from_config(copy.deepcopy(config), trust_remote_code=trust_remote_code)
     except _TooLarge:
         raise ValueError(

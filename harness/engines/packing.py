@@ -25,7 +25,7 @@ GROUP_TOKENS = 2048  # rows laid beside each other for attention hold at most th
 
 
 @dataclass(frozen=True)
-class Row:
+class PackedRow:
     """A prompt, its distinct completions, and for each of them the sequences (indices) that it is."""
 
     prompt: TokenIds
@@ -94,7 +94,7 @@ class PackedBatch:
         return replace(self, **moved, block_masks={})
 
 
-def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
+def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[PackedRow]:
     """Sequences (prompt, completion) as rows: one for each distinct prompt, in the order of their first sequences."""
     prompts: dict[TokenIds, dict[TokenIds, list[int]]] = {}
     for index, (prompt, completion) in enumerate(pairs):
@@ -103,15 +103,15 @@ def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
             raise ValueError("a sequence needs at least one completion token with a token before it")
         prompts.setdefault(prompt, {}).setdefault(completion, []).append(index)
     return [
-        Row(prompt, tuple(completions), tuple(map(tuple, completions.values())))
+        PackedRow(prompt, tuple(completions), tuple(map(tuple, completions.values())))
         for prompt, completions in prompts.items()
     ]
 
 
-def apart(rows: Sequence[Row]) -> list[Row]:
+def apart(rows: Sequence[PackedRow]) -> list[PackedRow]:
     """The same with a row for each completion."""
     return [
-        Row(row.prompt, (completion,), (sequences,))
+        PackedRow(row.prompt, (completion,), (sequences,))
         for row in rows
         for completion, sequences in zip(row.completions, row.sequences, strict=True)
     ]
@@ -163,7 +163,7 @@ def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
 
 
 def _groups(
-    rows: Sequence[Row], starts: Sequence[int], positions: torch.Tensor
+    rows: Sequence[PackedRow], starts: Sequence[int], positions: torch.Tensor
 ) -> tuple[tuple[Group, ...], torch.Tensor]:
     """Rows of similar length together, and for each token of the packed sequence its place among theirs."""
     origin = torch.empty(sum(map(len, rows)), dtype=torch.long)
@@ -183,7 +183,7 @@ def _groups(
     return tuple(groups), origin
 
 
-def _mask(row: Row, size: int) -> torch.Tensor:
+def _mask(row: PackedRow, size: int) -> torch.Tensor:
     """(1, size, size) what each position of a row sees: itself, what is before it in its completion, and the prompt."""
     mask = torch.ones(size, size, dtype=torch.bool).tril()
     start = end = len(row.prompt)

@@ -24,7 +24,7 @@ from harness.engines.logprobs import (
     without_router_logits,
 )
 from harness.engines.memory import Counted, Limit, free
-from harness.engines.packing import Row, apart, pack, rows_of
+from harness.engines.packing import PackedRow, apart, pack, rows_of
 from harness.engines.reading import how_to_read, tell
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
@@ -269,7 +269,7 @@ class TransformersEngine:
             for batch in loading.batches(list(map(len, rows)), self.batch_size, self.scores)
         )
 
-    def _rows(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[Row]:
+    def _rows(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[PackedRow]:
         return rows_of(pairs) if self.reading.packs else apart(rows_of(pairs))
 
     def rest(self) -> None:
@@ -281,5 +281,5 @@ class TransformersEngine:
         free()
 
 
-def _sequences(rows: Sequence[Row]) -> list[tuple[TokenIds, TokenIds]]:
+def _sequences(rows: Sequence[PackedRow]) -> list[tuple[TokenIds, TokenIds]]:
     return [(row.prompt, completion) for row in rows for completion in row.completions]

@@ -10,7 +10,7 @@ from typing import Any
 from harness.budget import Budget
 from harness.errors import UserError, unknown_name
 from harness.experiment import defaults, registry
-from harness.experiment.search import Distribution, trials, within
+from harness.experiment.search import Distribution, trial_points, within
 from harness.files.store import safe_name
 from harness.files.typed import FIELDS, build
 from harness.files.urls import public_url
@@ -280,7 +280,7 @@ class Experiment:
     def trial_options(self, arm: str) -> list[Any]:
         """The options of each trial, where tuning has any to choose."""
         tuned, options = self.tuned(arm), self.method_options(arm)
-        points = trials(self.search_space(arm), self.tune) if tuned else []
+        points = trial_points(self.search_space(arm), self.tune) if tuned else []
         return [dataclasses.replace(options, **{name: point[name] for name in tuned if point}) for point in points]
 
     def benchmark_options(self, benchmark: str) -> Any:

@@ -18,6 +18,6 @@ def with_scale(experiment: Experiment) -> Experiment:
         given = experiment.options.get(arm, {})
         usual = {name: value for name, value in experiment.defaults(arm).items() if name not in given}
         if usual:
-            told = ", ".join(f"{name} {value}" for name, value in usual.items())
-            print(f"{arm}: defaults of a {experiment.scale} model: {told} (--set {arm}.NAME=VALUE)", file=sys.stderr)
+            values = ", ".join(f"{name} {value}" for name, value in usual.items())
+            print(f"{arm}: defaults of a {experiment.scale} model: {values} (--set {arm}.NAME=VALUE)", file=sys.stderr)
     return experiment

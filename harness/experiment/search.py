@@ -70,7 +70,7 @@ def within(distribution: Distribution, limits: Any, what: str) -> Distribution:
     return replace(distribution, low=low, high=high)
 
 
-def trials(space: Space, number: int) -> list[dict[str, float]]:
+def trial_points(space: Space, number: int) -> list[dict[str, float]]:
     """What each trial changes: nothing in the first, then values for all options of the space."""
     from scipy.stats.qmc import Halton
 

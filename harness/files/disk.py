@@ -62,9 +62,9 @@ def disk_errors(path: Path | None = None, kind: type[Exception] = OSError) -> It
     try:
         yield
     except kind as error:
-        if (told := of_disk(error, path)) is None:
+        if (message := of_disk(error, path)) is None:
             raise
-        raise told from error
+        raise message from error
 
 
 def writing(path: Path) -> AbstractContextManager[None]:

@@ -40,8 +40,8 @@ class Roots:
 
 
 TRAINING = Roots(
-    ("harness.stages.train", "harness.stages.plan", "harness.stages.context", "harness.runs.engine_choice"),
-    ("harness.runs.arm", "harness.runs.inputs"),
+    ("harness.stages.train", "harness.stages.plan", "harness.stages.fitting", "harness.runs.engine_choice"),
+    ("harness.runs.arm", "harness.runs.inputs", "harness.runs.processes"),
 )
 ANSWERING = Roots(
     ("harness.benchmarks.files", "harness.runs.engine_choice", "harness.engines.classifier", "harness.engines.logged"),

@@ -10,7 +10,7 @@ import numpy as np
 from harness.benchmarks.base import Judging
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.judge_audit import fitness, measures
-from harness.judge_audit.labels import LabelSet, Pair, Rated, sample
+from harness.judge_audit.labels import LabelledPair, LabelSet, Rated, sample
 from harness.judge_audit.measures import A_FIRST, B_FIRST, Choices, Ratings
 from harness.judges.base import Judge, complete
 from harness.judges.pair_accuracy import QUESTION
@@ -140,7 +140,7 @@ def _audit_set(
     return report, fit
 
 
-def _ask_pairs(judge: Judge, labels: LabelSet, rows: Sequence[Pair], rejudge: bool) -> np.ndarray:
+def _ask_pairs(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair], rejudge: bool) -> np.ndarray:
     """(n, 2): preferences for A, with A and with B shown first, by the prompt that health checks of pairs use."""
     requests = []
     for row in rows:
@@ -170,7 +170,7 @@ def _rating(reply: JudgeReply) -> float | None:
     return None if reply.error or reply.finish_reason == CUT else parse_rating(reply.text)
 
 
-def _ask_alpaca_eval(judge: Judge, labels: LabelSet, rows: Sequence[Pair], rejudge: bool) -> np.ndarray:
+def _ask_alpaca_eval(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair], rejudge: bool) -> np.ndarray:
     """As `_ask_pairs`, by AlpacaEval's prompt and reading of the first token: a probability above one half decides."""
     from harness.benchmarks.alpaca_eval import AlpacaEval
 

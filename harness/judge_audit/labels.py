@@ -29,7 +29,7 @@ ATTACKS = ("NullModel",)  # answers that attack AlpacaEval's annotator (Zheng et
 
 
 @dataclass(frozen=True)
-class Pair:
+class LabelledPair:
     """Two answers to a question. label: 1 where people prefer A, 0 where they prefer B, 0.5 for a tie."""
 
     id: str
@@ -69,16 +69,16 @@ class LabelSet:
     name: str
     by: str
     protocol: str
-    rows: Sequence[Pair] | Sequence[Rated]
+    rows: Sequence[LabelledPair] | Sequence[Rated]
     left_out: dict[str, int] = field(default_factory=dict)
     context: dict[str, Any] = field(default_factory=dict)
 
     @property
     def has_pairs(self) -> bool:
-        return isinstance(self.rows[0], Pair)
+        return isinstance(self.rows[0], LabelledPair)
 
 
-def sample(labels: LabelSet, limit: int, seed: int) -> Sequence[Pair] | Sequence[Rated]:
+def sample(labels: LabelSet, limit: int, seed: int) -> Sequence[LabelledPair] | Sequence[Rated]:
     """At most `limit` units of a set, drawn at random without replacement, in the set's own order.
 
     A larger sample has all of a smaller one in it: what was judged for the smaller one is not asked again.
@@ -126,7 +126,7 @@ def _llmbar(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
         located = files.read_located_rows(path, input=str, output_1=str, output_2=str, label=int)
         for number, (where, row) in enumerate(located):
             label = _looked_up(LLMBAR, row["label"], "label", where)
-            pairs.append(Pair(f"{path.name}/{number}", row["input"], row["output_1"], row["output_2"], label))
+            pairs.append(LabelledPair(f"{path.name}/{number}", row["input"], row["output_1"], row["output_2"], label))
     return _of_pairs(name, "people", "pairs", pairs)
 
 
@@ -134,7 +134,7 @@ def _auto_j(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
     """The test pairs of auto-j (Li et al. 2023), labelled by people, ties among them."""
     fields = {"prompt": str, "response 1": str, "response 2": str, "label": int}
     pairs = [
-        Pair(
+        LabelledPair(
             str(number),
             row["prompt"],
             row["response 1"],
@@ -165,13 +165,13 @@ def _alpaca_eval(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
             label = 0.5 if preference == 1.5 else float(preference < 1.5)
             names = [each if isinstance(each := row.get(f"generator_{side}"), str) else None for side in (1, 2)]
             texts = (row["instruction"], row["output_1"], row["output_2"])
-            pairs.append(Pair(f"{model}/{number}", *texts, label, *names))
+            pairs.append(LabelledPair(f"{model}/{number}", *texts, label, *names))
     left_out = {"without a label": unlabelled, "answers that attack the annotator": attacks}
     return _of_pairs(name, "GPT-4 Turbo", "alpaca-eval", pairs, left_out)
 
 
 def _of_pairs(
-    name: str, by: str, protocol: str, pairs: Iterable[Pair], left_out: dict[str, int] | None = None
+    name: str, by: str, protocol: str, pairs: Iterable[LabelledPair], left_out: dict[str, int] | None = None
 ) -> LabelSet:
     pairs = list(pairs)
     different = [pair for pair in pairs if pair.a != pair.b]
@@ -289,14 +289,16 @@ def read_labels(path: Path) -> LabelSet:
     return _of_pairs(path.name, "the file", "pairs", pairs)
 
 
-def _pair(where: str, row: Any, number: int) -> Pair:
+def _pair(where: str, row: Any, number: int) -> LabelledPair:
     question, a, b, label = (_text(where, row, name) for name in PAIR_COLUMNS)
     if label.strip().upper() not in BETTER:
         raise UserError(f"{where}: field 'label' must be A, B or tie, not {label!r:.60}")
     preference = BETTER[label.strip().upper()]
     if a == b and preference != 0.5:
         raise UserError(f"{where}: field 'label' prefers {label.strip()}, but answer_a and answer_b are the same text")
-    return Pair(str(number), question, a, b, preference, _name(where, row, "model_a"), _name(where, row, "model_b"))
+    return LabelledPair(
+        str(number), question, a, b, preference, _name(where, row, "model_a"), _name(where, row, "model_b")
+    )
 
 
 def _rated(where: str, row: Any, number: int) -> Rated:

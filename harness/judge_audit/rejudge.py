@@ -153,7 +153,7 @@ def _check_failed(label: str, score: Score, asked: int, judgments: Sequence[dict
 
 
 @dataclass(frozen=True)
-class Judged:
+class RejudgedColumn:
     """Scores of all methods on a benchmark by one judge."""
 
     judge: str | None
@@ -163,7 +163,7 @@ class Judged:
     unparsed: dict[str, int]
 
     @classmethod
-    def of(cls, scores: dict[str, dict[int, Score]]) -> "Judged":
+    def of(cls, scores: dict[str, dict[int, Score]]) -> "RejudgedColumn":
         judges = dict.fromkeys(score.judge for by_seed in scores.values() for score in by_seed.values())
         grids = {method: grid_of(by_seed) for method, by_seed in scores.items()}
         found = dict(zip(grids, intervals.intervals(list(grids.values())), strict=True))
@@ -186,7 +186,7 @@ def compared(name: str, before: dict[str, dict[int, Score]], after: dict[str, di
         changed (methods with another rank), reversed (pairs that the judges order differently: better by the first,
         better by the second, distinguished: each judge's 95 % interval of the difference excludes 0), holds, verdict.
     """
-    first, second = Judged.of(before), Judged.of(after)
+    first, second = RejudgedColumn.of(before), RejudgedColumn.of(after)
     methods = [method for method in before if first.intervals[method] and second.intervals[method]]
     without = [method for method in before if method not in methods]
     values = [[each.intervals[method].value for method in methods] for each in (first, second)]
@@ -228,7 +228,7 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> tuple[float | No
     return float(found.statistic), float(found.pvalue)
 
 
-def _cell(judged: Judged, method: str, rank: int) -> dict[str, Any]:
+def _cell(judged: RejudgedColumn, method: str, rank: int) -> dict[str, Any]:
     found = judged.intervals[method]
     return {
         "value": found.value,
@@ -239,7 +239,9 @@ def _cell(judged: Judged, method: str, rank: int) -> dict[str, Any]:
     }
 
 
-def _reversed(methods: Sequence[str], values: list[list[float]], first: Judged, second: Judged) -> list[dict[str, Any]]:
+def _reversed(
+    methods: Sequence[str], values: list[list[float]], first: RejudgedColumn, second: RejudgedColumn
+) -> list[dict[str, Any]]:
     """Pairs of methods in which one judge has the one ahead, and the other judge the other."""
     rows = []
     for i, j in combinations(range(len(methods)), 2):

@@ -86,8 +86,8 @@ def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         yield f"{len(cut)} replies were cut at their length (a higher --judge-max-tokens gives them more room)"
     others = [row for row in replied if row not in cut]
     if others:
-        told = next(filter(None, map(_example, others)), "nothing")
-        yield f"{len(others)} replies have no verdict that counts, such as {told}"
+        example = next(filter(None, map(_example, others)), "nothing")
+        yield f"{len(others)} replies have no verdict that counts, such as {example}"
 
 
 def _example(row: Mapping[str, Any]) -> str:

@@ -105,11 +105,12 @@ class Workbench:
         read = [prompts[index] for index in asked]
         splits = [split_completion(self.engine, *each, self.marks) for each in zip(read, generated, strict=True)]
         work = of_samples(read, [each.token_ids for each in generated])
-        flops, told = self.ledger.cost(self.engine).forward(work), all(each.computed is not None for each in generated)
+        flops = self.ledger.cost(self.engine).forward(work)
+        counted = all(each.computed is not None for each in generated)
         self.ledger.charge(
             role,
             flops,
-            **wasted(flops, work, sum(each.computed for each in generated) if told else None),
+            **wasted(flops, work, sum(each.computed for each in generated) if counted else None),
             calls=len(asked),
             prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),

@@ -39,7 +39,7 @@ class Malformed(ValueError):
 
 
 @dataclass
-class Row:
+class PromptRow:
     """What a row holds. unused: names of columns and of fields of messages ("messages[].id") that are not read."""
 
     messages: tuple[Message, ...]
@@ -50,7 +50,7 @@ class Row:
     unused: tuple[str, ...] = ()
 
 
-def read_row(row: Any) -> Row:
+def read_row(row: Any) -> PromptRow:
     """
     Raises:
         Malformed: naming the field.
@@ -72,7 +72,7 @@ class _Reader:
         self.used: set[str] = set()
         self.odd: dict[str, None] = {}  # fields of messages, and parts of columns, that are not used
 
-    def read(self) -> Row:
+    def read(self) -> PromptRow:
         chosen, rejected = (self.row.get(side) for side in PAIR)
         if isinstance(chosen, str) and "prompt" not in self.row and chosen.startswith(HUMAN):
             self.used |= {*PAIR}
@@ -88,7 +88,7 @@ class _Reader:
         messages = self._with_system(messages)
         tools, variables = self._tools(), self._variables()
         left = [name for name, value in self.row.items() if name not in ("", *self.used) and value not in ("", [], {})]
-        return Row(tuple(messages), *map(_plain, pair), tools, variables, (*left, *self.odd))
+        return PromptRow(tuple(messages), *map(_plain, pair), tools, variables, (*left, *self.odd))
 
     # The prompt
 

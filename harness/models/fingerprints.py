@@ -1,6 +1,6 @@
 """What a result depends on, as short digests that can be computed again: models, packages, device, environment, files.
 
-Nothing is loaded for them: a model is known by its files. The code that made a result is in `harness.code`.
+Nothing is loaded for them: a model is known by its files. The code that made a result is in `harness.files.sources`.
 """
 
 import os

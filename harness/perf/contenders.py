@@ -14,7 +14,7 @@ from harness.engines.packing import PackedBatch, pack
 from harness.engines.reading import how_to_read
 from harness.errors import UserError
 from harness.experiment import registry
-from harness.perf.setting import EOS, FIRST_WORD, PAD, UNKNOWN, Pair, Setting, Shape
+from harness.perf.workload import EOS, FIRST_WORD, PAD, UNKNOWN, ModelShape, PairLengths, Workload
 from harness.training.losses import PreferenceObjective
 
 BETA = 0.1
@@ -24,7 +24,7 @@ PADDED_TO = 8  # multiple that the published code pads to
 MODELS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
 
-def build_model(shape: Shape, seed: int, device: torch.device | str) -> PreTrainedModel:
+def build_model(shape: ModelShape, seed: int, device: torch.device | str) -> PreTrainedModel:
     """Random weights, float32."""
     configuration, model = MODELS[shape.model_type]
     torch.manual_seed(seed)
@@ -52,10 +52,10 @@ class Contender(ABC):
     policy: trained. reference: None where nothing is read from it any more.
     """
 
-    def __init__(self, setting: Setting, device: torch.device) -> None:
+    def __init__(self, workload: Workload, device: torch.device) -> None:
         self.device = device
-        self.policy = build_model(setting.shape, setting.seed, device).train()
-        self.reference: PreTrainedModel | None = build_model(setting.shape, setting.seed + 1, device).eval()
+        self.policy = build_model(workload.shape, workload.seed, device).train()
+        self.reference: PreTrainedModel | None = build_model(workload.shape, workload.seed + 1, device).eval()
 
     @abstractmethod
     def losses(self) -> Iterator[torch.Tensor]:
@@ -77,19 +77,19 @@ class Ours(Contender):
         UserError: when the attention can not be had.
     """
 
-    def __init__(self, setting: Setting, device: torch.device, cached: bool = False, attention: str = "sdpa") -> None:
-        super().__init__(setting, device)
+    def __init__(self, workload: Workload, device: torch.device, cached: bool = False, attention: str = "sdpa") -> None:
+        super().__init__(workload, device)
         if attention == "flex" and device.type != "cuda":
             raise UserError("FlexAttention trains on CUDA only: give --device cuda, or leave ours-flex out")
-        self.batches = [[pair for example in batch for pair in example] for batch in setting.batches()]
-        self.objective = _objective(setting.objective)
+        self.batches = [[pair for example in batch for pair in example] for batch in workload.batches()]
+        self.objective = _objective(workload.objective)
         self.readings = [how_to_read(each, attention) for each in (self.policy, self.reference)]
         self.cache: list[torch.Tensor] | None = None
         if cached:
             self.cache = [self._reference(self._pack(pairs)) for pairs in self.batches]
             self.reference = None
 
-    def _pack(self, pairs: list[Pair]) -> PackedBatch:
+    def _pack(self, pairs: list[PairLengths]) -> PackedBatch:
         return pack(pairs).to(self.device)
 
     @torch.no_grad()
@@ -128,9 +128,9 @@ class Published(Contender):
     """The pattern of the code that SSO's authors published, written anew: each pair of sequences has its own pass
     through the policy and the reference, all padded to the longest of the six, with float32 logits everywhere."""
 
-    def __init__(self, setting: Setting, device: torch.device) -> None:
-        super().__init__(setting, device)
-        self.batches = setting.batches()
+    def __init__(self, workload: Workload, device: torch.device) -> None:
+        super().__init__(workload, device)
+        self.batches = workload.batches()
 
     def losses(self) -> Iterator[torch.Tensor]:
         for examples in self.batches:
@@ -148,7 +148,7 @@ class Published(Contender):
             yield (main + weight * AUXILIARY * sum(auxiliary)).mean()
 
     @staticmethod
-    def _passes(examples: list[list[Pair]]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    def _passes(examples: list[list[PairLengths]]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
         """For each of the three pairs ids, attention mask and labels, (2 B, L), the chosen first."""
         longest = max(len(prompt) + len(completion) for example in examples for prompt, completion in example)
         size = -(-longest // PADDED_TO) * PADDED_TO
@@ -201,13 +201,13 @@ class TRL(Contender):
     cached: with its precompute_ref_log_probs.
     """
 
-    def __init__(self, setting: Setting, device: torch.device, cached: bool = False) -> None:
-        super().__init__(setting, device)
+    def __init__(self, workload: Workload, device: torch.device, cached: bool = False) -> None:
+        super().__init__(workload, device)
         from datasets import Dataset, disable_progress_bars
         from trl import DPOConfig, DPOTrainer
 
         disable_progress_bars()
-        pairs = [pair for batch in setting.batches() for pair in batch]
+        pairs = [pair for batch in workload.batches() for pair in batch]
         rows = [
             {"prompt": _text(prompt), "chosen": f" {_text(chosen[:-1])}", "rejected": f" {_text(rejected[:-1])}"}
             for (prompt, chosen), (_, rejected) in pairs
@@ -219,8 +219,8 @@ class TRL(Contender):
                 args=DPOConfig(
                     folder,
                     beta=BETA,
-                    per_device_train_batch_size=setting.batch,
-                    max_length=setting.shape.context,
+                    per_device_train_batch_size=workload.batch,
+                    max_length=workload.shape.context,
                     train_sampling_strategy="sequential",
                     precompute_ref_log_probs=cached,
                     activation_checkpointing=False,
@@ -228,10 +228,10 @@ class TRL(Contender):
                     bf16=False,  # autocast is around all contenders
                     disable_tqdm=True,
                     report_to=[],
-                    seed=setting.seed,
+                    seed=workload.seed,
                 ),
                 train_dataset=Dataset.from_list(rows),
-                processing_class=_tokenizer(setting.shape.vocabulary),
+                processing_class=_tokenizer(workload.shape.vocabulary),
             )
         for row, ((prompt, chosen), (_, rejected)) in zip(self.trainer.train_dataset, pairs, strict=True):
             read = tuple(tuple(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))

@@ -96,10 +96,10 @@ def _figures(rounds: list[dict[str, float]], median: float, peer: float, peak_fl
 
 
 def _subject(*arguments: Any) -> Any:
-    return Subject(*arguments)
+    return GenerationSubject(*arguments)
 
 
-class Subject:
+class GenerationSubject:
     """One of CONTENDERS, as it stands in its process."""
 
     def __init__(

@@ -15,7 +15,7 @@ from harness.errors import UserError
 from harness.perf import profiling
 from harness.perf.contenders import TRL, Contender, Ours, Published
 from harness.perf.process import memory, peak_memory
-from harness.perf.setting import Setting, flops
+from harness.perf.workload import Workload, flops
 
 OURS = {"ours": Ours, "ours-cached": partial(Ours, cached=True), "ours-flex": partial(Ours, attention="flex")}
 CONTENDERS = {  # objective -> its contenders, the peer first
@@ -78,15 +78,15 @@ def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
     }
 
 
-class Subject:
+class TrainingSubject:
     """A contender by name."""
 
-    def __init__(self, name: str, setting: Setting) -> None:
-        self.setting = setting
-        self.device = ready(setting.device, setting.threads)
-        self.dtype = choose_dtype(setting.dtype, self.device.type)
+    def __init__(self, name: str, workload: Workload) -> None:
+        self.workload = workload
+        self.device = ready(workload.device, workload.threads)
+        self.dtype = choose_dtype(workload.dtype, self.device.type)
         with self._arithmetic():
-            self.contender: Contender = CONTENDERS[setting.objective][name](setting, self.device)
+            self.contender: Contender = CONTENDERS[workload.objective][name](workload, self.device)
         self.loaded = memory(self.device.type)
 
     @contextmanager
@@ -133,11 +133,11 @@ class Subject:
     def work(self) -> dict[str, Any]:
         """Of a policy pass over all batches; `flops` that the whole round can not do without."""
         needed = 0.0
-        for batch in self.setting.batches():
+        for batch in self.workload.batches():
             rows = [
                 (len(row.prompt), tuple(map(len, row.completions))) for example in batch for row in rows_of(example)
             ]
-            needed += flops(self.setting.shape, rows, self.contender.reference is not None)
+            needed += flops(self.workload.shape, rows, self.contender.reference is not None)
         return self.contender.work() | {"flops": needed}
 
     def profile(self) -> dict[str, dict[str, float]]:
@@ -155,7 +155,7 @@ class Subject:
                     with torch.profiler.record_function(profiling.BACKWARD):
                         loss.backward()
                     self.contender.policy.zero_grad()
-        return profiling.seconds(recording, self.setting.shape.vocabulary)
+        return profiling.seconds(recording, self.workload.shape.vocabulary)
 
 
 def disagreement(ours: dict[str, Any], peers: dict[str, Any]) -> dict[str, float]:

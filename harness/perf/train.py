@@ -9,7 +9,7 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.perf.process import Remote
-from harness.perf.setting import Setting
+from harness.perf.workload import Workload
 from harness.progress import progress
 
 PEERS = {"sso": "published", "dpo": "trl"}
@@ -22,7 +22,7 @@ AGREES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}  # largest relativ
 
 
 def measure(
-    setting: Setting, names: Sequence[str], rounds: int, peak_flops: float | None = None, profile: bool = False
+    workload: Workload, names: Sequence[str], rounds: int, peak_flops: float | None = None, profile: bool = False
 ) -> dict[str, Any]:
     """The figures of the named contenders for one objective.
 
@@ -36,9 +36,9 @@ def measure(
     Raises:
         UserError: when a contender fails, or its losses are not those of the others.
     """
-    with ExitStack() as stack, progress(f"bench train: {setting.objective}", len(names) * (rounds + 2)) as advance:
+    with ExitStack() as stack, progress(f"bench train: {workload.objective}", len(names) * (rounds + 2)) as advance:
         subjects = {}
-        for remote in [Remote(name, _subject, name, setting) for name in names]:
+        for remote in [Remote(name, _subject, name, workload) for name in names]:
             advance.note(f"{remote.label}, loading")
             subjects[remote.label] = stack.enter_context(remote)
             advance(1)
@@ -59,12 +59,12 @@ def measure(
         work = {name: subject.call("work") for name, subject in subjects.items()}
         profiles = {name: subject.call("profile") for name, subject in subjects.items()} if profile else {}
     peak_flops = peak_flops or machine["matmul_flops"]
-    data = _data(setting)
-    peer = PEERS[setting.objective]
+    data = _data(workload)
+    peer = PEERS[workload.objective]
     peers = {"seconds": statistics.median(seconds[peer]), **memory[peer]} if peer in names else None
     return {
-        "objective": setting.objective,
-        "machine": machine | {"threads": setting.threads, "versions": _versions()},
+        "objective": workload.objective,
+        "machine": machine | {"threads": workload.threads, "versions": _versions()},
         "peak_flops": peak_flops,
         "data": data,
         "peer": peer,
@@ -77,10 +77,10 @@ def measure(
     }
 
 
-def _subject(name: str, setting: Setting) -> Any:
-    from harness.perf.subject import Subject
+def _subject(name: str, workload: Workload) -> Any:
+    from harness.perf.subject import TrainingSubject
 
-    return Subject(name, setting)
+    return TrainingSubject(name, workload)
 
 
 def _versions() -> dict[str, str]:
@@ -105,12 +105,12 @@ def _agreement(compared: dict[str, dict], against: str, allowed: float) -> dict[
     return found
 
 
-def _data(setting: Setting) -> dict[str, int]:
+def _data(workload: Workload) -> dict[str, int]:
     """Of a round: `tokens` of all sequences, each with its prompt, no padding."""
-    sequences = [pair for batch in setting.batches() for example in batch for pair in example]
+    sequences = [pair for batch in workload.batches() for example in batch for pair in example]
     return {
-        "steps": setting.steps,
-        "examples": setting.steps * setting.batch,
+        "steps": workload.steps,
+        "examples": workload.steps * workload.batch,
         "sequences": len(sequences),
         "tokens": sum(len(prompt) + len(completion) for prompt, completion in sequences),
         "completion_tokens": sum(len(completion) for _, completion in sequences),

@@ -16,7 +16,7 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files.marks import differences
 from harness.regression.measures import meaning
-from harness.regression.reference import Measured, shared
+from harness.regression.reference import MeasuredRun, shared
 from harness.statistics.intervals import mean
 from harness.statistics.power import ALPHA, margin_for, non_inferiority
 from harness.training.examples import TrainingOptions
@@ -75,7 +75,7 @@ class Check:
         return self.verdict != "worse"
 
 
-def check(run: Measured, reference: Measured, margin: float | None = None) -> Check:
+def check(run: MeasuredRun, reference: MeasuredRun, margin: float | None = None) -> Check:
     """
     Args:
         margin: how much worse a score may be, as a share of the reference's; else as much as lets equal runs pass.
@@ -97,7 +97,7 @@ def check(run: Measured, reference: Measured, margin: float | None = None) -> Ch
     return Check(verdict, findings, unequal, seeds, known, missing)
 
 
-def _comparable(run: Measured, reference: Measured) -> None:
+def _comparable(run: MeasuredRun, reference: MeasuredRun) -> None:
     if more := [name for name in run.arms if name not in reference.arms]:
         raise UserError(f"the reference has no {', '.join(more)}: check a run of {', '.join(reference.arms)}")
     of_run, of_reference = dict(run.of), dict(reference.of)
@@ -112,7 +112,7 @@ def _comparable(run: Measured, reference: Measured) -> None:
         )
 
 
-def _unequal(run: Measured, reference: Measured) -> list[str]:
+def _unequal(run: MeasuredRun, reference: MeasuredRun) -> list[str]:
     found = []
     for arm, by_seed in run.arms.items():
         for seed, each in by_seed.items():
@@ -125,7 +125,7 @@ def _unequal(run: Measured, reference: Measured) -> list[str]:
     return found
 
 
-def _scores(run: Measured, reference: Measured, share: float | None) -> list[Finding]:
+def _scores(run: MeasuredRun, reference: MeasuredRun, share: float | None) -> list[Finding]:
     pairs = [(arm, name) for arm in run.arms for name in next(iter(run.arms[arm].values())).scores]
     power = 1 - ALARM / 2 / len(pairs)
     findings = []
@@ -147,7 +147,7 @@ def _scores(run: Measured, reference: Measured, share: float | None) -> list[Fin
     return findings
 
 
-def _training(run: Measured, reference: Measured) -> list[Finding]:
+def _training(run: MeasuredRun, reference: MeasuredRun) -> list[Finding]:
     names = [(arm, name) for arm in run.arms for name in _measures(reference, arm)]
     findings = []
     for arm, name in names:
@@ -166,7 +166,7 @@ def _training(run: Measured, reference: Measured) -> list[Finding]:
     return findings
 
 
-def _measures(reference: Measured, arm: str) -> list[str]:
+def _measures(reference: MeasuredRun, arm: str) -> list[str]:
     """Those that all seeds of an arm have."""
     seeds = [each.measures for each in reference.arms[arm].values()]
     return [name for name in seeds[0] if all(name in each for each in seeds)]

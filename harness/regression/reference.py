@@ -41,7 +41,7 @@ class Seed:
 
 
 @dataclass(frozen=True)
-class Measured:
+class MeasuredRun:
     """A finished run: what it is of (equal for runs that can be compared), and its arms by name and seed."""
 
     of: dict[str, Any]
@@ -54,15 +54,15 @@ class Measured:
             {seed: each.weights.get(benchmark, {}) for seed, each in seeds.items()},
         )
 
-    def of_seeds(self, chosen: Container[int]) -> "Measured":
+    def of_seeds(self, chosen: Container[int]) -> "MeasuredRun":
         """The same with these seeds alone."""
         arms = {
             name: {seed: each for seed, each in seeds.items() if seed in chosen} for name, seeds in self.arms.items()
         }
-        return Measured(self.of, arms)
+        return MeasuredRun(self.of, arms)
 
 
-def measure(path: Path) -> Measured:
+def measure(path: Path) -> MeasuredRun:
     """
     Raises:
         UserError: when the folder holds no finished run.
@@ -75,7 +75,7 @@ def measure(path: Path) -> Measured:
     for arm in folders:
         own = {name: by_seed[arm.seed] for name, by_seed in scores[arm.name].items() if arm.seed in by_seed}
         arms.setdefault(arm.name, {})[arm.seed] = _seed(arm.folder, own)
-    return Measured({"options": _options(experiment), **_made_of(folders[0].folder, experiment)}, arms)
+    return MeasuredRun({"options": _options(experiment), **_made_of(folders[0].folder, experiment)}, arms)
 
 
 def shared(experiment: Experiment) -> dict[str, Any]:
@@ -111,7 +111,7 @@ def _seed(folder: Folder, by_benchmark: Mapping[str, Score]) -> Seed:
     return Seed(scores, weights, digests, measures.of_arm(folder))
 
 
-def write(path: Path, run: Path, command: str) -> Measured:
+def write(path: Path, run: Path, command: str) -> MeasuredRun:
     """Makes the reference of a run.
 
     Raises:
@@ -178,7 +178,7 @@ def _in_lines(found: dict[str, Any]) -> str:
     return f'{lines},\n "arms": {{\n' + ",\n".join(parts) + "\n }\n}\n"
 
 
-def read(path: Path) -> Measured:
+def read(path: Path) -> MeasuredRun:
     """
     Raises:
         UserError: when the file is absent or no reference of this format.
@@ -193,6 +193,6 @@ def read(path: Path) -> Measured:
             name: {int(seed): _unpacked(each, found["questions"]) for seed, each in by_seed.items()}
             for name, by_seed in found["arms"].items()
         }
-        return Measured(found["of"], arms)
+        return MeasuredRun(found["of"], arms)
     except (KeyError, TypeError, ValueError, AttributeError):
         raise UserError(f"{path} is damaged: write it again with harness check RUN --update") from None

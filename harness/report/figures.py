@@ -39,11 +39,12 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
             continue
         own, sure = cell.difference, cell.p_holm is not None and cell.p_holm < SIGNIFICANT
         low, high = (own.value if isnan(end) else end for end in (own.low, own.high))
-        told = f"{signed(own.value, digits)} {interval(own.low, own.high, digits, sign=True)}"
+        shown = f"{signed(own.value, digits)} {interval(own.low, own.high, digits, sign=True)}"
+        tooltip = f"{row.method} minus {run.table.baseline}: {shown}"
         rows.append(
             {"method": row.method, "value": own.value, "low": low, "high": high, "sure": sure}
             | {"label": signed(own.value, digits), "p": p_value(cell.p_holm)}
-            | {"told": f"{row.method} minus {run.table.baseline}: {told}, {p_value(cell.p_holm)} after correction"}
+            | {"tooltip": f"{tooltip}, {p_value(cell.p_holm)} after correction"}
         )
         table.append(
             (
@@ -78,7 +79,7 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
                     "x": {**x, "field": "low"},
                     "x2": {"field": "high"},
                     "color": own["color"],
-                    "description": {"field": "told"},
+                    "description": {"field": "tooltip"},
                 },
             },
             {
@@ -87,7 +88,7 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
                     "fill": filled,
                     "stroke": own["color"],
                     "shape": own["shape"],
-                    "description": {"field": "told"},
+                    "description": {"field": "tooltip"},
                 },
             },
             {"mark": {**text, "fontWeight": "bold"}, "encoding": {"text": {"field": "label"}, "x": None}},
@@ -119,8 +120,8 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
         means[row.method] = (row.spent.flops / 10**unit, cell.value)
         for seed, value in cell.by_seed.items():
             flops = run.ledgers[row.method][seed]["total"]["flops"]
-            told = f"{row.method}, seed {seed}: {number(value, digits)} at {power(flops)} FLOPs"
-            points.append({"method": row.method, "flops": flops / 10**unit, "value": value, "told": told})
+            tooltip = f"{row.method}, seed {seed}: {number(value, digits)} at {power(flops)} FLOPs"
+            points.append({"method": row.method, "flops": flops / 10**unit, "value": value, "tooltip": tooltip})
         table.append(
             (row.method, power(row.spent.flops), number(cell.value, digits), interval(cell.low, cell.high, digits))
         )
@@ -163,7 +164,7 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
             {"mark": {"type": "line", "strokeWidth": 1.5}, "data": values(lines), "encoding": {"color": own["color"]}},
             {
                 "mark": {"type": "point", "size": 40},
-                "encoding": {"color": own["color"], "shape": own["shape"], "description": {"field": "told"}},
+                "encoding": {"color": own["color"], "shape": own["shape"], "description": {"field": "tooltip"}},
             },
             *_labels(labels, own),
         ],
@@ -224,8 +225,8 @@ def budget(run: Run) -> Figure | None:
             continue
         for place, role in enumerate(roles):
             flops = by_role.get(role, 0.0)
-            told = f"{method}, {role}: {power(flops)} FLOPs"
-            rows.append({"method": method, "role": role, "flops": flops / 10**unit, "place": place, "told": told})
+            tooltip = f"{method}, {role}: {power(flops)} FLOPs"
+            rows.append({"method": method, "role": role, "flops": flops / 10**unit, "place": place, "tooltip": tooltip})
         wasted = fmean(ledger["total"].get("wasted_flops", 0.0) for ledger in run.ledgers[method].values())
         spent = (*(by_role.get(role, 0.0) for role in roles), sum(by_role.values()), wasted)
         table.append((method, *map(power, spent)))
@@ -259,7 +260,7 @@ def budget(run: Run) -> Figure | None:
                     "symbolType": "square",
                 },
             },
-            "description": {"field": "told"},
+            "description": {"field": "tooltip"},
         },
     }
     return Figure(
@@ -285,7 +286,7 @@ def parts(
         return None
     digits = digits_of(column.metric)
     rows = [
-        {"part": part, "method": method, "value": value, "told": f"{method}, {part}: {number(value, digits)}"}
+        {"part": part, "method": method, "value": value, "tooltip": f"{method}, {part}: {number(value, digits)}"}
         for part, by_method in found.items()
         for method, value in by_method.items()
     ]
@@ -323,7 +324,7 @@ def _dots(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict:
         "height": {"step": 30},
         "data": values(rows),
         "mark": {"type": "point", "size": 56, "stroke": "var(--panel)", "strokeWidth": 0.7},
-        "encoding": {"x": x, "y": y, "fill": own["color"], "shape": own["shape"], "description": {"field": "told"}},
+        "encoding": {"x": x, "y": y, "fill": own["color"], "shape": own["shape"], "description": {"field": "tooltip"}},
     }
 
 
@@ -344,7 +345,7 @@ def _steps(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict
         "scale": {"domain": [low, high], "nice": False},
         "axis": NUMBERS,
     }
-    told = {"description": {"field": "told"}}
+    tooltip = {"description": {"field": "tooltip"}}
     return {
         "width": WIDTH - 52 - LABELS,
         "height": height,
@@ -352,7 +353,10 @@ def _steps(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict
         "encoding": {"x": x, "y": y},
         "layer": [
             {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"color": own["color"]}},
-            {"mark": {"type": "point", "size": 40}, "encoding": {"color": own["color"], "shape": own["shape"], **told}},
+            {
+                "mark": {"type": "point", "size": 40},
+                "encoding": {"color": own["color"], "shape": own["shape"], **tooltip},
+            },
             *_labels(labels, own),
         ],
     }

@@ -19,7 +19,7 @@ from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.run import Run
 from harness.report.verdict import Verdict, verdict
-from harness.results import trials
+from harness.results import tuning_record
 from harness.results.folder import MACHINE
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import count, digits_of, duration
@@ -55,7 +55,7 @@ def page(run: Run, made: datetime) -> str:
         made: when the page is made.
     """
     series = {name: Series(name, index) for index, name in enumerate(run.methods)}
-    told = verdict(run)
+    conclusion = verdict(run)
     texts = {name: (files("harness.report") / "html" / name).read_text("utf-8") for name in ("page.css", "page.js")}
     style, script = texts["page.css"], texts["page.js"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -71,10 +71,10 @@ def page(run: Run, made: datetime) -> str:
         run=run,
         table=run.table,
         series=series,
-        verdict=told,
-        leaders={leader.column.name: leader for leader in told.leaders},
+        verdict=conclusion,
+        leaders={leader.column.name: leader for leader in conclusion.leaders},
         digits={column.name: digits_of(column.metric) for column in run.table.benchmarks},
-        marks={row.method: _marks(row, told) for row in run.table.rows},
+        marks={row.method: _marks(row, conclusion) for row in run.table.rows},
         forests=_drawn(figures.forest(run, column, [*series.values()]) for column in run.table.benchmarks),
         scalings=_drawn(
             [
@@ -88,7 +88,7 @@ def page(run: Run, made: datetime) -> str:
         pair_quality=training.pair_quality(run, [*series.values()]),
         health=training.health_rows(run),
         blocks=samples.blocks(run),
-        trials=trials.read(run.path),
+        trials=tuning_record.read(run.path),
         provenance=_provenance(run, made),
         svg=Markup,
     )
@@ -102,10 +102,10 @@ def _drawn(found: Any) -> list[Figure]:
     return [figure for figure in found if figure]
 
 
-def _marks(row: Row, told: Verdict) -> dict[str, list[str]]:
+def _marks(row: Row, conclusion: Verdict) -> dict[str, list[str]]:
     """Benchmark -> what a cell of the leaderboard is: "sure" (differs from the baseline), "best" (clearly ahead of all
     others)."""
-    clear = {leader.column.name for leader in told.leaders if leader.clear and leader.row is row}
+    clear = {leader.column.name for leader in conclusion.leaders if leader.clear and leader.row is row}
     return {name: ["sure"] * _sure(cell) + ["best"] * (name in clear) for name, cell in row.cells.items()}
 
 

@@ -18,7 +18,7 @@ from harness.tables.schema import Table
 
 
 @dataclass(frozen=True)
-class Stage:
+class StageReport:
     """The training of one stage of an arm: a row for each update, and its health (empty where none is stored)."""
 
     method: str
@@ -74,7 +74,7 @@ class Run:
         return found
 
     @cached_property
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[StageReport]:
         """All stages of all arms, in the order in which they were trained."""
         return [stage for arm in self.arms for stage in _stages(arm)]
 
@@ -94,10 +94,10 @@ class Run:
         return datetime.fromtimestamp(max(file.stat().st_mtime for file in files))
 
 
-def _stages(arm: Arm) -> Iterator[Stage]:
+def _stages(arm: Arm) -> Iterator[StageReport]:
     for stage in arm.stages:
         history, health = arm.folder / "training" / f"{stage.name}.jsonl", arm.folder / "health" / f"{stage.name}.json"
-        yield Stage(
+        yield StageReport(
             arm.name,
             arm.seed,
             stage.name,

@@ -61,9 +61,9 @@ def budgets(runs: Sequence[Run]) -> Figure:
                     caps.add(row.spent.cap_flops)
                 elif run is runs[0]:
                     points.append(place | {"base": cell.value})
-                told = (number(cell.value, digits), interval(cell.low, cell.high, digits))
+                shown = (number(cell.value, digits), interval(cell.low, cell.high, digits))
                 cap = power(row.spent.cap_flops) if row.spent.flops else "-"
-                table.append((row.method, cap, column.title, *told))
+                table.append((row.method, cap, column.title, *shown))
     panels = [_panel(column, points, sorted(caps), series) for column in columns]
     spec = {
         "vconcat": [{"hconcat": panels[place : place + 2], "spacing": 40} for place in range(0, len(panels), 2)],

@@ -5,7 +5,7 @@ from itertools import groupby
 from statistics import fmean
 
 from harness.report.drawing import MUTED, SIZE, WIDTH, Figure, Series, draw, scales, values
-from harness.report.run import Run, Stage
+from harness.report.run import Run, StageReport
 from harness.report.wording import number
 from harness.tables.layout import NONE
 
@@ -65,7 +65,7 @@ def curves(run: Run, series: Series) -> Figure | None:
     )
 
 
-def _points(stages: Sequence[Stage], field: str) -> list[tuple[str, float, float]]:
+def _points(stages: Sequence[StageReport], field: str) -> list[tuple[str, float, float]]:
     """(stage, update counted over all stages, value) of a field, at most about POINTS a stage."""
     found, before = [], 0
     for stage in stages:
@@ -89,7 +89,7 @@ def _mean(by_seed: dict[int, list[tuple[str, float, float]]]) -> list[tuple[str,
     return found
 
 
-def _starts(stages: Sequence[Stage]) -> list[dict]:
+def _starts(stages: Sequence[StageReport]) -> list[dict]:
     starts, before = [], 0
     for stage in stages:
         starts.append({"step": before, "stage": stage.name})
@@ -164,7 +164,7 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
             "method": stage.method,
             "x": stage.health["chosen_probability"],
             "y": 100 * stage.health["pair_accuracy"],
-            "told": f"{stage.method} seed {stage.seed}, {stage.name}: accuracy {stage.health['pair_accuracy']:.0%}, "
+            "tooltip": f"{stage.method} seed {stage.seed}, {stage.name}: accuracy {stage.health['pair_accuracy']:.0%}, "
             f"probability of the chosen {stage.health['chosen_probability']:.2f}",
         }
         for stage in run.stages
@@ -196,7 +196,7 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
             },
             "fill": own["color"],
             "shape": own["shape"],
-            "description": {"field": "told"},
+            "description": {"field": "tooltip"},
         },
     }
     return Figure(
@@ -205,7 +205,7 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
         "How often the judge prefers the chosen response of a pair, against how probable its tokens are for the model "
         "before training; a mark for each stage and seed.",
         ("run and stage",),
-        tuple((row["told"],) for row in rows),
+        tuple((row["tooltip"],) for row in rows),
     )
 
 
@@ -239,12 +239,12 @@ def health_rows(run: Run) -> list[dict]:
     return found
 
 
-def _by_stage(stages: Sequence[Stage]) -> list[Stage]:
+def _by_stage(stages: Sequence[StageReport]) -> list[StageReport]:
     """Stages of one name and method beside each other, in the order of the first."""
     places = {key: place for place, key in enumerate(dict.fromkeys((stage.method, stage.name) for stage in stages))}
     return sorted(stages, key=lambda stage: places[stage.method, stage.name])
 
 
-def _average(stages: Sequence[Stage], field: str, digits: int, factor: float = 1.0) -> str:
+def _average(stages: Sequence[StageReport], field: str, digits: int, factor: float = 1.0) -> str:
     known = [stage.health[field] for stage in stages if stage.health.get(field) is not None]
     return number(factor * fmean(known), digits) if known else NONE

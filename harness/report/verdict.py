@@ -25,7 +25,7 @@ WHY_TOO_FEW = (
 
 
 @dataclass(frozen=True)
-class Pair:
+class ComparedPair:
     """The paired difference first - second on a benchmark; p_holm counts all pairs of the page, and is None where there
     are too few seeds to call it."""
 
@@ -39,10 +39,10 @@ class Pair:
     def significant(self) -> bool:
         return self.p_holm is not None and self.p_holm < SIGNIFICANT
 
-    def turned(self) -> "Pair":
+    def turned(self) -> "ComparedPair":
         own = self.difference
         turned = replace(own, value=-own.value, low=-own.high, high=-own.low)
-        return Pair(self.benchmark, self.second, self.first, turned, self.p_holm)
+        return ComparedPair(self.benchmark, self.second, self.first, turned, self.p_holm)
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Leader:
 
     column: Column
     row: Row
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ComparedPair, ...]
 
     @property
     def cell(self) -> Cell:
@@ -86,7 +86,7 @@ class Verdict:
     certainty: tuple[str, ...]
     cost: tuple[str, ...]
     leaders: tuple[Leader, ...]
-    pairs: tuple[Pair, ...]
+    pairs: tuple[ComparedPair, ...]
 
 
 def verdict(run: Run) -> Verdict:
@@ -97,7 +97,7 @@ def verdict(run: Run) -> Verdict:
     return Verdict(headline, tuple(sentences), tuple(_certainty(run.table)), tuple(_cost(run)), leaders, pairs)
 
 
-def _pairs(run: Run, methods: list[str]) -> tuple[Pair, ...]:
+def _pairs(run: Run, methods: list[str]) -> tuple[ComparedPair, ...]:
     found = []
     for benchmark, by_method in run.scores.items():
         grids = {method: grid_of(scores) for method, scores in by_method.items() if method in methods}
@@ -105,10 +105,10 @@ def _pairs(run: Run, methods: list[str]) -> tuple[Pair, ...]:
         compared = differences([(grids[first], grids[second]) for first, second in places])
         found += [(benchmark, *place, each) for place, each in zip(places, compared, strict=True) if each]
     adjusted = iter(holm([difference.p_value for *_, difference in found if difference.called]))
-    return tuple(Pair(*each, next(adjusted) if each[-1].called else None) for each in found)
+    return tuple(ComparedPair(*each, next(adjusted) if each[-1].called else None) for each in found)
 
 
-def _leader(column: Column, ranked: list[Row], pairs: tuple[Pair, ...]) -> Leader | None:
+def _leader(column: Column, ranked: list[Row], pairs: tuple[ComparedPair, ...]) -> Leader | None:
     scored = [row for row in ranked if row.cells[column.name].by_seed]
     if not scored:
         return None

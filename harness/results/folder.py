@@ -12,7 +12,7 @@ from harness.experiment.options import Experiment
 from harness.files import store, typed
 from harness.files.marks import Folder, Mark, read_mark
 from harness.models.folder import TESTBED
-from harness.results import trials
+from harness.results import tuning_record
 from harness.tables import to_json, to_markdown
 from harness.tables.build import build
 from harness.tables.schema import ResultRow, Table
@@ -142,13 +142,13 @@ def table_of(path: Path, baseline: str = "base") -> Table:
 
 def _options(run: StoredRun) -> list[str]:
     """All options of each trained method, defaults and what tuning chose included."""
-    told = []
+    lines = []
     for arm in run.experiment.arms():
         if run.experiment.stages(arm):
-            own = vars(run.experiment.method_options(arm)) | (trials.choice(run.path, arm) or {})
+            own = vars(run.experiment.method_options(arm)) | (tuning_record.choice(run.path, arm) or {})
             shown = ", ".join(f"{name} {_plain(value)}" for name, value in own.items() if value is not None)
-            told.append(f"Options of {arm}: {shown}.")
-    return told
+            lines.append(f"Options of {arm}: {shown}.")
+    return lines
 
 
 def _plain(value: Any) -> str:
@@ -231,4 +231,4 @@ def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> Resul
                 warnings.setdefault(f"{file.stem}: {warning}", []).append(seed)
     method = experiment.method(name)
     supervision = method.supervision(experiment.method_options(name))
-    return ResultRow(name, supervision, scores, ledgers, seconds, trials.of_row(path, name), warnings)
+    return ResultRow(name, supervision, scores, ledgers, seconds, tuning_record.of_row(path, name), warnings)

@@ -202,7 +202,7 @@ def _same(one: Score, other: Score) -> bool:
 
 def _remarks(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> Iterator[str]:
     """How runs differ in what was chosen, and in versions: each against the first."""
-    told: dict[str, list[str]] = {}
+    kinds: dict[str, list[str]] = {}
     for run, basis in zip(runs[1:], bases[1:], strict=True):
         parts = _options(runs[0], run)
         if basis.surroundings != bases[0].surroundings:
@@ -213,10 +213,10 @@ def _remarks(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> Iterator[str]
             )
             parts.append(f"made with other versions ({', '.join(kinds)})")
         if parts:
-            told.setdefault("; ".join(parts), []).append(run.name)
-    for place, (said, names) in enumerate(told.items()):
+            kinds.setdefault("; ".join(parts), []).append(run.name)
+    for place, (said, names) in enumerate(kinds.items()):
         if place == MOST_NAMED:
-            yield f"{len(told) - MOST_NAMED} more kinds of runs differ from {runs[0].name}."
+            yield f"{len(kinds) - MOST_NAMED} more kinds of runs differ from {runs[0].name}."
             return
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
         yield f"Against {runs[0].name}, {', '.join(names[:MOST_NAMED])}{more}: {said}."

@@ -18,14 +18,14 @@ from harness.files.marks import Folder
 from harness.methods.base import Method, Stage
 from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
-from harness.results.trials import choice
+from harness.results.tuning_record import choice
 from harness.runs.engine_choice import described, load_engine
 from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
-from harness.runs.launcher import described_launcher
+from harness.runs.processes import launch_dependencies
 from harness.runs.scoring import Scoring
 from harness.signals import GO_ON
 from harness.stages.plan import judge_cost, measure_lengths
-from harness.stages.train import LOOP, PACKAGES, Setting, Trained, collecting, stage_steps, train_stages
+from harness.stages.train import LOOP, PACKAGES, RunSetup, Trained, collecting, stage_steps, train_stages
 from harness.thoughts import parse_marks
 from harness.training.tracking import tracking
 from harness.types import Prompt
@@ -96,7 +96,7 @@ class Arm:
 
     def stage_steps(self, inputs: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
         """Name and dependencies of each step of training, as of `pipeline.stage_steps`."""
-        return stage_steps(self.stages, self._setting(inputs))
+        return stage_steps(self.stages, self._setup(inputs))
 
     def trained(self, inputs: Inputs) -> bool:
         """
@@ -149,7 +149,7 @@ class Arm:
     def train(self, inputs: Inputs) -> Trained:
         """The trained policy; the files of each stage and the ledger are left in the folder."""
         needed = not (self.trained(inputs) and all(scoring.answered() for scoring in self.scorings(inputs)))
-        trained = train_stages(self.stages, self._setting(inputs), needed)
+        trained = train_stages(self.stages, self._setup(inputs), needed)
         self.worked |= trained.worked
         return trained
 
@@ -168,13 +168,13 @@ class Arm:
             folder=self.folder.path,
         )
 
-    def _setting(self, inputs: Inputs) -> Setting:
+    def _setup(self, inputs: Inputs) -> RunSetup:
         experiment = self.experiment
         streams = {
             labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
             for labelled in {stage.labelled for stage in self.stages}
         }
-        return Setting(
+        return RunSetup(
             base=lambda: inputs.base,
             folder=self.folder,
             shared=self.root.path,
@@ -186,7 +186,7 @@ class Arm:
             lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
             training=self._training,
             load=lambda path: self._load(path),
-            launcher=described_launcher(experiment),
+            launcher=launch_dependencies(experiment),
             judge=inputs.judge,
             judge_cost=lambda: judge_cost(experiment),
             check_pairs=experiment.check_pairs,
@@ -234,19 +234,19 @@ class Arm:
 
     def _training(self, stage: Stage, state: Path) -> "Training":
         from harness.engines.loading import choose_device
-        from harness.runs.launcher import launcher_of
-        from harness.training.base import Launch, Training
+        from harness.runs.processes import launch_command
+        from harness.training.base import ProcessGroup, Training
         from harness.training.examples import lora
         from harness.training.trainer import training_arguments
 
         experiment = self.experiment
         on_gpu = choose_device(experiment.device) != "cpu"
-        launcher = launcher_of(experiment)
+        launcher = launch_command(experiment)
         return Training(
             training_arguments(stage.training, state, self.seed, on_gpu),
             lora(stage.training),
             tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
-            launch=launcher and Launch(launcher, stage.training, experiment.trust_remote_code),
+            launch=launcher and ProcessGroup(launcher, stage.training, experiment.trust_remote_code),
         )
 
     def pairs(self) -> list[Prompt] | None:
@@ -260,7 +260,7 @@ class Arm:
         return pairs or None
 
 
-def told(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:
+def failure_of(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:
     """Does some work of an arm: what the user is told when it fails."""
     try:
         with disk_errors():

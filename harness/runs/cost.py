@@ -47,7 +47,7 @@ TEXT = 5  # bytes a token of what is stored of answers
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelSizes:
     """A model's sizes. kv_bytes: of a token in the key-value cache."""
 
     parameters: int
@@ -75,7 +75,7 @@ class Speed:
         return reading / self.read + sampled * self.token + training / self.train
 
 
-def of_gpu(name: str, shape: Shape, batch: int, context: float) -> Speed:
+def of_gpu(name: str, shape: ModelSizes, batch: int, context: float) -> Speed:
     """The speed of a model on a GPU.
 
     Args:
@@ -174,7 +174,7 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
 
 
 @cache
-def shape_of(model: str) -> Shape:
+def shape_of(model: str) -> ModelSizes:
     """Of a model on this machine, or of one that the presets name.
 
     Raises:
@@ -187,7 +187,7 @@ def shape_of(model: str) -> Shape:
         if model not in known:
             raise UserError(f"{error}; sizes are known without it of {', '.join(known)}") from None
         own = known[model]
-        return Shape(own["parameters"], own["layers"], own["hidden"], _kv_bytes(**own))
+        return ModelSizes(own["parameters"], own["layers"], own["hidden"], _kv_bytes(**own))
     folder = base_folder(folder) or folder
     config = text_config(folder)
     try:
@@ -197,7 +197,7 @@ def shape_of(model: str) -> Shape:
         raise UserError(
             f"{folder / 'config.json'} does not say how large the model is (hidden_size, num_hidden_layers ...)"
         ) from None
-    return Shape(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
+    return ModelSizes(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
 
 
 def _model_cost(experiment: Experiment, adapters: Any) -> Cost:
@@ -261,7 +261,7 @@ def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:
     }
 
 
-def _scoring(experiment: Experiment, shape: Shape, speed: Speed) -> dict[str, float]:
+def _scoring(experiment: Experiment, shape: ModelSizes, speed: Speed) -> dict[str, float]:
     """Seconds and tokens of the answers of one model."""
     seconds = tokens = 0.0
     for own in _workloads(experiment).values():
@@ -273,7 +273,7 @@ def _scoring(experiment: Experiment, shape: Shape, speed: Speed) -> dict[str, fl
 
 
 def _memory(
-    experiment: Experiment, shape: Shape, gpus: int, lengths: Lengths, methods: list[str], limit: float | None
+    experiment: Experiment, shape: ModelSizes, gpus: int, lengths: Lengths, methods: list[str], limit: float | None
 ) -> dict[str, Any]:
     """GiB on each GPU while it trains methods (states shared by all, as FSDP does) and while it generates; where that
     is more than the limit, what would fit ("remedies")."""
@@ -310,7 +310,7 @@ def _memory(
     }
 
 
-def _states(shape: Shape, gpus: int, rank: int, activations: float) -> float:
+def _states(shape: ModelSizes, gpus: int, rank: int, activations: float) -> float:
     """Bytes of what is trained on each GPU. Adapters lie on a copy of the weights, and are merged in float32."""
     if not rank:
         return TRAINED * shape.parameters / gpus + activations

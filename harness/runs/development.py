@@ -24,7 +24,7 @@ Prompts = Sequence[Prompt]
 
 
 @dataclass(frozen=True)
-class Split:
+class PromptSplit:
     """Prompts for scoring trials, and what of prompts and labelled pairs is left to train on."""
 
     development: Prompts
@@ -32,7 +32,7 @@ class Split:
     labelled: Prompts
 
 
-def split(experiment: Experiment, prompts: Prompts, labelled: Prompts) -> Split:
+def split(experiment: Experiment, prompts: Prompts, labelled: Prompts) -> PromptSplit:
     """Keeps prompts from training: of the prompts, or of the labelled pairs where only these were given.
 
     Of the testbed's, those about certain content; of others, those whose messages have the smallest digests. All that
@@ -51,7 +51,7 @@ def split(experiment: Experiment, prompts: Prompts, labelled: Prompts) -> Split:
             f"(at most {min(len(found), len(source) // 2)}): give fewer --tune-prompts, or more {option}"
         )
     left = [[prompt for prompt in each if not kept(prompt)] for each in (prompts, labelled)]
-    return Split(found[: experiment.tune_prompts], *left)
+    return PromptSplit(found[: experiment.tune_prompts], *left)
 
 
 def _kept(source: Prompts, testbed: bool, number: int) -> Callable[[Prompt], bool]:

@@ -25,10 +25,10 @@ from harness.methods import prompts
 from harness.models import fingerprints
 from harness.models.folder import TESTBED
 from harness.models.weights import check_files, parameter_count
-from harness.runs.development import Split, split
+from harness.runs.development import PromptSplit, split
 from harness.runs.engine_choice import chosen, load_engine
-from harness.runs.launcher import check_launcher
-from harness.stages import context
+from harness.runs.processes import check_launch_command
+from harness.stages import fitting
 from harness.stages.plan import estimate, model_folder
 from harness.training.tracking import check_tracker
 from harness.types import Prompt
@@ -84,7 +84,7 @@ def check_inputs(experiment: Experiment) -> None:
         UserError: for a file, a judge or a budget that the run could not use.
     """
     check_tracker(experiment.report_to)
-    check_launcher(experiment)
+    check_launch_command(experiment)
     if experiment.model_url:
         _check_endpoint(experiment)
     else:
@@ -218,7 +218,7 @@ def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Pro
     return found.prompts, found.labelled
 
 
-def _split_prompts(experiment: Experiment) -> Split:
+def _split_prompts(experiment: Experiment) -> PromptSplit:
     return split(experiment, *_given_prompts(experiment))
 
 
@@ -247,18 +247,18 @@ def _fitting_prompts(
     found = prompts.load_prompts(source, labelled)
     if found.unused:
         print(f"{source}: columns that are not used: {prompts.rows_by_name(found.unused)}", file=sys.stderr)
-    fitting = context.fitting(found.prompts, model, labelled, trust_remote_code, day)
-    too_long = len(found.prompts) - len(fitting)
+    kept = fitting.prompts_that_fit(found.prompts, model, labelled, trust_remote_code, day)
+    too_long = len(found.prompts) - len(kept)
     left_out = {"duplicate": found.duplicates, "empty": found.empty, "too long for the model": too_long}
     if any(left_out.values()):
-        told = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
-        print(f"{source}: {len(fitting)} prompts, rows left out: {told}", file=sys.stderr)
-    if not fitting:
+        counts = ", ".join(f"{number} {reason}" for reason, number in left_out.items())
+        print(f"{source}: {len(kept)} prompts, rows left out: {counts}", file=sys.stderr)
+    if not kept:
         raise UserError(
             f"{source}: all {too_long} prompts are too long for the context of {model}: give shorter ones, "
             "or another model"
         )
-    return fitting
+    return kept
 
 
 def data_folder(experiment: Experiment, run: Path) -> Path:

@@ -18,10 +18,10 @@ from harness.experiment.options import Experiment
 from harness.files.marks import Folder
 from harness.models import fingerprints
 from harness.progress import PLAIN_VARIABLE
-from harness.runs.arm import Arm, told
+from harness.runs.arm import Arm, failure_of
 from harness.runs.engine_choice import chosen
 from harness.runs.inputs import Inputs, load_inputs
-from harness.runs.launcher import launcher_of
+from harness.runs.processes import launch_command
 from harness.signals import GO_ON
 
 LOCAL = "local"
@@ -88,7 +88,7 @@ def needs(experiment: Experiment) -> dict[str, dict[str, int]]:
     """What a task takes of a cluster, as `ray.remote` wants it: a CPU or GPU for each process of a training, and for
     each device that a model answers on."""
     on_gpu = not fingerprints.of_device(experiment.device).startswith("cpu")
-    launcher = launcher_of(experiment)
+    launcher = launch_command(experiment)
     here = chosen(experiment) == "vllm" and not experiment.engine_url
     answering = experiment.tensor_parallel if here else 1
     training = max(answering, launcher.processes or 1 if launcher else 1)
@@ -123,7 +123,7 @@ def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: Folder)
             _inputs[key] = load_inputs(experiment, root)
         return _inputs[key]
 
-    return told(arm.learn if part == TRAINING else arm.run, inputs)
+    return failure_of(arm.learn if part == TRAINING else arm.run, inputs)
 
 
 @contextmanager

@@ -22,12 +22,12 @@ from harness.files.marks import Folder
 from harness.models import fingerprints
 from harness.models.folder import TESTBED, fetch, model_folder
 from harness.results.folder import FORMAT, check_format, read_experiment, write_table
-from harness.results.trials import FILE
+from harness.results.tuning_record import FILE
 from harness.runs.arm import Arm
 from harness.runs.earlier import with_earlier, without_outdated
 from harness.runs.engine_choice import INSTALLED, described
 from harness.runs.inputs import check_inputs, judge_module, load_inputs, model_digests, threads_of
-from harness.runs.launcher import described_launcher
+from harness.runs.processes import launch_dependencies
 from harness.runs.scoring import SCORERS
 from harness.runs.tuning import check_arms, trials_of, tune
 from harness.runs.workers import run_arms
@@ -135,7 +135,7 @@ def _key(experiment: Experiment) -> str:
             fingerprints.of_model(model_folder(experiment.judge_engine)) if experiment.judge_engine else None,
             endpoint_url(experiment.judge_url) if judge_module(experiment) == "harness.endpoints.client" else None,
             described(experiment),
-            described_launcher(experiment),
+            launch_dependencies(experiment),
             fingerprints.of_named(name for name in named if name != TESTBED),
             [files.digests(each.resources(data)) for each in benchmarks if hasattr(each, "resources")],
             fingerprints.of_device(experiment.device),

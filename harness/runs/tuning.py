@@ -19,7 +19,7 @@ from harness.errors import UserError
 from harness.experiment.options import MOST_SEEDS, Experiment
 from harness.files import store
 from harness.files.marks import Folder
-from harness.results.trials import FILE, document
+from harness.results.tuning_record import FILE, document
 from harness.runs.arm import Arm
 from harness.runs.development import NAME, Development
 from harness.runs.inputs import Inputs
@@ -27,7 +27,7 @@ from harness.runs.scoring import Scoring
 from harness.runs.workers import run_arms
 from harness.stages.collect import NoExamples, plan_stage
 from harness.stages.plan import cost_of
-from harness.stages.train import Setting
+from harness.stages.train import RunSetup
 from harness.types import Prompt
 from harness.work import sampled, total
 
@@ -61,8 +61,8 @@ class Trial(Arm):
     def scorings(self, inputs: Inputs) -> list[Scoring]:
         return [DevelopmentScoring(self, NAME, inputs)]
 
-    def _setting(self, inputs: Inputs) -> Setting:
-        return replace(super()._setting(inputs), check_pairs=0)  # an LLM judge looks at the pairs of runs only
+    def _setup(self, inputs: Inputs) -> RunSetup:
+        return replace(super()._setup(inputs), check_pairs=0)  # an LLM judge looks at the pairs of runs only
 
     def learn(self, inputs: Inputs) -> None:
         with self._failing(inputs):
@@ -120,11 +120,11 @@ class Trial(Arm):
 
     def _fail(self, inputs: Inputs, reason: str) -> None:
         """Marks the trial as failed, charged with all that was planned for it."""
-        setting, ledger = self._setting(inputs), Ledger(rule=self.experiment.ledger)
+        setup, ledger = self._setup(inputs), Ledger(rule=self.experiment.ledger)
         for stage in self.stages:
-            cost = cost_of(self.experiment, setting.adapters(stage))
-            judge = setting.judge_cost() if stage.judged else None
-            plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost, judge)
+            cost = cost_of(self.experiment, setup.adapters(stage))
+            judge = setup.judge_cost() if stage.judged else None
+            plan = plan_stage(stage, setup.budget, setup.lengths(stage), cost, judge)
             ledger.charge("generate", plan.generate_flops, prompt_tokens=plan.generate_tokens)
             ledger.charge("reference", plan.reference_flops, prompt_tokens=plan.reference_tokens)
             ledger.charge("train", plan.train_flops, trained_tokens=plan.trained_tokens, updates=plan.updates)
@@ -247,8 +247,8 @@ def tune(
     for row in found:
         if row["chosen"]:
             values = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())
-            told = f"trial {row['trial']} of {experiment.tune}, {row['metric']} {row['score']:.2f}: {values}"
-            print(f"{row['method']}: tuning chose {told}", file=sys.stderr)
+            choice = f"trial {row['trial']} of {experiment.tune}, {row['metric']} {row['score']:.2f}: {values}"
+            print(f"{row['method']}: tuning chose {choice}", file=sys.stderr)
 
 
 def ledgers(trials: Sequence[Trial]) -> dict[str, Ledger]:
@@ -260,7 +260,7 @@ def ledgers(trials: Sequence[Trial]) -> dict[str, Ledger]:
 
 
 def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """What trials.json holds of trials that are over (see `harness.results.trials`), from their own files.
+    """What trials.json holds of trials that are over (see `harness.results.tuning_record`), from their own files.
 
     Raises:
         UserError: when no trial of a method has a score.

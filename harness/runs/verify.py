@@ -15,7 +15,7 @@ from harness.experiment.options import Experiment
 from harness.files import store
 from harness.files.marks import Folder, differences
 from harness.results.folder import FORMAT, check_format, read_experiment, table_of
-from harness.results.trials import FILE, document
+from harness.results.tuning_record import FILE, document
 from harness.runs.arm import Arm
 from harness.runs.inputs import Inputs, data_folder, load_judge, load_prompts
 from harness.runs.run import INDEX, OWN, arms_of, step_folders

@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files.marks import Folder
 from harness.progress import PLAIN_VARIABLE
-from harness.runs.arm import Arm, told
+from harness.runs.arm import Arm, failure_of
 from harness.runs.inputs import Inputs, load_inputs
 from harness.signals import GO_ON, how_ended
 
@@ -147,7 +147,7 @@ def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder
             arm = connection.recv()
         except EOFError:
             return
-        connection.send(told(arm.run, inputs))
+        connection.send(failure_of(arm.run, inputs))
 
 
 def _end_with_parent() -> None:

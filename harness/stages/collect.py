@@ -96,7 +96,7 @@ def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge
 
 def collect_stage(
     stage: Stage,
-    bench: Workbench,
+    workbench: Workbench,
     draw: Callable[[int], list[Prompt]],
     plan: StagePlan,
     budget: Budget,
@@ -116,13 +116,13 @@ def collect_stage(
     """
     with example_writer(path, lambda example: training_flops(stage, example, cost)) as examples:
         if budget.kind == "flops":
-            _within_allowance(stage, bench, draw, plan, allowance, examples)
+            _within_allowance(stage, workbench, draw, plan, allowance, examples)
         elif budget.kind == "prompts":
-            _collect(stage, bench, draw, plan.queries, examples)
+            _collect(stage, workbench, draw, plan.queries, examples)
         else:
-            _enough(stage, bench, draw, plan, examples)
+            _enough(stage, workbench, draw, plan, examples)
         if not len(examples):
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in bench.discarded.items()) or "no prompts"
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in workbench.discarded.items()) or "no prompts"
             raise NoExamples(
                 f"stage {stage.name!r} made no training example ({reasons}): "
                 "give a larger budget, longer completions (max_new_tokens) or another model"
@@ -131,49 +131,49 @@ def collect_stage(
 
 
 def _collect(
-    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], number: int, examples: ExampleWriter
+    stage: Stage, workbench: Workbench, draw: Callable[[int], list[Prompt]], number: int, examples: ExampleWriter
 ) -> None:
     """Examples of the next prompts; those that the model could not read whole are left out and counted."""
     for start in range(0, number, CHUNK):
-        made = stage.collect(bench, draw(min(CHUNK, number - start)))
-        fitting = [each for each in made if max(map(len, each.sequences)) <= bench.engine.context_length]
-        bench.discard("longer than the context", len(made) - len(fitting))
+        made = stage.collect(workbench, draw(min(CHUNK, number - start)))
+        fitting = [each for each in made if max(map(len, each.sequences)) <= workbench.engine.context_length]
+        workbench.discard("longer than the context", len(made) - len(fitting))
         examples.add(fitting)
 
 
 def _within_allowance(
     stage: Stage,
-    bench: Workbench,
+    workbench: Workbench,
     draw: Callable[[int], list[Prompt]],
     plan: StagePlan,
     allowance: float,
     examples: ExampleWriter,
 ) -> None:
-    start = bench.ledger.flops
+    start = workbench.ledger.flops
 
     def used() -> float:
-        return bench.ledger.flops - start + examples.flops
+        return workbench.ledger.flops - start + examples.flops
 
     queries, size, left = 0, max(1, int(FIRST_DRAW * plan.queries)), inf
     while size > 0 and left > CLOSE * allowance:
-        _collect(stage, bench, draw, size, examples)
+        _collect(stage, workbench, draw, size, examples)
         queries += size
         left = allowance - used()
         size = int(NEXT_DRAW * left / (used() / queries))
     while len(examples) and used() > allowance:
         examples.keep(len(examples) - 1)
-        bench.discard("beyond the budget")
+        workbench.discard("beyond the budget")
 
 
 def _enough(
-    stage: Stage, bench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan, examples: ExampleWriter
+    stage: Stage, workbench: Workbench, draw: Callable[[int], list[Prompt]], plan: StagePlan, examples: ExampleWriter
 ) -> None:
     wanted = plan.updates * stage.training.batch_size
     queries = 0
     while len(examples) < wanted and queries <= 20 * plan.queries:
         kept = len(examples) / queries if len(examples) else plan.examples / plan.queries
         size = ceil((wanted - len(examples)) / kept)
-        _collect(stage, bench, draw, size, examples)
+        _collect(stage, workbench, draw, size, examples)
         queries += size
     examples.keep(wanted)
 

@@ -46,7 +46,7 @@ def loop_options(stage: Stage) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Setting:
+class RunSetup:
     """What the stages of a run have in common.
 
     base: gives the model that the run starts from.
@@ -127,27 +127,27 @@ class Trained:
     worked: bool
 
 
-def stage_steps(stages: Sequence[Stage], setting: Setting) -> Iterator[tuple[str, dict[str, Any]]]:
+def stage_steps(stages: Sequence[Stage], setup: RunSetup) -> Iterator[tuple[str, dict[str, Any]]]:
     """Name and dependencies of each step, in order. A step's can be known only when those before it are finished: who
     asks for the next one has looked."""
     before = None
     for stage in stages:
-        yield collecting(stage), _collect_depends(stage, before, setting)
-        yield stage.name, _train_depends(stage, setting)
+        yield collecting(stage), _collect_depends(stage, before, setup)
+        yield stage.name, _train_depends(stage, setup)
         before = stage
 
 
-def finished_stages(stages: Sequence[Stage], setting: Setting) -> int:
+def finished_stages(stages: Sequence[Stage], setup: RunSetup) -> int:
     """How many stages are finished, from the first on.
 
     Raises:
         UserError: when one was made from other things than it depends on now, naming them.
     """
-    steps = stage_steps(stages, setting)
-    return len(list(takewhile(lambda step: setting.folder.finished(*step), steps))) // 2
+    steps = stage_steps(stages, setup)
+    return len(list(takewhile(lambda step: setup.folder.finished(*step), steps))) // 2
 
 
-def train_stages(stages: Sequence[Stage], setting: Setting, needed: bool = True) -> Trained:
+def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) -> Trained:
     """The result of the last stage (the base model where there is none).
 
     Args:
@@ -156,76 +156,76 @@ def train_stages(stages: Sequence[Stage], setting: Setting, needed: bool = True)
     Raises:
         UserError: for anything the user can mend; what was finished stays in the folder.
     """
-    folder = setting.folder
-    done = finished_stages(stages, setting)
+    folder = setup.folder
+    done = finished_stages(stages, setup)
     while done and (needed or done < len(stages)) and not folder.whole(stages[done - 1].name):
         done -= 1
-    ledger = Ledger(setting.budget.amount if setting.budget.kind == "flops" else None, rule=setting.rule)
+    ledger = Ledger(setup.budget.amount if setup.budget.kind == "flops" else None, rule=setup.rule)
     if done:
         ledger = Ledger.from_dict(folder.facts(stages[done - 1].name)["ledger"])
     for stage in stages[:done]:
-        setting.stream(stage).position = folder.facts(stage.name)["drawn"]
-        shutil.rmtree(setting.work(stage), ignore_errors=True)
-    current = _loader(stages[done - 1], setting) if done else setting.base
+        setup.stream(stage).position = folder.facts(stage.name)["drawn"]
+        shutil.rmtree(setup.work(stage), ignore_errors=True)
+    current = _loader(stages[done - 1], setup) if done else setup.base
     for index in range(done, len(stages)):
-        engines = {"base": setting.base(), "current": current()}
-        ledger = _run_stage(stages, index, engines, ledger, setting)
-        current = _loader(stages[index], setting)
+        engines = {"base": setup.base(), "current": current()}
+        ledger = _run_stage(stages, index, engines, ledger, setup)
+        current = _loader(stages[index], setup)
     store.write_json(folder / "ledger.json", ledger.as_dict())
     return Trained(current, ledger, worked=done < len(stages))
 
 
-def _loader(stage: Stage, setting: Setting) -> "Callable[[], TransformersEngine]":
+def _loader(stage: Stage, setup: RunSetup) -> "Callable[[], TransformersEngine]":
     """Loads the model of a finished stage, once."""
 
     @cache
     def load() -> "TransformersEngine":
-        setting.folder.check(stage.name)
-        return setting.load(setting.checkpoint(stage))
+        setup.folder.check(stage.name)
+        return setup.load(setup.checkpoint(stage))
 
     return load
 
 
-def _collect_depends(stage: Stage, before: Stage | None, setting: Setting) -> dict[str, Any]:
-    mark = setting.folder.mark(before.name) if before else None
-    return {**setting.depends_on(stage), "stage": stage.name, "stage before": mark.key if mark else None}
+def _collect_depends(stage: Stage, before: Stage | None, setup: RunSetup) -> dict[str, Any]:
+    mark = setup.folder.mark(before.name) if before else None
+    return {**setup.depends_on(stage), "stage": stage.name, "stage before": mark.key if mark else None}
 
 
-def _train_depends(stage: Stage, setting: Setting) -> dict[str, Any]:
-    collected = setting.folder.mark(collecting(stage))
+def _train_depends(stage: Stage, setup: RunSetup) -> dict[str, Any]:
+    collected = setup.folder.mark(collecting(stage))
     return {
         **collected.depends_on,
-        "training": setting.loop(stage),
-        "launcher": setting.launcher,
-        "health": setting.health,
+        "training": setup.loop(stage),
+        "launcher": setup.launcher,
+        "health": setup.health,
         "examples": list(collected.files.values()),
     }
 
 
 def _run_stage(
-    stages: Sequence[Stage], index: int, engines: "dict[str, TransformersEngine]", ledger: Ledger, setting: Setting
+    stages: Sequence[Stage], index: int, engines: "dict[str, TransformersEngine]", ledger: Ledger, setup: RunSetup
 ) -> Ledger:
     """Collects and trains one stage. Returns what was spent with it."""
-    folder, stage = setting.folder, stages[index]
+    folder, stage = setup.folder, stages[index]
     before = stages[index - 1] if index else None
-    stream, step = setting.stream(stage), collecting(stage)
-    depends_on = _collect_depends(stage, before, setting)
+    stream, step = setup.stream(stage), collecting(stage)
+    depends_on = _collect_depends(stage, before, setup)
     if not (folder.finished(step, depends_on) and folder.whole(step)):
-        allowance = allowances(stages, setting.budget, ledger, index)
-        facts = _collect(stage, engines, stream, ledger, allowance, setting, store.digest(depends_on))
-        folder.finish(step, depends_on, [setting.examples(stage), setting.record(stage)], **facts)
+        allowance = allowances(stages, setup.budget, ledger, index)
+        facts = _collect(stage, engines, stream, ledger, allowance, setup, store.digest(depends_on))
+        folder.finish(step, depends_on, [setup.examples(stage), setup.record(stage)], **facts)
     folder.check(step)
     facts = folder.facts(step)
     stream.position = facts["drawn"]
     ledger = Ledger.from_dict(facts["ledger"])
-    depends_on = _train_depends(stage, setting)
+    depends_on = _train_depends(stage, setup)
     engines[stage.start].rest()
     start = engines[stage.start].local
-    files = _train(stage, start, facts, ledger, setting, depends_on)
-    model = fingerprints.of_model(setting.checkpoint(stage))
+    files = _train(stage, start, facts, ledger, setup, depends_on)
+    model = fingerprints.of_model(setup.checkpoint(stage))
     facts = {"drawn": facts["drawn"], "ledger": ledger.as_dict(), "model": model, "reading": start.reading.described}
     folder.finish(stage.name, depends_on, files, **facts)
-    shutil.rmtree(setting.work(stage))
+    shutil.rmtree(setup.work(stage))
     return ledger
 
 
@@ -235,7 +235,7 @@ def _collect(
     stream: PromptStream,
     ledger: Ledger,
     allowance: float,
-    setting: Setting,
+    setup: RunSetup,
     key: str,
 ) -> dict:
     """Writes the examples of a stage; what else the next steps must know of it.
@@ -243,32 +243,32 @@ def _collect(
     Args:
         key: of all that the examples depend on: completions that were made already are for no others.
     """
-    store.write_text(setting.record(stage), "")  # collecting begins anew, with what the log of completions has
-    judge_cost = setting.judge_cost() if stage.judged else None
-    bench = Workbench(
-        engine=LoggedEngine(engines[stage.generator], setting.work(stage) / f"completions-{key}.jsonl"),
+    store.write_text(setup.record(stage), "")  # collecting begins anew, with what the log of completions has
+    judge_cost = setup.judge_cost() if stage.judged else None
+    workbench = Workbench(
+        engine=LoggedEngine(engines[stage.generator], setup.work(stage) / f"completions-{key}.jsonl"),
         ledger=ledger,
-        sampling=setting.sampling,
+        sampling=setup.sampling,
         stage=stage.name,
-        judge=setting.judge if stage.judged else None,
-        most_missing=setting.most_missing,
-        rejudge=setting.rejudge,
-        marks=setting.marks,
+        judge=setup.judge if stage.judged else None,
+        most_missing=setup.most_missing,
+        rejudge=setup.rejudge,
+        marks=setup.marks,
         judge_cost=judge_cost,
-        record=setting.record(stage),
-        label=setting.label,
-        shared=setting.shared,
+        record=setup.record(stage),
+        label=setup.label,
+        shared=setup.shared,
     )
-    cost = ledger.cost(engines[stage.start], setting.adapters(stage))
-    plan = plan_stage(stage, setting.budget, setting.lengths(stage), cost, judge_cost)
-    number = collect_stage(stage, bench, stream.take, plan, setting.budget, allowance, setting.examples(stage), cost)
-    ledger.charge("generate", discarded=sum(bench.discarded.values()))
+    cost = ledger.cost(engines[stage.start], setup.adapters(stage))
+    plan = plan_stage(stage, setup.budget, setup.lengths(stage), cost, judge_cost)
+    number = collect_stage(stage, workbench, stream.take, plan, setup.budget, allowance, setup.examples(stage), cost)
+    ledger.charge("generate", discarded=sum(workbench.discarded.values()))
     epochs = stream.position / len(stream.prompts)
     ledger.epochs["preferences" if stage.labelled else "prompts"] = epochs
     return {
         "examples": number,
-        "discarded": bench.discarded,
-        "events": bench.events,
+        "discarded": workbench.discarded,
+        "events": workbench.events,
         "drawn": stream.position,
         "prompts": len(stream.prompts),
         "ledger": ledger.as_dict(),
@@ -276,7 +276,7 @@ def _collect(
 
 
 def _train(
-    stage: Stage, start: "TransformersEngine", collected: dict, ledger: Ledger, setting: Setting, depends_on: dict
+    stage: Stage, start: "TransformersEngine", collected: dict, ledger: Ledger, setup: RunSetup, depends_on: dict
 ) -> list[Path]:
     """Trains on the examples of a stage. Returns the files and folders that are left.
 
@@ -287,25 +287,25 @@ def _train(
     from harness.training.reference import reference_logprobs
     from harness.training.trainer import train
 
-    label, objective = f"{setting.label} {stage.name}", stage.objective
-    work = setting.work(stage)
-    examples = read_examples(setting.examples(stage))
+    label, objective = f"{setup.label} {stage.name}", stage.objective
+    work = setup.work(stage)
+    examples = read_examples(setup.examples(stage))
     data = build_data(examples, work / "examples.arrow", objective.sequences, start.context_length)
     reference = None
     if objective.needs_reference:
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on.get(name) for name in READING])
-            cache = setting.shared / "reference" / surroundings
+            cache = setup.shared / "reference" / surroundings
             logged = LoggedEngine(start, work / f"reference-{surroundings}.jsonl")
             reference = reference_logprobs(logged, data, ledger, cache, advance)
-    training = setting.training(stage, work / f"state-{store.digest(depends_on)}")
+    training = setup.training(stage, work / f"state-{store.digest(depends_on)}")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
-        result = train(start, data, objective, reference, training, setting.checkpoint(stage), ledger, advance)
-    history = setting.folder / "training" / f"{stage.name}.jsonl"
+        result = train(start, data, objective, reference, training, setup.checkpoint(stage), ledger, advance)
+    history = setup.folder / "training" / f"{stage.name}.jsonl"
     store.write_jsonl(history, result.history)
-    examples = read_examples(setting.examples(stage))
-    health = stage_health(examples, reference, collected, setting.judge, setting.check_pairs, result.history)
-    health_file = setting.folder / "health" / f"{stage.name}.json"
+    examples = read_examples(setup.examples(stage))
+    health = stage_health(examples, reference, collected, setup.judge, setup.check_pairs, result.history)
+    health_file = setup.folder / "health" / f"{stage.name}.json"
     store.write_json(health_file, health)
     for warning in health["warnings"]:
         print(f"warning: {label}: {warning}", file=sys.stderr)

@@ -38,7 +38,7 @@ class Ranking:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class PairwiseTests:
     """Methods compared with each other: how much a row's is better than a column's, the p-value, the standard error and
     its degrees of freedom; (n, n), NaN where two have nothing in common and on and below the diagonal."""
 
@@ -48,7 +48,7 @@ class Comparison:
     freedom: np.ndarray
 
     @classmethod
-    def blank(cls, methods: int) -> "Comparison":
+    def blank(cls, methods: int) -> "PairwiseTests":
         return cls(*np.full((4, methods, methods), np.nan))
 
     def put(self, first: int, others: Sequence[int], found: Estimates) -> None:
@@ -98,9 +98,9 @@ def threshold(p_values: np.ndarray) -> float:
     return float(ordered[first_failed - 1]) if first_failed else -1.0
 
 
-def compare(grids: Sequence[Grid]) -> Comparison:
+def compare(grids: Sequence[Grid]) -> PairwiseTests:
     """Each method with each later one: those with the same seeds and questions at once, the others pair by pair."""
-    found = Comparison.blank(len(grids))
+    found = PairwiseTests.blank(len(grids))
     groups: dict[tuple, list[int]] = {}
     for place, each in enumerate(grids):
         groups.setdefault((each.seeds, each.questions, each.clusters), []).append(place)
@@ -115,7 +115,7 @@ def compare(grids: Sequence[Grid]) -> Comparison:
     return found
 
 
-def _compare_alike(grids: Sequence[Grid], places: Sequence[int], found: Comparison) -> None:
+def _compare_alike(grids: Sequence[Grid], places: Sequence[int], found: PairwiseTests) -> None:
     """Those with the same seeds and questions, where every seed of two has a question in common."""
     values, weights = (np.stack([getattr(each, name) for each in grids]) for name in ("values", "weights"))
     for first in range(len(grids) - 1):

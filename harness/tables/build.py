@@ -22,10 +22,10 @@ from harness.statistics.judged import Judged, judge
 from harness.statistics.power import ALPHA, detectable
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.notes import notes_of, number_range
-from harness.tables.schema import Cell, Column, ResultRow, Row, Spent, Table
+from harness.tables.schema import Cell, Column, ResultRow, Row, RunCost, Table
 from harness.work import Rule
 
-__all__ = ["SIGNIFICANT", "Cell", "Column", "Judged", "ResultRow", "Row", "Spent", "Table", "build", "judge"]
+__all__ = ["SIGNIFICANT", "Cell", "Column", "Judged", "ResultRow", "Row", "RunCost", "Table", "build", "judge"]
 
 LENGTH_CONTROLLED = "length_controlled_win_rate"  # AlpacaEval's, in the details of a score
 LEAST_SHARE = 0.95  # of the cap: who spends less is not compared at an identical budget
@@ -237,7 +237,7 @@ def _reasons(rows: Sequence[ResultRow]) -> dict[str, str | None]:
     return {row.method: reason(row) for row in rows}
 
 
-def _spent(row: ResultRow) -> Spent:
+def _spent(row: ResultRow) -> RunCost:
     ledgers, seconds = list(row.ledgers.values()), list(row.seconds.values())
     shares = [ledger["total"]["flops"] / ledger["cap_flops"] for ledger in ledgers if ledger["cap_flops"]]
     caps = {ledger["cap_flops"] for ledger in ledgers}
@@ -245,7 +245,7 @@ def _spent(row: ResultRow) -> Spent:
     def average(values: list[float]) -> float:
         return sum(values) / len(values) if values else float("nan")
 
-    return Spent(
+    return RunCost(
         caps.pop() if len(caps) == 1 else None,
         min(shares, default=None),
         max(shares, default=None),

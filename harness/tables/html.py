@@ -2,7 +2,7 @@
 
 from html import escape as escape_html
 
-from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+from harness.tables.layout import DIFFERENCES, Entry, TextGrid, one_line, sheet
 from harness.tables.schema import Table
 
 STYLE = """
@@ -49,7 +49,7 @@ def escape(text: str) -> str:
     return escape_html(one_line(text))
 
 
-def _grid(grid: Grid, caption: str) -> str:
+def _grid(grid: TextGrid, caption: str) -> str:
     head = "".join(f'<th scope="col">{escape(text)}</th>' for text in grid.head)
     body = (
         f'<tr><th scope="row">{_entry(row[0])}</th>{"".join(f"<td>{_entry(each)}</td>" for each in row[1:])}</tr>'

@@ -13,7 +13,7 @@ from harness.errors import UserError
 from harness.files.store import plain
 from harness.statistics.intervals import Difference, Interval
 from harness.tables.reported import Reported
-from harness.tables.schema import Cell, Column, Row, Spent, Table, Tuning
+from harness.tables.schema import Cell, Column, Row, RunCost, Table, Tuning
 
 NUMBERS = ("value", "low", "high", "error", "freedom")
 
@@ -58,7 +58,7 @@ def _row(data: dict[str, Any]) -> Row:
         | {
             "seeds": tuple(data["seeds"]),
             "cells": {name: _cell(each) for name, each in data["cells"].items()},
-            "spent": Spent(**data["spent"]),
+            "spent": RunCost(**data["spent"]),
             "tuning": Tuning(**data["tuning"]) if data.get("tuning") else None,
         }
     )

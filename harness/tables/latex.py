@@ -7,7 +7,7 @@ marks that LaTeX would obey are escaped, letters that it can not set stand by th
 import re
 import unicodedata
 
-from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+from harness.tables.layout import DIFFERENCES, Entry, TextGrid, one_line, sheet
 from harness.tables.schema import Table
 
 _MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")  # the sign of a number, no hyphen
@@ -75,7 +75,7 @@ def _comment(text: str) -> str:
     return one_line(text).encode("ascii", "backslashreplace").decode()
 
 
-def _float(grid: Grid, caption: str, notes: tuple[str, ...]) -> str:
+def _float(grid: TextGrid, caption: str, notes: tuple[str, ...]) -> str:
     lines = [
         r"\begin{table}[htbp]",
         r"\centering",

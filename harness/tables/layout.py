@@ -8,7 +8,7 @@ from harness.statistics.intervals import Interval
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.notes import number_range
 from harness.tables.reported import Reported
-from harness.tables.schema import Cell, Column, Row, Spent, Table
+from harness.tables.schema import Cell, Column, Row, RunCost, Table
 
 NONE = "–"
 SPENDING = ("budget spent", "trained tokens", "generated tokens", "updates", "time")
@@ -28,7 +28,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Grid:
+class TextGrid:
     """Headings, and a row of entries for each method; the first is its name."""
 
     head: tuple[str, ...]
@@ -40,8 +40,8 @@ class Sheet:
     """differences: None where nothing is compared with the baseline."""
 
     title: str
-    scores: Grid
-    differences: Grid | None
+    scores: TextGrid
+    differences: TextGrid | None
     notes: tuple[str, ...]
     command: str | None
 
@@ -53,7 +53,7 @@ def sheet(table: Table) -> Sheet:
     scores += filter(None, (_reported(row, columns, with_tuning) for row in table.reported))
     head = ("method", "supervision", *(title for _, title, _ in columns), *["options"] * with_tuning, *SPENDING)
     notes = (*table.notes, *[REPORTED] * bool(table.reported))
-    return Sheet(table.title, Grid(head, tuple(scores)), _differences(table), notes, table.command)
+    return Sheet(table.title, TextGrid(head, tuple(scores)), _differences(table), notes, table.command)
 
 
 def _score_columns(table: Table) -> list[tuple[Column, str, bool]]:
@@ -112,7 +112,7 @@ def _reported(
     return tuple(map(Entry, (*first, *texts, *[NONE] * (with_tuning + len(SPENDING)))))
 
 
-def _differences(table: Table) -> Grid | None:
+def _differences(table: Table) -> TextGrid | None:
     baseline, *others = table.rows
     if not others:
         return None
@@ -121,7 +121,7 @@ def _differences(table: Table) -> Grid | None:
         tuple(map(Entry, (name(row), *(difference(row.cells[each.name], each) for each in table.benchmarks))))
         for row in others
     ]
-    return Grid(head, tuple(rows))
+    return TextGrid(head, tuple(rows))
 
 
 def score(cell: Cell, column: Column) -> Entry:
@@ -165,14 +165,14 @@ def tuned(row: Row) -> str:
     return f"tuned, {row.tuning.trials} trials, {row.tuning.flops:.3g} FLOPs" if row.tuning else "default"
 
 
-def spending(spent: Spent) -> list[str]:
+def spending(spent: RunCost) -> list[str]:
     if not spent.flops:
         return [NONE] * len(SPENDING)
     counts = (spent.trained_tokens, spent.generated_tokens, spent.updates)
     return [budget(spent), *map(count, counts), duration(spent.training_seconds)]
 
 
-def budget(spent: Spent) -> str:
+def budget(spent: RunCost) -> str:
     """The share of the cap, or FLOPs where there was none."""
     if spent.share_min is None:
         return f"{spent.flops:.3g} FLOPs"

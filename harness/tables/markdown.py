@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 
-from harness.tables.layout import DIFFERENCES, Entry, Grid, one_line, sheet
+from harness.tables.layout import DIFFERENCES, Entry, TextGrid, one_line, sheet
 from harness.tables.schema import Table
 
 _MARKUP = re.compile(r"\\|\||<(?=[A-Za-z/!?])|(?<=\])\(")
@@ -50,5 +50,5 @@ def entry(shown: Entry) -> str:
     return f"**{strong}** {escape(rest)}".rstrip() if strong else escape(shown.text)
 
 
-def _grid(grid: Grid) -> str:
+def _grid(grid: TextGrid) -> str:
     return lines([[escape(text) for text in grid.head], *([entry(each) for each in row] for row in grid.rows)])

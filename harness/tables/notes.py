@@ -208,12 +208,12 @@ def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
 def _health(rows: "Sequence[ResultRow]") -> list[str]:
     notes = []
     for row in rows:
-        told = [
+        warnings = [
             f"{warning} (seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))})"
             for warning, seeds in row.warnings.items()
         ]
-        if told:
-            notes.append(f"Health of training, {row.method}: {'; '.join(told)}.")
+        if warnings:
+            notes.append(f"Health of training, {row.method}: {'; '.join(warnings)}.")
     more = len(notes) - MOST_NAMED
     return notes[:MOST_NAMED] + ([f"Health of training: warnings of {more} more methods."] if more > 0 else [])
 

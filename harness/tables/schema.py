@@ -82,7 +82,7 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class Spent:
+class RunCost:
     """What a run of a method spent, mean over seeds; share_min and share_max of the cap are over the seeds.
 
     flops: needed or nominal, by the table's rule. wasted_flops: for padding and finished sequences that wait, beside
@@ -109,7 +109,7 @@ class Row:
     supervision: str
     seeds: tuple[int, ...]
     cells: dict[str, Cell]
-    spent: Spent
+    spent: RunCost
     ranked: bool
     reason: str | None
     tuning: Tuning | None = None

@@ -10,15 +10,15 @@ from trl import DPOConfig
 
 from harness.errors import UserError
 from harness.training.examples import TrainingOptions
-from harness.training.processes.command import Launcher
+from harness.training.processes.command import LaunchCommand
 from harness.training.tracking import Tracking
 
 
 @dataclass(frozen=True)
-class Launch:
+class ProcessGroup:
     """A training that processes of a launcher do: what they need to know beside the arguments of `trainer.train`."""
 
-    launcher: Launcher
+    launcher: LaunchCommand
     options: TrainingOptions
     trust_remote_code: bool = False
 
@@ -38,7 +38,7 @@ class Training:
     peft_config: Any = None
     callbacks: Sequence[TrainerCallback] = ()
     tracking: Tracking | None = None
-    launch: Launch | None = None
+    launch: ProcessGroup | None = None
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ from harness.training.base import Training, TrainingDiverged, TrainResult
 from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work
 from harness.training.examples import Objective, TrainingOptions, split_batch
 from harness.training.pairs import RewardOptions
-from harness.training.processes.run import train_in_processes
+from harness.training.processes.start import train_in_processes
 from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
 from harness.work import wasted

@@ -14,7 +14,7 @@ import numpy as np
 from harness.statistics.intervals import Grid, Interval
 from harness.statistics.judged import Judged, judge
 from harness.statistics.ranking import SIGNIFICANT
-from harness.statistics.simulation.scores import Setting, tables
+from harness.statistics.simulation.scores import Scenario, tables
 
 MOST_FALSE = 0.06  # tables with a false star, or a false rank
 COVERAGE = (0.93, 0.97)
@@ -26,7 +26,7 @@ FEW_AND_MANY = (3, 12)  # seeds where something else is changed
 
 
 @dataclass(frozen=True)
-class Measured:
+class ErrorRates:
     """Shares of tables and of intervals; None where there is nothing of the kind.
 
     false_stars, false_ranks: tables of equal methods with at least one. scores, differences: intervals that hold the
@@ -35,7 +35,7 @@ class Measured:
     half_width: of the interval of a difference, on average.
     """
 
-    setting: Setting
+    setting: Scenario
     tables: int
     false_stars: float | None
     false_ranks: float | None
@@ -46,28 +46,28 @@ class Measured:
     half_width: float
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Measured":
-        return cls(**data | {"setting": Setting(**data["setting"])})
+    def from_dict(cls, data: dict) -> "ErrorRates":
+        return cls(**data | {"setting": Scenario(**data["setting"])})
 
     def as_dict(self) -> dict:
         return asdict(self)
 
 
-def settings(questions: int = 60) -> list[Setting]:
+def settings(questions: int = 60) -> list[Scenario]:
     """Of the long form: every kind with every number of seeds; other sizes, and runs that vary not at all or much."""
     kinds = ("normal", "heavy-tailed", "binary", "ceiling", "tied", "missing", "clustered")
-    found = [Setting(kind, seeds, questions=questions) for kind in kinds for seeds in SEEDS]
-    found += [Setting("normal", seeds, *size, questions) for size in SIZES for seeds in FEW_AND_MANY]
-    found += [Setting("normal", seeds, questions=questions, seed_sd=sd) for sd in (0.0, 0.5) for seeds in FEW_AND_MANY]
-    return found + [Setting(kind, 3, questions=questions) for kind in ("one seed shared", "one beside five")]
+    found = [Scenario(kind, seeds, questions=questions) for kind in kinds for seeds in SEEDS]
+    found += [Scenario("normal", seeds, *size, questions) for size in SIZES for seeds in FEW_AND_MANY]
+    found += [Scenario("normal", seeds, questions=questions, seed_sd=sd) for sd in (0.0, 0.5) for seeds in FEW_AND_MANY]
+    return found + [Scenario(kind, 3, questions=questions) for kind in ("one seed shared", "one beside five")]
 
 
-def said(setting: Setting) -> Setting:
+def said(setting: Scenario) -> Scenario:
     """What is said of one seed is said of these very models: their runs do not vary."""
     return replace(setting, seed_sd=0.0) if setting.seeds == 1 else setting
 
 
-def measure(setting: Setting, number: int, seed: int = 0) -> Measured:
+def measure(setting: Scenario, number: int, seed: int = 0) -> ErrorRates:
     """From so many tables of equal methods, and a quarter as many with one that is better."""
     setting = said(setting)
     rng = np.random.default_rng([seed, setting.seeds, setting.methods])
@@ -79,7 +79,7 @@ def measure(setting: Setting, number: int, seed: int = 0) -> Measured:
         judged = judge(grids, "m0", set(grids["b0"]), dict.fromkeys(grids, setting.limits))
         best = f"m{setting.methods - 1}"
         found += [p < SIGNIFICANT for (_, method), p in judged.p_holm.items() if method == best]
-    return Measured(
+    return ErrorRates(
         setting,
         number,
         counts.stars / number if counts.called else None,
@@ -105,7 +105,7 @@ class _Counts:
     differences_held: int = 0
     half_width: float = 0.0
 
-    def add(self, setting: Setting, grids: Mapping[str, Mapping[str, Grid]], judged: Judged) -> None:
+    def add(self, setting: Scenario, grids: Mapping[str, Mapping[str, Grid]], judged: Judged) -> None:
         """Intervals of a single run among methods with several do not speak of other runs, and are left out."""
         truth = setting.truth()
         own = [
@@ -131,7 +131,7 @@ def holds(interval: Interval, truth: float) -> bool:
     return interval.low <= truth <= interval.high
 
 
-def run(number: int, jobs: int = 1, seed: int = 0, advance: Callable[[int], None] | None = None) -> list[Measured]:
+def run(number: int, jobs: int = 1, seed: int = 0, advance: Callable[[int], None] | None = None) -> list[ErrorRates]:
     """All settings of the long form, in so many processes."""
     wanted = settings()
     if jobs == 1:
@@ -150,20 +150,20 @@ def run(number: int, jobs: int = 1, seed: int = 0, advance: Callable[[int], None
         return [each.result() for each in waiting]
 
 
-def broken(found: Measured) -> list[str]:
+def broken(found: ErrorRates) -> list[str]:
     """Promises that are not held, beyond what chance explains in so many tables.
 
     Two seeds and scores near a limit may be covered more often than promised. Intervals of one table are not
     independent of each other: chance is reckoned by tables, and benchmarks of each.
     """
-    told = []
+    broken_promises = []
     slack = ERRORS * sqrt(MOST_FALSE * (1 - MOST_FALSE) / found.tables)
     for what, share in (("stars", found.false_stars), ("ranks", found.false_ranks)):
         if share is not None and share > MOST_FALSE + slack:
-            told.append(f"false {what} in {100 * share:.1f} % of the tables")
+            broken_promises.append(f"false {what} in {100 * share:.1f} % of the tables")
     slack = ERRORS * sqrt(COVERAGE[0] * (1 - COVERAGE[0]) / (found.tables * found.setting.benchmarks))
     cautious = found.setting.seeds == 2 or found.setting.kind == "ceiling"
     for what, share in (("scores", found.scores), ("differences", found.differences)):
         if share < COVERAGE[0] - slack or (share > COVERAGE[1] + slack and not cautious):
-            told.append(f"intervals of {what} hold the truth in {100 * share:.1f} %")
-    return told
+            broken_promises.append(f"intervals of {what} hold the truth in {100 * share:.1f} %")
+    return broken_promises

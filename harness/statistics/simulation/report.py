@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from harness.statistics.simulation.promises import Measured
+from harness.statistics.simulation.promises import ErrorRates
 
 BEGIN, END = "<!-- simulated: harness simulate -->", "<!-- end of simulated -->"
 HEAD = (
@@ -11,7 +11,7 @@ HEAD = (
 )
 
 
-def to_markdown(found: Sequence[Measured]) -> str:
+def to_markdown(found: Sequence[ErrorRates]) -> str:
     """One row a setting; shares in percent."""
     rows = [
         (
@@ -36,7 +36,7 @@ def between_markers(text: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"
 
 
-def _seeds(found: Measured) -> str:
+def _seeds(found: ErrorRates) -> str:
     named = {"one seed shared": "3 and 3", "one beside five": "5 and 1"}
     return named.get(found.setting.kind, str(found.setting.seeds))
 

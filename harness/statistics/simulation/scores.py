@@ -25,7 +25,7 @@ LIMITS = (0.0, 100.0)  # of the kinds in EASY, which are answers right or wrong 
 
 
 @dataclass(frozen=True)
-class Setting:
+class Scenario:
     """Tables of so many methods on so many benchmarks of so many questions, with so many seeds of every method.
 
     kind: see KINDS. seed_sd: how much training runs vary, where a question's difficulty varies by 1.
@@ -64,7 +64,7 @@ KINDS = {
 
 
 def tables(
-    setting: Setting, number: int, rng: np.random.Generator, shift: float = 0.0
+    setting: Scenario, number: int, rng: np.random.Generator, shift: float = 0.0
 ) -> Iterator[dict[str, dict[str, Grid]]]:
     """Benchmark -> method -> grid, of so many tables. The last method is better by `shift` on every benchmark."""
     questions = tuple(f"{each:04}" for each in range(setting.questions))
@@ -84,7 +84,7 @@ def tables(
 
 
 def _grid(
-    setting: Setting, place: int, values: np.ndarray, questions: tuple[str, ...], clusters: tuple[str, ...]
+    setting: Scenario, place: int, values: np.ndarray, questions: tuple[str, ...], clusters: tuple[str, ...]
 ) -> Grid:
     chosen = tuple(range(setting.seeds))
     if setting.kind == "one seed shared":
@@ -95,7 +95,7 @@ def _grid(
     return Grid(chosen, questions, values, np.ones_like(values), clusters if setting.kind == "clustered" else ())
 
 
-def _values(setting: Setting, rng: np.random.Generator, better: np.ndarray) -> np.ndarray:
+def _values(setting: Scenario, rng: np.random.Generator, better: np.ndarray) -> np.ndarray:
     """(benchmarks, methods, seeds, questions)."""
     seeds = 5 if setting.kind in ("one seed shared", "one beside five") else setting.seeds
     shape = (setting.benchmarks, setting.methods, seeds, setting.questions)

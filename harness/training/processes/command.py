@@ -17,7 +17,7 @@ EXAMPLE = "--launcher 'torchrun --nproc_per_node 2' or --launcher 'accelerate la
 
 
 @dataclass(frozen=True)
-class Launcher:
+class LaunchCommand:
     """A command that starts processes.
 
     text: the command as it was given. options: what follows its name.
@@ -63,7 +63,7 @@ def _texts(file: str) -> list[str]:
     return [each for each in words if "." in each and len(each) < LONGEST_PATH]
 
 
-def parse(text: str, device: str = "auto") -> Launcher:
+def parse(text: str, device: str = "auto") -> LaunchCommand:
     """Reads a command as its own program does.
 
     Raises:
@@ -82,7 +82,7 @@ def parse(text: str, device: str = "auto") -> Launcher:
     processes, strategy = read(options, text)
     if strategy == "MULTI_GPU" and device == "cpu":
         strategy = "MULTI_CPU"  # the way to have it: accelerate starts one process where it is told --cpu
-    return Launcher(text, options, module, processes, strategy)
+    return LaunchCommand(text, options, module, processes, strategy)
 
 
 def _torchrun(options: tuple[str, ...], text: str) -> tuple[int | None, None]:

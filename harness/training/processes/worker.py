@@ -16,8 +16,8 @@ from harness.errors import UserError
 from harness.files import store
 from harness.files.disk import disk_errors
 from harness.progress import Advance
-from harness.training.processes.command import Launcher
-from harness.training.processes.run import OUTCOME
+from harness.training.processes.command import LaunchCommand
+from harness.training.processes.start import OUTCOME
 
 if TYPE_CHECKING:
     from transformers import TrainerCallback
@@ -58,7 +58,7 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     Raises:
         UserError: when memory does not hold it, or the launcher gives other processes than it was asked for.
     """
-    launcher = Launcher(**job["launcher"])
+    launcher = LaunchCommand(**job["launcher"])
     launcher.check_came(int(os.environ.get("WORLD_SIZE", "1")))
     import numpy as np
     import torch
@@ -117,7 +117,7 @@ def _engine(job: dict[str, Any]) -> Any:
     return engine
 
 
-def _as_asked(launcher: Launcher) -> "TrainerCallback":
+def _as_asked(launcher: LaunchCommand) -> "TrainerCallback":
     from accelerate.state import AcceleratorState
     from transformers import TrainerCallback
 

@@ -3,11 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.search import BETA, LEARNING_RATE
-
 from harness.methods import Lengths, Prompt, QueryCost, Stage, Workbench
-from harness.training.examples import Example, TrainingOptions
-from harness.training.examples import Sequence as TokenSequence
+from harness.search import BETA, LEARNING_RATE
+from harness.training.examples import Example, TokenSequence, TrainingOptions
 from harness.training.losses import PreferenceObjective
 from harness.work import sampled, sequences
 
@@ -27,18 +25,18 @@ class Shorter:
     def stages(self, options: Options) -> list[Stage]:
         number = options.candidates
 
-        def collect(bench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
+        def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
             chats = [prompt.chat for prompt in prompts for _ in range(number)]
             items = [f"{prompt.id}/candidate-{place}" for prompt in prompts for place in range(number)]
-            replies = bench.sample("generate", chats, items)
+            replies = workbench.sample("generate", chats, items)
             examples = []
             for start, prompt in zip(range(0, len(replies), number), prompts, strict=True):
                 finished = [reply for reply in replies[start : start + number] if reply.finished]
                 ordered = sorted(finished, key=lambda reply: len(reply.token_ids))
                 if len(ordered) < 2 or len(ordered[0].token_ids) == len(ordered[-1].token_ids):
-                    bench.discard("no two finished replies of different lengths")
+                    workbench.discard("no two finished replies of different lengths")
                     continue
-                query, pair = bench.engine.encode_chat(prompt.chat), (ordered[0], ordered[-1])
+                query, pair = workbench.engine.encode_chat(prompt.chat), (ordered[0], ordered[-1])
                 record = {**prompt.record, "chosen": pair[0].text, "rejected": pair[1].text}
                 sequences = tuple(TokenSequence(query, reply.token_ids) for reply in pair)
                 examples.append(Example(prompt.id, sequences, record))

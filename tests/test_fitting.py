@@ -9,7 +9,7 @@ import pytest
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.runs.inputs import load_prompts
-from harness.stages.context import fitting
+from harness.stages.fitting import prompts_that_fit
 from harness.types import Prompt
 
 # the tiny model holds 512 tokens, a byte each; its template writes <|user|>, <|end|> and <|assistant|> around a prompt
@@ -35,7 +35,7 @@ def ask(text: str, *completions: str) -> Prompt:
 )
 def test_what_fits_is_what_the_engine_can_read(tiny_model_dir, prompt, labelled, fits):
     short = ask("short", "a", "b")
-    assert fitting([prompt, short], tiny_model_dir, labelled) == ([prompt, short] if fits else [short])
+    assert prompts_that_fit([prompt, short], tiny_model_dir, labelled) == ([prompt, short] if fits else [short])
 
 
 def test_the_engine_refuses_what_does_not_fit(tiny_model_dir):
@@ -52,9 +52,9 @@ def test_the_engine_refuses_what_does_not_fit(tiny_model_dir):
 def test_short_rows_are_not_tokenized(tiny_model_dir):
     code = (
         "import sys\nfrom pathlib import Path\n"
-        "from harness.stages.context import fitting\nfrom harness.methods.base import Prompt\n"
+        "from harness.stages.fitting import prompts_that_fit\nfrom harness.methods.base import Prompt\n"
         "rows = [Prompt(str(i), ({'role': 'user', 'content': 'x' * 200},)) for i in range(9)]\n"
-        "assert fitting(rows, Path(sys.argv[1])) == rows\nassert 'transformers' not in sys.modules"
+        "assert prompts_that_fit(rows, Path(sys.argv[1])) == rows\nassert 'transformers' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code, tiny_model_dir], check=True)
 
@@ -66,7 +66,7 @@ def test_a_context_with_another_name_is_found(tiny_model_dir, tmp_path):
     (tmp_path / "config.json").unlink()
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "gpt2", "n_positions": 64}))
     fits, too_long = ask("x" * 60), ask("x" * 61)
-    assert fitting([too_long, fits], tmp_path) == [fits]
+    assert prompts_that_fit([too_long, fits], tmp_path) == [fits]
 
 
 def test_rows_that_are_left_out_are_told_in_one_line(tiny_model_dir, tmp_path, capsys):

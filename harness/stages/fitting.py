@@ -15,7 +15,7 @@ MANY = 10_000  # rows: a second or more, which progress is shown for
 MARGIN = 2  # tokens: one to complete, one that a tokenizer may put before a text
 
 
-def fitting(
+def prompts_that_fit(
     prompts: Sequence[Prompt],
     folder: Path,
     labelled: bool = False,

@@ -7,12 +7,12 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.models import fingerprints
 from harness.training.examples import split_batch
-from harness.training.processes.command import Launcher, _default_configurations, _texts, parse
+from harness.training.processes.command import LaunchCommand, _default_configurations, _texts, parse
 
 
-def described_launcher(experiment: Experiment) -> dict[str, Any] | None:
+def launch_dependencies(experiment: Experiment) -> dict[str, Any] | None:
     """What results depend on, if only in their last digits: the command, and the content of files that it names."""
-    text = _command(experiment)
+    text = _command_text(experiment)
     words = (text or "").replace("=", " ").split()
     if words[:1] == ["accelerate"]:
         words += _default_configurations()
@@ -22,7 +22,7 @@ def described_launcher(experiment: Experiment) -> dict[str, Any] | None:
     return text and {"command": text, "files": fingerprints.of_named(named)}
 
 
-def launcher_of(experiment: Experiment) -> Launcher | None:
+def launch_command(experiment: Experiment) -> LaunchCommand | None:
     """What --gpus or --launcher of an experiment asks for.
 
     Raises:
@@ -37,16 +37,16 @@ def launcher_of(experiment: Experiment) -> Launcher | None:
                 f"--gpus {experiment.gpus}: PyTorch has {count} CUDA devices for that; for processes on the CPU give "
                 f"--launcher 'torchrun --nproc_per_node {experiment.gpus}'"
             )
-    text = _command(experiment)
+    text = _command_text(experiment)
     return parse(text, experiment.device) if text else None
 
 
-def check_launcher(experiment: Experiment) -> None:
+def check_launch_command(experiment: Experiment) -> None:
     """
     Raises:
         UserError: when the launcher can not be used, or batches can not be divided over its processes.
     """
-    launcher = launcher_of(experiment)
+    launcher = launch_command(experiment)
     if launcher is None:
         return
     for arm in experiment.arms():
@@ -55,5 +55,5 @@ def check_launcher(experiment: Experiment) -> None:
             split_batch(options.batch_size, options.micro_batch_size, launcher.processes or 1)
 
 
-def _command(experiment: Experiment) -> str | None:
+def _command_text(experiment: Experiment) -> str | None:
     return f"torchrun --nproc_per_node {experiment.gpus}" if experiment.gpus else experiment.launcher

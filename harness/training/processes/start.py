@@ -24,7 +24,7 @@ from harness.files import store
 from harness.progress import Advance
 from harness.signals import GO_ON, how_ended
 from harness.training.examples import Objective, TrainingOptions
-from harness.training.processes.command import WORKER, Launcher
+from harness.training.processes.command import WORKER, LaunchCommand
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -100,7 +100,7 @@ def _off_gpu(engine: "TransformersEngine") -> Iterator[None]:
         engine.model.to(device)
 
 
-def run(launcher: Launcher, job: dict[str, Any], folder: Path, advance: Advance | None = None) -> dict[str, Any]:
+def run(launcher: LaunchCommand, job: dict[str, Any], folder: Path, advance: Advance | None = None) -> dict[str, Any]:
     """The outcome of a job. No process is left afterwards.
 
     Args:
@@ -120,7 +120,7 @@ def run(launcher: Launcher, job: dict[str, Any], folder: Path, advance: Advance 
     return store.read_json(folder / OUTCOME)
 
 
-def _watch(launcher: Launcher, folder: Path, pipe: Path, advance: Advance | None) -> int:
+def _watch(launcher: LaunchCommand, folder: Path, pipe: Path, advance: Advance | None) -> int:
     """Starts the processes and passes on their progress until their launcher ends; its exit status."""
     reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # to write as well, so that it never ends
     command = [sys.executable, "-m", launcher.module, *launcher.options, "-m", WORKER, str(folder / JOB)]
@@ -155,8 +155,8 @@ def _failure(folder: Path, status: int) -> UserError:
     from harness.training.base import TrainingDiverged
 
     for file in sorted(folder.glob("failure-*.json")):
-        told = store.read_json(file)
-        return (TrainingDiverged if told["kind"] == "TrainingDiverged" else UserError)(told["text"])
+        failure = store.read_json(file)
+        return (TrainingDiverged if failure["kind"] == "TrainingDiverged" else UserError)(failure["text"])
     report = _text(folder / LOG)
     deaths = [(int(rank), int(code)) for rank, code in DEATH.findall(report)]
     # the others lose their connection to one that was killed, or are ended by the launcher

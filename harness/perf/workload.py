@@ -12,7 +12,7 @@ FIRST_WORD = 3  # the first token id that is neither padding nor the end nor unk
 LEAST_VOCABULARY = 16
 SEQUENCES = {"sso": 6, "dpo": 2}  # of a query that an objective reads; DPO's are y+ over y- on x
 
-Pair = tuple[TokenIds, TokenIds]  # prompt, completion
+PairLengths = tuple[TokenIds, TokenIds]  # prompt, completion
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LogNormal:
 
 
 @dataclass(frozen=True)
-class Lengths:
+class LengthMix:
     """Of queries, of principles, and of the responses y+, y- and yo, their end token not counted."""
 
     query: LogNormal
@@ -40,7 +40,7 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Shape:
+class ModelShape:
     """A decoder of transformers with tied embeddings, by the numbers of its configuration."""
 
     model_type: str  # as transformers names it
@@ -51,7 +51,7 @@ class Shape:
     heads: int
     kv_heads: int
     context: int
-    lengths: Lengths
+    lengths: LengthMix
 
     @property
     def layer_weights(self) -> int:
@@ -65,14 +65,14 @@ class Shape:
         return self.vocabulary * self.hidden
 
 
-SHORT = Lengths(
+SHORT = LengthMix(
     query=LogNormal(60, 0.7, 10, 400),
     principle=LogNormal(180, 0.3, 80, 400),
     good=LogNormal(180, 0.6, 20, 600),
     bad=LogNormal(150, 0.6, 20, 600),
     plain=LogNormal(180, 0.6, 20, 600),
 )
-LONG = Lengths(  # a query with two responses: 1,000 to 2,000 tokens
+LONG = LengthMix(  # a query with two responses: 1,000 to 2,000 tokens
     query=LogNormal(300, 0.5, 100, 600),
     principle=LogNormal(180, 0.3, 80, 400),
     good=LogNormal(500, 0.3, 300, 700),
@@ -80,13 +80,15 @@ LONG = Lengths(  # a query with two responses: 1,000 to 2,000 tokens
     plain=LogNormal(500, 0.3, 300, 700),
 )
 SHAPES = {
-    "small": Shape("llama", 32_000, 256, 680, 6, 8, 4, 4096, SHORT),
-    "qwen2-0.5b": Shape("qwen2", 151_936, 896, 4864, 24, 14, 2, 32_768, LONG),
-    "qwen2-1.5b": Shape("qwen2", 151_936, 1536, 8960, 28, 12, 2, 32_768, LONG),
+    "small": ModelShape("llama", 32_000, 256, 680, 6, 8, 4, 4096, SHORT),
+    "qwen2-0.5b": ModelShape("qwen2", 151_936, 896, 4864, 24, 14, 2, 32_768, LONG),
+    "qwen2-1.5b": ModelShape("qwen2", 151_936, 1536, 8960, 28, 12, 2, 32_768, LONG),
 }
 
 
-def shape_of(name: str, vocabulary: int | None = None, hidden: int | None = None, layers: int | None = None) -> Shape:
+def shape_of(
+    name: str, vocabulary: int | None = None, hidden: int | None = None, layers: int | None = None
+) -> ModelShape:
     """The named shape, or one of other size after it; its feed-forward is then 8/3 of the hidden size, rounded down
     to a multiple of 8.
 
@@ -107,11 +109,11 @@ def shape_of(name: str, vocabulary: int | None = None, hidden: int | None = None
         raise UserError(f"--hidden {changed['hidden']} is not a multiple of {2 * known.heads}, twice the heads")
     if changed["vocabulary"] < LEAST_VOCABULARY:
         raise UserError(f"--vocabulary {changed['vocabulary']} is too small: give at least {LEAST_VOCABULARY}")
-    return Shape(**changed)
+    return ModelShape(**changed)
 
 
 @dataclass(frozen=True)
-class Setting:
+class Workload:
     """One measurement of training.
 
     objective: "sso" or "dpo". batch: queries in one step. steps: steps in a round.
@@ -119,7 +121,7 @@ class Setting:
     """
 
     objective: str
-    shape: Shape
+    shape: ModelShape
     batch: int
     steps: int
     seed: int
@@ -127,14 +129,14 @@ class Setting:
     device: str
     dtype: str
 
-    def batches(self) -> list[list[list[Pair]]]:
+    def batches(self) -> list[list[list[PairLengths]]]:
         """The steps' batches of examples, each the pairs (prompt, completion) that its loss reads."""
         rng = random.Random(self.seed)
         number = SEQUENCES[self.objective]
         return [[_pairs(self.shape, rng)[:number] for _ in range(self.batch)] for _ in range(self.steps)]
 
 
-def _pairs(shape: Shape, rng: random.Random) -> list[Pair]:
+def _pairs(shape: ModelShape, rng: random.Random) -> list[PairLengths]:
     """The six sequences of a query: y+ over y- on x and on x+, yo over y+ on x-."""
 
     def words(count: int) -> TokenIds:
@@ -148,7 +150,7 @@ def _pairs(shape: Shape, rng: random.Random) -> list[Pair]:
     return [(plain, best), (plain, worst), (good, best), (good, worst), (bad, own), (bad, best)]
 
 
-def flops(shape: Shape, rows: list[tuple[int, tuple[int, ...]]], reference: bool) -> float:
+def flops(shape: ModelShape, rows: list[tuple[int, tuple[int, ...]]], reference: bool) -> float:
     """Floating-point operations that a step can not do without.
 
     Two for each weight that a token is multiplied with, and as many again, twice, on the way back; the LM head counts
