@@ -254,7 +254,7 @@ def test_the_index_is_made_again(finished, tmp_path):
     assert index.read_bytes() == before
 
 
-@pytest.mark.parametrize("found", [1, 3, None, "2"])
+@pytest.mark.parametrize("found", [1, 2, 4, None, "3"])
 def test_an_unknown_format_is_refused(finished, tmp_path, found):
     place, _ = finished
     shutil.copytree(place / "results", tmp_path / "results")
@@ -262,7 +262,7 @@ def test_an_unknown_format_is_refused(finished, tmp_path, found):
     versions.write_text(json.dumps(json.loads(versions.read_text()) | {"format": found}))
     for command in (("run", "--method", "sso,dpo", *SMALL), ("table", versions.parent), ("verify", versions.parent)):
         told = harness(*command, cwd=tmp_path, code=2)
-        assert f"has format {found}, and this harness reads format 2" in told
+        assert f"has format {found}, and this harness reads format 3" in told
 
 
 def test_a_checkpoint_can_be_scored(finished):

@@ -92,7 +92,7 @@ def test_digest_does_not_depend_on_the_order_of_keys():
 HOLDER = """
 import sys, time
 from pathlib import Path
-from harness import store
+from harness.files import store
 with store.only_writer(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

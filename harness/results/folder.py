@@ -17,11 +17,10 @@ from harness.tables import to_json, to_markdown
 from harness.tables.build import build
 from harness.tables.schema import ResultRow, Table
 
-FORMAT = 2  # of a run folder
+FORMAT = 3  # of a run folder
 MACHINE = ("processor", "cores", "memory_gib", "gpu")  # in versions.json, of the last call that wrote there
 SINCE = {  # what a format has that the one before had not
-    2: "a step is known by all code that it imports, the judge's endpoint, threads and environment, and reference/ and "
-    "the marks of steps have digests",
+    3: "the digest of a step's code names modules by their new places",
 }
 
 
