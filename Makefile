@@ -24,10 +24,10 @@ test: $(VENV)/.installed-dev
 
 test-all: test vllm-env
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
-	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_sharded.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runs/test_ray.py
+	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_sharded.py
 	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/engines/test_vllm.py
 
 vllm-env: $(VLLM_VENV)/.installed
 
