@@ -132,7 +132,7 @@ def test_no_two_classes_have_one_name():
     places = defaultdict(set)
     for module, path in MODULES.items():
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+            if isinstance(node, ast.ClassDef):
                 places[node.name].add(module)
     assert {name: modules for name, modules in places.items() if len(modules) > 1} == {}
 
