@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.experiment import configuration, registry
 from harness.experiment.scale import with_scale
 from harness.files.disk import disk_errors
+from harness.files.extras import explain
 from harness.signals import Stopped
 
 app = typer.Typer(
@@ -382,6 +383,10 @@ def main() -> None:
             app()
     except UserError as error:
         _end(f"error: {error}", 2)
+    except ModuleNotFoundError as error:
+        if (explained := explain(error)) is None:
+            raise
+        _end(f"error: {explained}", 2)
     except Stopped as stopped:
         _end(str(stopped), stopped.exit_code)
     except KeyboardInterrupt:
