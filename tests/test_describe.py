@@ -27,4 +27,4 @@ def test_defaults_limits_and_scales_are_shown(tmp_path):
 
 
 def test_an_unknown_name_has_its_nearest(tmp_path):
-    assert "did you mean sso" in harness("list", "ssoo", cwd=tmp_path, code=2)
+    assert "did you mean 'sso'" in harness("list", "ssoo", cwd=tmp_path, code=2)

@@ -22,12 +22,11 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         UserError: when there is neither a method nor a benchmark of this name.
     """
-    kinds = [kind for kind in registry.GROUPS if name in registry.names(kind)]
-    if not kinds:
-        raise unknown_name(
-            "method or benchmark", name, [each for kind in registry.GROUPS for each in registry.names(kind)]
-        )
-    known = registry.load(kinds[0], name)
+    names = {each: kind for kind in registry.GROUPS for each in registry.names(kind)}
+    if name not in names:
+        raise unknown_name("method or benchmark", name, names)
+    kind = names[name]
+    known = registry.load(kind, name)
     space = getattr(known, "search_space", {})
     by_scale = {scale: defaults.options_of(scale, known.Options) for scale in ("small", "large")}
     meanings = _meanings(known.Options)
@@ -43,8 +42,8 @@ def describe(name: str) -> dict[str, Any]:
     ]
     return {
         "name": name,
-        "kind": kinds[0],
-        "summary": known.summary if kinds[0] == "method" else known.title,
+        "kind": kind,
+        "summary": known.summary if kind == "method" else known.title,
         "module": type(known).__module__,
         "about": inspect.getdoc(sys.modules[type(known).__module__]) or "",
         "options": options,
@@ -70,7 +69,7 @@ def _limits(distribution: Distribution | None) -> list[float] | None:
 
 
 def _meanings(options: type) -> dict[str, str]:
-    """Option -> what the docstrings of the class and of its bases say of it: "NAME, NAME: text", one or several a line."""
+    """What the docstrings of the class and of its bases say about each option, as "NAME, NAME: text"."""
     fields = {each.name for each in dataclasses.fields(options)}
     heading = re.compile(r"(?:^|(?<=[.\s]))((?:\w+, )*\w+): ")
     found: dict[str, str] = {}
