@@ -359,10 +359,12 @@ def estimate(
     """Print what a run will do and cost, before it runs: tokens, hours, memory, judge calls and their price, disk."""
     from harness.commands.estimate import print_estimate
     from harness.runs.cost import cost
+    from harness.runs.gguf_models import with_unpacked_models
 
     if preset and config:
         raise UserError(f"give {preset} or --config {config}, not both")
-    planned = cost(with_scale(experiment(given, preset or config)), gpu, 1 if calibrate else gpus, calibrate)
+    asked = with_unpacked_models(experiment(given, preset or config), RESULTS)
+    planned = cost(with_scale(asked), gpu, 1 if calibrate else gpus, calibrate)
     if as_json:
         print_json(planned)
     else:

@@ -10,6 +10,7 @@ EXTRAS = {  # package, as it is imported -> extra of pyproject.toml
     **dict.fromkeys(("openai", "tenacity"), "judges"),
     **dict.fromkeys(("junitparser", "vl_convert"), "report"),
     "deepspeed": "deepspeed",
+    "gguf": "gguf",
     "ray": "ray",
 }
 
