@@ -39,7 +39,7 @@ clean:
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are older than these files when dependencies have changed: then pip runs again.
-$(VENV)/.installed: EXTRA :=
+$(VENV)/.installed: EXTRA := [all]
 $(VENV)/.installed-dev: EXTRA := [dev]
 $(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'

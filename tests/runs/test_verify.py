@@ -242,7 +242,16 @@ def test_all_questions_of_a_benchmark(place):
     shown = json.loads(harness("show", RUN, "math", "--json", cwd=place))
     score = json.loads((place / RUN / "arms/dpo-seed0/scores/math.json").read_text())
     assert {row["question"]: row["dpo"] for row in shown["questions"]} == score["values"]
-    assert "testbed/0" in harness("show", RUN, "math", cwd=place)
+    text = harness("show", RUN, "math", cwd=place)
+    assert "testbed/0" in text and "score" in text
+    table = json.loads(harness("table", RUN, "--format", "json", cwd=place))
+    of_table = {row["method"]: row["cells"]["math"]["value"] for row in table["rows"]}
+    assert shown["score"] == pytest.approx(of_table)
+    differing = json.loads(harness("show", RUN, "math", "--differing", "--json", cwd=place))
+    assert differing["questions"] == [row for row in shown["questions"] if row["base"] != row["dpo"]]
+    assert differing["left_out"] == len(shown["questions"]) - len(differing["questions"]) > 0
+    assert "questions have the same value for all methods" in harness("show", RUN, "math", "--differing", cwd=place)
+    assert "--page 9: there are" in harness("show", RUN, "math", "--page", "9", cwd=place, code=2)
 
 
 @pytest.mark.parametrize(
