@@ -1,44 +1,45 @@
-"""Budget and ledger: what a run may spend, and what it spent, by role.
+"""Budget and ledger: what a run may spend, and what it has spent, by role.
 
-FLOPs are those that the work needs, or nominal ones, by a rule of `harness.work`. What is computed beside it, for
-padding and for finished sequences that wait, is booked apart; the cap does not count it.
+FLOPs follow one of the rules of `harness.work`: those that the work needs, or nominal ones. What is computed in
+addition, for padding and for finished sequences that wait, is booked separately; the cap does not count it.
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from harness.errors import UserError
 from harness.work import Cost, Nominal, Rule
 
-MOST = 1e30  # of any kind of budget
+LARGEST = 1e30  # amount of a budget of any kind
 
 Kind = Literal["flops", "prompts", "updates"]
+KINDS: dict[str, Kind] = {"flops": "flops", "prompts": "prompts", "updates": "updates"}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """A cap on each run: FLOPs, or the paper's habits of equal prompts or equal updates of the policy."""
+    """A cap on each run: FLOPs, or as in the paper an equal number of prompts or of updates of the policy."""
 
     kind: Kind
     amount: float
 
     @classmethod
     def parse(cls, text: str) -> "Budget":
-        """From "1e12" (FLOPs), "flops=1e12", "prompts=2000" or "updates=60".
+        """Read a budget from "1e12" (FLOPs), "flops=1e12", "prompts=2000" or "updates=60".
 
         Raises:
             UserError: when the text is not one of these, or the amount is not above 0.
         """
-        kind, _, number = text.rpartition("=")
-        kind = kind or "flops"
+        name, _, number = text.rpartition("=")
+        kind = KINDS.get(name or "flops")
         try:
             amount = float(number)
         except ValueError:
             amount = float("nan")
-        if kind not in get_args(Kind) or not 0 < amount < float("inf"):
+        if kind is None or not 0 < amount < float("inf"):
             raise UserError(f"budget {text!r} is not understood: give FLOPs (1e12), prompts=N or updates=N, above 0")
-        if amount > MOST:
-            raise UserError(f"budget {text!r} is more than any run could spend: give at most {MOST:g}")
+        if amount > LARGEST:
+            raise UserError(f"budget {text!r} is more than any run could spend: give at most {LARGEST:g}")
         if kind != "flops" and amount != int(amount):
             raise UserError(f"budget {text!r}: {kind} must be a whole number")
         return cls(kind, amount)
@@ -52,8 +53,8 @@ class Spending:
     """What one role spent.
 
     prompt_tokens: tokens that were only read: prompts, and sequences that are only scored.
-    thought_tokens: of the generated ones, those of thoughts that were taken off.
-    padding_tokens, wasted_flops: positions that were computed and not needed, and their FLOPs (not in `flops`).
+    thought_tokens: generated tokens that belong to thoughts which were removed.
+    padding_tokens, wasted_flops: positions that were computed but not needed, and their FLOPs (not in `flops`).
     """
 
     calls: int = 0
@@ -69,19 +70,19 @@ class Spending:
     seconds: float = 0.0
 
     def add(self, other: "Spending") -> None:
-        for each in fields(self):
-            setattr(self, each.name, getattr(self, each.name) + getattr(other, each.name))
+        for amount in fields(self):
+            setattr(self, amount.name, getattr(self, amount.name) + getattr(other, amount.name))
 
 
 class BudgetExceeded(RuntimeError):
-    """Spending beyond the cap: a fault of a plan, never of a user."""
+    """Spending beyond the cap: a bug in planning, never a user's mistake."""
 
 
 @dataclass
 class Ledger:
-    """Spending by role, under a cap in FLOPs (None: no cap), which are counted by `rule`.
+    """Spending by role, under a cap in FLOPs (None: no cap), counted by `rule`.
 
-    epochs: how many times over "prompts" and labelled "preferences" were drawn.
+    epochs: how many times "prompts" and labelled "preferences" were drawn, as passes over all of them.
     """
 
     cap: float | None = None
@@ -90,28 +91,29 @@ class Ledger:
     epochs: dict[str, float] = field(default_factory=dict)
 
     def cost(self, engine: Any, adapters: Any = None) -> Cost:
-        """The FLOPs of an engine's model for work, by this ledger's rule.
+        """How this ledger counts the FLOPs of an engine's model.
 
         Args:
-            adapters: a LoraConfig of peft, where training trains no more than those.
+            engine: its `parameters` count under the rule "nominal", its `needed` under the rule "needed".
+            adapters: a LoraConfig of peft where training trains adapters only.
 
         Raises:
             UserError: when they cannot be counted.
         """
         return Nominal(engine.parameters) if self.rule == "nominal" else engine.needed(adapters)
 
-    def charge(self, role: str, flops: float = 0.0, **amounts: float) -> None:
-        """Book what a role spent.
+    def charge(self, role: str, flops: float = 0.0, **amounts: Any) -> None:
+        """Book what a role spent; `amounts` are the other fields of `Spending`.
 
         Raises:
-            BudgetExceeded: when the cap is passed; the spending is booked all the same.
+            BudgetExceeded: when the cap is exceeded; the spending is booked all the same.
         """
         self.roles.setdefault(role, Spending()).add(Spending(flops=flops, **amounts))
         if self.cap is not None and self.flops > self.cap:
             raise BudgetExceeded(f"{role} brings the run to {self.flops:.4g} FLOPs, above the cap of {self.cap:.4g}")
 
     def add(self, other: "Ledger") -> None:
-        """Book what another ledger has, role by role."""
+        """Book everything in another ledger, role by role."""
         for role, spent in other.roles.items():
             self.roles.setdefault(role, Spending()).add(spent)
         for source, epochs in other.epochs.items():
@@ -132,7 +134,7 @@ class Ledger:
     def left(self) -> float:
         return float("inf") if self.cap is None else self.cap - self.flops
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return {
             "rule": self.rule,
             "cap_flops": self.cap,
@@ -142,11 +144,11 @@ class Ledger:
         }
 
     @classmethod
-    def from_dict(cls, data: dict) -> "Ledger":
+    def from_dict(cls, data: dict[str, Any]) -> "Ledger":
         roles = {role: Spending(**spent) for role, spent in data["roles"].items()}
         return cls(data["cap_flops"], roles, rule_of(data), dict(data.get("epochs", {})))
 
 
-def rule_of(ledger: dict) -> Rule:
-    """The rule of a stored ledger; those that name none are from before there was another than "nominal"."""
-    return ledger.get("rule", "nominal")
+def rule_of(ledger: dict[str, Any]) -> Rule:
+    """The rule of a stored ledger; ledgers from before there was a choice name none, and are "nominal"."""
+    return "needed" if ledger.get("rule") == "needed" else "nominal"

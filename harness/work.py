@@ -1,9 +1,9 @@
-"""What a model computes for a piece of work, and the FLOPs that it needs for that.
+"""What a model computes for a piece of work, and the FLOPs that it needs for it.
 
-A multiplication with an addition is 2 FLOPs. Two rules turn work into FLOPs. The rule "needed" counts the matrix
-products that take part: weights by position, the scores and values of attention by pair of positions, the LM head where
-logits are made. The rule "nominal" is 2 N per token of a forward pass and 6 N per trained token (Kaplan et al. 2020,
-section 2.1), with N all parameters, the embedding included.
+A multiply-add is 2 FLOPs. Two rules turn work into FLOPs. The rule "needed" counts the matrix products that take part:
+weights per position, the scores and values of attention per pair of positions, the LM head per position with logits.
+The rule "nominal" is 2 N per token of a forward pass and 6 N per trained token (Kaplan et al. 2020, section 2.1), where
+N counts all parameters, including the embedding.
 """
 
 from collections import Counter
@@ -16,16 +16,16 @@ from harness.types import TokenIds
 Rule = Literal["needed", "nominal"]
 RULES = ("needed", "nominal")
 TRAIN_FLOPS = 6  # per parameter and trained token: forward 2, backward 4
-FORWARD_FLOPS = 2  # per parameter and token that is read or generated
+FORWARD_FLOPS = 2  # per parameter and token read or generated
 
 
 @dataclass(frozen=True)
 class Work:
     """Tokens that a model works on; expected numbers may be fractions.
 
-    read, generated: tokens as they are asked for: a prompt counts again for each of its sampled completions.
-    spans: (start, stop) -> how often positions start to stop - 1 of a sequence are computed; each attends to itself and
-        to all before it. A prompt that completions share is there once.
+    read, generated: tokens as requested: a prompt counts again for each of its sampled completions.
+    spans: (start, stop) -> how often positions start to stop - 1 of a sequence are computed; each position attends to
+        itself and to all before it. A prompt that several completions share is in it once.
     logits: positions at which the LM head is applied.
     """
 
@@ -56,7 +56,8 @@ class Work:
         return sum(number for (start, _), number in self.spans.items() if start == 0)
 
     def attended(self, window: float | None) -> float:
-        """Pairs of a position and one that it attends to, within a window (itself included) or without one."""
+        """How many pairs (position, position that it attends to) there are, within a window of this many positions
+        (itself included) or, with None, in the whole sequence."""
         return sum(
             number * (_triangle(stop, window) - _triangle(start, window))
             for (start, stop), number in self.spans.items()
@@ -64,13 +65,13 @@ class Work:
 
 
 def _triangle(length: float, window: float | None) -> float:
-    """Pairs in a sequence of this length, read from its start."""
+    """Pairs of attention in a sequence of this length, read from its start."""
     inside = length if window is None else min(length, window)
     return inside * (inside + 1) / 2 + (length - inside) * (window or 0)
 
 
 def total(works: Iterable[Work]) -> Work:
-    """All of it together."""
+    """The sum of several pieces of work."""
     read = generated = logits = 0.0
     spans: Counter[tuple[float, float]] = Counter()
     for work in works:
@@ -81,9 +82,9 @@ def total(works: Iterable[Work]) -> Work:
 
 
 def sampled(prompt: float, *completions: float) -> Work:
-    """Completions of these lengths sampled from one prompt: it is read once, and the last token of a completion is
-    never read."""
-    spans = Counter({(0, prompt): 1})
+    """Work of sampling completions of these lengths from one prompt: it is read once, and the last token of a
+    completion is never read."""
+    spans: Counter[tuple[float, float]] = Counter({(0, prompt): 1})
     for length in completions:
         if length > 1:
             spans[prompt, prompt + length - 1] += 1
@@ -91,8 +92,8 @@ def sampled(prompt: float, *completions: float) -> Work:
 
 
 def sequences(prompt: float, *completions: float) -> Work:
-    """Given completions of these lengths, read or trained on after one prompt, which is read once."""
-    spans = Counter({(0, prompt): 1}) if prompt else Counter()
+    """Work of reading, or training on, given completions of these lengths after one prompt, which is read once."""
+    spans: Counter[tuple[float, float]] = Counter({(0, prompt): 1}) if prompt else Counter()
     for length in completions:
         spans[prompt, prompt + length] += 1
     known = sum(length if prompt else length - 1 for length in completions)  # a first token has no prediction
@@ -100,7 +101,7 @@ def sequences(prompt: float, *completions: float) -> Work:
 
 
 def of_samples(prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> Work:
-    """Sampling these completions; equal prompts are read once."""
+    """Work of sampling these completions; equal prompts are read once."""
     by_prompt: dict[TokenIds, list[int]] = {}
     for prompt, completion in zip(prompts, completions, strict=True):
         by_prompt.setdefault(prompt, []).append(len(completion))
@@ -108,8 +109,8 @@ def of_samples(prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> 
 
 
 def of_sequences(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> Work:
-    """Reading, or training on, these (prompt, completion) sequences of one example or call; equal prompts, and equal
-    completions of them, count once."""
+    """Work of reading, or training on, the (prompt, completion) sequences of one example or call; equal prompts, and
+    equal completions of one prompt, count once."""
     by_prompt: dict[TokenIds, set[TokenIds]] = {}
     for prompt, completion in pairs:
         by_prompt.setdefault(prompt, set()).add(completion)
@@ -117,23 +118,25 @@ def of_sequences(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> Work:
 
 
 def wasted(flops: float, work: Work, computed: int | None) -> dict[str, float]:
-    """{"padding_tokens", "wasted_flops"} of computing more positions than work needs: each at the mean of a needed one.
-    (Packed, examples may share a prompt, so that fewer are computed.)
+    """Return {"padding_tokens", "wasted_flops"} of computing more positions than the work needs; each superfluous
+    position is charged at the mean of a needed one. (In a packed batch, examples may share a prompt, so that fewer
+    positions are computed than needed.)
 
     Args:
-        flops: of the work. computed: positions; None where they are not known.
+        flops: FLOPs of the work.
+        computed: how many positions were computed; None where that is not known.
     """
     padding = 0 if computed is None else max(0, computed - round(work.positions))
     return {"padding_tokens": padding, "wasted_flops": flops * padding / work.positions if padding else 0.0}
 
 
 class Cost(Protocol):
-    """FLOPs of one model for work."""
+    """How many FLOPs one model needs for work."""
 
     def forward(self, work: Work) -> float: ...
 
     def training(self, work: Work) -> float:
-        """Forward and backward."""
+        """FLOPs of the forward and the backward pass."""
         ...
 
 
@@ -152,8 +155,13 @@ class Nominal:
 
 @dataclass(frozen=True)
 class Rates:
-    """FLOPs per position in all layers, per position with logits, per pair of attention by window (None: without one),
-    and per sequence (what a model puts before it)."""
+    """FLOPs of a model's parts.
+
+    position: per position, in all layers.
+    logits: per position with logits.
+    pairs: per pair of attention, by window (None: no window).
+    sequence: per sequence, for what a model puts before it.
+    """
 
     position: float
     logits: float
@@ -167,7 +175,7 @@ class Rates:
 
 @dataclass(frozen=True)
 class Needed:
-    """The rule "needed", with rates that `harness.engines.counting` measures."""
+    """The rule "needed", with the rates that `harness.engines.counting` measures."""
 
     reading: Rates
     learning: Rates

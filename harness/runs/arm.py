@@ -246,7 +246,7 @@ class Arm:
             training_arguments(stage.training, state, self.seed, on_gpu),
             lora(stage.training),
             tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
-            launch=launcher and ProcessGroup(launcher, stage.training, experiment.trust_remote_code),
+            processes=launcher and ProcessGroup(launcher, stage.training, experiment.trust_remote_code),
         )
 
     def pairs(self) -> list[Prompt] | None:

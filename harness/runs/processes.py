@@ -7,7 +7,7 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.models import fingerprints
 from harness.training.examples import split_batch
-from harness.training.processes.command import LaunchCommand, _default_configurations, _texts, parse
+from harness.training.processes.command import LaunchCommand, default_configurations, parse, possible_files
 
 
 def launch_dependencies(experiment: Experiment) -> dict[str, Any] | None:
@@ -15,10 +15,10 @@ def launch_dependencies(experiment: Experiment) -> dict[str, Any] | None:
     text = _command_text(experiment)
     words = (text or "").replace("=", " ").split()
     if words[:1] == ["accelerate"]:
-        words += _default_configurations()
+        words += default_configurations()
     named = [each for each in words if Path(each).is_file()]
     for file in named:  # such as a configuration of DeepSpeed's, in one of accelerate's
-        named += [each for each in _texts(file) if each not in named and Path(each).is_file()]
+        named += [each for each in possible_files(file) if each not in named and Path(each).is_file()]
     return text and {"command": text, "files": fingerprints.of_named(named)}
 
 

@@ -36,7 +36,7 @@ SURROUNDINGS = (  # dependencies that are no choice of the experiment
 )
 READING = (*SURROUNDINGS, "attention", "batch_size")  # that log-probabilities of given texts depend on
 PACKAGES = (
-    *("torch", "transformers", "tokenizers", "trl", "accelerate", "peft", "datasets", "safetensors", "numpy", "jinja2"),
+    *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy", "jinja2"),
 )
 
 

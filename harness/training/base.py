@@ -1,12 +1,11 @@
-"""What a training is given and what it leaves."""
+"""What a training is given and what it returns."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback
-from trl import DPOConfig
+from transformers import TrainerCallback, TrainingArguments
 
 from harness.errors import UserError
 from harness.training.examples import TrainingOptions
@@ -14,11 +13,24 @@ from harness.training.processes.command import LaunchCommand
 from harness.training.tracking import Tracking
 
 
+@dataclass
+class PreferenceArguments(TrainingArguments):
+    """Arguments of transformers' Trainer, with what training on examples adds.
+
+    router_aux_loss_coef: weight of the load-balancing loss of a mixture of experts; 0 is off.
+    """
+
+    router_aux_loss_coef: float = 0.0
+
+
 @dataclass(frozen=True)
 class ProcessGroup:
-    """A training that processes of a launcher do: what they need to know beside the arguments of `trainer.train`."""
+    """Several processes that train together, started by a command.
 
-    launcher: LaunchCommand
+    options: those that the training's other arguments were made from; each process makes its own from them.
+    """
+
+    command: LaunchCommand
     options: TrainingOptions
     trust_remote_code: bool = False
 
@@ -27,28 +39,31 @@ class ProcessGroup:
 class Training:
     """How to train.
 
-    args: from `training_arguments`, or any with data in sequential order; args.output_dir is for the state.
+    args: from `training_arguments`, or any with data in sequential order; the state is saved in args.output_dir.
     peft_config: a LoraConfig of peft; its adapters are merged into the model that is saved.
-    tracking: where metrics go, beside the history.
-    launch: processes that do it, with the options that the other arguments were made from (callbacks stay behind); None
-        for this process.
+    callbacks: called in this process only: `processes` train without them.
+    tracking: where metrics go beside the history.
+    processes: the processes that train; None trains in this one.
     """
 
-    args: DPOConfig
+    args: PreferenceArguments
     peft_config: Any = None
     callbacks: Sequence[TrainerCallback] = ()
     tracking: Tracking | None = None
-    launch: ProcessGroup | None = None
+    processes: ProcessGroup | None = None
 
 
 @dataclass(frozen=True)
 class TrainResult:
-    """checkpoint: folder of the trained model. history: one row an update (loss, grad_norm, learning_rate, the
-    objective's values)."""
+    """A trained model.
+
+    checkpoint: its folder.
+    history: one row per update (loss, grad_norm, learning_rate, the objective's values).
+    """
 
     checkpoint: Path
     updates: int
-    history: list[dict]
+    history: list[dict[str, Any]]
 
 
 class TrainingDiverged(UserError):

@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 
     from harness.engines.packing import PackedBatch
 
-WINDOW = 8  # updates whose examples are sorted by length together: attention pads less, and examples are mixed less
-FILLER = -1  # index of a row without weight: processes that share an update need as many batches as one another
-WRITTEN_AT_ONCE = 256  # rows that are in memory on their way to the disk
+WINDOW = 8  # updates whose examples are sorted by length together; more: less padding in attention, less mixing
+FILLER = -1  # index of a row without weight, which gives all processes that share an update the same number of batches
+WRITTEN_AT_ONCE = 256  # rows held in memory before they are written
 
 
 @dataclass(frozen=True)
 class ExampleData:
     """n examples of k sequences on disk.
 
-    rows: index, id, prompt_ids and completion_ids (k lists of token ids each); after the examples a row of FILLER.
-    digests: of the examples' token ids.
-    lengths: (n,) tokens of each example's longest sequence.
-    work: one pass over all examples.
+    rows: index, id, prompt_ids and completion_ids (k lists of token ids each); a row of FILLER follows the examples.
+    digests: one per example, of its token ids.
+    lengths: (n,) tokens in each example's longest sequence.
+    work: work of one pass over all examples.
     """
 
     rows: "Dataset"
@@ -49,11 +49,11 @@ class ExampleData:
 
 
 def build_data(examples: Iterable[Example], path: Path, sequences: int, context_length: int) -> ExampleData:
-    """Writes examples of k sequences into an Arrow file at `path` and maps it into memory.
+    """Write examples of k sequences into an Arrow file at `path`, and map it into memory.
 
     Raises:
-        UserError: when an example does not fit the context.
-        ValueError: when there is no example, or one that is not of k sequences.
+        UserError: when an example does not fit into the context.
+        ValueError: when there is no example, or one does not have k sequences.
     """
     from datasets import Dataset, Features, List, Value
     from datasets.arrow_writer import ArrowWriter
@@ -67,8 +67,8 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
     ):
         for index, example in enumerate(examples):
             _check(example, sequences, context_length)
-            prompts = [list(each.prompt_ids) for each in example.sequences]
-            completions = [list(each.completion_ids) for each in example.sequences]
+            prompts = [list(sequence.prompt_ids) for sequence in example.sequences]
+            completions = [list(sequence.completion_ids) for sequence in example.sequences]
             writer.write({"index": index, "id": example.id, "prompt_ids": prompts, "completion_ids": completions})
             digests.append(hashlib.sha256(json.dumps([prompts, completions]).encode()).hexdigest())
             lengths.append(max(map(len, example.sequences)))
@@ -82,20 +82,22 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
 
 def _check(example: Example, sequences: int, context_length: int) -> None:
     if len(example.sequences) != sequences:
-        raise ValueError(f"example {example.id} has {len(example.sequences)} sequences, the objective {sequences}")
+        raise ValueError(
+            f"example {example.id} has {len(example.sequences)} sequences, and the objective reads {sequences}"
+        )
     longest = max(map(len, example.sequences))
     if longest > context_length:
         raise UserError(
-            f"training example {example.id} has {longest} tokens and the model's context ends at {context_length}: "
-            "leave it out or shorten its prompt or completion"
+            f"training example {example.id} has {longest} tokens, and the model's context holds {context_length}: "
+            "leave it out, or shorten its prompt or completion"
         )
 
 
-def update_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int]:
+def update_order(lengths: "Sequence[int] | np.ndarray", batch_size: int, seed: int) -> list[int]:
     """The order in which examples are trained on, as indices.
 
-    Each run of batch_size indices is one update, the last one perhaps smaller. Examples are shuffled, those of WINDOW
-    updates are sorted by length so that an update has examples of similar length, and the updates are shuffled again.
+    Each run of batch_size indices is one update; the last one may be smaller. Examples are shuffled, the examples of
+    WINDOW updates are sorted by length so that an update has examples of similar length, and updates are shuffled.
     """
     rng = random.Random(seed)
     order = list(range(len(lengths)))
@@ -110,29 +112,29 @@ def update_order(lengths: Sequence[int], batch_size: int, seed: int) -> list[int
 
 
 def trained_work(data: ExampleData, batch_size: int, seed: int, updates: int) -> Work:
-    """What this many updates train on: whole passes over the examples, and the first updates of one more."""
+    """Work of this many updates: whole passes over the examples, and the first updates of one more."""
     passes, more = divmod(updates, math.ceil(len(data) / batch_size))
     first = update_order(data.lengths, batch_size, seed)[: more * batch_size]
     return data.work * passes + total(of_sequences(sequences_of(row)) for row in data.rows.select(first))
 
 
-def in_order(data: ExampleData, batch_size: int, seed: int, together: int) -> "Dataset":
-    """The rows in the order of training, filled up to a multiple of `together` (rows in one pass of all processes)."""
+def in_order(data: ExampleData, batch_size: int, seed: int, per_pass: int) -> "Dataset":
+    """The rows in the order of training, filled up to a multiple of `per_pass` (rows in one pass of all processes)."""
     order = update_order(data.lengths, batch_size, seed)
-    return data.rows.select(order + [len(data)] * (-len(order) % together))
+    return data.rows.select(order + [len(data)] * (-len(order) % per_pass))
 
 
 def micro_batches(
     data: ExampleData, batch_size: int, seed: int, updates: int, size: int, processes: int
 ) -> Iterator[list[tuple[TokenIds, TokenIds]]]:
-    """The (prompt, completion) sequences of each forward pass of so many updates.
+    """The (prompt, completion) sequences of each forward pass of this many updates.
 
     Args:
-        size: examples in a pass of one process.
+        size: examples per forward pass of one process.
     """
     rows = in_order(data, batch_size, seed, size * processes)
-    a_pass = math.ceil(len(data) / batch_size)
-    for first in range(0, updates, a_pass):
+    per_epoch = math.ceil(len(data) / batch_size)
+    for first in range(0, updates, per_epoch):
         for start in range(0, min((updates - first) * batch_size, len(rows)), size):
             chosen = rows.select(range(start, min(start + size, len(rows))))
             yield [pair for row in chosen for pair in sequences_of(row)]
@@ -140,16 +142,16 @@ def micro_batches(
 
 @dataclass(frozen=True)
 class Collator:
-    """Makes a batch of rows of `ExampleData`.
+    """Makes a batch from rows of `ExampleData`.
 
-    reference: (n, k) log-probabilities (sums) of all examples under the reference, or None.
+    reference: (n, k) sums of log-probabilities of all examples under the reference, or None.
     """
 
     reference: np.ndarray | None = None
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> "dict[str, PackedBatch | torch.Tensor | list[str]]":
-        """`packed` with the B * k sequences, those of an example one after another; `counts` (B,) 1, 0 for FILLER;
-        `reference` (B, k) where there is one; the rows' `ids`."""
+        """Return `packed`: the B * k sequences, those of an example in a row; `counts`: (B,) 1, or 0 for FILLER;
+        `reference`: (B, k), where there is one; `ids` of the rows."""
         import torch
 
         from harness.engines.packing import pack

@@ -1,7 +1,7 @@
-"""Variables of the environment that would change what is trained, or make it wait for other processes.
+"""Environment variables that would change training, or make it wait for other processes.
 
-accelerate and transformers read them without a word. What a training depends on is an option here, so that it is
-stored with the run; the processes of --gpus and --launcher get theirs from the launcher itself.
+accelerate and transformers read them silently. Everything that training depends on is an option here, so that it is
+stored with the run; the processes of --gpus and --launcher get their variables from the launcher itself.
 """
 
 import os
@@ -11,11 +11,11 @@ from harness.errors import UserError
 
 SIZES = ("WORLD_SIZE", "PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "MV2_COMM_WORLD_SIZE")  # processes that train together
 PREFIXES = ("ACCELERATE_", "FSDP_", "MEGATRON_LM_", "PARALLELISM_CONFIG_")
-HARMLESS = {  # change what is printed, or where a process runs, and no number
+HARMLESS = {  # change what is printed or where a process runs, but no result
     *("ACCELERATE_LOG_LEVEL", "ACCELERATE_DEBUG_MODE", "ACCELERATE_DEBUG_RDV_FILE", "ACCELERATE_CPU_AFFINITY"),
     *("ACCELERATE_ENABLE_RICH", "ACCELERATE_DISABLE_RICH"),
 }
-OFF = {"", "no", "none", "false", "0"}  # of ACCELERATE_MIXED_PRECISION and the switches
+OFF = {"", "no", "none", "false", "0"}  # values that switch a variable off
 ONE_STEP = {"ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1", "ACCELERATE_NUM_PROCESSES": "1"}
 
 
@@ -42,9 +42,9 @@ def check_environment(variables: Mapping[str, str] = os.environ) -> None:
         if not name.startswith(PREFIXES) or name in HARMLESS or value.lower() in OFF or ONE_STEP.get(name) == value:
             continue
         raise UserError(
-            f"the environment sets {name}={value!r}, which would change how accelerate trains, and the run would not "
-            f"know: unset {name}, and say it with --set METHOD.OPTION=VALUE or in the file of "
-            "--launcher 'accelerate launch --config_file FILE'"
+            f"the environment sets {name}={value!r}, which would change how accelerate trains without being stored "
+            f"with the run: unset {name}, and use --set METHOD.OPTION=VALUE or the file of "
+            "--launcher 'accelerate launch --config_file FILE' instead"
         )
 
 

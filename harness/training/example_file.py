@@ -1,4 +1,4 @@
-"""Examples as a file of JSON lines, written and read one at a time, however many there are."""
+"""Examples in a file of JSON lines, written and read one at a time, however many there are."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -10,12 +10,13 @@ from harness.training.examples import Example, TokenSequence
 
 
 class ExampleWriter:
-    """Adds examples to a file, and keeps count of the FLOPs that they cost.
+    """Adds examples to a file, and sums up the FLOPs that training on them costs."""
 
-    cost: of one example.
-    """
-
-    def __init__(self, rows: store.RowWriter, cost: Callable[[Example], float]):
+    def __init__(self, rows: store.RowWriter, cost: Callable[[Example], float]) -> None:
+        """
+        Args:
+            cost: FLOPs of one example.
+        """
         self._rows, self._cost = rows, cost
         self._flops: list[float] = []
 
@@ -33,14 +34,14 @@ class ExampleWriter:
             self._flops.append(self._cost(example))
 
     def keep(self, number: int) -> None:
-        """Drops all examples after the first `number`."""
+        """Drop all examples after the first `number`."""
         self._rows.keep(number)
         del self._flops[number:]
 
 
 @contextmanager
 def example_writer(path: Path, cost: Callable[[Example], float]) -> Iterator[ExampleWriter]:
-    """The file is there when the `with` has ended well."""
+    """Write examples to `path`; the file appears once the `with` block has ended without an error."""
     with store.row_writer(path) as rows:
         yield ExampleWriter(rows, cost)
 
@@ -48,6 +49,6 @@ def example_writer(path: Path, cost: Callable[[Example], float]) -> Iterator[Exa
 def read_examples(path: Path) -> Iterator[Example]:
     for row in store.iterate_jsonl(path):
         sequences = tuple(
-            TokenSequence(tuple(each["prompt_ids"]), tuple(each["completion_ids"])) for each in row.pop("sequences")
+            TokenSequence(tuple(ids["prompt_ids"]), tuple(ids["completion_ids"])) for ids in row.pop("sequences")
         )
         yield Example(row.pop("id"), sequences, row)

@@ -1,4 +1,4 @@
-"""What is trained on: examples of k sequences, and the objectives that turn their log-probabilities into losses."""
+"""Training data: examples of k sequences, and the objectives that turn their log-probabilities into losses."""
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -33,67 +33,77 @@ class Example:
 
     id: str
     sequences: tuple[TokenSequence, ...]
-    record: dict = field(default_factory=dict)
+    record: dict[str, Any] = field(default_factory=dict)
 
     @property
     def work(self) -> Work:
-        """One pass over the example: prompts that its sequences share count once."""
-        return of_sequences((each.prompt_ids, each.completion_ids) for each in self.sequences)
+        """Work of one pass over the example; a prompt that its sequences share counts once."""
+        return of_sequences((sequence.prompt_ids, sequence.completion_ids) for sequence in self.sequences)
 
     @property
     def tokens(self) -> int:
-        """What one pass over the example reads."""
+        """How many tokens one pass over the example reads."""
         return int(self.work.read)
 
 
 class Objective(Protocol):
     """A loss over the log-probabilities of an example's sequences."""
 
-    sequences: int  # k of every example
-    needs_reference: bool
+    @property
+    def sequences(self) -> int:
+        """k, the number of sequences of each example."""
+        ...
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether it reads log-probabilities under the reference."""
+        ...
 
     def __call__(
         self, policy: "torch.Tensor", reference: "torch.Tensor | None", lengths: "torch.Tensor"
     ) -> "tuple[torch.Tensor, dict[str, torch.Tensor]]":
-        """Losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
-            policy: (B, k) sums of completion log-probabilities under the policy, nats.
-            reference: (B, k) the same under the reference, or None when not needed.
+            policy: (B, k) sums of completion log-probabilities under the policy, in nats.
+            reference: (B, k) sums under the reference, or None where it is not needed.
             lengths: (B, k) numbers of completion tokens.
 
         Returns:
-            (B,) losses, whose mean is minimized, and (B,) values to log by name.
+            (B,) losses, whose mean is minimized, and (B,) values to log, by name.
         """
         ...
 
 
 def split_batch(batch_size: int, micro_batch_size: int, processes: int = 1) -> tuple[int, int]:
-    """A batch as so many examples a process and forward pass, and so many passes.
+    """Split a batch into examples per process and forward pass, and the number of passes.
 
     Raises:
         UserError: when they do not add up to the batch.
     """
     if batch_size % processes:
-        raise UserError(f"batch_size {batch_size} can not be divided over {processes} processes: updates would differ")
+        raise UserError(
+            f"batch_size {batch_size} cannot be divided over {processes} processes, so updates would differ: give a "
+            f"multiple of {processes}"
+        )
     micro = min(micro_batch_size, batch_size // processes)
     if batch_size % (micro * processes):
         raise UserError(
             f"batch_size {batch_size} is not a multiple of micro_batch_size {micro}"
             + (f" times {processes} processes" if processes > 1 else "")
-            + ": updates would differ in size"
+            + ", so updates would differ in size: change one of them"
         )
     return micro, batch_size // (micro * processes)
 
 
 @dataclass(frozen=True)
 class TrainingOptions:
-    """Settings of one training stage, with the names and defaults of the testbed; presets hold those of the papers.
+    """Settings of one training stage, with defaults for the testbed; presets hold those of the papers.
 
-    micro_batch_size: examples in one forward pass; batch_size / micro_batch_size passes are accumulated.
-    gradient_checkpointing: compute activations again on the way back; None does so on a GPU.
-    lora_rank: trains adapters of this rank on every linear layer but the head instead of all weights; 0 is off.
-    lora_alpha: their weight is lora_alpha / lora_rank.
+    micro_batch_size: examples per forward pass; batch_size / micro_batch_size passes are accumulated.
+    gradient_checkpointing: recompute activations in the backward pass; None does so on a GPU.
+    lora_rank: train adapters of this rank on every linear layer but the head instead of all weights; 0 is off.
+    lora_alpha: weight of the adapters, as lora_alpha / lora_rank.
     router_aux_loss_coef: weight of the load-balancing loss of a mixture of experts; 0 is off. (TRL's default is the
         value in the model's configuration, often 0.001.)
     """
@@ -127,7 +137,7 @@ class TrainingOptions:
 
 
 def lora(options: TrainingOptions) -> Any:
-    """The adapters that the options ask for, or None."""
+    """The LoraConfig that the options ask for, or None."""
     if not options.lora_rank:
         return None
     from peft import LoraConfig

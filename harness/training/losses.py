@@ -2,9 +2,9 @@
 
 Symbols: l(y) the log-probability of a completion under the policy in nats, r(y) = l(y) - l_ref(y) its log-ratio to the
 reference, w the chosen and l the rejected completion. "Average" divides a sum by the number of completion tokens.
-Shapes are (B,) unless said otherwise.
+Shapes are (B,) unless stated otherwise.
 
-Methods name their objectives when they are listed, so torch is not imported here.
+torch is imported only where a loss is computed: listing methods names their objectives and must stay fast.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def dpo(margin: Tensor, beta: float) -> Tensor:
 def ipo(margin: Tensor, beta: float) -> Tensor:
     """(margin - 1 / (2 beta))^2, margin = r(w) - r(l) (Azar et al. 2024, equation 17, tau = beta).
 
-    The equation has sums; the authors advise averages, as TRL computes it.
+    The equation uses sums; its authors advise averages, which TRL uses too.
     """
     return (margin - 1 / (2 * beta)) ** 2
 
@@ -57,7 +57,7 @@ def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
 
 
 def _log_one_minus_exp(value: Tensor) -> Tensor:
-    """log(1 - exp(value)) for value < 0. A probability that rounds to 1 would give an infinite gradient."""
+    """log(1 - exp(value)) for value < 0, clamped because a probability that rounds to 1 has an infinite gradient."""
     return (-value.clamp(max=-FLOAT32_EPSILON).expm1()).log()
 
 
@@ -68,7 +68,7 @@ def _log_sigmoid(value: Tensor) -> Tensor:
 
 
 def sft(chosen: Tensor) -> Tensor:
-    """Mean negative log-likelihood of a token, -l(w) of averages."""
+    """Mean negative log-likelihood per token, -l(w) of averages."""
     return -chosen
 
 
@@ -76,9 +76,9 @@ def sft(chosen: Tensor) -> Tensor:
 class LossType:
     """What a loss is computed from.
 
-    needs_reference: log-ratios to the reference, rather than the policy's log-probabilities alone.
-    uses_average: averages over tokens, rather than sums.
-    compute: from (chosen, rejected) scores of that kind and the settings to losses.
+    needs_reference: log-ratios to the reference rather than the policy's log-probabilities alone.
+    uses_average: averages over tokens rather than sums.
+    compute: takes (chosen, rejected) scores of that kind and the settings, returns losses.
     """
 
     needs_reference: bool
@@ -87,11 +87,13 @@ class LossType:
 
 
 LOSSES = {
-    "dpo": LossType(True, False, lambda chosen, rejected, by: dpo(chosen - rejected, by.beta)),
-    "ipo": LossType(True, True, lambda chosen, rejected, by: ipo(chosen - rejected, by.beta)),
-    "hinge": LossType(True, False, lambda chosen, rejected, by: hinge(chosen - rejected, by.beta)),
-    "simpo": LossType(False, True, lambda chosen, rejected, by: simpo(chosen - rejected, by.beta, by.simpo_gamma)),
-    "orpo": LossType(False, True, lambda chosen, rejected, by: orpo(chosen, rejected, by.beta)),
+    "dpo": LossType(True, False, lambda chosen, rejected, loss: dpo(chosen - rejected, loss.beta)),
+    "ipo": LossType(True, True, lambda chosen, rejected, loss: ipo(chosen - rejected, loss.beta)),
+    "hinge": LossType(True, False, lambda chosen, rejected, loss: hinge(chosen - rejected, loss.beta)),
+    "simpo": LossType(
+        False, True, lambda chosen, rejected, loss: simpo(chosen - rejected, loss.beta, loss.simpo_gamma)
+    ),
+    "orpo": LossType(False, True, lambda chosen, rejected, loss: orpo(chosen, rejected, loss.beta)),
 }
 
 
@@ -100,7 +102,7 @@ class PairwiseLoss:
     """A preference loss with its settings.
 
     loss: a name in LOSSES.
-    ipo_average: IPO of averages (the authors' advice, and TRL's form) rather than of sums (the paper's formula).
+    ipo_average: IPO of averages (its authors' advice, and TRL's form) rather than of sums (the paper's formula).
     """
 
     loss: str = "dpo"
@@ -123,24 +125,24 @@ class PairwiseLoss:
         return self.ipo_average if self.loss == "ipo" else LOSSES[self.loss].uses_average
 
     def scores(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> Tensor:
-        """What the loss compares, in nats (averages: nats a token); any shape, the same for all.
+        """What the loss compares, in nats (averages: nats per token).
 
         Args:
-            policy, reference: sums of completion log-probabilities (reference is not read when not needed).
-            lengths: numbers of completion tokens.
+            policy, reference: sums of completion log-probabilities; reference may be None where it is not needed.
+            lengths: numbers of completion tokens. All have the same shape, which may be any.
         """
         scores = policy - reference if self.needs_reference else policy
         return scores / lengths if self.uses_average else scores
 
     def pair_losses(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> Tensor:
-        """(B,) losses of pairs; arguments as in `scores`, (B, 2) with the chosen first."""
+        """(B,) losses of pairs; the arguments are those of `scores`, (B, 2) with the chosen first."""
         chosen, rejected = self.scores(policy, reference, lengths).unbind(dim=1)
         return LOSSES[self.loss].compute(chosen, rejected, self)
 
     def pair_metrics(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> dict[str, Tensor]:
         """(B,) values to log: the implicit reward's margin (beta times the difference of the scores) and whether it is
-        positive, the average log-probabilities of chosen and rejected under the policy, and how much that of the chosen
-        is above the reference's."""
+        positive, the average log-probabilities of chosen and rejected under the policy, and by how much that of the
+        chosen exceeds the reference's."""
         chosen, rejected = self.scores(policy, reference, lengths).detach().unbind(dim=1)
         margin = self.beta * (chosen - rejected)
         chosen_logp, rejected_logp = (policy / lengths).detach().unbind(dim=1)
@@ -150,14 +152,14 @@ class PairwiseLoss:
             "chosen_logp": chosen_logp,
             "rejected_logp": rejected_logp,
         }
-        if self.needs_reference:
+        if self.needs_reference and reference is not None:
             metrics["chosen_logratio"] = chosen_logp - reference[:, 0] / lengths[:, 0]
         return metrics
 
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceObjective(PairwiseLoss):
-    """A preference loss on (chosen, rejected) plus `sft_weight` times the SFT loss of the chosen; k = 2."""
+    """A preference loss on (chosen, rejected), plus `sft_weight` times the SFT loss of the chosen; k = 2."""
 
     sft_weight: float = 0.0
 
@@ -174,7 +176,7 @@ class PreferenceObjective(PairwiseLoss):
 
 @dataclass(frozen=True)
 class SFTObjective:
-    """Supervised fine-tuning on completions; k = 1. Each example counts the same, whatever its length."""
+    """Supervised fine-tuning on completions; k = 1. All examples weigh the same, whatever their length."""
 
     sequences = 1
     needs_reference = False

@@ -1,4 +1,4 @@
-"""What a reward model is trained on: pairs of chats as token ids, and the settings of its training."""
+"""Training data of reward models: pairs of chats as token ids, and the settings of training."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """Settings of the training, with the defaults of the testbed."""
+    """Settings of training a reward model, with defaults for the testbed."""
 
     learning_rate: float = 1e-3
     epochs: int = 1
     batch_size: int = 16
-    micro_batch_size: int = 16  # pairs in one forward pass; batch_size / micro_batch_size passes are accumulated
+    micro_batch_size: int = 16  # pairs per forward pass; batch_size / micro_batch_size passes are accumulated
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
     max_length: int = 4096  # pairs with more tokens in the chosen or the rejected chat are left out
@@ -26,7 +26,7 @@ class RewardOptions:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "micro_batch_size", "max_length"):
             if getattr(self, name) < 1:
-                raise UserError(f"{name} {getattr(self, name)}: a reward model needs at least 1")
+                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
         if min(self.learning_rate, self.max_grad_norm) < 0 or not 0 <= self.warmup_ratio < 1:
             raise UserError("learning_rate and max_grad_norm must be at least 0, warmup_ratio from 0 to below 1")
 
@@ -54,14 +54,18 @@ class TokenizedPairs:
 
 
 def tokenize_pairs(engine: "TransformersEngine", pairs: Sequence[Prompt], max_length: int) -> TokenizedPairs:
-    """The pairs that can be trained on, in order: neither longer than max_length or the context, nor with equal replies
-    (which teach nothing)."""
+    """The pairs to train on, in order, without those that are longer than max_length or the context, and those with
+    equal replies, which teach nothing.
+
+    Raises:
+        UserError: when the chat template refuses a pair (file and line).
+    """
     limit = min(max_length, engine.context_length)
     chosen, rejected = [], []
     too_long = identical = 0
     for pair in pairs:
         try:
-            prompt, replies = engine.encode_replies(pair.chat, (pair.chosen, pair.rejected))
+            prompt, replies = engine.encode_replies(pair.chat, pair.pair)
         except UserError as error:
             raise UserError(f"{pair.where or pair.id}: {error}") from None
         better, worse = ([*prompt, *reply] for reply in replies)

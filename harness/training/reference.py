@@ -1,4 +1,4 @@
-"""Log-probabilities under the reference: computed once for a model and a set of examples, and kept."""
+"""Log-probabilities under the reference: computed once per model and set of examples, and kept."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,13 +22,17 @@ from harness.work import wasted
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
 
-SHA256 = "sha256"  # of the rows, in the first line of a file
-BLOCK = 128  # examples that are in memory, and lost by an interruption, at once
+SHA256 = "sha256"  # key of the rows' digest, in the first line of a file
+BLOCK = 128  # examples per call of the engine; an interruption loses at most this many
 
 
 @dataclass(frozen=True)
 class ReferenceLogProbs:
-    """(n, k) sums of the log-probabilities of each example's completions, in nats, and (n, k) their tokens."""
+    """Log-probabilities of the completions of n examples of k sequences.
+
+    totals: (n, k) sums, in nats.
+    tokens: (n, k) numbers of completion tokens.
+    """
 
     totals: np.ndarray
     tokens: np.ndarray
@@ -45,14 +49,17 @@ def reference_logprobs(
     cache: Path | None = None,
     advance: Advance | None = None,
 ) -> ReferenceLogProbs:
-    """Log-probabilities of all sequences under the reference, charged to the role "reference".
+    """Compute the log-probabilities of all sequences under the reference, charged to the role "reference".
 
-    What is found in the cache is charged as if it were computed: budgets do not depend on what ran before.
+    Results from the cache are charged as if they were computed, so budgets do not depend on what ran before.
 
     Args:
         engine: the reference.
-        cache: folder of results, one file for each reference and set of examples (in any order), which epochs, seeds,
-            betas and methods that train on the same examples share.
+        cache: folder with one file per reference and set of examples (in any order), which epochs, seeds, betas and
+            methods that train on the same examples share.
+
+    Raises:
+        UserError: when a file of the cache was changed.
     """
     start = time.perf_counter()
     file = cache / f"{_key(engine, data)}.jsonl" if cache else None
@@ -64,8 +71,8 @@ def reference_logprobs(
         rows = list(_compute(engine, data, advance))
         if file:
             store.write_text(file, _document(rows))
-    found = {row["example"]: row for row in rows}
-    totals, tokens = (np.array([found[each][name] for each in data.digests]) for name in ("totals", "tokens"))
+    by_digest = {row["example"]: row for row in rows}
+    totals, tokens = (np.array([by_digest[digest][name] for digest in data.digests]) for name in ("totals", "tokens"))
     flops = ledger.cost(engine).forward(data.work)
     computed = sum(engine.positions(*asked) for _, asked in _blocks(data)) if engine.reading.fills else None
     ledger.charge(
@@ -79,17 +86,17 @@ def reference_logprobs(
     return ReferenceLogProbs(totals, tokens)
 
 
-def _document(rows: list[dict]) -> str:
-    """A line for each example below one with the digest of them all."""
+def _document(rows: list[dict[str, Any]]) -> str:
+    """The text of a cache file: a line with the digest of all rows, then a line per example."""
     text = "".join(f"{json.dumps(row)}\n" for row in rows)
     return f"{json.dumps({SHA256: hashlib.sha256(text.encode()).hexdigest()})}\n{text}"
 
 
-def read_rows(file: Path) -> list[dict]:
-    """The rows of a file of the cache.
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """Read the rows of a cache file.
 
     Raises:
-        UserError: when it is not what was computed.
+        UserError: when the file was changed since it was written.
     """
     head, _, text = file.read_bytes().partition(b"\n")
     try:
@@ -98,8 +105,8 @@ def read_rows(file: Path) -> list[dict]:
     except (ValueError, TypeError, LookupError):
         pass
     raise UserError(
-        f"{file} is not what was computed there (its digest is another): put it back, or delete it to have the "
-        "log-probabilities of the reference computed again"
+        f"{file} was changed since it was written (its digest differs): restore it, or delete it to recompute the "
+        "log-probabilities of the reference"
     )
 
 
@@ -108,22 +115,22 @@ def _key(engine: Engine, data: ExampleData) -> str:
     return hashlib.sha256(names.encode()).hexdigest()[:32]
 
 
-def _compute(engine: Engine, data: ExampleData, advance: Advance | None) -> Iterator[dict]:
-    """One row an example. The order, and so what shares a batch, is that of the digests: results do not depend, in any
-    digit, on the order in which examples were made."""
+def _compute(engine: Engine, data: ExampleData, advance: Advance | None) -> Iterator[dict[str, Any]]:
+    """Yield one row per example. The digests decide the order, and so which examples share a batch: results do not
+    depend, in any digit, on the order in which examples were made."""
     for block, asked in _blocks(data):
         scores = engine.logprobs(*asked, advance)
         for place, index in enumerate(block):
             row = scores[place * data.sequences : (place + 1) * data.sequences]
             yield {
                 "example": data.digests[index],
-                "totals": [each.total for each in row],
-                "tokens": [each.tokens for each in row],
+                "totals": [score.total for score in row],
+                "tokens": [score.tokens for score in row],
             }
 
 
 def _blocks(data: ExampleData) -> Iterator[tuple[list[int], tuple[list[TokenIds], list[TokenIds]]]]:
-    """Indices of examples that are read in one call, with all their prompts and completions."""
+    """Yield the indices of the examples that are read in one call, and all their prompts and completions."""
     order = sorted(range(len(data)), key=data.digests.__getitem__)
     for start in range(0, len(order), BLOCK):
         block = order[start : start + BLOCK]

@@ -1,4 +1,4 @@
-"""Reward models: TRL's RewardTrainer on pairs, with the Bradley-Terry loss -log sigmoid(r_chosen - r_rejected).
+"""Reward models, trained on pairs with the Bradley-Terry loss -log sigmoid(r_chosen - r_rejected).
 
 A reward model starts as a language model with a new head of one output (Ouyang et al. 2022, eq. 1). Text is turned
 into token ids once, the same way as when the reward model scores it.
@@ -15,15 +15,15 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     AutoModelForSequenceClassification,
     PreTrainedModel,
     PreTrainedTokenizerBase,
-    PrinterCallback,
+    TrainingArguments,
     set_seed,
 )
 from transformers.utils.logging import disable_progress_bar
-from trl import RewardConfig, RewardTrainer
 
 import harness
 from harness.budget import Ledger, Spending
@@ -37,8 +37,9 @@ from harness.files.disk import whole
 from harness.progress import Advance
 from harness.training.base import TrainingDiverged
 from harness.training.dataset import update_order
+from harness.training.loop import LoopTrainer, loop_settings, use_padding_token, within_memory
+from harness.training.noise import switch_off_dropout
 from harness.training.pairs import RewardOptions, tokenize_pairs
-from harness.training.trainer import loop_settings, switch_off_dropout, use_one_device, within_memory
 from harness.types import Prompt
 from harness.work import Nominal, Work
 
@@ -50,9 +51,12 @@ ROLE = "reward model"  # of the spending
 class RewardResult:
     """A trained reward model.
 
-    pairs: trained on. too_long, identical: pairs left out, for their length or because chosen equals rejected.
-    loss: of the last update, nats. accuracy: share of pairs with a higher reward for chosen than for rejected, each at
-    its own update of the last epoch. spent: apart from the budget of the run. history: one row an update.
+    pairs: how many it was trained on.
+    too_long, identical: how many were left out for their length, or because chosen equals rejected.
+    loss: loss of the last update, in nats.
+    accuracy: share of pairs whose chosen reply has the higher reward, each at its own update of the last epoch.
+    spent: outside the budget of the run.
+    history: one row per update.
     """
 
     checkpoint: Path
@@ -62,31 +66,43 @@ class RewardResult:
     loss: float
     accuracy: float
     spent: Spending
-    history: list[dict]
+    history: list[dict[str, Any]]
 
 
-class BradleyTerryTrainer(RewardTrainer):
-    """TRL's trainer on token ids, in the order of the dataset."""
+@dataclass(frozen=True)
+class PairCollator:
+    """Makes a batch of B pairs: input_ids and attention_mask (2 B, L), the chosen chats first, padded on the right."""
 
-    loss_is_scaled_for_ga = True  # an update's loss is the mean over its pairs, however they are split
+    padding: int  # token id
+
+    def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        chats = [torch.tensor(row[side]) for side in ("chosen_ids", "rejected_ids") for row in rows]
+        ids = pad_sequence(chats, batch_first=True, padding_value=self.padding)
+        mask = pad_sequence([torch.ones_like(chat) for chat in chats], batch_first=True)
+        return {"input_ids": ids, "attention_mask": mask}
+
+
+class BradleyTerryTrainer(LoopTrainer):
+    """Trains a classifier with one output on pairs, with the loss -log sigmoid(r_chosen - r_rejected)."""
 
     def __init__(
         self,
         model: PreTrainedModel,
         train_dataset: Dataset,
         tokenizer: PreTrainedTokenizerBase,
-        args: RewardConfig,
+        args: TrainingArguments,
         advance: Advance | None = None,
-    ):
+    ) -> None:
         """
         Args:
-            train_dataset: rows with chosen_ids and rejected_ids, which TRL takes as they are.
+            train_dataset: rows with chosen_ids and rejected_ids.
         """
-        self.advance = advance
-        self.padded_tokens = 0  # in all batches, padding included
-        use_one_device(args)
-        super().__init__(model=model, args=args, train_dataset=train_dataset, processing_class=tokenizer)
-        self.remove_callback(PrinterCallback)
+        self.positions = 0  # in all batches, padding included
+        self.tokens = 0
+        super().__init__(model, args, train_dataset, PairCollator(tokenizer.pad_token_id), tokenizer, advance)
+
+    def items(self, batch: dict[str, Any]) -> torch.Tensor:
+        return torch.tensor(len(batch["input_ids"]) // 2)
 
     def compute_loss(
         self,
@@ -96,31 +112,31 @@ class BradleyTerryTrainer(RewardTrainer):
         num_items_in_batch: int | None = None,
     ) -> torch.Tensor:
         pairs = len(inputs["input_ids"]) // 2
-        self.padded_tokens += inputs["input_ids"].numel()
-        loss = super().compute_loss(model, inputs)
+        rewards = model(**inputs, use_cache=False).logits.squeeze(-1)
+        chosen, rejected = rewards.chunk(2)
+        loss = -torch.nn.functional.logsigmoid(chosen - rejected).mean()
         if not torch.isfinite(loss):
-            raise self._diverged("loss")
+            raise self.diverged("loss", loss.item())
+        self.positions += inputs["input_ids"].numel()
+        self.tokens += int(inputs["attention_mask"].sum())
+        self.noted["num_tokens"] = [self.tokens]
+        values = {
+            "min_reward": rewards.min(),
+            "mean_reward": rewards.mean(),
+            "max_reward": rewards.max(),
+            "accuracy": (chosen > rejected).float().mean(),
+            "margin": (chosen - rejected).mean(),
+        }
+        for name, value in values.items():
+            self.noted[name].append(value.item())
         if self.advance:
             self.advance(pairs)
         return loss * pairs / num_items_in_batch * self.accelerator.num_processes  # gradients are averaged over them
 
-    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if not math.isfinite(logs.get("grad_norm", 0.0)):
-            raise self._diverged("gradient norm")
-        super().log(logs, start_time)
-
-    def _diverged(self, what: str) -> TrainingDiverged:
+    def diverged(self, what: str, value: Any) -> TrainingDiverged:
         return TrainingDiverged(
             f"the {what} of the reward model is not finite at update {self.state.global_step}: lower the learning rate"
         )
-
-    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> int:
-        """Pairs of an update, over all processes."""
-        pairs = torch.tensor(sum(len(batch["input_ids"]) // 2 for batch in batch_samples), device=device)
-        return int(self.accelerator.gather(pairs).sum())
-
-    def _send_telemetry(self) -> None:
-        """Nothing leaves the machine."""
 
 
 def train_reward_model(
@@ -131,14 +147,14 @@ def train_reward_model(
     seed: int,
     advance: Advance | None = None,
 ) -> RewardResult:
-    """The reward model of these pairs in the folder `out`; one that is there already, of the same inputs, is kept.
+    """Train a reward model on pairs into the folder `out`, unless it holds the result for the same inputs already.
 
     Args:
-        start: the model that is trained, read again from where it was loaded; left as it is.
+        start: the model to train, read again from where it was loaded; it stays as it is.
         pairs: prompts with chosen and rejected.
-        out: gets model (safetensors), tokenizer, chat template and the record of the training, whole or not at all.
-        seed: of the new head and the order of the pairs.
-        advance: called with the pairs of each forward pass.
+        out: gets model (safetensors), tokenizer, chat template and the record of the training, all or nothing.
+        seed: decides the new head and the order of the pairs.
+        advance: called with the number of pairs of each forward pass.
 
     Raises:
         UserError: when no pair can be trained on, or the options do not fit together.
@@ -159,7 +175,7 @@ def train_reward_model(
 
 
 def training_key(start: TransformersEngine, pairs: Sequence[Prompt], options: RewardOptions, seed: int) -> str:
-    """Digest of all that a reward model depends on."""
+    """Digest of everything that a reward model depends on."""
     return store.digest(
         [harness.__version__, start.weights_hash, [asdict(pair) for pair in pairs], asdict(options), seed]
     )
@@ -180,7 +196,7 @@ def _train(
         raise UserError(
             f"there is no pair to train a reward model on: of {len(pairs)}, {data.too_long} are longer than "
             f"{min(options.max_length, start.context_length)} tokens and {data.identical} have equal replies; "
-            "give other preferences, or a larger max_length"
+            "give other preferences or a larger max_length"
         )
     on_gpu = start.device.type != "cpu"
     arguments = _arguments(options, folder, seed, on_gpu)
@@ -195,16 +211,18 @@ def _train(
     )
     counted = Counted(advance)
 
-    def attempt(args: RewardConfig) -> BradleyTerryTrainer:
+    def attempt(args: TrainingArguments) -> BradleyTerryTrainer:
         counted.take_back()
-        trainer = BradleyTerryTrainer(_with_new_head(start, seed), dataset, tokenizer, args, counted)
+        model = _with_new_head(start, seed)
+        use_padding_token(model, tokenizer)
+        trainer = BradleyTerryTrainer(model, dataset, tokenizer, args, counted)
         trainer.train()
         return trainer
 
     trainer = within_memory(arguments, attempt)
     model = trainer.model
     disable_progress_bar()
-    # What ends a reply has to be the same for the reward model, which has no generation config to say it.
+    # A classifier has no generation config: its own config must name the tokens that end a reply.
     model.config.get_text_config().eos_token_id = list(start.stop_tokens)
     saving.save(model.to(start.model.dtype), tokenizer, folder)
     ledger = Ledger(rule="nominal")
@@ -213,7 +231,7 @@ def _train(
         ROLE,
         Nominal(loading.parameter_count(model)).training(Work(read=tokens)),
         trained_tokens=tokens,
-        padding_tokens=trainer.padded_tokens - tokens,
+        padding_tokens=trainer.positions - tokens,
         updates=trainer.state.global_step,
         discarded=data.too_long + data.identical,
         seconds=time.perf_counter() - begin,
@@ -235,20 +253,18 @@ def _train(
 
 def _with_new_head(start: TransformersEngine, seed: int) -> PreTrainedModel:
     """The start model as a classifier with one output, in float32 (as in `trainer.train`), without dropout."""
-    set_seed(seed)  # the head is random
+    set_seed(seed)  # decides the random head
     with loading.load_errors(start.name):
         model, missing = loading.load_model(AutoModelForSequenceClassification, start.name, torch.float32, num_labels=1)
     if any(name.startswith(f"{model.base_model_prefix}.") for name in missing):
-        raise UserError(f"{start.name} ({type(model).__name__}) can not be made a reward model: weights are missing")
+        raise UserError(f"{start.name} ({type(model).__name__}) cannot be made a reward model: weights are missing")
     switch_off_dropout(model)
     return model
 
 
-def _arguments(options: RewardOptions, folder: Path, seed: int, on_gpu: bool) -> RewardConfig:
-    return RewardConfig(
+def _arguments(options: RewardOptions, folder: Path, seed: int, on_gpu: bool) -> TrainingArguments:
+    return TrainingArguments(
         **loop_settings(options, folder, seed, on_gpu),
         num_train_epochs=options.epochs,
         lr_scheduler_type="cosine",
-        max_length=None,
-        pad_to_multiple_of=None,
     )

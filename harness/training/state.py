@@ -1,9 +1,10 @@
-"""The state of a training on disk: saved as often as that is cheap, and found again after an interruption."""
+"""The state of a training on disk: saved as often as that is cheap, and found after an interruption."""
 
 import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
@@ -13,30 +14,30 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from harness.files import store
 from harness.files.disk import sync
 
-SHARE = 0.05  # of the time that saving may take
+SHARE = 0.05  # share of the time that saving may take
 SHORTEST = 1.0  # seconds between two states
-MARK = "complete.json"  # written last: a folder without it was cut off
+MARK = "complete.json"  # written last: a folder without it is incomplete
 
 
 @dataclass(frozen=True)
 class State:
-    """A saved state: its folder, and the number of updates done."""
+    """A saved state: its folder, and how many updates are done."""
 
     folder: Path
     step: int
 
 
 class SaveState(TrainerCallback):
-    """Saves the state of training when the time that the last saving took is no more than SHARE of that since then."""
+    """Saves the state of training often enough that saving takes at most SHARE of the time."""
 
     def __init__(self) -> None:
         self._cost = 0.0
         self._ended = self._began = time.perf_counter()
 
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self._ended = time.perf_counter()
 
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         due = time.perf_counter() - self._ended > max(SHORTEST, self._cost / SHARE)
         if args.world_size > 1:
             due = broadcast_object_list([due])[0]
@@ -44,8 +45,8 @@ class SaveState(TrainerCallback):
             self._began = time.perf_counter()
             control.should_save = True
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_) -> None:
-        if args.world_size > 1:  # each process has a part of it
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.world_size > 1:  # each process saves a part
             PartialState().wait_for_everyone()
         if state.is_world_process_zero:
             folder = _folder(Path(args.output_dir), state.global_step)
@@ -59,7 +60,7 @@ class SaveState(TrainerCallback):
 
 
 def last_state(output_dir: Path) -> State | None:
-    """The whole state in a trainer's folder; what was cut off while it was saved is removed."""
+    """The last complete state in a trainer's folder; incomplete ones are removed."""
     states = []
     for folder in _folders(output_dir):
         if (folder / MARK).exists():

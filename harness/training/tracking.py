@@ -1,6 +1,6 @@
-"""Metrics of training in a tracker as well, through transformers' own callbacks; by default in files of the run folder.
+"""Metrics of training in a tracker, through transformers' own callbacks; by default in files of the run folder.
 
-What a tracker's own variables say (WANDB_MODE=online, TRACKIO_SPACE_ID, ...) goes before these defaults: nothing leaves
+A tracker's own environment variables (WANDB_MODE=online, TRACKIO_SPACE_ID, ...) override these defaults: nothing leaves
 the machine unless they ask for it. No step depends on a tracker, and none is needed to read a run.
 """
 
@@ -21,14 +21,17 @@ from harness.files.store import safe_name
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-FOLDER = "tracking"  # in a run folder
+FOLDER = "tracking"  # its name in a run folder
 
 
 @dataclass(frozen=True)
 class Tracking:
     """Where the metrics of one training go.
 
-    tracker: one of TRACKERS. project: the experiment's name. run: the arm and the stage. folder: of its files.
+    tracker: one of TRACKERS.
+    project: the experiment's name.
+    run: the arm and the stage.
+    folder: where the tracker's files go.
     """
 
     tracker: str
@@ -46,14 +49,14 @@ class Tracking:
             "WANDB_MODE": "offline",
             "WANDB_DIR": str(self.folder),
             "WANDB_PROJECT": self.project,
-            "WANDB_CONSOLE": "off",  # what is printed stays where it is printed
+            "WANDB_CONSOLE": "off",  # do not capture what is printed
             "WANDB_SILENT": "true",
             "WANDB_ERROR_REPORTING": "false",
         }
 
     @contextmanager
     def started(self, args: "TrainingArguments") -> Iterator["TrainingArguments"]:
-        """The arguments of a trainer that is made, and trains, inside; each training is a run of its own."""
+        """Yield the arguments of a trainer that is made and trains inside the block; each training is its own run."""
         added = {name: value for name, value in self._variables().items() if name not in os.environ}
         os.environ.update(added)
         with writing(self.folder):
@@ -61,10 +64,10 @@ class Tracking:
         args = copy.copy(args)
         args.report_to, args.run_name, args.project = [self.tracker], self.run, self.project
         try:
-            with redirect_stdout(sys.stderr):  # trackio tells where its files are
+            with redirect_stdout(sys.stderr):  # trackio prints where its files are
                 yield args
         finally:
-            if self.tracker == "wandb":  # else the next training would go on in this run
+            if self.tracker == "wandb":  # else the next training would continue this run
                 import wandb
 
                 wandb.finish()
@@ -73,14 +76,14 @@ class Tracking:
 
 
 def tracking(tracker: str | None, project: str, run: str, root: Path) -> Tracking | None:
-    """Of a training in a run folder; None where no tracker is asked for."""
+    """The tracking of a training in the run folder `root`; None where no tracker is asked for."""
     return Tracking(tracker, project, run, root.resolve() / FOLDER / tracker) if tracker else None
 
 
 def check_tracker(tracker: str | None) -> None:
     """
     Raises:
-        UserError: when a tracker is asked for that is not installed.
+        UserError: when the requested tracker is not installed.
     """
     if tracker and find_spec(tracker) is None:
-        raise UserError(f"{tracker} is not installed: pip install {tracker}, or leave --report-to out")
+        raise UserError(f"{tracker} is not installed: pip install {tracker}, or leave out --report-to")

@@ -24,11 +24,11 @@ def work(job: dict, advance) -> Result:
     Path(job["folder"], f"pid-{rank}").write_text(str(os.getpid()))
     if "asked" in job:
         launcher = LaunchCommand(**job["asked"])
-        launcher.check_came(int(os.environ.get("WORLD_SIZE", "1")))
+        launcher.check_honoured(int(os.environ.get("WORLD_SIZE", "1")))
         from accelerate import Accelerator
 
         Accelerator(cpu=True)
-        worker._as_asked(launcher).on_init_end(None, None, None)
+        worker._strategy_check(launcher).on_init_end(None, None, None)
     if rank == 0 and advance:
         for _ in range(4):
             advance(3)

@@ -91,7 +91,7 @@ def run(
         training_arguments(options, folder / "state", 0, on_gpu=False),
         lora(options),
         [KillAfter(kill_after)],
-        launch=launcher and ProcessGroup(parse(launcher), options),
+        processes=launcher and ProcessGroup(parse(launcher), options),
     )
     result = train(engine, data, OBJECTIVE, reference, training, folder / "model", ledger or Ledger())
     return result.history

@@ -147,7 +147,7 @@ def test_everything_that_is_broken_is_reported_at_once(copy):
         *("base-seed0/steps/score-math.json: UnicodeDecodeError", "samples/mt-bench.jsonl is not what step samples-mt"),
         *("dpo-seed0/scores/mt-bench.json is not what step", "table.json: UnicodeDecodeError"),
         *("steps/policy.json was changed: its key is not the digest", "not in the run folder"),
-        f"{cached.relative_to(copy)} is not what was computed there",
+        f"{cached.relative_to(copy)} was changed since it was written",
         *("arms/dpo-seed1 is none of the experiment's", "steps/samples-gsm8k.json is of a step that the experiment"),
     ):
         assert part in told, part

@@ -74,9 +74,9 @@ def test_what_a_launcher_asks_for(text, processes, strategy):
         ("torchrun 'one", "No closing quotation"),
         ("torchrun --nproc_per_node two", "Unsupported nproc_per_node value: two"),
         ("torchrun --no-such-option", "unrecognized arguments: --no-such-option"),
-        ("torchrun --nproc_per_node 2 other.py", "names what to run"),
+        ("torchrun --nproc_per_node 2 other.py", "names a script to run"),
         ("torchrun --nnodes 2 --nproc_per_node 2", "runs on one machine"),
-        ("accelerate launch --config_file absent.yaml", "absent.yaml: no configuration of accelerate"),
+        ("accelerate launch --config_file absent.yaml", "absent.yaml is not a configuration of accelerate"),
     ],
 )
 def test_launchers_that_are_refused(text, told):
@@ -114,7 +114,7 @@ def test_gpus_need_gpus():
 
 def test_batches_that_processes_can_not_share_are_told_before_anything_runs():
     check_launch_command(Experiment(methods=("dpo",), launcher=TWO))
-    with pytest.raises(UserError, match="batch_size 16 can not be divided over 3 processes"):
+    with pytest.raises(UserError, match="batch_size 16 cannot be divided over 3 processes"):
         check_inputs(Experiment(methods=("dpo",), launcher="torchrun --nproc_per_node 3"))
 
 
@@ -136,17 +136,17 @@ def test_micro_batches_that_do_not_add_up():
     ("processes", "strategy", "told"),
     [
         (2, "FSDP", None),
-        (1, None, "asks for 2 processes, and what came is 1"),
-        (2, "MULTI_CPU", "asks for FSDP, and what came is MULTI_CPU"),
+        (1, None, "was asked for 2 processes but started 1"),
+        (2, "MULTI_CPU", "was asked for FSDP but started MULTI_CPU"),
     ],
 )
 def test_what_came(processes, strategy, told):
     launcher = LaunchCommand("accelerate launch", (), "", 2, "FSDP")
     if told is None:
-        launcher.check_came(processes, strategy)
+        launcher.check_honoured(processes, strategy)
     else:
         with pytest.raises(UserError, match=f"{told}.* --launcher 'torchrun --nproc_per_node 2'"):
-            launcher.check_came(processes, strategy)
+            launcher.check_honoured(processes, strategy)
 
 
 def test_ddp_on_the_cpu_is_what_was_asked_for_with_device_cpu():
@@ -156,14 +156,14 @@ def test_ddp_on_the_cpu_is_what_was_asked_for_with_device_cpu():
 def test_accelerate_with_cpu_starts_one_process(tmp_path):
     """With the real worker, which looks before it loads anything."""
     launcher = parse("accelerate launch --num_processes 2 --cpu")
-    with pytest.raises(UserError, match="asks for 2 processes, and what came is 1: .*torchrun"):
+    with pytest.raises(UserError, match="was asked for 2 processes but started 1: .*torchrun"):
         start.run(launcher, {"launcher": asdict(launcher)}, tmp_path / "processes")
 
 
 @NO_GPU
 def test_fsdp_without_gpus_is_ddp(small, tmp_path):
     launcher = parse(f"accelerate launch --config_file {CONFIGS / 'fsdp2.yaml'} --num_processes 2")
-    with pytest.raises(UserError, match="asks for FSDP, and what came is MULTI_CPU"):
+    with pytest.raises(UserError, match="was asked for FSDP but started MULTI_CPU"):
         start.run(launcher, {"folder": str(tmp_path), "do": "wait", "asked": asdict(launcher)}, tmp_path / "processes")
     assert ended(tmp_path)
 

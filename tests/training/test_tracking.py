@@ -80,5 +80,5 @@ def test_what_is_refused(tmp_path, monkeypatch):
     assert "unknown tracker 'tensorbord': did you mean 'tensorboard'?" in told
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     told = harness("run", "--report-to", "wandb", cwd=tmp_path, code=2)
-    assert "wandb is not installed: pip install wandb, or leave --report-to out" in told
+    assert "wandb is not installed: pip install wandb, or leave out --report-to" in told
     assert cli.RESULTS.name not in [file.name for file in tmp_path.iterdir()]

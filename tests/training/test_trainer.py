@@ -23,8 +23,9 @@ from harness.training.base import Training, TrainingDiverged
 from harness.training.dataset import Collator, build_data, in_order, update_order
 from harness.training.examples import SCHEDULERS, Example, TokenSequence, TrainingOptions, lora
 from harness.training.losses import PreferenceObjective, SFTObjective
+from harness.training.noise import switch_off_dropout
 from harness.training.reference import reference_logprobs
-from harness.training.trainer import DIVERGED_FILE, switch_off_dropout, train, training_arguments
+from harness.training.trainer import DIVERGED_FILE, train, training_arguments
 
 OPTIONS = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=4)
 WORDS = ["red", "green", "blue", "seven", "eight", "yes", "no", "maybe"]
@@ -277,10 +278,11 @@ def test_the_start_model_is_left_as_it_is(engine, examples, tiny_model_dir, tmp_
 
 def test_training_is_silent_and_sends_nothing(engine, examples, tmp_path, monkeypatch, capfd):
     def fail(*args, **kwargs):
-        raise AssertionError("telemetry")
+        raise AssertionError("a connection")
 
     monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr("trl.trainer.base_trainer.send_telemetry", fail)
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    monkeypatch.setattr("socket.socket.connect", fail)
     run(engine, examples, tmp_path)
     assert capfd.readouterr() == ("", "")
 
@@ -351,7 +353,7 @@ def test_an_example_beyond_the_context_is_named(engine, tmp_path):
 
 
 def test_examples_must_be_of_the_objective(engine, examples, tmp_path):
-    with pytest.raises(ValueError, match="example-0 has 2 sequences, the objective 1"):
+    with pytest.raises(ValueError, match="example-0 has 2 sequences, and the objective reads 1"):
         run(engine, examples, tmp_path, SFTObjective())
     with pytest.raises(ValueError, match="needs log-probabilities of the reference"):
         data = build_data(examples, tmp_path / "examples.arrow", 2, 512)
@@ -443,6 +445,6 @@ def test_a_batch_reads_a_prompt_once(tmp_path):
 def test_rows_that_fill_up_a_pass_have_no_weight(tmp_path):
     examples = [Example(str(index), (TokenSequence((1,), (2,)),)) for index in range(5)]
     data = build_data(examples, tmp_path / "examples.arrow", 1, 512)
-    rows = in_order(data, 4, seed=0, together=4)
+    rows = in_order(data, 4, seed=0, per_pass=4)
     assert sorted(rows["id"]) == ["", "", "", *"01234"]
     assert Collator()([rows[index] for index in range(4, 8)])["counts"].tolist() == [1, 0, 0, 0]

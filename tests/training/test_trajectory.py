@@ -32,7 +32,8 @@ def undisturbed(tiny_model_dir, tmp_path_factory):
 def start(model, folder, **settings):
     """The history of a training in a process of its own, None when it was killed."""
     command = [sys.executable, trajectory.__file__, model, folder, json.dumps(settings)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(trajectory.__file__).parent)}
+    path = os.pathsep.join([str(Path(trajectory.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path}
     done = subprocess.run(list(map(str, command)), env=environment, capture_output=True, text=True)
     if settings.get("kill_after"):
         assert done.returncode == -9, done.stderr

@@ -1,1 +1,1 @@
-"""One training in several processes, that torchrun or accelerate starts."""
+"""One training in several processes, started by torchrun or accelerate."""

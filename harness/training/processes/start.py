@@ -1,7 +1,7 @@
-"""One training in several processes of this machine: started by a launcher, watched, and brought back.
+"""One training in several processes of this machine: starts them through a launcher, watches them, returns the result.
 
-The processes (`harness.training.processes.worker`) read a job of plain values and end with this process, whatever ends
-it.
+The processes (`harness.training.processes.worker`) read a job of plain values, and end when this process does, whatever
+ends it.
 """
 
 import json
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from harness.training.reference import ReferenceLogProbs
 
 JOB, OUTCOME, LOG = "job.json", "outcome.json", "launcher.log"
-GRACE = 10.0  # seconds in which the launcher may end its processes by itself
-TAIL = 3  # last lines of a log in a message
+GRACE = 10.0  # seconds that the launcher gets to end its processes
+TAIL = 3  # how many last lines of a log a message quotes
 DEATH = re.compile(r"rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)  # in torchrun's report
 
 
@@ -47,40 +47,44 @@ def train_in_processes(
     output_dir: Path,
     advance: Advance | None = None,
 ) -> "TrainResult":
-    """What `trainer.train` does, but for the ledger, in processes of training.launch.
+    """Train as `trainer.train` does, in the processes of `training.processes` and without charging the ledger.
 
     Raises:
-        TrainingDiverged, UserError: that of a process, or when one died.
+        TrainingDiverged, UserError: raised by a process, or because one died.
     """
     from harness.training.base import TrainResult
 
+    processes = training.processes
+    if processes is None:
+        raise ValueError("the training names no processes")
     state = Path(training.args.output_dir)
     job = {
-        "launcher": asdict(training.launch.launcher),
+        "launcher": asdict(processes.command),
         "model": engine.name,
-        "trust_remote_code": training.launch.trust_remote_code,
+        "trust_remote_code": processes.trust_remote_code,
         "reading": asdict(engine.reading),
         "on_gpu": bool(training.args.bf16),
-        "options": {each.name: getattr(training.launch.options, each.name) for each in fields(TrainingOptions)},
+        "options": {option.name: getattr(processes.options, option.name) for option in fields(TrainingOptions)},
         "seed": training.args.seed,
         "objective": _described(objective),
         "examples": data.rows.cache_files[0]["filename"],
         "digests": data.digests,
         "lengths": data.lengths.tolist(),
-        "reference": reference.totals.tolist() if objective.needs_reference else None,
+        "reference": reference.totals.tolist() if reference and objective.needs_reference else None,
         "tracking": asdict(training.tracking) if training.tracking else None,
         "state": str(state),
         "output": str(output_dir),
     }
     with _off_gpu(engine):
-        outcome = run(training.launch.launcher, job, state.with_name("processes"), advance)
+        outcome = run(processes.command, job, state.with_name("processes"), advance)
     return TrainResult(output_dir, outcome["updates"], outcome["history"])
 
 
 def _described(objective: Objective) -> dict[str, Any]:
     if not is_dataclass(objective):
         raise UserError(
-            f"objective {type(objective).__name__} is no dataclass of plain values, as --gpus and --launcher need it"
+            f"objective {type(objective).__name__} is not a dataclass of plain values, which --gpus and --launcher "
+            "need: make it one, or train in one process"
         )
     kind = type(objective)
     return {"module": kind.__module__, "name": kind.__qualname__, "values": asdict(objective)}
@@ -88,7 +92,7 @@ def _described(objective: Objective) -> dict[str, Any]:
 
 @contextmanager
 def _off_gpu(engine: "TransformersEngine") -> Iterator[None]:
-    """Inside, the engine's model leaves the GPU to the processes."""
+    """Within the block, the engine's model leaves the GPU to the processes."""
     from harness.engines import memory
 
     device = engine.model.device
@@ -101,16 +105,16 @@ def _off_gpu(engine: "TransformersEngine") -> Iterator[None]:
 
 
 def run(launcher: LaunchCommand, job: dict[str, Any], folder: Path, advance: Advance | None = None) -> dict[str, Any]:
-    """The outcome of a job. No process is left afterwards.
+    """Run a job and return its outcome. No process is left afterwards.
 
     Args:
         folder: gets the job, and the logs of the launcher and of each process.
 
     Raises:
-        TrainingDiverged, UserError: that of a process, or when one died.
+        TrainingDiverged, UserError: raised by a process, or because one died.
     """
     shutil.rmtree(folder, ignore_errors=True)
-    with tempfile.TemporaryDirectory(prefix="harness-") as temporary:  # a shared file system may have no pipes
+    with tempfile.TemporaryDirectory(prefix="harness-") as temporary:  # a shared file system may not support pipes
         pipe = Path(temporary) / "progress"
         os.mkfifo(pipe)
         store.write_text(folder / JOB, json.dumps({**job, "pipe": str(pipe)}, default=str))
@@ -121,11 +125,11 @@ def run(launcher: LaunchCommand, job: dict[str, Any], folder: Path, advance: Adv
 
 
 def _watch(launcher: LaunchCommand, folder: Path, pipe: Path, advance: Advance | None) -> int:
-    """Starts the processes and passes on their progress until their launcher ends; its exit status."""
-    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # to write as well, so that it never ends
+    """Start the processes, pass on their progress until their launcher ends, and return its exit status."""
+    reader = os.open(pipe, os.O_RDWR | os.O_NONBLOCK)  # open for writing too, so that it never reaches its end
     command = [sys.executable, "-m", launcher.module, *launcher.options, "-m", WORKER, str(folder / JOB)]
     with open(folder / LOG, "wb") as log:
-        # a session of its own: Ctrl-C is for this process, which ends the others
+        # in a session of its own: Ctrl-C is for this process, which then ends the others
         process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
         )
@@ -140,7 +144,7 @@ def _watch(launcher: LaunchCommand, folder: Path, pipe: Path, advance: Advance |
             if ended:
                 return process.returncode
     finally:
-        os.close(reader)  # for the processes the sign to end
+        os.close(reader)  # tells the processes to end
         if process.poll() is None:
             process.terminate()
             try:
@@ -151,7 +155,7 @@ def _watch(launcher: LaunchCommand, folder: Path, pipe: Path, advance: Advance |
 
 
 def _failure(folder: Path, status: int) -> UserError:
-    """What a process told, or how the first one died."""
+    """The error that a process left, or how the first one died."""
     from harness.training.base import TrainingDiverged
 
     for file in sorted(folder.glob("failure-*.json")):
@@ -159,13 +163,13 @@ def _failure(folder: Path, status: int) -> UserError:
         return (TrainingDiverged if failure["kind"] == "TrainingDiverged" else UserError)(failure["text"])
     report = _text(folder / LOG)
     deaths = [(int(rank), int(code)) for rank, code in DEATH.findall(report)]
-    # the others lose their connection to one that was killed, or are ended by the launcher
+    # where one was killed, the others lose their connection to it or are ended by the launcher
     killed = [death for death in deaths if death[1] < 0 and death[1] != -signal.SIGTERM]
     who, log = "the launcher", folder / LOG
     if deaths:
         rank, status = (killed or deaths[-1:])[0]  # torchrun names the root cause last
         who, log = f"process {rank} of the training", folder / f"process-{rank}.log"
-    memory = " (is memory short?)" if status == -signal.SIGKILL else ""
+    memory = " (out of memory?)" if status == -signal.SIGKILL else ""
     tail = " / ".join([line.strip() for line in _text(log).splitlines() if line.strip()][-TAIL:])
     return UserError(
         f"{who} {how_ended(status)}{memory}; its log {log} "

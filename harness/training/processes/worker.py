@@ -1,13 +1,14 @@
 """One of the processes that train together: python -m harness.training.processes.worker JOB, started by a launcher.
 
-What it prints goes to process-RANK.log beside the job, a mistake of the user to failure-RANK.json; the first process
-leaves the outcome. It ends when the process that made the job does.
+Its output goes to process-RANK.log beside the job, a UserError to failure-RANK.json; the first process writes the
+outcome. It ends when the process that made the job does.
 """
 
 import importlib
 import os
 import select
 import sys
+from functools import partial
 from pathlib import Path
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
     from harness.training.base import TrainResult
+    from harness.training.tracking import Tracking
 
 
 def main(file: Path) -> None:
@@ -31,35 +33,39 @@ def main(file: Path) -> None:
         os.dup2(log.fileno(), sys.stdout.fileno())
         os.dup2(log.fileno(), sys.stderr.fileno())
     job = store.read_json(file)
-    pipe = os.open(job["pipe"], os.O_WRONLY | os.O_NONBLOCK)  # an error where nobody reads it any more
+    pipe = os.open(job["pipe"], os.O_WRONLY | os.O_NONBLOCK)  # fails where nobody reads it any more
     os.set_blocking(pipe, True)
     Thread(target=_end_with_reader, args=(pipe,), daemon=True).start()
     try:
         with disk_errors():
-            result = work(job, (lambda count: os.write(pipe, b"%d\n" % count)) if rank == 0 else None)
+            result = work(job, partial(_report, pipe) if rank == 0 else None)
     except UserError as error:
         store.write_json(file.with_name(f"failure-{rank}.json"), {"kind": type(error).__name__, "text": str(error)})
-        os._exit(2)  # others may wait for this one: leaving the group would wait for them
+        os._exit(2)  # others may be waiting for this one; leaving the group would wait for them
     if rank == 0:
         store.write_json(file.with_name(OUTCOME), {"updates": result.updates, "history": result.history})
 
 
+def _report(pipe: int, count: int) -> None:
+    os.write(pipe, b"%d\n" % count)
+
+
 def _end_with_reader(pipe: int) -> None:
-    """Ends this process when the one that reads the pipe has ended: the folder is then free for the next run."""
+    """End this process once the one that reads the pipe has ended; the folder is then free for the next run."""
     watch = select.poll()
-    watch.register(pipe, 0)  # errors are told unasked
+    watch.register(pipe, 0)  # POLLERR and POLLHUP are always reported
     watch.poll()
     os._exit(1)
 
 
 def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
-    """Trains as the job says, together with the other processes.
+    """Train as the job says, together with the other processes.
 
     Raises:
-        UserError: when memory does not hold it, or the launcher gives other processes than it was asked for.
+        UserError: when memory is short, or the launcher started other processes than it was asked for.
     """
     launcher = LaunchCommand(**job["launcher"])
-    launcher.check_came(int(os.environ.get("WORLD_SIZE", "1")))
+    launcher.check_honoured(int(os.environ.get("WORLD_SIZE", "1")))
     import numpy as np
     import torch
     from accelerate import PartialState
@@ -79,7 +85,7 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     engine = _engine(job)
     lengths = np.array(job["lengths"])
     objective = kind(**job["objective"]["values"])
-    booked_elsewhere = Work()  # by the process that started this one
+    booked_elsewhere = Work()  # the process that started this one charges the ledger
     data = ExampleData(
         Dataset.from_file(job["examples"]), job["digests"], lengths, objective.sequences, booked_elsewhere
     )
@@ -89,7 +95,7 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     training = Training(
         training_arguments(options, Path(job["state"]), job["seed"], on_gpu),
         lora(options),
-        [_as_asked(launcher)],
+        [_strategy_check(launcher)],
         _tracking(job["tracking"]),
     )
     try:
@@ -99,15 +105,15 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
             raise
         micro = training.args.per_device_train_batch_size
         raise UserError(
-            f"memory does not hold the training on {micro} examples in each process ({reason}): set a smaller "
-            "micro_batch_size, gradient_checkpointing=true or lora_rank, or a launcher that shards the model"
+            f"memory does not hold the training on {micro} examples per process ({reason}): set a smaller "
+            "micro_batch_size, gradient_checkpointing=true or lora_rank, or use a launcher that shards the model"
         ) from None
     PartialState().destroy_process_group()
     return result
 
 
 def _engine(job: dict[str, Any]) -> Any:
-    """The start model, on the CPU: the trainer moves it, or its part of it, to the process's device."""
+    """The start model on the CPU; the trainer moves it, or this process's part of it, to the device."""
     from harness.engines.logprobs import Reading
     from harness.engines.transformers import TransformersEngine
 
@@ -117,21 +123,21 @@ def _engine(job: dict[str, Any]) -> Any:
     return engine
 
 
-def _as_asked(launcher: LaunchCommand) -> "TrainerCallback":
+def _strategy_check(launcher: LaunchCommand) -> "TrainerCallback":
     from accelerate.state import AcceleratorState
     from transformers import TrainerCallback
 
-    class AsAsked(TrainerCallback):
-        """Looks, when the trainer is made, whether the strategy is the one that was asked for."""
+    class StrategyCheck(TrainerCallback):
+        """Checks, once the trainer is made, that the strategy is the one that was asked for."""
 
-        def on_init_end(self, args, state, control, **_) -> None:
-            came = AcceleratorState()
-            launcher.check_came(came.num_processes, came.distributed_type.value)
+        def on_init_end(self, *_: Any, **__: Any) -> None:
+            state = AcceleratorState()
+            launcher.check_honoured(state.num_processes, state.distributed_type.value)
 
-    return AsAsked()
+    return StrategyCheck()
 
 
-def _tracking(values: dict[str, str] | None) -> Any:
+def _tracking(values: dict[str, Any] | None) -> "Tracking | None":
     from harness.training.tracking import Tracking
 
     return Tracking(**values | {"folder": Path(values["folder"])}) if values else None
