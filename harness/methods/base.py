@@ -199,7 +199,7 @@ class Stage:
 
 
 class Method(Protocol):
-    """One file a method, found through the entry points `harness.methods.base` (a class without arguments)."""
+    """One file a method, found through the entry points `harness.methods` (a class without arguments)."""
 
     name: str  # as on the command line: "sso-v1"
     summary: str  # one line for `harness list`
