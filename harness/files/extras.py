@@ -12,6 +12,7 @@ EXTRAS = {  # package, as it is imported -> extra of pyproject.toml
     "deepspeed": "deepspeed",
     "gguf": "gguf",
     "ray": "ray",
+    "trl": "trl",
 }
 
 
