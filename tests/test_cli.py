@@ -50,7 +50,7 @@ def test_what_hangs_together_goes_from_the_questions_to_the_table(finished):
     "command",
     [
         *((), ("run",), ("eval",), ("table",), ("report",), ("figure",), ("check",), ("verify",), ("show",)),
-        *(("estimate",), ("list",), ("testbed", "build"), ("data", "fetch"), ("power",), ("simulate",)),
+        *(("estimate",), ("list",), ("schema",), ("testbed", "build"), ("data", "fetch"), ("power",), ("simulate",)),
     ],
 )
 def test_help_has_examples(command, tmp_path):

@@ -4,12 +4,13 @@ from typing import Any
 
 from harness.errors import UserError
 from harness.files import plain_yaml
-from harness.files.typed import OPTIONS, _convert
+from harness.files.typed import OptionsByName, convert
 
 
 def add_settings(options: Any, settings: list[str]) -> dict[str, dict[str, Any]]:
     """Options with the changes of settings such as "dpo.beta=0.2" on top."""
-    changed = {name: dict(changes) for name, changes in _convert(options or {}, OPTIONS, "option 'options'").items()}
+    before = convert(OptionsByName, options or {}, "option", "options")
+    changed = {name: dict(changes) for name, changes in before.items()}
     for name, changes in parse_options(settings).items():
         changed.setdefault(name, {}).update(changes)
     return changed
