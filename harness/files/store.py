@@ -1,6 +1,5 @@
 """The run folder: every file a step leaves is written through here, whole or not at all."""
 
-import fcntl
 import hashlib
 import json
 import math
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from filelock import FileLock, Timeout
 
 from harness.errors import UserError
 from harness.files import disk
@@ -157,28 +158,28 @@ def safe_name(name: str) -> str:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Inside, no other process that asks for it too can write in the folder. A lock whose owner has died is free.
+    """Inside, no other process that asks for it too can write in the folder. The lock of a dead process is free.
 
     Raises:
-        UserError: when another process has it, naming that process.
+        UserError: when another process has the lock, naming that process.
     """
-    with disk.writing(path / LOCK):
+    file = path / LOCK
+    lock = FileLock(file, timeout=0, fallback_to_soft=False)
+    with disk.writing(file):
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / LOCK, "a+b", buffering=0)  # noqa: SIM115 (closed below)
-    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().decode().strip() or "another process"
+            lock.acquire()
+        except Timeout:
+            owner = file.read_text().strip() or "another process"
             raise UserError(f"{path} is in use by {owner}: wait for it, or choose another --name") from None
-        owner = f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
-        with disk.writing(path / LOCK):
-            file.truncate(0)
-            file.write(owner.encode())
+    try:
+        with disk.writing(file):
+            file.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         for left in list(path.rglob(f".*{TEMPORARY}")):  # by a process that was killed while it wrote
             if not (left.parent / "lock").exists():  # a judge's log, which other runs may be writing
                 disk.remove(left)
         yield
-        with disk.writing(path / LOCK):
-            file.truncate(0)
+        with disk.writing(file):
+            file.write_text("")
+    finally:
+        lock.release()
