@@ -173,11 +173,11 @@ def test_files_that_can_not_be_used(tmp_path):
     with pytest.raises(UserError, match=r"broken\.yaml:3: not YAML"):
         load(broken)
     broken.write_bytes(b"seeds: 3\nname: \xff\n")
-    with pytest.raises(UserError, match=r"broken\.yaml:2: can not be read \(byte 0xff is not UTF-8\)"):
+    with pytest.raises(UserError, match=r"broken\.yaml:2: cannot be read \(byte 0xff is not UTF-8\)"):
         load(broken)
     with pytest.raises(UserError, match="no configuration file at xxx"):
         load(Path("x" * 300))
-    with pytest.raises(UserError, match="it is no regular file"):
+    with pytest.raises(UserError, match="it is not a regular file"):
         load(tmp_path)
     broken.write_text("- sso\n")
     with pytest.raises(UserError, match="must hold a mapping"):

@@ -30,7 +30,7 @@ def show_table(
         form: one of FORMATS; else by the file's suffix, or markdown.
 
     Raises:
-        UserError: when a run is not finished, runs can not be compared, or something does not exist.
+        UserError: when a run is not finished, runs cannot be compared, or something does not exist.
     """
     form = form or (SUFFIXES.get(output.suffix.lower(), "markdown") if output else "markdown")
     if form not in FORMATS:

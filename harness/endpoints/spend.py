@@ -95,7 +95,7 @@ class Spend:
             A reservation to be settled, or None when the call only fits if calls in flight cost less than their most.
 
         Raises:
-            CapReached: when it can not fit.
+            CapReached: when it cannot fit.
         """
         with locked(self.folder):
             spent = self.read()

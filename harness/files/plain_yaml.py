@@ -16,7 +16,9 @@ MOST_VALUES = 20_000  # in a document, aliases expanded
 DEEPEST = 20  # levels of lists and mappings
 LONGEST_NUMBER = 100  # characters
 _FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in YAML 1.1
-_TEXT, _DATE, _MERGE, *_NUMBERS = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "merge", "int", "float"))
+_TEXT, _DATE, _MERGE, *_NUMBERS = (
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "merge", "int", "float")
+)
 
 
 class _Loader(yaml.CSafeLoader):
