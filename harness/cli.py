@@ -398,6 +398,17 @@ def list_names(
             print(f"  {name:16} {text}")
 
 
+@app.command(
+    epilog="Example:\n\n  harness schema > experiment.schema.json\n\n"
+    "An editor checks a file that begins with: # yaml-language-server: $schema=experiment.schema.json"
+)
+def schema() -> None:
+    """Print the JSON schema of an experiment file: options with their help, limits and defaults."""
+    from harness.experiment.schema import schema as schema_of_experiments
+
+    print_json(schema_of_experiments())
+
+
 def main() -> None:
     """Entry point: what the user can mend is one line and exit code 2, a signal one line and 128 and its number."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours say what is going on

@@ -32,7 +32,7 @@ def show_table(
         form: one of FORMATS; else by the file's suffix, or markdown.
 
     Raises:
-        UserError: when a run is not finished, runs can not be compared, or something does not exist.
+        UserError: when a run is not finished, runs cannot be compared, or something does not exist.
     """
     on_terminal = form is None and output is None and sys.stdout.isatty()
     form = form or (SUFFIXES.get(output.suffix.lower(), "markdown") if output else "markdown")

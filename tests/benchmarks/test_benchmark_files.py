@@ -91,7 +91,7 @@ def test_long_values_are_cut(tmp_path):
 def test_unreadable_bytes(tmp_path, name, data):
     (tmp_path / name).write_bytes(data)
     place = name if name.endswith(".gz") else f"{name}:2"
-    assert re.search(rf"{place}: can not be read .* fetch it again", message(read_rows, tmp_path / name))
+    assert re.search(rf"{place}: cannot be read .* fetch it again", message(read_rows, tmp_path / name))
 
 
 def test_settings_of_a_suite(tmp_path):
@@ -122,7 +122,7 @@ def test_faulty_settings_of_a_suite(tmp_path, text, said):
 def test_read_json(tmp_path):
     (tmp_path / "a.json").write_text('{"a": [1, 2]}')
     assert read_json(tmp_path / "a.json") == {"a": [1, 2]}
-    assert "can not be read" in message(read_json, tmp_path / "absent.json")
+    assert "cannot be read" in message(read_json, tmp_path / "absent.json")
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_read_json(tmp_path):
         ('["a", {"b": "\\ude00"}]', "r.jsonl:2: field 'prompt' must be of type str"),
         ("[" * 100_000, "r.jsonl:2: not JSON (nested deeper than 100 levels)"),
         ("9" * 5000, "r.jsonl:2: not JSON (Exceeds the limit"),
-        ('"a", "prompt": "b"', "r.jsonl:2: not JSON (key 'prompt' stands twice in an object)"),
+        ('"a", "prompt": "b"', "r.jsonl:2: not JSON (key 'prompt' is given twice in an object)"),
     ],
 )
 def test_what_is_no_text_or_ambiguous(tmp_path, value, said):
@@ -157,4 +157,4 @@ def test_folders_and_pipes_are_not_opened(tmp_path):
     (tmp_path / "a.jsonl").mkdir()
     os.mkfifo(tmp_path / "b.jsonl")
     for name in ("a.jsonl", "b.jsonl"):
-        assert f"{name}: can not be read (it is no regular file)" in message(read_rows, tmp_path / name)
+        assert f"{name}: cannot be read (it is not a regular file)" in message(read_rows, tmp_path / name)

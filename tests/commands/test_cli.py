@@ -29,7 +29,7 @@ def test_what_hangs_together_goes_from_the_questions_to_the_table(finished):
     "command",
     [
         *((), ("run",), ("eval",), ("table",), ("report",), ("figure",), ("check",), ("verify",), ("show",)),
-        *(("estimate",), ("list",), ("testbed", "build"), ("data", "fetch"), ("power",), ("simulate",)),
+        *(("estimate",), ("list",), ("schema",), ("testbed", "build"), ("data", "fetch"), ("power",), ("simulate",)),
     ],
 )
 def test_help_has_examples(command, tmp_path):
@@ -176,9 +176,9 @@ def test_a_changed_option_is_refused_and_named(finished):
     run = place / "results/runs/small"
     before = (run / "experiment.yaml").read_bytes()
     told = harness("run", "--method", "sso,dpo", *SMALL, "--temperature", "0.5", cwd=place, code=2)
-    assert "sso-seed0: step generator-examples was made with another temperature (1.0, now 0.5)" in told
+    assert "sso-seed0: step generator-examples was computed with temperature=1.0 (now 0.5)" in told
     told = harness("run", "--method", "sso,dpo", *SMALL, "--set", "dpo.beta=0.5", cwd=place, code=2)
-    assert "dpo-seed0: step policy-examples was made with another options.beta (0.2, now 0.5)" in told
+    assert "dpo-seed0: step policy-examples was computed with options.beta=0.2 (now 0.5)" in told
     assert (run / "experiment.yaml").read_bytes() == before
 
 
@@ -189,7 +189,7 @@ def test_a_step_is_done_anew_where_asked(finished, tmp_path):
     examples = (arms / "dpo-seed0/steps/policy-examples.json").stat().st_mtime_ns
     slower = ("run", "--method", "sso,dpo", *SMALL, "--set", "dpo.learning_rate=1e-6")
     told = harness(*slower, cwd=tmp_path, code=2)
-    assert "step policy was made with another training.learning_rate (0.0001, now 1e-06)" in told
+    assert "step policy was computed with training.learning_rate=0.0001 (now 1e-06)" in told
     assert "--restart-from policy\n" in told
     again = json.loads(harness(*slower, "--restart-from", "dpo/policy", "--json", cwd=tmp_path))
     assert (arms / "dpo-seed0/steps/policy-examples.json").stat().st_mtime_ns == examples

@@ -225,8 +225,8 @@ def test_options_of_the_judge_change_its_requests_and_the_step(judged):
         (("--judge-set", "max_tokens=5"), "max_tokens: is not free to be set: give --judge-max-tokens"),
         (("--judge-set", "messages=[]"), "messages: is not free to be set"),
         (("--judge-set", "temperature"), "write KEY=VALUE"),
-        (("--judge-missing", "2"), "judge_missing must be a share from 0 to 1"),
-        (("--judge-max-tokens", "0"), "judge_max_tokens must be at least 1"),
+        (("--judge-missing", "2"), "'judge_missing' must be at most 1, not 2"),
+        (("--judge-max-tokens", "0"), "'judge_max_tokens' must be at least 1"),
     ],
 )
 def test_options_that_are_none(judged, options, told):

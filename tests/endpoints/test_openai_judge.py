@@ -163,7 +163,7 @@ def test_no_server_is_the_users_error():
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
-    with pytest.raises(UserError, match="can not be reached") as error:
+    with pytest.raises(UserError, match="cannot be reached") as error:
         OpenAIJudge("judge", url, retries=0).complete(requests(3))
     assert url in str(error.value)
 

@@ -30,11 +30,17 @@ def test_base_comes_first_and_once():
         ({"sedes": 3}, "unknown option 'sedes': did you mean 'seeds'"),
         ({"seeds": "three"}, "option 'seeds' must be int, not 'three'"),
         ({"seeds": True}, "option 'seeds' must be int"),
-        ({"seeds": 0}, "seeds must be at least 1"),
+        ({"seeds": 1001}, "option 'seeds' must be at most 1000, not 1001"),
+        ({"gpu_memory": 1.5}, "option 'gpu_memory' must be at most 1, not 1.5"),
+        ({"limit": 1.5}, "option 'limit' must be int or null, not 1.5"),
+        ({"engine": "vlm"}, "unknown engine 'vlm': did you mean 'vllm'"),
+        ({"thinking": False}, "option 'thinking' must be str or null, not False"),
+        ({"tune": 1}, "tune must be 0 or at least 2"),
+        ({"seeds": 0}, "option 'seeds' must be at least 1, not 0"),
         ({"budget": "lots"}, "budget 'lots' is not understood"),
-        ({"limit": 0}, "limit must be at least 1"),
-        ({"top_p": 0.0}, "top_p within"),
-        ({"temperature": -1}, "temperature must be at least 0"),
+        ({"limit": 0}, "option 'limit' must be at least 1, not 0"),
+        ({"top_p": 0.0}, "option 'top_p' must be above 0, not 0.0"),
+        ({"temperature": -1}, "option 'temperature' must be at least 0, not -1"),
         ({"name": "../elsewhere"}, "not allowed"),
         ({"options": {"dpo": {"beta": 0.1}}}, "options for 'dpo', which is not among"),
         ({"options": {"sso": {"betaa": 0.1}}}, "unknown option of sso 'betaa': did you mean 'beta'"),
@@ -95,8 +101,8 @@ def test_settings_of_the_command_line():
         ("[1", r"setting 'sso.beta=\[1':1: not YAML"),
         ("!!python/object:os.system x", "tag .* is not read"),
         ("\0", r"character '\\x00' is not allowed"),
-        ("{1: 2}", "a key that is no text"),
-        ("0x" + "f" * 10_000, "is no number that can be read"),
+        ("{1: 2}", "a key that is not a text"),
+        ("0x" + "f" * 10_000, "is not a number that can be read"),
     ],
 )
 def test_settings_with_broken_values(value, message):
@@ -127,12 +133,12 @@ def billion_laughs() -> str:
         (billion_laughs(), r":5: not YAML \(more than 20000 values\)"),
         ("a: &a [*a]", ":1: not YAML .an alias stands for what it is part of"),
         ("name: x\nseeds: !!python/object/apply:os.system [ls]", ":2: not YAML .tag .* is not read"),
-        ("seeds: 1\nname: x\nseeds: 2", ":3: not YAML .'seeds' stands twice"),
-        ("options:\n  sso: {beta: 1, beta: 2}", ":2: not YAML .'beta' stands twice"),
-        ("seeds: 1\nno: 2", ":2: not YAML .a key that is no text"),
-        ("seeds: 1\n1: 2", ":2: not YAML .a key that is no text"),
+        ("seeds: 1\nname: x\nseeds: 2", ":3: not YAML .'seeds' is given twice"),
+        ("options:\n  sso: {beta: 1, beta: 2}", ":2: not YAML .'beta' is given twice"),
+        ("seeds: 1\nno: 2", ":2: not YAML .a key that is not a text"),
+        ("seeds: 1\n1: 2", ":2: not YAML .a key that is not a text"),
         ("name: a\nmodel: \0", r":2: not YAML .character '\\x00' is not allowed"),
-        ("seeds: " + "9" * 5000, ":1: not YAML .* is no number that can be read"),
+        ("seeds: " + "9" * 5000, ":1: not YAML .* is not a number that can be read"),
         ("name: " + "[" * 5000, ":1: not YAML .nested deeper than 20 levels"),
         ("#" * (1 << 19), "is longer than 262144 characters"),
         ("0", "must hold a mapping"),
@@ -167,11 +173,11 @@ def test_files_that_can_not_be_used(tmp_path):
     with pytest.raises(UserError, match=r"broken\.yaml:3: not YAML"):
         load(broken)
     broken.write_bytes(b"seeds: 3\nname: \xff\n")
-    with pytest.raises(UserError, match=r"broken\.yaml:2: can not be read \(byte 0xff is not UTF-8\)"):
+    with pytest.raises(UserError, match=r"broken\.yaml:2: cannot be read \(byte 0xff is not UTF-8\)"):
         load(broken)
     with pytest.raises(UserError, match="no configuration file at xxx"):
         load(Path("x" * 300))
-    with pytest.raises(UserError, match="it is no regular file"):
+    with pytest.raises(UserError, match="it is not a regular file"):
         load(tmp_path)
     broken.write_text("- sso\n")
     with pytest.raises(UserError, match="must hold a mapping"):
@@ -204,8 +210,8 @@ def test_variants_that_can_not_be(methods, message):
     ("options", "message"),
     [
         ({"ledger": "exact"}, "ledger 'exact'.*needed"),
-        ({"judge_parameters": 70e9}, "judge_parameters is of a judge at an endpoint"),
-        ({"judge_parameters": 70.0, "judge_model": "m"}, "at least 1e6, such as 70e9, not 70"),
+        ({"judge_parameters": 70e9}, "judge_parameters describes a judge at an endpoint"),
+        ({"judge_parameters": 70.0, "judge_model": "m"}, "'judge_parameters' must be at least 1e6, not 70"),
     ],
 )
 def test_rules_and_sizes_of_judges_are_checked(options, message):

@@ -229,6 +229,6 @@ def test_nothing_is_replaced_and_nothing_changed_is_exported(finished, tmp_path)
     before = file.read_text()
     try:
         file.write_text(json.dumps(json.loads(before) | {"value": 99.0}))
-        assert "math.json is not what step score-math left there" in harness(*model, "new", cwd=tmp_path, code=2)
+        assert "math.json has changed since step score-math wrote it" in harness(*model, "new", cwd=tmp_path, code=2)
     finally:
         file.write_text(before)

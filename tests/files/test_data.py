@@ -160,7 +160,7 @@ def test_every_benchmark_with_files_has_licences():
 
 
 def test_no_server(tmp_path):
-    with pytest.raises(UserError, match="can not be fetched"):
+    with pytest.raises(UserError, match="cannot be fetched"):
         fetch_file(entry("http://127.0.0.1:9"), tmp_path)
 
 

@@ -99,10 +99,10 @@ def test_rows_are_read_like_those_of_files(answers, tmp_path):
     ("name", "message"),
     [
         ("malformed", 'some/pairs/chats:validation: row 2: "messages" has no user message'),
-        ("no split", "some/pairs:test: neither a file nor a data set that can be had from the hub (Unknown split"),
-        ("no config", "some/pairs/other: neither a file nor a data set that can be had from the hub (BuilderConfig"),
+        ("no split", "some/pairs:test: neither a file nor a data set that the hub has (Unknown split"),
+        ("no config", "some/pairs/other: neither a file nor a data set that the hub has (BuilderConfig"),
         ("no columns", "some/numbers: has none of the columns prompt, instruction"),
-        ("absent", "some/absent: neither a file nor a data set that can be had from the hub"),
+        ("absent", "some/absent: neither a file nor a data set that the hub has"),
         ("folder", "local/folder/config: local/folder is a folder here"),
     ],
 )

@@ -34,7 +34,7 @@ def test_a_mark_has_facts_and_the_digest_of_each_file(folder):
 
 def test_another_dependency_is_refused_and_named(folder):
     changed = {**MADE_FROM, "options": {"beta": 0.2, "loss": "dpo"}}
-    with pytest.raises(UserError, match=r"step policy was made with another options.beta \(0.1, now 0.2\).*--restart"):
+    with pytest.raises(UserError, match=r"step policy was computed with options.beta=0.1 \(now 0.2\).*--restart"):
         folder.finished("policy", changed)
     folder.forget("policy")
     assert not folder.finished("policy", changed)
@@ -54,13 +54,13 @@ def test_damage_is_found(folder):
     assert folder.whole("policy")
     (folder / "rows.jsonl").write_text("[]\n")
     assert folder.whole("policy")
-    with pytest.raises(UserError, match=r"rows\.jsonl is not what step policy left there"):
+    with pytest.raises(UserError, match=r"rows\.jsonl has changed since step policy wrote it"):
         folder.check("policy")
     (folder / "checkpoint" / "model.safetensors").unlink()
     assert not folder.whole("policy")
     assert [text.split("/")[-1] for text in folder.damage("policy")] == [
         "model.safetensors is missing",
-        "rows.jsonl is not what step policy left there",
+        "rows.jsonl has changed since step policy wrote it",
     ]
 
 

@@ -84,7 +84,7 @@ def problems(folder: Path, point: str, path: Path, error: int, lasting: bool, to
         if not point.startswith(HARMLESS):
             yield "nobody noticed"
     else:
-        named = Path(told.partition(": ")[0].partition(" can not")[0])
+        named = Path(told.partition(": ")[0].partition(" cannot")[0])
         meant = [path for path in (target(path), *target(path).parents) if folder in path.parents]
         if named not in meant and not (lasting and folder in named.parents):  # then what is written next fails too
             yield f"names another file than {path}: {told}"

@@ -416,7 +416,7 @@ def test_a_sample_is_seeded(pairs_file, tmp_path):
         ("question,answer,rating\nq,x,nan\n", "l.csv:2: field 'rating'"),
         ("question,answer,rating\nq,x,good\n", "l.csv:2: field 'rating'"),
         ("question,answer\nq,x\n", "l.csv:2: give pairs with the columns question, answer_a, answer_b, label"),
-        ("question,answer_a,answer_b,label\nq,x\n", "l.csv:2: has not the 4 fields"),
+        ("question,answer_a,answer_b,label\nq,x\n", "l.csv:2: expected 4 fields"),
         ("question,answer_a,answer_b,label\n", "holds no rows"),
         ("", "holds no rows"),
     ],

@@ -157,7 +157,7 @@ def test_what_cannot_be_judged_again(copy, tmp_path):
     text = samples.read_text()
     with judging(lambda _: 5) as (url, asked):
         samples.write_text(text.replace('"id"', '"id" ', 1))
-        assert "is not what step samples-mt-bench left there" in rejudged(copy, url, code=2)
+        assert "has changed since step samples-mt-bench wrote it" in rejudged(copy, url, code=2)
         samples.write_text(text)
         question = copy / RUN / "data/mt_bench/question.jsonl"
         before = question.read_text()

@@ -207,7 +207,7 @@ def test_a_mistake_in_the_program_is_not_taken_for_it(monkeypatch):
     [
         (OSError(errno.EIO, "Input/output error"), "a.json: Input/output error: look after the disk"),
         (Exception("No space left on device (os error 28)"), "a.json: No space left on device: make room"),
-        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), "a.json can not be written: is"),
+        (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), "a.json cannot be written: is"),
     ],
 )
 def test_errors_of_other_writers_name_the_file(tmp_path, error, told):

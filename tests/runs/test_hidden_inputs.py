@@ -54,7 +54,7 @@ def test_variables_that_change_none(finished, monkeypatch):
 
 def test_the_batch_size(finished):
     told = harness(*RUN, "--batch-size", "5", cwd=finished, code=2)
-    assert "was made with another batch_size (128, now 5)" in told
+    assert "was computed with batch_size=128 (now 5)" in told
 
 
 def test_threads_of_a_model_that_is_not_small(finished, monkeypatch):
@@ -64,7 +64,7 @@ def test_threads_of_a_model_that_is_not_small(finished, monkeypatch):
     monkeypatch.setattr(inputs, "SMALL", 1)
     assert threads_of(experiment) == 3
     told = harness(*RUN, cwd=finished, code=2)
-    assert "was made with another threads (1, now 3)" in told
+    assert "was computed with threads=1 (now 3)" in told
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("MKL_NUM_THREADS", "2")
     assert threads_of(experiment) == 2
@@ -115,7 +115,7 @@ def test_a_judge_of_the_same_name_at_another_url(testbed_model_dir, tmp_path, ju
     log = tmp_path / "results/runs/a/judge"
     rows = [file.read_text().count("\n") for file in sorted(log.glob("*.jsonl"))]
     told = harness(*scored, "--name", "a", "--judge-url", other, cwd=tmp_path, code=2)
-    assert f'step score-mt-bench was made with another judge endpoint ("{one}", now "{other}")' in told
+    assert f'step score-mt-bench was computed with judge endpoint="{one}" (now "{other}")' in told
     harness(*scored, "--name", "a", "--judge-url", f"{one}/", "--restart-from", "score-mt-bench", cwd=tmp_path)
     assert [file.read_text().count("\n") for file in sorted(log.glob("*.jsonl"))] == rows, "paid replies are found"
     monkeypatch.setenv("OPENAI_API_KEY", "sk-none-of-this-test")
@@ -123,7 +123,7 @@ def test_a_judge_of_the_same_name_at_another_url(testbed_model_dir, tmp_path, ju
     harness(*scored, "--name", "b", cwd=tmp_path)
     monkeypatch.setenv("OPENAI_BASE_URL", one)
     told = harness(*scored, "--name", "b", cwd=tmp_path, code=2)
-    assert f'was made with another judge endpoint ("{other}", now "{one}")' in told
+    assert f'was computed with judge endpoint="{other}" (now "{one}")' in told
     told = harness("table", "results/runs/a", "results/runs/b", cwd=tmp_path, code=2)
     assert "mt-bench was judged by any in both, and they are not the same: judge endpoint" in told
     assert one in told and other in told

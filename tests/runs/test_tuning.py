@@ -295,7 +295,7 @@ def test_more_trials_keep_the_finished_ones(copy, monkeypatch):
     row = tuning.Trial.row
     monkeypatch.setattr(tuning.Trial, "row", lambda self: row(self) | ({"score": 10.0} if self.number == 3 else {}))
     more = dataclasses.replace(TUNED, tune=4)
-    with pytest.raises(UserError, match=r"arms/dpo-seed0: step policy-examples was made with another options.beta"):
+    with pytest.raises(UserError, match=r"arms/dpo-seed0: step policy-examples was computed with options.beta="):
         run(more, copy.parent.parent)
     assert trained == ["dpo trial 3"]
     run(more, copy.parent.parent, restart_from="policy-examples")

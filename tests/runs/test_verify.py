@@ -64,7 +64,7 @@ def test_a_score_that_was_improved_by_hand(copy):
     wrong = [(each["method"], each["benchmark"]) for each in report["numbers"] if not each["verified"]]
     assert wrong == [("dpo", "math")]
     told = "\n".join(report["problems"])
-    assert "scores/math.json is not what step score-math left there" in told
+    assert "scores/math.json has changed since step score-math wrote it" in told
     assert "scores/math.json is not what its samples and judgments give" in told
     assert "the score 99.0 is not the weighted mean" in told  # for the table
 
@@ -97,7 +97,7 @@ def test_a_changed_checkpoint_and_missing_examples(copy):
     (arm / "preferences/policy.jsonl").unlink()
     report = verify(copy)
     told = "\n".join(report["problems"])
-    assert "model.safetensors is not what step policy left there" in told
+    assert "model.safetensors has changed since step policy wrote it" in told
     assert "preferences/policy.jsonl is missing" in told
     assert {each["method"] for each in report["numbers"] if each["verified"]} == {"base"}
 
@@ -144,8 +144,11 @@ def test_everything_that_is_broken_is_reported_at_once(copy):
     for part in (
         *("dpo-seed0/ledger.json is not JSON", "dpo-seed0/seconds.json is not JSON"),
         "steps/policy-examples.json: is not a mark of a step",
-        *("base-seed0/steps/score-math.json: UnicodeDecodeError", "samples/mt-bench.jsonl is not what step samples-mt"),
-        *("dpo-seed0/scores/mt-bench.json is not what step", "table.json: UnicodeDecodeError"),
+        *(
+            "base-seed0/steps/score-math.json: UnicodeDecodeError",
+            "samples/mt-bench.jsonl has changed since step samples-mt",
+        ),
+        *("dpo-seed0/scores/mt-bench.json has changed since step", "table.json: UnicodeDecodeError"),
         *("steps/policy.json was changed: its key is not the digest", "not in the run folder"),
         f"{cached.relative_to(copy)} was changed since it was written",
         *("arms/dpo-seed1 is none of the experiment's", "steps/samples-gsm8k.json is of a step that the experiment"),

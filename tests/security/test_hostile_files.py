@@ -114,8 +114,8 @@ def pinned(server, content=b"content", **changes):
         ({"path": "../x"}, "leads out"),
         ({"path": "/etc/x"}, "leads out"),
         ({"path": "a/../../x"}, "leads out"),
-        ({"url": "file:///etc/passwd"}, "no address of a web server"),
-        ({"url": "ftp://host/x"}, "no address of a web server"),
+        ({"url": "file:///etc/passwd"}, "not the address of a web server"),
+        ({"url": "ftp://host/x"}, "not the address of a web server"),
     ],
 )
 def test_a_table_of_files_that_leads_elsewhere(row, message, tmp_path):
@@ -130,7 +130,7 @@ def test_a_table_of_files_that_leads_elsewhere(row, message, tmp_path):
 def test_a_download_that_is_sent_elsewhere(server, tmp_path, target):
     """A redirect to this machine's files is not followed."""
     server.answers["/file"] = (302, {"Location": target, "Content-Length": "0"}, b"")
-    with pytest.raises(UserError, match="can not be fetched"):
+    with pytest.raises(UserError, match="cannot be fetched"):
         data.fetch_file(pinned(server), tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 

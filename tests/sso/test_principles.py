@@ -213,7 +213,7 @@ def test_malformed_sets(text, message, tmp_path):
 def test_set_that_is_not_utf8(tmp_path):
     path = tmp_path / "set.json"
     path.write_bytes(b'{"W\xe4rme": {}}')
-    with pytest.raises(UserError, match=r"set\.json:1: can not be read"):
+    with pytest.raises(UserError, match=r"set\.json:1: cannot be read"):
         load_set(str(path))
 
 

@@ -132,7 +132,7 @@ def test_what_was_asked_is_not_asked_again_but_charged_again(tmp_path):
 def test_an_endpoint_that_is_not_there_stops_the_run():
     with endpoint(lambda body, number: (200, {}, completion())) as (url, _):
         pass
-    with pytest.raises(UserError, match="principles could not be written by 'writer': .* can not be reached"):
+    with pytest.raises(UserError, match="principles could not be written by 'writer': .* cannot be reached"):
         write(url, "0")
 
 
