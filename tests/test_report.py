@@ -225,7 +225,7 @@ def test_a_folder_is_not_replaced_by_the_page(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    assert "is no run folder" in harness("report", ".", cwd=tmp_path, code=2)
+    assert "is not a run folder" in harness("report", ".", cwd=tmp_path, code=2)
 
 
 def test_the_command_gives_the_experiment_again():
