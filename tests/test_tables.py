@@ -307,7 +307,10 @@ def test_what_was_wasted_is_said_beside_what_was_needed():
     (ledger,) = rows[1].ledgers.values()
     ledger.roles["train"].wasted_flops = 0.05 * ledger.flops
     table = build(rows)
-    assert "Wasted on top of these FLOPs: 5.0 %, for padding and finished sequences that wait for their batch." in table.notes
+    assert (
+        "Wasted on top of these FLOPs: 5.0 %, for padding and finished sequences that wait for their batch."
+        in table.notes
+    )
     assert table.rows[1].spent.wasted_flops == ledger.total.wasted_flops
 
 

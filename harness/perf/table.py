@@ -47,11 +47,11 @@ def measure(runs: int, questions: int, seeds: int, rounds: int) -> dict[str, Any
             for number in range(runs):
                 write_run(root / "results" / "runs" / f"run-{number}", questions, seeds, [number])
                 advance(1)
-            write_run(root / "arms" / "runs" / "arms", questions, seeds, range(runs))
+            write_run(root / "one" / "runs" / "run", questions, seeds, range(runs))
             advance(runs)
         folders = [f"results/runs/run-{number}" for number in range(runs)]
         commands = {
-            f"table of a run with {runs} methods": ["table", "arms/runs/arms"],
+            f"table of a run with {runs} methods": ["table", "one/runs/run"],
             f"table of {runs} runs": ["table", *folders],
             f"leaderboard of {runs} runs": ["leaderboard"],
         }

@@ -1,9 +1,9 @@
 """Compare a run with a reference: identity first, otherwise tests with a bounded rate of false alarms.
 
 Scores: for each arm and benchmark, the run must not be worse than the reference by a margin (one-sided test of
-non-inferiority, `harness.statistics.power`). Training: each measure must lie where another seed of the reference would (two-sided
-prediction interval, Student's t). Margins and intervals are so wide that a run that is truly equal passes all of them
-with probability 1 - ALARM, even if runs have heavier tails than a normal distribution.
+non-inferiority, `harness.statistics.power`). Training: each measure must lie where another seed of the reference would
+(two-sided prediction interval, Student's t). Margins and intervals are so wide that a run that is truly equal passes
+all of them with probability 1 - ALARM, even if runs have heavier tails than a normal distribution.
 """
 
 import math
