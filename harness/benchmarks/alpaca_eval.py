@@ -13,6 +13,7 @@ from harness.benchmarks.alpaca_annotations import summary
 from harness.benchmarks.alpaca_annotator import LETTERS, SWITCHED, Pair, _key, _preference, annotate
 from harness.benchmarks.alpaca_win_rates import KEYS, JudgedPair, find_gamed, official_index
 from harness.benchmarks.base import Judging, NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.engines.base import Sampling
 from harness.judges.base import Judge, complete
@@ -29,13 +30,10 @@ ASKING = ("preference", "policy_first", "text", "first_token", "finish_reason", 
 REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json")
 
 
-class AlpacaEval:
+class AlpacaEval(BenchmarkDefaults):
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
     needs_judge = True
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = NoOptions
 
     def load(self, data_dir: Path, settings: Settings) -> Questions:

@@ -8,6 +8,7 @@ from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, up_to_next_question
 from harness.benchmarks.math_answers import Grader
 from harness.engines.base import Sampling
@@ -75,13 +76,9 @@ def score_responses(path: Path, *, items: bool = False, advance: Advance | None 
     )
 
 
-class GSM8K:
+class GSM8K(BenchmarkDefaults):
     name = "gsm8k"
     title = "GSM8K"
-    needs_judge = False
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = GSM8KOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.base import NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.ifeval_checks import Checker, check_resources, find_model
 from harness.engines.base import Sampling
 from harness.errors import UserError
@@ -246,13 +247,9 @@ def _load(data_dir: Path) -> list[dict]:
     return questions
 
 
-class IFEval:
+class IFEval(BenchmarkDefaults):
     name = "ifeval"
     title = "IFEval"
-    needs_judge = False
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = NoOptions
 
     def load(self, data_dir: Path, settings: Settings) -> Questions:

@@ -13,6 +13,7 @@ from statistics import fmean
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed
 from harness.engines.base import Sampling
 from harness.errors import UserError, unknown_name
@@ -48,13 +49,9 @@ def score_responses(path: Path, *, items: bool = False, advance: Advance | None 
     return graded_responses.score_responses(path, Grader.grade, items, advance, marks=marks)
 
 
-class Math:
+class Math(BenchmarkDefaults):
     name = "math"
     title = "MATH"
-    needs_judge = False
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = MathOptions
 
     def load(self, data_dir: Path, settings: Settings) -> list[dict]:

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.engines.base import Sampling
 from harness.errors import UserError
 from harness.progress import Advance
@@ -31,11 +32,9 @@ class MMLUOptions:
             raise UserError(f"num_fewshot must be from 0 to {FEWSHOT}, not {self.num_fewshot}")
 
 
-class MMLU:
+class MMLU(BenchmarkDefaults):
     name = "mmlu"
     title = "MMLU"
-    needs_judge = False
-    needs_pairs = False
     needs_logprobs = True
     turns = len(LETTERS)
     sections = "subject"

@@ -11,6 +11,7 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
 from harness.endpoints.base import JudgeRequest
 from harness.engines.base import Sampling
@@ -40,12 +41,10 @@ JUDGE_TOKENS = 2048
 TURNS = 2
 
 
-class MTBench:
+class MTBench(BenchmarkDefaults):
     name = "mt-bench"
     title = "MT-Bench"
     needs_judge = True
-    needs_pairs = False
-    needs_logprobs = False
     turns = 2
     Options = NoOptions
 

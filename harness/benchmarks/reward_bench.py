@@ -13,6 +13,7 @@ from statistics import fmean
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.reward_bench_modes import (
     CLASSIFIER,
     GENERATIVE,
@@ -51,11 +52,9 @@ class RewardBenchOptions:
             raise unknown_name("mode", self.mode, MODES)
 
 
-class RewardBench:
+class RewardBench(BenchmarkDefaults):
     name = "reward-bench"
     title = "RewardBench"
-    needs_judge = False
-    needs_pairs = False
     needs_logprobs = True
     turns = 2
     sections = "section"

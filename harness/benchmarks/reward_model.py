@@ -12,6 +12,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.reward_bench import RewardBench, pair_score
 from harness.benchmarks.reward_bench_modes import classifier_rows
 from harness.errors import UserError
@@ -31,12 +32,10 @@ class RewardModelBenchOptions(RewardOptions):
     max_pairs: int | None = None  # of the method's pairs, a sample: makes methods equal in number
 
 
-class RewardModelBench:
+class RewardModelBench(BenchmarkDefaults):
     name = "reward-model"
     title = "RewardBench (reward model)"
-    needs_judge = False
     needs_pairs = True
-    needs_logprobs = False
     turns = 2
     sections = "section"
     Options = RewardModelBenchOptions

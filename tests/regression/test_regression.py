@@ -279,8 +279,8 @@ def test_github(worse, tmp_path, monkeypatch, capsys):
     [
         (None, "no reference at"),
         ("{", r"reference\.json:1: not JSON"),
-        ("[]", "no reference of format 1"),
-        ('{"format": 9}', "no reference of format 1"),
+        ("[]", "not a reference of format 1"),
+        ('{"format": 9}', "not a reference of format 1"),
         ('{"format": 1}', "is damaged"),
         ('{"format": 1, "of": {}, "arms": {"dpo": {"x": {}}}}', "is damaged"),
     ],
