@@ -186,7 +186,7 @@ def test_mistakes_that_are_found_later(tmp_path):
 
     with pytest.raises(UserError, match="device 'nowhere' is not known"):
         TrainingSubject("ours", workload("sso", "nowhere"))
-    with pytest.raises(UserError, match="model 'nothing' can not be loaded"):
+    with pytest.raises(UserError, match="model 'nothing' cannot be loaded"):
         generate.GenerationSubject("ours", "nothing", 4, 0, 1, "cpu", "auto")
     flex = ("--objective", "dpo", "--contenders", "ours-flex")
     told = harness("bench", "train", *flex, *TINY, *ON_CPU, cwd=tmp_path, code=2)

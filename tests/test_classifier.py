@@ -128,7 +128,7 @@ def test_pickled_weights_and_absent_models_are_refused(folder, tmp_path):
     (pickled / "model.safetensors").unlink()
     torch.save(AutoModelForSequenceClassification.from_pretrained(folder).state_dict(), pickled / "pytorch_model.bin")
     for path in (pickled, tmp_path / "absent"):
-        with pytest.raises(UserError, match="can not be loaded"):
+        with pytest.raises(UserError, match="cannot be loaded"):
             RewardModel.load(path, device="cpu")
 
 

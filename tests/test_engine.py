@@ -160,7 +160,7 @@ def test_a_refused_conversation_is_the_user_s_mistake(tokenizer_with_bos):
 
 
 def test_missing_model(tmp_path):
-    with pytest.raises(UserError, match="can not be loaded"):
+    with pytest.raises(UserError, match="cannot be loaded"):
         TransformersEngine.load(tmp_path / "nothing")
 
 

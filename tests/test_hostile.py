@@ -145,7 +145,7 @@ def test_a_safetensors_header_that_lies(model, content):
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UserError, match="no whole safetensors file"):
         parameter_count(folder)
-    refused(folder, mark, "can not be loaded")
+    refused(folder, mark, "cannot be loaded")
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])

@@ -38,7 +38,7 @@ class Unusable(UserError):
     """A folder whose files do not make a model here."""
 
     def __init__(self, name: str | Path, reason: str) -> None:
-        super().__init__(f"model {str(name)!r} can not be loaded: {reason}")
+        super().__init__(f"model {str(name)!r} cannot be loaded: {reason}")
 
 
 def check_files(folder: Path, name: str | None = None) -> None:
