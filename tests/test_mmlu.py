@@ -101,7 +101,7 @@ def test_faulty_archives(tmp_path, members, said):
 def test_no_archive(tmp_path):
     (tmp_path / "mmlu").mkdir()
     (tmp_path / "mmlu" / "mmlu.zip").write_text("text")
-    with pytest.raises(UserError, match="can not be read"):
+    with pytest.raises(UserError, match="cannot be read"):
         MMLU().load(tmp_path, Settings())
     with pytest.raises(UserError, match="num_fewshot must be from 0 to 5"):
         MMLUOptions(num_fewshot=9)
