@@ -16,6 +16,7 @@ from harness.endpoints.log import JudgeLog
 from harness.endpoints.wire import endpoint_url
 from harness.engines.base import Engine
 from harness.errors import UserError
+from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.files import sources, store
 from harness.files.extras import EXTRAS, check_installed

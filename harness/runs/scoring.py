@@ -16,7 +16,7 @@ from harness.benchmarks.base import NO_PAIRS, Judging, Policy, Questions, Score,
 from harness.benchmarks.files import with_suite_settings
 from harness.benchmarks.loading import CompleteBenchmark, load_benchmark
 from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
-from harness.engines.base import Engine
+from harness.engines.base import Engine, RewardEngine
 from harness.engines.logged import LoggedEngine
 from harness.experiment.options import Experiment
 from harness.files import sources, store
@@ -253,11 +253,18 @@ class Scoring:
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)
         work = self.folder.answering_work / self.name
-        logged = LoggedEngine(policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl")
         with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
-            answering = self._answering(logged)
-            asked = replace(policy, engine=answering, reference=policy.reference and self._answering(policy.reference))
-            answered = self.benchmark.answer(asked, self.items, self.settings, advance)
-            store.write_jsonl(self.samples_file, with_thoughts(self.name, answered, answering.thoughts))
+            if isinstance(policy.engine, RewardEngine):  # it writes no text: nothing to log, no thoughts to remove
+                samples = self.benchmark.answer(policy, self.items, self.settings, advance)
+            else:
+                logged = LoggedEngine(
+                    policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl"
+                )
+                answering = self._answering(logged)
+                reference = policy.reference and self._answering(policy.reference)
+                asked = replace(policy, engine=answering, reference=reference)
+                answered = self.benchmark.answer(asked, self.items, self.settings, advance)
+                samples = with_thoughts(self.name, answered, answering.thoughts)
+            store.write_jsonl(self.samples_file, samples)
         self.folder.finish(self.samples_step, self._samples_depend_on, [self.samples_file])
         shutil.rmtree(work.parent, ignore_errors=True)  # absent where nothing was generated

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from harness.budget import Budget, Ledger
 from harness.engines.base import Sampling
-from harness.engines.logged import LoggedEngine
+from harness.engines.logged import LoggedTrainableEngine
 from harness.files import store
 from harness.files.folders import ArmFolder, RunFolder
 from harness.judges.base import Judge
@@ -246,7 +246,7 @@ def _collect(
     store.write_text(setup.record(stage), "")  # collecting begins anew, with what the log of completions has
     judge_cost = setup.judge_cost() if stage.judged else None
     workbench = Workbench(
-        engine=LoggedEngine(engines[stage.generator], setup.work(stage) / f"completions-{key}.jsonl"),
+        engine=LoggedTrainableEngine(engines[stage.generator], setup.work(stage) / f"completions-{key}.jsonl"),
         ledger=ledger,
         sampling=setup.sampling,
         stage=stage.name,
@@ -296,7 +296,7 @@ def _train(
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on.get(name) for name in READING])
             cache = setup.shared.reference / surroundings
-            logged = LoggedEngine(start, work / f"reference-{surroundings}.jsonl")
+            logged = LoggedTrainableEngine(start, work / f"reference-{surroundings}.jsonl")
             reference = reference_logprobs(logged, data, ledger, cache, advance)
     training = setup.training(stage, work / f"state-{store.digest(depends_on)}")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:

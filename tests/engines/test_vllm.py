@@ -232,7 +232,9 @@ def test_a_server_that_does_not_load_other_weights_is_refused(server, tiny_model
     first, second = engine_of(tiny_model_dir, backend), engine_of(other_model_dir, backend)
     prompt = first.encode_chat([{"role": "user", "content": "a"}])
     first.generate([prompt], ["1"], Sampling(2))
-    with pytest.raises(UserError, match=f"does not run the weights of {other_model_dir}: .* differ by .* nats a token"):
+    with pytest.raises(
+        UserError, match=f"does not run the weights of {other_model_dir}: .* differ by .* nats per token"
+    ):
         second.generate([prompt], ["1"], Sampling(2))
     assert first.generate([prompt], ["1"], Sampling(2)) == first.local.generate([prompt], ["1"], Sampling(2))
 
@@ -247,5 +249,5 @@ def test_no_server(tiny_model_dir, monkeypatch):
 def test_an_adapter_is_refused(tiny_model_dir, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_model_dir)}))
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(UserError, match="is an adapter, which vLLM does not take here"):
+    with pytest.raises(UserError, match="is an adapter, which is not supported with vLLM"):
         VLLMEngine(TransformersEngine.load(tiny_model_dir, device="cpu"), tmp_path, Server("http://127.0.0.1:9/v1"))

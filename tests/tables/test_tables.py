@@ -255,12 +255,12 @@ def test_json_has_the_promised_names():
 def test_flops_by_two_rules_never_share_a_table():
     rows = [row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})]
     rows.append(row("dpo", {"a": [score([2.0, 4.0])]}))
-    for ledger in rows[2].ledgers.values():
-        ledger.rule = "nominal"
+    for each in rows[2].ledgers.values():
+        each.rule = "nominal"
     with pytest.raises(UserError, match="counted by different rules cannot share a table .needed: sso; nominal: dpo."):
         build(rows)
-    for ledger in rows[1].ledgers.values():
-        ledger.rule = "nominal"
+    for each in rows[1].ledgers.values():
+        each.rule = "nominal"
     table = build(rows)
     assert table.ledger == "nominal"
     assert any("nominal: 2 N per token and 6 N per trained token" in note for note in table.notes)
