@@ -1,6 +1,7 @@
 """Fixtures that tests share: a tiny random model, the embedded model, the real benchmark data."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if item.get_closest_marker("slow") and not wants_slow:
             item.add_marker(pytest.mark.skip(reason="takes minutes with its like: -m slow, or make test-all"))
     items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_server_is_left():
+    """A server that was closed and not shut down spins on its socket for as long as the tests go on."""
+    yield
+    assert not [thread.name for thread in threading.enumerate() if "serve_forever" in thread.name]
 
 
 @pytest.fixture(scope="session")
