@@ -74,7 +74,7 @@ EXPLAINED = {
 }
 
 
-@pytest.mark.parametrize("name", [GRADED[0], *(pytest.param(name, marks=pytest.mark.long) for name in GRADED[1:])])
+@pytest.mark.parametrize("name", [GRADED[0], *(pytest.param(name, marks=pytest.mark.slow) for name in GRADED[1:])])
 def test_verdicts_equal_the_recorded_ones(data_dir, name):
     graded = data_dir / "ifeval" / "graded"
     recorded = {

@@ -18,6 +18,8 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.runs import engine_choice as choice
 
+pytestmark = pytest.mark.vllm
+
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make vllm-env")
 PROMPTS = 60
 

@@ -148,7 +148,7 @@ def wrong_template(patch):
     [
         *((learning_rate, "dpo"), (swapped, "dpo"), (ipo_summed, "ipo"), (no_eos, "dpo")),
         *(
-            pytest.param(fault, "dpo", marks=pytest.mark.long)
+            pytest.param(fault, "dpo", marks=pytest.mark.slow)
             for fault in (moving_reference, prompt_in_the_loss, wrong_template, padding_counted)
         ),
     ],

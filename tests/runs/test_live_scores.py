@@ -23,7 +23,7 @@ from harness.runs import run as runner
 @pytest.fixture
 def judge_url():
     with serve() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
 
