@@ -1,5 +1,6 @@
 """What people see of a stored run: whether it holds, and what a number was made of."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from harness.commands.output import print_facts, print_rows, shown
@@ -7,7 +8,7 @@ from harness.commands.output import print_facts, print_rows, shown
 KEY = 8  # digits of a digest that people see
 
 
-def print_verified(report: dict[str, Any]) -> None:
+def print_verified(report: Mapping[str, Any]) -> None:
     """The report of `harness.runs.verify`."""
     rows = []
     for number in report["numbers"]:
