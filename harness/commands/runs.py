@@ -1,5 +1,6 @@
 """What people see of a stored run: whether it holds, and what a number was made of."""
 
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
@@ -10,7 +11,7 @@ KEY = 8  # digits of a digest that people see
 PAGE = 40  # questions
 
 
-def print_verified(report: dict[str, Any]) -> None:
+def print_verified(report: Mapping[str, Any]) -> None:
     """The report of `harness.runs.verify`."""
     rows = []
     for number in report["numbers"]:
