@@ -5,7 +5,7 @@ An LLM behind an endpoint, an engine and the testbed's program are reached in th
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.progress import Advance
@@ -22,6 +22,15 @@ class Judge(Protocol):
         Raises:
             UserError: when the judge cannot be reached at all, or refuses the credentials or the form of the requests.
         """
+        ...
+
+
+@runtime_checkable
+class GradingJudge(Judge, Protocol):
+    """A judge that is a program: it grades any answer at no cost."""
+
+    def quality(self, question: str, answer: str) -> float | None:
+        """Quality of an answer within [0, 1]; None when the judge does not know the question."""
         ...
 
 
