@@ -1,6 +1,7 @@
 # make demo   install, then compare the methods on the embedded model
 # make test   install with the tools for development, check the style, run the tests
 # make test-all   make test, then the tests that need vLLM, in an environment of its own, Ray and DeepSpeed
+# make docs    the documentation as a site, in site/
 # make vllm-env   that environment: vLLM for the CPU where there is no GPU (4 GB, about 4 minutes)
 # make browser  Chromium from Debian's packages (as root), with which the tests open the report page; else they skip that
 # make clean  remove the virtual environment and what tools leave behind
@@ -13,7 +14,7 @@ comma := ,
 HAS_GPU = $(shell command -v nvidia-smi)
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-all vllm-env browser clean
+.PHONY: demo test test-all docs vllm-env browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo --jobs 2
@@ -24,10 +25,13 @@ test: $(VENV)/.installed-dev
 
 test-all: test vllm-env
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_ray.py
-	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/test_sharded.py
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runs/test_ray.py
+	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_sharded.py
 	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
-	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/test_vllm.py
+	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/engines/test_vllm.py
+
+docs: $(VENV)/.installed-docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 vllm-env: $(VLLM_VENV)/.installed
 
@@ -35,13 +39,14 @@ browser:
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium chromium-driver; }
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are older than these files when dependencies have changed: then pip runs again.
-$(VENV)/.installed: EXTRA :=
+$(VENV)/.installed: EXTRA := [all]
 $(VENV)/.installed-dev: EXTRA := [dev]
-$(VENV)/.installed $(VENV)/.installed-dev: pyproject.toml constraints.txt
+$(VENV)/.installed-docs: EXTRA := [docs]
+$(VENV)/.installed $(VENV)/.installed-dev $(VENV)/.installed-docs: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("Python 3.11 or newer is needed: make PYTHON=...")'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing harness$(EXTRA) into $(VENV) with the versions of constraints.txt (about 2 minutes)"

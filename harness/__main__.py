@@ -1,4 +1,4 @@
-"""`python -m harness`, the same as the command `harness`."""
+"""Lets `python -m harness` run the command `harness`."""
 
 from harness.cli import main
 

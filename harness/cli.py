@@ -16,6 +16,7 @@ from harness.errors import UserError
 from harness.experiment import configuration, registry
 from harness.experiment.scale import with_scale
 from harness.files.disk import disk_errors
+from harness.files.extras import explain
 from harness.signals import Stopped
 
 app = typer.Typer(
@@ -55,9 +56,12 @@ Jobs = Annotated[int, typer.Option(min=1, help="Arms (method x seed) that run at
 
 def _print_table(table: Any, as_json: bool) -> None:
     from harness.tables import to_json, to_markdown
+    from harness.tables.terminal import print_table
 
     if as_json:
         print_json(to_json(table))
+    elif sys.stdout.isatty():
+        print_table(table)
     else:
         print(to_markdown(table))
 
@@ -293,6 +297,7 @@ def verify(run_folder: RunFolder, as_json: Json = False) -> None:
 
 @app.command(
     epilog="Examples:\n\n  harness show results/runs/experiment mt-bench\n\n"
+    "  harness show results/runs/experiment math --differing\n\n"
     "  harness show results/runs/experiment mt-bench --question 10001\n\n"
     "  harness show results/runs/all math --question testbed/7 --method sso,dpo --seed 0 --json"
 )
@@ -304,6 +309,10 @@ def show(
         str, typer.Option("--method", "--methods", "-m", help="Methods, separated by commas; else all.")
     ] = "",
     seed: Annotated[int | None, typer.Option(help="One seed; else all.")] = None,
+    differing: Annotated[bool, typer.Option("--differing", help="Only questions on which methods differ.")] = False,
+    page: Annotated[
+        int | None, typer.Option(min=1, help="One page of the values; on a terminal the first, else all.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Trace a table's cell to its samples: question, answers, judgments and values."""
@@ -312,13 +321,15 @@ def show(
 
     chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
     if question is None:
-        found, print_found = shown.values(run_folder, benchmark, chosen, seed), print_values
+        found = shown.values(run_folder, benchmark, chosen, seed, differing)
     else:
-        found, print_found = shown.question(run_folder, benchmark, question, chosen, seed), print_question
+        found = shown.question(run_folder, benchmark, question, chosen, seed)
     if as_json:
         print_json(found)
+    elif question is None:
+        print_values(found, page or (1 if sys.stdout.isatty() else None))
     else:
-        print_found(found)
+        print_question(found)
 
 
 @app.command(
@@ -348,19 +359,32 @@ def estimate(
     """Print what a run will do and cost, before it runs: tokens, hours, memory, judge calls and their price, disk."""
     from harness.commands.estimate import print_estimate
     from harness.runs.cost import cost
+    from harness.runs.gguf_models import with_unpacked_models
 
     if preset and config:
         raise UserError(f"give {preset} or --config {config}, not both")
-    planned = cost(with_scale(experiment(given, preset or config)), gpu, 1 if calibrate else gpus, calibrate)
+    asked = with_unpacked_models(experiment(given, preset or config), RESULTS)
+    planned = cost(with_scale(asked), gpu, 1 if calibrate else gpus, calibrate)
     if as_json:
         print_json(planned)
     else:
         print_estimate(planned)
 
 
-@app.command("list", epilog="Examples:\n\n  harness list\n\n  harness list --json")
-def list_names(as_json: Json = False) -> None:
-    """List methods, benchmarks and presets."""
+@app.command("list", epilog="Examples:\n\n  harness list\n\n  harness list sso\n\n  harness list --json")
+def list_names(
+    name: Annotated[
+        str | None, typer.Argument(help="A method or benchmark, to see its options.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """List methods, benchmarks and presets, or the options of one of them with defaults and meanings."""
+    if name is not None:
+        from harness.commands.describe import describe, print_described
+
+        described = describe(name)
+        print_json(described) if as_json else print_described(described)
+        return
     methods = {name: registry.load("method", name).summary for name in registry.names("method")}
     benchmarks = {name: registry.load("benchmark", name).title for name in registry.names("benchmark")}
     presets = (name for name in configuration.names() if name != configuration.COMMON)
@@ -374,6 +398,17 @@ def list_names(as_json: Json = False) -> None:
             print(f"  {name:16} {text}")
 
 
+@app.command(
+    epilog="Example:\n\n  harness schema > experiment.schema.json\n\n"
+    "An editor checks a file that begins with: # yaml-language-server: $schema=experiment.schema.json"
+)
+def schema() -> None:
+    """Print the JSON schema of an experiment file: options with their help, limits and defaults."""
+    from harness.experiment.schema import schema as schema_of_experiments
+
+    print_json(schema_of_experiments())
+
+
 def main() -> None:
     """Entry point: what the user can mend is one line and exit code 2, a signal one line and 128 and its number."""
     os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours say what is going on
@@ -382,6 +417,10 @@ def main() -> None:
             app()
     except UserError as error:
         _end(f"error: {error}", 2)
+    except ModuleNotFoundError as error:
+        if (explained := explain(error)) is None:
+            raise
+        _end(f"error: {explained}", 2)
     except Stopped as stopped:
         _end(str(stopped), stopped.exit_code)
     except KeyboardInterrupt:

@@ -1,15 +1,15 @@
-"""Mistakes of a user: one clear line, exit code 2, no traceback."""
+"""Errors that the user can fix: one clear line, exit code 2, no traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(Exception):
-    """What is wrong, where (file and line of the data), and what to do about it, in one line."""
+    """One line that says what is wrong, where (file and line), and what to do."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not among the known ones, with the nearest of them suggested."""
+    """Return the error for a name that is not among the known ones, suggesting the nearest of them."""
     known = sorted(known)
     spelled = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)

@@ -5,15 +5,34 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
-Advance = Callable[[int], None]  # called with the number of items finished since the last call
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 PLAIN_VARIABLE = "HARNESS_PLAIN_PROGRESS"  # set where several processes share one terminal
 
+Advance = Callable[[int], None]  # called with the number of items finished since the last call
+
+
+@runtime_checkable
+class Notable(Protocol):
+    """An `Advance` that shows a note beside the number of items, as those of `progress` do."""
+
+    def __call__(self, count: int, /) -> None: ...
+
+    def note(self, text: str) -> None:
+        """Replace the note."""
+
 
 @contextmanager
-def progress(label: str, total: int | None) -> Iterator[Advance]:
-    """Shows the work of `label` while the block runs; the block calls what it gets with the items just finished."""
+def progress(label: str, total: int | None) -> Iterator[Notable]:
+    """Show the progress of `label` while the block runs, which calls what it gets with the items just finished.
+
+    Args:
+        total: number of items, None where it is unknown.
+    """
     if sys.stderr.isatty() and PLAIN_VARIABLE not in os.environ:
         with _bar() as bar:
             yield _Bar(bar, bar.add_task(label, total=total), label)
@@ -24,32 +43,34 @@ def progress(label: str, total: int | None) -> Iterator[Advance]:
 
 
 class _Bar:
-    """Called with the items just finished; `note` is shown behind the label."""
+    """A bar on a terminal, with the note behind the label."""
 
-    def __init__(self, bar, task, label: str) -> None:
+    def __init__(self, bar: "Progress", task: "TaskID", label: str) -> None:
         self._bar, self._task, self._label = bar, task, label
 
-    def __call__(self, count: int) -> None:
+    def __call__(self, count: int, /) -> None:
         self._bar.advance(self._task, count)
 
     def note(self, text: str) -> None:
         self._bar.update(self._task, description=f"{self._label} ({text})")
 
 
-def _bar():
+def _bar() -> "Progress":
     from rich.console import Console
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
         Progress,
+        Task,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
     )
+    from rich.text import Text
 
     class Rate(TextColumn):
-        def render(self, task):
-            return f"{task.speed:.1f}/s" if task.speed else "-/s"
+        def render(self, task: Task) -> Text:
+            return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
 
     return Progress(
         TextColumn("{task.description}", markup=False),
@@ -63,14 +84,14 @@ def _bar():
 
 
 class _Plain:
-    """The same in lines, one every PLAIN_INTERVAL seconds and one at the end."""
+    """Lines in place of a bar: one per PLAIN_INTERVAL, and one at the end."""
 
     def __init__(self, label: str, total: int | None) -> None:
         self._label, self._total, self._note = label, total, ""
         self._start = self._last = time.monotonic()
         self._done = 0
 
-    def __call__(self, count: int) -> None:
+    def __call__(self, count: int, /) -> None:
         self._done += count
         now = time.monotonic()
         if now - self._last >= PLAIN_INTERVAL:

@@ -1,4 +1,4 @@
-"""Distributions of a search space, under the name that plugins import."""
+"""Distributions of a search space, under the module name that plugins import."""
 
 from harness.experiment.search import BETA, LEARNING_RATE, LogUniform, Uniform
 

@@ -1,6 +1,6 @@
-"""What a model thinks before it answers, taken off its answer: "<think>...</think>" and its relatives.
+"""Split a model's thought ("<think>...</think>" and its relatives) from its answer.
 
-A text is data: nothing in it is trusted to be well formed. Marks in quotes or backticks are mentions, not marks.
+No text is trusted to be well formed. Marks in quotes or backticks are mentions, not marks.
 """
 
 import re
@@ -22,22 +22,22 @@ MARKS: Marks = (
     ("<|START_THINKING|>", "<|END_THINKING|>"),  # Command A Reasoning
     ("◁think▷", "◁/think▷"),  # Kimi
 )
-NONE = "none"  # as --thought-marks: nothing is taken off
+NONE = "none"  # as --thought-marks: texts stay as they are
 _FRAMES = re.compile(r"<\|(?:begin|end)_of_solution\|>|<\|(?:START|END)_RESPONSE\|>")  # around an answer
 _CHANNEL = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>\s*(\w+)[^<]*<\|message\|>")  # gpt-oss
 _CHANNEL_END = re.compile(r"<\|(?:end|return|call)\|>|(?=<\|start\|>)|\Z")
-_STRIPPED_FINAL = re.compile(r"assistant(?:commentary)?\s*final")  # the same, where special tokens were left out
+_STRIPPED_FINAL = re.compile(r"assistant(?:commentary)?\s*final")  # the same without special tokens
 _STRIPPED_THOUGHT = re.compile(r"analysis(?=[A-Z0-9\"'“(\[])")
 _QUOTES = "`'\"“‘"
 
 
 @dataclass(frozen=True)
 class ThoughtSplit:
-    """A text in two parts.
+    """A text split into thought and answer.
 
-    thought: what was thought, None where nothing was; without the marks, several thoughts on lines of their own.
-    answer: the rest. Empty where the text ends inside a thought: there is no answer then.
-    finished: whether every thought that was begun has ended.
+    thought: the thoughts without their marks, one per line; None if there are none.
+    answer: the rest; empty if the text ends inside a thought.
+    finished: whether every thought has ended.
     """
 
     thought: str | None
@@ -46,34 +46,37 @@ class ThoughtSplit:
 
     @property
     def took_off(self) -> bool:
-        """Whether there was a thought, if an empty one or one that did not end."""
+        """Whether there was a thought, even an empty or unfinished one."""
         return self.thought is not None or not self.finished
 
 
 def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> ThoughtSplit:
-    """The thought and the answer of a reply.
+    """Split a reply into thought and answer.
 
     Args:
         marks: what opens and closes a thought; () leaves the text as it is.
-        opened: whether the template opened a thought in the prompt, so that the text begins inside it.
+        opened: whether the prompt ended inside a thought, so that the text begins there.
     """
     if not marks:
         return ThoughtSplit(None, text)
     if (channels := _channels(text)) is not None:
         return channels
-    thoughts, rest, inside = [], [], bool(opened)
+    thoughts: list[str] = []
+    rest: list[str] = []
+    inside: bool | str = opened  # the pair of marks that opened the thought, True where the prompt did
     place = 0
     for found in _pattern(marks).finditer(text):
         if found.start() < place or _quoted(text, found):
             continue
-        opens = found.lastgroup[0] == "o"
+        side, pair = (found.lastgroup or "")[:1], (found.lastgroup or "")[1:]
+        opens = side == "o"
         if opens and not inside:
             rest.append(text[place : found.start()])
-            inside, place = found.lastgroup[1:], found.end()
-        elif not opens and inside in (True, found.lastgroup[1:]):
+            inside, place = pair, found.end()
+        elif not opens and inside in (True, pair):
             thoughts.append(text[place : found.start()])
             inside, place = False, found.end()
-        elif not opens and not inside:  # opened in the prompt, or closed twice: all before it was a thought
+        elif not opens and not inside:  # opened in the prompt, or closed twice: all before is thought
             thoughts += [*rest, text[place : found.start()]]
             rest = []
             place = found.end()
@@ -87,7 +90,7 @@ def split_thought(text: str, marks: Marks = MARKS, opened: bool = False) -> Thou
 
 
 def counted(splits: Iterable[ThoughtSplit]) -> dict[str, int]:
-    """How many texts had a thought, and how many ended inside it; {} where none had one."""
+    """Count the texts with a thought, and those that ended inside it; {} if none had one."""
     thinking = [each for each in splits if each.took_off]
     return (
         {"thoughts": len(thinking), "unfinished_thoughts": sum(not each.finished for each in thinking)}
@@ -97,7 +100,7 @@ def counted(splits: Iterable[ThoughtSplit]) -> dict[str, int]:
 
 
 def parse_marks(text: str | None) -> Marks:
-    """Marks as an option gives them: "OPEN CLOSE", several pairs one after the other, or "none"; None: `MARKS`.
+    """Parse an option: "OPEN CLOSE", several such pairs in a row, or "none". None means `MARKS`.
 
     Raises:
         UserError: for anything else.
@@ -116,32 +119,33 @@ def parse_marks(text: str | None) -> Marks:
 
 
 def opens_thought(prompt: str, marks: Marks = MARKS) -> bool:
-    """Whether a prompt ends inside a thought, as templates write that make a model think."""
+    """Whether a prompt ends inside a thought, which some chat templates open."""
     end = prompt.rstrip()
     return any(end.lower().endswith(opening.lower()) for opening, _ in marks)
 
 
 @cache
-def _pattern(marks: Marks) -> re.Pattern:
-    """Finds marks; the group's name says which pair, and which of the two."""
+def _pattern(marks: Marks) -> re.Pattern[str]:
+    """Return a pattern for marks; the name of a group is "o" or "c" (open, close) and the number of the pair."""
     both = [(f"{side}{place}", mark) for place, pair in enumerate(marks) for side, mark in zip("oc", pair, strict=True)]
     both.sort(key=lambda each: -len(each[1]))
     return re.compile("|".join(f"(?P<{name}>{re.escape(mark)})" for name, mark in both), re.IGNORECASE)
 
 
-def _quoted(text: str, found: re.Match) -> bool:
+def _quoted(text: str, found: re.Match[str]) -> bool:
     before, after = text[max(0, found.start() - 1) : found.start()], text[found.end() : found.end() + 1]
     return bool(before) and before in _QUOTES and bool(after) and after in "`'\"”’"
 
 
 def _channels(text: str) -> ThoughtSplit | None:
-    """Of a text in gpt-oss's channels, with or without their special tokens; None for any other."""
+    """Split a text in gpt-oss's channels, with or without special tokens; None for any other text."""
     heads = list(_CHANNEL.finditer(text))
     if heads:
         parts: dict[str, list[str]] = {"final": [], "": []}
         for head, following in zip(heads, [*(each.start() for each in heads[1:]), len(text)], strict=True):
-            end = _CHANNEL_END.search(text, head.end(), following)
-            parts["final" if head.group(1) == "final" else ""].append(text[head.end() : end.start()].strip())
+            found = _CHANNEL_END.search(text, head.end(), following)
+            end = found.start() if found else following
+            parts["final" if head.group(1) == "final" else ""].append(text[head.end() : end].strip())
         before = text[: heads[0].start()].strip()
         thought = "\n".join(filter(None, [before, *parts[""]])) or None
         return ThoughtSplit(thought, "\n".join(parts["final"]), bool(parts["final"]))
@@ -153,6 +157,6 @@ def _channels(text: str) -> ThoughtSplit | None:
 
 
 def spoken(text: str) -> str | None:
-    """The text without its thoughts (`harness.thoughts.split_thought`); None where it ends inside one."""
+    """Return the text without its thoughts, None if it ends inside one."""
     split = split_thought(text)
     return split.answer if split.finished else None

@@ -4,10 +4,10 @@ import os
 from pathlib import Path
 
 import pytest
+from paths import ROOT
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-ROOT = Path(__file__).resolve().parent.parent
 CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
@@ -77,3 +77,14 @@ def data_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no benchmark data at {folder}: set HARNESS_DATA_DIR")
     return folder
+
+
+@pytest.fixture
+def judge_key(monkeypatch) -> str:
+    """A key of an endpoint in the environment, which no text may show."""
+    from openai_endpoint import KEY
+
+    from harness.endpoints.client import KEY_VARIABLE
+
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    return KEY

@@ -87,7 +87,8 @@ def _parameter(name: str) -> inspect.Parameter:
     text = field.metadata["help"].replace("[", r"\[")
     if shown not in (None, dataclasses.MISSING, False):
         text += f" [dim]\\[default: {shown}][/dim]"
-    kind = {"methods": str, "benchmarks": str, **dict.fromkeys((*SETTINGS, *FIELDS), list[str])}.get(name, field.type)
+    others = {"methods": str, "benchmarks": str, **dict.fromkeys((*SETTINGS, *FIELDS), list[str])}
+    kind = others.get(name) or typed.plain_type(field.type)
     return inspect.Parameter(
         name,
         inspect.Parameter.KEYWORD_ONLY,

@@ -1,10 +1,13 @@
 """What people see of a stored run: whether it holds, and what a number was made of."""
 
+from math import ceil
 from typing import Any
 
 from harness.commands.output import print_facts, print_rows, shown
+from harness.errors import UserError
 
 KEY = 8  # digits of a digest that people see
+PAGE = 40  # questions
 
 
 def print_verified(report: dict[str, Any]) -> None:
@@ -39,10 +42,21 @@ def _digest(files: dict[str, str]) -> str:
     return files[chosen[0]][:KEY] if chosen else ""
 
 
-def print_values(found: dict[str, Any]) -> None:
-    """The values of `harness.runs.show.values`."""
-    rows = [[row["question"], *(row[name] for name in found["methods"])] for row in found["questions"]]
-    print_rows(("question", *found["methods"]), rows, title=found["benchmark"])
+def print_values(found: dict[str, Any], page: int | None) -> None:
+    """Print the values of `harness.runs.show.values`, a page of them or all, with the score below."""
+    methods, questions = found["methods"], found["questions"]
+    pages = max(1, ceil(len(questions) / PAGE))
+    if page is not None:
+        if page > pages:
+            raise UserError(f"--page {page}: there are {pages}")
+        questions = questions[(page - 1) * PAGE : page * PAGE]
+    rows = [[row["question"], *(row[name] for name in methods)] for row in questions]
+    rows.append(["score", *(found["score"][name] for name in methods)])
+    print_rows(("question", *methods), rows, title=found["benchmark"])
+    if page is not None and pages > 1:
+        print(f"page {page} of {pages}, {PAGE} questions per page: --page N")
+    if found["left_out"]:
+        print(f"{found['left_out']} questions have the same value for all methods")
 
 
 def print_question(found: dict[str, Any]) -> None:

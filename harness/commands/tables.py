@@ -1,6 +1,7 @@
 """Tables and the leaderboard: computed, printed or written to a file, with the command that made the file in it."""
 
 import shlex
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from harness.results.merging import BASE, merge
 from harness.tables import FORMATS, SUFFIXES, render, to_json
 from harness.tables.reported import read
 from harness.tables.schema import Table
+from harness.tables.terminal import print_table
 
 
 def show_table(
@@ -30,14 +32,18 @@ def show_table(
         form: one of FORMATS; else by the file's suffix, or markdown.
 
     Raises:
-        UserError: when a run is not finished, runs can not be compared, or something does not exist.
+        UserError: when a run is not finished, runs cannot be compared, or something does not exist.
     """
+    on_terminal = form is None and output is None and sys.stdout.isatty()
     form = form or (SUFFIXES.get(output.suffix.lower(), "markdown") if output else "markdown")
     if form not in FORMATS:
         raise UserError(f"unknown format {form!r}: give {', '.join(FORMATS)}")
     check_file(output, "table.md")
     published = read(reported_file, reported) if reported else ()
     table = replace(_table(runs, baseline), reported=published)
+    if on_terminal:
+        print_table(table)
+        return
     if output is None:
         print_json(to_json(table)) if form == "json" else print(render(table, form), end="")
         return

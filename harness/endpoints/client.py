@@ -117,7 +117,7 @@ class OpenAIJudge:
         self.price = price or known_prices().get(model)
         if limits.max_cost is not None and self.price is None:
             raise UserError(
-                f"what {model!r} costs is not known, so its cost can not be capped: give --judge-price IN,OUT "
+                f"what {model!r} costs is not known, so its cost cannot be capped: give --judge-price IN,OUT "
                 "in USD per million tokens"
             )
 
@@ -382,7 +382,7 @@ class OpenAIJudge:
             unreached = type(error.__cause__).__name__ in ("ConnectError", "UnsupportedProtocol")
             attempt = _Attempt(error=self._error(error), passing=True, charged=not unreached, unreached=unreached)
             if unreached and not self._reached:
-                attempt.hopeless = JudgeUnreachable(f"{self._who} can not be reached: is it running?")
+                attempt.hopeless = JudgeUnreachable(f"{self._who} cannot be reached: is it running?")
             return attempt
         except APIStatusError as error:
             return self._failed(error)

@@ -55,7 +55,7 @@ class JudgeLog:
         """Whole lines, on the disk when this returns.
 
         Raises:
-            UserError: when they can not be written, such as on a full disk.
+            UserError: when they cannot be written, such as on a full disk.
         """
         lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode()
         try:
@@ -63,14 +63,14 @@ class JudgeLog:
                 end = _cut_torn_line(file.fileno())
                 if file.write(lines) < len(lines):
                     file.truncate(end)
-                    raise UserError(f"{self.file}: a reply can not be stored: is the disk full?")
+                    raise UserError(f"{self.file}: a reply cannot be stored: is the disk full?")
                 handle = os.dup(file.fileno())
             try:
                 os.fsync(handle)  # others may append meanwhile
             finally:
                 os.close(handle)
         except OSError as error:
-            raise UserError(f"{self.file}: a reply can not be stored ({error.strerror})") from None
+            raise UserError(f"{self.file}: a reply cannot be stored ({error.strerror})") from None
 
     def _look(self) -> None:
         """Reads what was appended since; a line without its end is still being written, or torn by a kill."""

@@ -4,7 +4,6 @@ Each call is reserved before it is made, at the most that it can cost, and settl
 nobody settles (its process was killed) stays at its reserved cost, so that a cap is never passed.
 """
 
-import fcntl
 import json
 import os
 import time
@@ -14,11 +13,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from uuid import uuid4
 
+from filelock import FileLock
+
 from harness.errors import UserError
 from harness.files import store
 from harness.files.disk import TEMPORARY, remove, writing
 
 ROUNDING = 1e-9  # USD
+POLL = 0.002  # seconds between two tries to get the lock, which is held for about as long
 
 
 class CapReached(UserError):
@@ -49,13 +51,15 @@ class SpendRecord:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone among the processes that use a folder, which is made if need be."""
+    """Alone among the processes that use a folder, which is created if need be. The lock of a dead process is free."""
+    lock = FileLock(folder / "lock", poll_interval=POLL, fallback_to_soft=False)
     with writing(folder / "lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "w")
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 class Spend:
@@ -91,7 +95,7 @@ class Spend:
             A reservation to be settled, or None when the call only fits if calls in flight cost less than their most.
 
         Raises:
-            CapReached: when it can not fit.
+            CapReached: when it cannot fit.
         """
         with locked(self.folder):
             spent = self.read()

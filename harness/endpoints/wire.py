@@ -222,7 +222,7 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def writable(text: str) -> str:
-    """The text with a mark for each half of a surrogate pair, which JSON can carry and UTF-8 can not."""
+    """The text with a mark for each half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
     return text.encode("utf-8", "replace").decode()
 
 

@@ -1,4 +1,4 @@
-"""What was asked for: the options of an experiment, from the command line, YAML and Python alike."""
+"""The options of an experiment, from the command line, YAML and Python alike."""
 
 from harness.experiment.options import Experiment
 

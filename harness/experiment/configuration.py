@@ -11,7 +11,7 @@ from harness.files import typed
 
 EXTENDS = "extends"
 COMMON = "paper"  # what the others extend: it names no model
-FLAGS = {  # what the command line calls an option, without its dashes -> the field
+FLAGS = {  # name of an option on the command line, without its dashes -> field
     flag.lstrip("-"): each.name for each in fields(Experiment) for flag in flags_of(each) if flag.startswith("--")
 }
 
@@ -21,18 +21,18 @@ def names() -> list[str]:
 
 
 def load(config: Path) -> dict[str, Any]:
-    """The options of a YAML file or preset, on top of those of what it extends: mappings are joined, all else replaced.
+    """Read a YAML file or preset, on top of what it extends: mappings are merged, all else is replaced.
 
-    Options may have their names on the command line too, such as method for methods.
+    Options may also have their command-line names, such as method for methods.
 
     Raises:
-        UserError: when a file is absent, no mapping (with its line), extends itself, or names an option twice.
+        UserError: when a file is absent, not a mapping (with its line), extends itself, or names an option twice.
     """
     return _load(_file(config, Path()), ())
 
 
 def _file(named: Path, beside: Path) -> Path:
-    """Where a file or a preset is; a file is looked for in the folder of the one that names it."""
+    """Return the path of a file, relative to the folder of the one that names it, or of a preset."""
     file = beside / named
     if file.is_file():
         return file
@@ -54,7 +54,7 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     chain = (*above, file.resolve())
     if below.resolve() in chain:
         raise UserError(f"{file}: extends {extended}, which extends this file")
-    return _joined(_load(below, chain), values)
+    return _merged(_load(below, chain), values)
 
 
 def _by_field(values: dict[str, Any], file: Path) -> dict[str, Any]:
@@ -67,9 +67,9 @@ def _by_field(values: dict[str, Any], file: Path) -> dict[str, Any]:
     return {field: values[name] for field, name in named.items()}
 
 
-def _joined(below: dict[str, Any], own: dict[str, Any]) -> dict[str, Any]:
+def _merged(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
     both = {
-        name: _joined(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
-        for name, value in own.items()
+        name: _merged(below[name], value) if isinstance(value, dict) and isinstance(below.get(name), dict) else value
+        for name, value in above.items()
     }
     return below | both

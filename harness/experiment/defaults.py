@@ -1,21 +1,19 @@
-"""Defaults of methods' options by the size of the model: what suits the embedded model ruins one of 7B parameters.
+"""Defaults of methods' options by model size: what suits the embedded model ruins one of 7B parameters.
 
-Those of "testbed" are the options' own. The others are of AdamW without LoRA, with sources:
+The scale "testbed" keeps the defaults of the options. The others are for AdamW without LoRA, with sources:
 
-- small: learning rate 1e-6 and beta 0.1 are the defaults of TRL's DPOConfig; SmolLM2's models had 1e-6 in DPO too.
-- large: learning rate 5e-7, beta 0.1 and batches of 128 are the SSO paper's (arXiv 2410.17131, section 4).
+- small: learning rate 1e-6 and beta 0.1 are the defaults of TRL's DPOConfig; SmolLM2's DPO used 1e-6 too.
+- large: learning rate 5e-7, beta 0.1 and batches of 128 are from the SSO paper (arXiv 2410.17131, section 4).
 """
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import Any, Literal, get_args
 
 from harness.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-
-AUTO, SCALES = "auto", ("testbed", "small", "large")
-LARGE = 2e9  # parameters from which a model is large
+Scale = Literal["auto", "testbed", "small", "large"]
+AUTO, *SCALES = get_args(Scale)
+LARGE = 2e9  # parameters of the smallest large model
 _REAL = {"beta": 0.1, "principle_set": "general", "judge_prompt": "additive", "judge_max_new_tokens": 512}
 OPTIONS: dict[str, dict[str, Any]] = {
     "testbed": {},
@@ -24,8 +22,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
 }
 
 
-def scale_of(model: str) -> str:
-    """Which of SCALES a model has, by its parameters; large where neither its weights nor its size are known here."""
+def scale_of(model: str) -> Scale:
+    """Return the scale of a model by its number of parameters; "large" if that is not known."""
     from harness.experiment import presets
     from harness.models.folder import TESTBED, model_folder
     from harness.models.weights import parameter_count
@@ -40,6 +38,6 @@ def scale_of(model: str) -> str:
 
 
 def options_of(scale: str, kind: type) -> dict[str, Any]:
-    """The defaults of a scale that a method's options have."""
+    """Return the defaults of a scale for those options that a method has."""
     names = {each.name for each in dataclasses.fields(kind)}
     return {name: value for name, value in OPTIONS[scale].items() if name in names}

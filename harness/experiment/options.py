@@ -1,40 +1,46 @@
-"""What is compared: one dataclass holds every option, for the command line, the YAML file and Python alike."""
+"""The options of an experiment in one dataclass, for the command line, YAML files and Python alike."""
 
 import dataclasses
 import datetime
 import json
 import shlex
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, get_args
+
+from annotated_types import Ge, Gt, Interval
 
 from harness.budget import Budget
 from harness.errors import UserError, unknown_name
 from harness.experiment import defaults, registry
 from harness.experiment.search import Distribution, trial_points, within
 from harness.files.store import safe_name
-from harness.files.typed import FIELDS, build
+from harness.files.typed import Fields, Prose, build, check
 from harness.files.urls import public_url
 from harness.models.folder import TESTBED
 from harness.thoughts import parse_marks
-from harness.work import RULES
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
-ENGINES = ("auto", "transformers", "vllm")  # see harness.runs.engine_choice
+Tracker = Literal["tensorboard", "trackio", "wandb"]
+Engine = Literal["auto", "transformers", "vllm"]  # see harness.runs.engine_choice
+TRACKERS: tuple[str, ...] = get_args(Tracker)
+ENGINES: tuple[str, ...] = get_args(Engine)
 RATE = "learning_rate"
 MOST_SEEDS = 1000
 MOST_TRIALS = 1000
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Interval(ge=0, le=1)]
+PositiveShare = Annotated[float, Interval(gt=0, le=1)]
 
 
 def option(default: Any, text: str, *flags: str) -> Any:
-    """A field with its help text, which the command line shows too, and its flags there, if not just --NAME."""
+    """Return a field with its help text and its flags on the command line, --NAME by default."""
     metadata = {"help": text, "flags": flags}
     if isinstance(default, dict):
         return field(default_factory=dict, metadata=metadata)
     return field(default=default, metadata=metadata)
 
 
-def flags_of(each: dataclasses.Field) -> tuple[str, ...]:
-    """An option's flags on the command line, the usual one first; named there, so that a switch has no --no- form."""
+def flags_of(each: "dataclasses.Field[Any]") -> tuple[str, ...]:
+    """Return an option's flags on the command line, the usual one first. Naming them avoids a --no- form of switches."""
     return each.metadata["flags"] or (f"--{each.name.replace('_', '-')}",)
 
 
@@ -53,169 +59,164 @@ class Experiment:
         "Benchmarks, separated by commas.",
         *("--benchmark", "--benchmarks", "-b"),
     )
-    seeds: int = option(1, "Number of seeds a method: 0, 1, ...")
-    budget: str = option("1.2e12", "Cap on each run, data generation included: FLOPs (1e12), prompts=N or updates=N.")
-    ledger: str = option(
+    seeds: Annotated[int, Interval(ge=1, le=MOST_SEEDS)] = option(1, "Seeds per method: 0, 1, ...")
+    budget: str = option(
+        "1.2e12", "Cap per method and seed, data generation included: FLOPs (1e12), prompts=N or updates=N."
+    )
+    ledger: Literal["needed", "nominal"] = option(
         "needed",
-        "How FLOPs are counted: needed (what the model's architecture computes), or nominal (2 N per token, "
-        "6 N per trained token, N its parameters).",
+        "How FLOPs are counted: needed (what the architecture computes) or nominal (2 N per token, 6 N per trained "
+        "token, for N parameters).",
     )
     model: str = option(
-        TESTBED, "Model to start from: 'testbed' (embedded), a folder (of a PEFT adapter, too) or a hub id."
+        TESTBED, "Model to start from: 'testbed' (embedded), a folder (also of a PEFT adapter) or a hub id."
     )
-    scale: str = option(
+    scale: defaults.Scale = option(
         defaults.AUTO,
-        "Defaults of methods' options: testbed, small (a model below 2B parameters), large, or auto, by the model.",
+        "Defaults of methods' options: testbed, small (below 2B parameters), large, or auto (by the model).",
     )
     model_url: str | None = option(
-        None, "Base URL of an OpenAI-compatible endpoint that has the model, to be scored; its key: OPENAI_API_KEY."
+        None, "Base URL of an OpenAI-compatible endpoint that serves the model to score; key in OPENAI_API_KEY."
     )
     prompts: str = option(
         TESTBED,
-        "Training prompts: 'testbed', a JSON, JSONL, CSV (.gz too) or Parquet file, or a data set of the hub: "
-        "OWNER/NAME, where /CONFIG and :SPLIT may follow.",
+        "Training prompts: 'testbed', a JSON, JSONL, CSV (also .gz) or Parquet file, or a data set of the hub: "
+        "OWNER/NAME, optionally with /CONFIG and :SPLIT.",
     )
     preferences: str = option(TESTBED, "Labelled pairs for dpo and ipo: 'testbed', or a file or data set as above.")
     data_dir: str = option(TESTBED, "Benchmark files: 'testbed' (its own suites) or a folder.")
-    judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed judges itself.")
-    judge_url: str | None = option(None, "Base URL of the judge's endpoint; the key comes from OPENAI_API_KEY.")
-    judge_engine: str | None = option(None, "A local model as the judge: 'testbed', a folder or a hub id.")
-    judge_max_calls: int | None = option(None, "Hard cap on calls to the judge, for all of the run folder.")
-    judge_max_cost: float | None = option(None, "Hard cap on what the judge costs in USD, for all of the run folder.")
-    judge_price: str | None = option(None, "USD per million tokens of prompts and replies: IN,OUT.")
-    judge_parameters: float | None = option(
+    judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed needs none.")
+    judge_url: str | None = option(None, "Base URL of the judge's endpoint; key in OPENAI_API_KEY.")
+    judge_engine: str | None = option(None, "Local model as the judge: 'testbed', a folder or a hub id.")
+    judge_max_calls: Count | None = option(None, "Hard cap on calls to the judge in the run folder.")
+    judge_max_cost: Annotated[float, Gt(0)] | None = option(
+        None, "Hard cap on the cost of the judge in USD in the run folder."
+    )
+    judge_price: str | None = option(
+        None, "Price of the judge in USD per million tokens of prompts and replies: IN,OUT."
+    )
+    judge_parameters: Annotated[float, Ge(1e6)] | None = option(
         None,
-        "Parameters of the judge at an endpoint, such as 70e9: what it judges for training is then budgeted, "
-        "at 2 FLOPs per parameter and token.",
+        "Parameters of the judge at an endpoint, such as 70e9, to charge its judgments for training to the budget: "
+        "2 FLOPs per parameter and token.",
     )
-    judge_concurrency: int = option(8, "Requests to the judge at the same time.")
-    judge_rate: float | None = option(None, "Most requests to the judge a minute.")
-    judge_max_tokens: int | None = option(
-        None, "Longest reply of the judge, its thoughts included, in tokens; else each protocol's own."
+    judge_concurrency: Count = option(8, "Concurrent requests to the judge.")
+    judge_rate: Annotated[float, Gt(0)] | None = option(None, "Maximum requests to the judge per minute.")
+    judge_max_tokens: Count | None = option(
+        None, "Maximum tokens of a judge's reply, thoughts included; default: as each protocol says."
     )
-    judge_set: dict[str, Any] = option(
+    judge_set: Fields = option(
         {},
-        "Further field of every request to the judge's endpoint: KEY=VALUE, such as reasoning_effort=low, "
-        "repeatable; KEY=null leaves a field out.",
+        "Additional field of each request to the judge's endpoint: KEY=VALUE, such as reasoning_effort=low "
+        "(repeatable); KEY=null omits a field.",
     )
-    judge_missing: float = option(
-        0.02, "Share of a benchmark's judgments that may have no verdict; with more, its score stays open."
+    judge_missing: Share = option(
+        0.02, "Maximum share of a benchmark's judgments without a verdict; above it, the score stays open."
     )
-    accept_missing: bool = option(False, "Score a benchmark whatever share of its judgments has no verdict.")
+    accept_missing: bool = option(False, "Score benchmarks whatever share of the judgments has no verdict.")
     judge_log: str | None = option(
-        None, "Folder of the judge's requests and replies, none asked twice; runs may share it. Else in the run folder."
+        None,
+        "Folder of the judge's requests and replies, which runs may share: nothing is asked twice. Default: the run folder.",
     )
-    limit: int | None = option(None, "A random sample of N questions of each benchmark, the same for all methods.")
-    system_prompt: str | None = option(None, "System message before every question of a benchmark that has none.")
-    thinking: str | None = option(
-        None, "Whether models think before they answer, where their chat template has the switch: on or off."
+    limit: Count | None = option(None, "Questions per benchmark, drawn at random, the same for all methods.")
+    system_prompt: Prose | None = option(None, "System message for questions of benchmarks that have none.")
+    thinking: Literal["on", "off"] | None = option(
+        None, "Whether models think before they answer (on or off), if their chat template has the switch."
     )
-    thought_marks: str | None = option(
-        None, "What opens and closes a model's thought, such as '<think> </think>', or none; else the usual ones."
+    thought_marks: Prose | None = option(
+        None, "What opens and closes a model's thought, such as '<think> </think>', or none; default: the usual marks."
     )
-    answer_tokens: int | None = option(None, "Longest answer to a benchmark question; else its own protocol.")
-    max_new_tokens: int = option(64, "Longest completion when training data are sampled, in tokens.")
-    temperature: float = option(1.0, "Temperature when training data are sampled.")
-    top_p: float = option(1.0, "Nucleus when training data are sampled.")
-    completion_tokens: int | None = option(None, "Expected completion length for the plan; testbed: as measured.")
-    batch_size: int = option(128, "Sequences in one forward pass of generation.")
+    answer_tokens: Count | None = option(
+        None, "Maximum tokens of an answer to a benchmark question; default: as its protocol says."
+    )
+    max_new_tokens: Count = option(64, "Maximum tokens of a completion when sampling training data.")
+    temperature: Annotated[float, Ge(0)] = option(1.0, "Temperature when sampling training data.")
+    top_p: PositiveShare = option(1.0, "Nucleus (top-p) when sampling training data.")
+    completion_tokens: Count | None = option(
+        None, "Expected tokens per completion, for the plan; testbed: as measured."
+    )
+    batch_size: Count = option(128, "Sequences per forward pass of generation.")
     device: str = option("auto", "Where the model runs: auto, cpu, cuda.")
-    gpus: int | None = option(None, "Processes that share each training, one on each GPU of this machine (torchrun).")
+    gpus: Count | None = option(None, "Processes that share each training, one per GPU of this machine (torchrun).")
     launcher: str | None = option(
-        None, "Command that starts them instead: 'torchrun --nproc_per_node N' or 'accelerate launch --config_file F'."
+        None,
+        "Command that starts them instead: 'torchrun --nproc_per_node N' or 'accelerate launch --config_file F'.",
     )
-    engine: str = option("auto", "What generates: transformers, vllm, or auto: vllm where it is installed, with a GPU.")
+    engine: Engine = option(
+        "auto", "What generates: transformers, vllm, or auto (vllm if it is installed and there is a GPU)."
+    )
     engine_url: str | None = option(
-        None, "Base URL of a vLLM server that generates and reads, such as http://127.0.0.1:8000/v1."
+        None, "Base URL of a vLLM server to generate and score with, such as http://127.0.0.1:8000/v1."
     )
-    tensor_parallel: int = option(1, "GPUs that share a model in vLLM.")
-    gpu_memory: float = option(0.5, "Share of a GPU's memory that vLLM takes while it runs; the rest is for training.")
-    attention: str = option("sdpa", "Attention in scoring and training: sdpa, or flex (FlexAttention, on CUDA).")
+    tensor_parallel: Count = option(1, "GPUs per model in vLLM.")
+    gpu_memory: PositiveShare = option(0.5, "Share of a GPU's memory for vLLM; the rest is for training.")
+    attention: str = option("sdpa", "Attention in scoring and training: sdpa or flex (FlexAttention, on CUDA).")
     date: str | None = option(
-        None, "Date that a chat template writes, where it writes one: YYYY-MM-DD. Else the day on which the run began."
+        None, "Date for chat templates that write one: YYYY-MM-DD; default: the day on which the run began."
     )
-    trust_remote_code: bool = option(False, "Run code that comes with the model. Only for models you trust.")
-    rejudge: bool = option(False, "Ask the judge once more where a judgment has no verdict.")
-    both_orders: bool = option(False, "Judge every pair in both orders and take the mean.")
-    report_to: str | None = option(
-        None, f"Tracker of the metrics of training: {', '.join(TRACKERS)}; its files are in the run folder."
+    trust_remote_code: bool = option(False, "Run code that comes with the model; only for models you trust.")
+    rejudge: bool = option(False, "Ask the judge again where a judgment has no verdict.")
+    both_orders: bool = option(False, "Judge each pair in both orders and take the mean.")
+    report_to: Tracker | None = option(
+        None, f"Tracker for training metrics: {', '.join(TRACKERS)}; its files go to the run folder."
     )
-    check_pairs: int = option(0, "Pairs of each training stage that an LLM judge compares, for health (paper: 200).")
-    tune: int = option(
-        0, "Trials a method to choose its options in, the first with the defaults; each costs a run's budget. 0: none."
+    check_pairs: Annotated[int, Ge(0)] = option(0, "Pairs per training stage that an LLM judge checks (paper: 200).")
+    tune: Annotated[int, Interval(ge=0, le=MOST_TRIALS)] = option(
+        0, "Tuning trials per method (0: off). The first uses the defaults; each costs one run budget."
     )
-    tune_prompts: int = option(400, "Training prompts that are kept from all training, for scoring trials.")
+    tune_prompts: Count = option(400, "Training prompts held out from all training, to score trials.")
     search: dict[str, dict[str, Any]] = option(
-        {}, "Limits of an option in tuning: NAME.OPTION=LOW,HIGH, such as dpo.learning_rate=1e-7,1e-5, repeatable."
+        {}, "Limits of an option in tuning: NAME.OPTION=LOW,HIGH, such as dpo.learning_rate=1e-7,1e-5 (repeatable)."
     )
     options: dict[str, dict[str, Any]] = option(
-        {}, "Setting of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2, repeatable.", "--set"
+        {}, "Option of a method or benchmark: NAME.OPTION=VALUE, such as dpo.beta=0.2 (repeatable).", "--set"
     )
 
     def __post_init__(self) -> None:
+        check(self, "option")
         safe_name(self.name)
         Budget.parse(self.budget)
-        if self.ledger not in RULES:
-            raise unknown_name("ledger", self.ledger, RULES)
+        parse_marks(self.thought_marks)
         if self.date is not None and _day(self.date) is None:
             raise UserError(f"date must be a day such as 2026-11-26, not {self.date!r}")
-        for name in ("seeds", "max_new_tokens", "batch_size", "judge_concurrency", "tune_prompts", "tensor_parallel"):
-            if getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        if self.seeds > MOST_SEEDS:
-            raise UserError(f"seeds must be at most {MOST_SEEDS}, not {self.seeds}")
-        for name in ("limit", "answer_tokens", "completion_tokens", "judge_max_calls", "judge_max_tokens", "gpus"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise UserError(f"{name} must be at least 1, not {getattr(self, name)}")
-        for name in ("judge_max_cost", "judge_rate"):
-            if getattr(self, name) is not None and not getattr(self, name) > 0:
-                raise UserError(f"{name} must be above 0, not {getattr(self, name)}")
-        if self.thinking not in (None, "on", "off"):
-            raise UserError(f"thinking must be on or off, not {self.thinking!r}")
-        parse_marks(self.thought_marks)
         if self.system_prompt is not None and not self.system_prompt.strip():
             raise UserError("system_prompt must not be empty: leave it out for none")
-        if not 0 <= self.judge_missing <= 1:
-            raise UserError(f"judge_missing must be a share from 0 to 1, not {self.judge_missing}")
-        for name in ("judge_max_tokens", "judge_set"):
-            if getattr(self, name) and not (self.judge_model or self.judge_engine):
-                raise UserError(f"{name} changes how an LLM judge is asked: give --judge-model or --judge-engine too")
-        if self.judge_parameters is not None:
-            if not self.judge_model:
-                raise UserError("judge_parameters is of a judge at an endpoint: give --judge-model too")
-            if not self.judge_parameters >= 1e6:
-                raise UserError(f"judge_parameters must be at least 1e6, such as 70e9, not {self.judge_parameters:g}")
-        if self.judge_set and self.judge_engine:
-            raise UserError("judge_set is of an endpoint's requests: --judge-engine has none")
-        if self.check_pairs < 0:
-            raise UserError(f"check_pairs must be at least 0, not {self.check_pairs}")
-        if self.tune and not 2 <= self.tune <= MOST_TRIALS:
-            raise UserError(
-                f"tune must be 0 or from 2 (the first trial has the defaults) to {MOST_TRIALS}, not {self.tune}"
-            )
+        if self.tune == 1:
+            raise UserError("tune must be 0 or at least 2, as the first trial has the defaults")
         for url in (self.judge_url, self.model_url, self.engine_url):
             if url is not None:
                 public_url(url)  # it is written into files
-        if self.model_url is not None and self.arms() != ("base",):
-            raise UserError("a model behind an endpoint can be scored, not trained: use harness eval")
-        if self.report_to is not None and self.report_to not in TRACKERS:
-            raise unknown_name("tracker", self.report_to, TRACKERS)
+        self._check_combinations()
+        self._check_names()
+
+    def _check_combinations(self) -> None:
+        """
+        Raises:
+            UserError: for options that exclude each other, or need others.
+        """
+        for name in ("judge_max_tokens", "judge_set"):
+            if getattr(self, name) and not (self.judge_model or self.judge_engine):
+                raise UserError(f"{name} changes how an LLM judge is asked: give --judge-model or --judge-engine too")
+        if self.judge_parameters is not None and not self.judge_model:
+            raise UserError("judge_parameters describes a judge at an endpoint: give --judge-model too")
+        if self.judge_set and self.judge_engine:
+            raise UserError("judge_set adds fields to an endpoint's requests, and --judge-engine sends none")
         if self.judge_model and self.judge_engine:
             raise UserError("one judge: give --judge-model or --judge-engine, not both")
-        if not 0 < self.gpu_memory <= 1:
-            raise UserError(f"gpu_memory must be above 0 and at most 1, not {self.gpu_memory}")
+        if self.model_url is not None and self.arms() != ("base",):
+            raise UserError("a model behind an endpoint can be scored, not trained: use harness eval")
         if self.engine_url and self.engine == "transformers":
-            raise UserError("engine_url is of a vLLM server: leave it out, or --engine transformers")
-        if self.engine not in ENGINES:
-            raise unknown_name("engine", self.engine, ENGINES)
+            raise UserError("engine_url names a vLLM server: leave it out, or --engine transformers")
         if self.gpus and self.launcher:
             raise UserError("one way to start processes: give --gpus or --launcher, not both")
-        if self.scale not in (defaults.AUTO, *defaults.SCALES):
-            raise unknown_name("scale", self.scale, (defaults.AUTO, *defaults.SCALES))
-        if self.temperature < 0 or not 0 < self.top_p <= 1:
-            raise UserError("temperature must be at least 0 and top_p within (0, 1]")
-        for kind, chosen in (("method", self._methods_by_arm().values()), ("benchmark", self.benchmarks)):
-            for name in chosen:
+
+    def _check_names(self) -> None:
+        """
+        Raises:
+            UserError: for a method, benchmark or option that is not known, or options of one that does not take part.
+        """
+        for kind, names in (("method", self._methods_by_arm().values()), ("benchmark", self.benchmarks)):
+            for name in names:
                 if name not in registry.names(kind):
                     registry.load(kind, name)
         for name in self.options:
@@ -241,64 +242,65 @@ class Experiment:
         return methods
 
     def arms(self) -> tuple[str, ...]:
-        """The methods and variants that are compared, base first."""
+        """Return the methods and variants that are compared, base first."""
         return tuple(self._methods_by_arm())
 
     def method(self, arm: str) -> Any:
-        """The method of an arm."""
+        """Return the method of an arm."""
         return registry.load("method", self._methods_by_arm()[arm])
 
     def method_options(self, arm: str) -> Any:
-        """The options of an arm's method: the defaults for the model, with this experiment's changes."""
+        """Return the options of an arm's method: the defaults for the model, with this experiment's changes."""
         kind = self.method(arm).Options
         return build(kind, self.defaults(arm) | self.options.get(arm, {}), f"option of {arm}")
 
     def stages(self, arm: str) -> list[Any]:
-        """The stages of an arm's method; tuning may still choose other values of its options."""
-        return self.method(arm).stages(self.method_options(arm))
+        """Return the stages of an arm's method; tuning may still choose other values of its options."""
+        stages: list[Any] = self.method(arm).stages(self.method_options(arm))
+        return stages
 
     def defaults(self, arm: str) -> dict[str, Any]:
-        """What the options of an arm's method are for the model, where they are not the method's own."""
+        """Return the options of an arm's method that have another default for this model."""
         scale = defaults.scale_of(self.model) if self.scale == defaults.AUTO else self.scale
         return defaults.options_of(scale, self.method(arm).Options)
 
     def search_space(self, arm: str) -> dict[str, Distribution]:
-        """What tuning tries of an arm's method, within this experiment's limits; the options that are set included."""
+        """Return the search space of an arm's method within this experiment's limits, options that are set included."""
         space = dict(getattr(self.method(arm), "search_space", {}))
         if (rate := self.defaults(arm).get(RATE)) and RATE in space:
             space[RATE] = space[RATE].times(rate / self.method(arm).Options().learning_rate)
         for name, limits in self.search.get(arm, {}).items():
             if name not in space:
-                raise unknown_name(f"option that tuning tries of {arm}", name, space)
+                raise unknown_name(f"tuned option of {arm}", name, space)
             space[name] = within(space[name], limits, f"{arm}.{name}")
         return space
 
     def tuned(self, arm: str) -> list[str]:
-        """Names of the options that tuning chooses: those of the search space that are not set."""
+        """Return the names of the options that tuning chooses: those of the search space that are not set."""
         return [name for name in self.search_space(arm) if name not in self.options.get(arm, {})] if self.tune else []
 
     def trial_options(self, arm: str) -> list[Any]:
-        """The options of each trial, where tuning has any to choose."""
+        """Return the options of each trial, [] if there is nothing to tune."""
         tuned, options = self.tuned(arm), self.method_options(arm)
         points = trial_points(self.search_space(arm), self.tune) if tuned else []
         return [dataclasses.replace(options, **{name: point[name] for name in tuned if point}) for point in points]
 
     def benchmark_options(self, benchmark: str) -> Any:
-        """The options of a benchmark, its defaults with this experiment's changes."""
+        """Return the options of a benchmark: its defaults with this experiment's changes."""
         kind = registry.load("benchmark", benchmark).Options
         return build(kind, self.options.get(benchmark, {}), f"option of {benchmark}")
 
     @property
     def day(self) -> datetime.date | None:
-        """The date that chat templates write; None is today."""
+        """The date for chat templates; None for today."""
         return None if self.date is None else _day(self.date)
 
     @property
     def cap(self) -> Budget:
         return Budget.parse(self.budget)
 
-    def as_dict(self) -> dict:
-        """Plain values, as in the YAML file."""
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values, as in a YAML file."""
         return {
             each.name: list(value) if isinstance(value := getattr(self, each.name), tuple) else value
             for each in dataclasses.fields(self)
@@ -306,11 +308,11 @@ class Experiment:
 
     @property
     def command(self) -> str:
-        """What asks for the same experiment."""
+        """The command that asks for the same experiment."""
         words = ["harness", "run"]
         for each in dataclasses.fields(self):
             value, flag = getattr(self, each.name), flags_of(each)[0]
-            if each.type == FIELDS:
+            if each.type == Fields:
                 for name, chosen in value.items():
                     words += [flag, f"{name}={json.dumps(chosen, ensure_ascii=False)}"]
             elif isinstance(value, dict):  # of settings by name

@@ -6,7 +6,9 @@ from typing import Any
 
 from harness.errors import UserError, unknown_name
 
-GROUPS = {kind: f"harness.{kind}s" for kind in ("method", "benchmark")}  # no names of modules (harness.files.sources)
+GROUPS = {
+    kind: f"harness.{kind}s" for kind in ("method", "benchmark")
+}  # built, so that they do not read as modules (harness.files.sources)
 
 
 @cache
@@ -15,15 +17,15 @@ def _points(kind: str) -> dict[str, EntryPoint]:
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """The known names of a kind ("method" or "benchmark"), sorted; nothing is imported."""
+    """Return the known names of a kind ("method" or "benchmark"), sorted. Nothing is imported."""
     return tuple(sorted(_points(kind)))
 
 
 def load(kind: str, name: str) -> Any:
-    """An instance of the named class.
+    """Return an instance of the class with this name.
 
     Raises:
-        UserError: when the name is not known; the nearest one is suggested.
+        UserError: for an unknown name; the nearest one is suggested.
     """
     if name not in names(kind):
         if not names(kind):

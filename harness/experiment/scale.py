@@ -9,15 +9,17 @@ from harness.models.folder import TESTBED
 
 
 def with_scale(experiment: Experiment) -> Experiment:
-    """The experiment with the scale of its model named, where the methods' own defaults are not for it. What these are
-    is printed."""
+    """Return the experiment with the scale of its model filled in, and print the defaults that come with it.
+
+    An experiment on the embedded model, or on one behind an endpoint, is returned as it is.
+    """
     if experiment.scale != AUTO or experiment.model_url or experiment.model == TESTBED:
         return experiment
     experiment = dataclasses.replace(experiment, scale=scale_of(experiment.model))
     for arm in experiment.arms():
         given = experiment.options.get(arm, {})
-        usual = {name: value for name, value in experiment.defaults(arm).items() if name not in given}
-        if usual:
-            values = ", ".join(f"{name} {value}" for name, value in usual.items())
+        changed = {name: value for name, value in experiment.defaults(arm).items() if name not in given}
+        if changed:
+            values = ", ".join(f"{name} {value}" for name, value in changed.items())
             print(f"{arm}: defaults of a {experiment.scale} model: {values} (--set {arm}.NAME=VALUE)", file=sys.stderr)
     return experiment

@@ -1,7 +1,7 @@
-"""What tuning may change of a method, within which limits, and the points that it tries.
+"""Search spaces of tuning, and the points that it tries.
 
-A method declares a distribution for each option worth tuning. Every method is tried at the same points of a unit cube,
-a quasi-random (Halton) sequence: few points lie evenly, and more of them leave the first ones where they were.
+A method declares a distribution for each option worth tuning. All methods use the same points of a unit cube, a
+quasi-random (Halton) sequence: few points cover it evenly, and more points leave the first ones unchanged.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from typing import Any
 from harness.errors import UserError
 
 SEED = 20241017  # of the sequence
-DIGITS = 3  # of a value: a person can set it again
+DIGITS = 3  # significant ones of a value, so that it is easy to set by hand
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Uniform:
     high: float
 
     def at(self, share: float) -> float:
-        """The value with this share, within [0, 1], of the distribution below it."""
+        """Return the quantile of a share within [0, 1]."""
         return _short(self.low + share * (self.high - self.low))
 
 
@@ -35,16 +35,18 @@ class LogUniform:
     high: float
 
     def at(self, share: float) -> float:
-        """The value with this share, within [0, 1], of the distribution below it."""
+        """Return the quantile of a share within [0, 1]."""
         return _short(self.low * (self.high / self.low) ** share)
 
     def times(self, factor: float) -> "LogUniform":
-        """The same for values that are larger by a factor."""
+        """Return the distribution of values larger by a factor."""
         return LogUniform(_short(factor * self.low), _short(factor * self.high))
 
 
 Distribution = Uniform | LogUniform
-Space = Mapping[str, Distribution]  # by the name of the option; the order decides the points, new options go last
+Space = Mapping[
+    str, Distribution
+]  # by the name of the option; the order decides the points: add new options at the end
 LEARNING_RATE = LogUniform(3e-5, 5e-4)  # of the embedded model: at 1e-3, SSO and IPO collapse
 BETA = LogUniform(0.05, 1.0)
 
@@ -54,10 +56,10 @@ def _short(value: float) -> float:
 
 
 def within(distribution: Distribution, limits: Any, what: str) -> Distribution:
-    """The distribution with other limits: two numbers, as a list or as "LOW,HIGH".
+    """Return the distribution with other limits: two numbers, as a list or as "LOW,HIGH".
 
     Raises:
-        UserError: naming `what`.
+        UserError: when they are not two increasing numbers, naming `what`.
     """
     try:
         low, high = map(float, limits.split(",") if isinstance(limits, str) else limits)
@@ -71,7 +73,7 @@ def within(distribution: Distribution, limits: Any, what: str) -> Distribution:
 
 
 def trial_points(space: Space, number: int) -> list[dict[str, float]]:
-    """What each trial changes: nothing in the first, then values for all options of the space."""
+    """Return the changes of each trial: none in the first, then values for all options of the space."""
     from scipy.stats.qmc import Halton
 
     points = Halton(len(space), rng=SEED).random(number - 1).tolist()

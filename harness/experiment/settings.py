@@ -1,25 +1,26 @@
-"""Options of methods and benchmarks as the command line writes them: NAME.OPTION=VALUE."""
+"""Options as the command line writes them: NAME.OPTION=VALUE and KEY=VALUE."""
 
 from typing import Any
 
 from harness.errors import UserError
 from harness.files import plain_yaml
-from harness.files.typed import OPTIONS, _convert
+from harness.files.typed import OptionsByName, convert
 
 
 def add_settings(options: Any, settings: list[str]) -> dict[str, dict[str, Any]]:
-    """Options with the changes of settings such as "dpo.beta=0.2" on top."""
-    changed = {name: dict(changes) for name, changes in _convert(options or {}, OPTIONS, "option 'options'").items()}
+    """Return options with settings such as "dpo.beta=0.2" on top."""
+    before = convert(OptionsByName, options or {}, "option", "options")
+    changed = {name: dict(changes) for name, changes in before.items()}
     for name, changes in parse_options(settings).items():
         changed.setdefault(name, {}).update(changes)
     return changed
 
 
 def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
-    """From "dpo.beta=0.2" and the like to {"dpo": {"beta": 0.2}}; values are read as YAML.
+    """Parse settings such as "dpo.beta=0.2" to {"dpo": {"beta": 0.2}}; values are YAML.
 
     Raises:
-        UserError: naming the setting.
+        UserError: for another form or broken YAML, naming the setting.
     """
     options: dict[str, dict[str, Any]] = {}
     for setting in settings:
@@ -32,10 +33,10 @@ def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
 
 
 def parse_fields(settings: list[str]) -> dict[str, Any]:
-    """From "reasoning_effort=low" and the like to {"reasoning_effort": "low"}; values are read as YAML.
+    """Parse settings such as "reasoning_effort=low" to {"reasoning_effort": "low"}; values are YAML.
 
     Raises:
-        UserError: naming the setting.
+        UserError: for another form or broken YAML, naming the setting.
     """
     fields = {}
     for setting in settings:

@@ -1,1 +1,1 @@
-"""Bytes on disk: writing that survives a crash, rows of all formats, finished steps, downloads, digests of code."""
+"""Bytes on disk: crash-safe writing, readers of rows, records of finished steps, downloads, digests of code."""

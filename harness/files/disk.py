@@ -1,4 +1,4 @@
-"""What goes wrong with the machine, as one clear line: a disk that is full or broken, a signal to stop."""
+"""Disk errors as one clear line, and writing that leaves a whole file or none."""
 
 import errno
 import os
@@ -10,18 +10,18 @@ from pathlib import Path
 
 from harness.errors import UserError
 
-TEMPORARY = ".tmp"  # ends the name of what is being written, a dot begins it
-AGAIN = "and give the same command again: it goes on from what is finished"
-REMEDIES = {  # of the errors of a disk; what is not here is a mistake in a program
+TEMPORARY = ".tmp"  # suffix of what is being written; its name begins with a dot
+AGAIN = "and give the same command again: it continues from what is finished"
+REMEDIES = {  # errno of a disk error -> what helps; any other errno is a bug
     errno.ENOSPC: "make room",
     errno.EDQUOT: "make room",
     errno.EFBIG: "raise the limit on the size of files (ulimit -f)",
-    errno.EIO: "look after the disk",
-    errno.ESTALE: "look after the disk",
+    errno.EIO: "check the disk",
+    errno.ESTALE: "check the disk",
     errno.EROFS: "make it writable",
     errno.EACCES: "change its permissions",
     errno.EPERM: "change its permissions",
-    errno.ENOTDIR: "take another folder",
+    errno.ENOTDIR: "choose another folder",
     errno.EISDIR: "name a file",
     errno.EMFILE: "raise the limit of open files (ulimit -n)",
     errno.ENFILE: "raise the limit of open files (ulimit -n)",
@@ -31,10 +31,10 @@ TORCH = ("inline_container", "iostream error")  # torch.save does not say why
 
 
 def of_disk(error: Exception, path: str | Path | None = None) -> UserError | None:
-    """What the user is told when this error is one of the disk.
+    """Return the message for a disk error, None for any other error.
 
     Args:
-        path: that was being written, in case the error does not say.
+        path: what was being written, in case the error does not say.
     """
     text = str(error)
     rust = RUST.search(text)
@@ -45,19 +45,20 @@ def of_disk(error: Exception, path: str | Path | None = None) -> UserError | Non
     if number in REMEDIES:
         return UserError(f"{name}: {os.strerror(number)}: {REMEDIES[number]} {AGAIN}")
     if isinstance(error, RuntimeError) and any(sign in text for sign in TORCH):
-        return UserError(f"{name} can not be written: is the disk full? Make room {AGAIN}")
+        return UserError(f"{name} cannot be written: is the disk full? Make room {AGAIN}")
     return None
 
 
 @contextmanager
 def disk_errors(path: Path | None = None, kind: type[Exception] = OSError) -> Iterator[None]:
-    """Around all that a process does, or what it does with `path`.
+    """Turn disk errors inside the block into messages.
 
     Args:
-        kind: of errors that may be of the disk; what is not goes on as it is.
+        path: what is being written, in case the error does not say.
+        kind: exception type to inspect; others propagate unchanged.
 
     Raises:
-        UserError: for an error of the disk.
+        UserError: for a disk error.
     """
     try:
         yield
@@ -68,17 +69,18 @@ def disk_errors(path: Path | None = None, kind: type[Exception] = OSError) -> It
 
 
 def writing(path: Path) -> AbstractContextManager[None]:
-    """As `disk_errors`, around what writes to `path` with whatever library: Rust raises a bare Exception."""
+    """`disk_errors` around writing to `path` with any library: those in Rust raise a bare Exception."""
     return disk_errors(path, Exception)
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Where to write a file or a folder that is at `path`, on the disk and in the place of what was there, when the
-    `with` ends well, and leaves nothing otherwise. A file never takes the place of a folder.
+    """Yield a temporary path; what is written there is synced and replaces `path` when the block ends well.
+
+    Otherwise nothing is left. A file never replaces a folder.
 
     Raises:
-        UserError: for an error of the disk.
+        UserError: for a disk error.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}{TEMPORARY}")  # arms may write the same file of the cache
     with writing(path):
@@ -94,7 +96,7 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def remove(path: Path) -> None:
-    """A file or a folder, if it is there."""
+    """Delete a file or a folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -102,7 +104,7 @@ def remove(path: Path) -> None:
 
 
 def sync(path: Path) -> None:
-    """Waits until a file, or all in a folder, is on the disk."""
+    """Flush a file, or all files in a folder, to the disk."""
     for file in path.rglob("*") if path.is_dir() else [path]:
         if file.is_file():
             with open(file, "rb") as opened:

@@ -1,4 +1,7 @@
-"""Benchmark files, fetched from where they are published, each pinned by its sha256."""
+"""Benchmark files, fetched from where they are published, each pinned by its sha256.
+
+Written here as pooch cannot resume a cut download: MATH's and RewardBench's files would begin again at each cut.
+"""
 
 import gzip
 import hashlib
@@ -9,8 +12,10 @@ import time
 import urllib.error
 import urllib.request
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError, unknown_name
 from harness.progress import progress
@@ -18,10 +23,10 @@ from harness.progress import progress
 TABLE = Path(__file__).with_name("data_files.yaml")
 REWARD_BENCH = "reward-bench"  # published as a data set of the hub, not as a file
 BLOCK = 1 << 16
-TIMEOUT = 60.0  # seconds without an answer
+TIMEOUT = 60.0  # seconds without a reply
 ATTEMPTS = 4
-PASSING = (408, 429)  # besides 5xx: answers of a server that is busy
-MOST = 4 << 30  # bytes of a file
+TEMPORARY_STATUS = (408, 429)  # besides 5xx: the server is busy
+LARGEST = 4 << 30  # bytes of a file
 WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 
 
@@ -36,10 +41,10 @@ class DataFile:
 
 
 def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
-    """Benchmark -> its files.
+    """Read the table of pinned files: benchmark -> its files.
 
     Raises:
-        UserError: when the file is absent or has another form.
+        UserError: when the table is absent or malformed, or a path or URL leads elsewhere.
     """
     from harness.files.typed import build, load
 
@@ -47,23 +52,20 @@ def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
     for name, rows in load(path).items():
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise UserError(f"{path}: {name} must be a list of files")
-        for row in rows:
-            if absent := [field for field in DataFile.__annotations__ if field not in row]:
-                raise UserError(f"{path}: a file of {name} lacks {', '.join(absent)}")
-            where = Path(str(row["path"]))
-            if where.is_absolute() or ".." in where.parts:
-                raise UserError(f"{path}: {row['path']!r} leads out of the data folder")
-            if not str(row["url"]).startswith(("https://", "http://")):
-                raise UserError(f"{path}: {row['url']!r} is no address of a web server")
         files[name] = [build(DataFile, row, f"{path}: field of {name}") for row in rows]
+        for file in files[name]:
+            if Path(file.path).is_absolute() or ".." in Path(file.path).parts:
+                raise UserError(f"{path}: {file.path!r} leads out of the data folder")
+            if not file.url.startswith(("https://", "http://")):
+                raise UserError(f"{path}: {file.url!r} is not the address of a web server")
     return files
 
 
 def fetch(name: str, data_dir: Path, table_file: Path = TABLE) -> list[Path]:
-    """Fetch what is missing of a benchmark's files; those that are there with the right content stay.
+    """Fetch the files of a benchmark that are missing or have changed; return the paths of all of them.
 
     Raises:
-        UserError: for an unknown benchmark, a file that can not be had, or one with another content.
+        UserError: for an unknown benchmark, a file that cannot be fetched, or one with another digest.
     """
     files = table(table_file)
     if name == REWARD_BENCH and name not in files:
@@ -76,7 +78,7 @@ def fetch(name: str, data_dir: Path, table_file: Path = TABLE) -> list[Path]:
 def fetch_file(file: DataFile, data_dir: Path) -> Path:
     """Fetch one file: it appears whole and with the pinned sha256, or not at all.
 
-    What a cut connection left is kept in a .part file, and the next attempt, or the next call, goes on from there.
+    What a cut connection left is kept in a .part file, where the next attempt, or the next call, continues.
     """
     target = data_dir / file.path
     there, found = _content(file, data_dir)
@@ -90,12 +92,12 @@ def fetch_file(file: DataFile, data_dir: Path) -> Path:
             _download(file, part)
             break
         except urllib.error.HTTPError as error:
-            if error.code not in PASSING and error.code < 500 or attempt == ATTEMPTS:
-                raise UserError(f"{file.url}: can not be fetched ({error}); nothing was written") from None
+            if error.code not in TEMPORARY_STATUS and error.code < 500 or attempt == ATTEMPTS:
+                raise UserError(f"{file.url}: cannot be fetched ({error}); nothing was written") from None
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:
-                kept = f"; {part.stat().st_size} bytes are kept, the same command goes on" if part.exists() else ""
-                raise UserError(f"{file.url}: can not be fetched ({error}){kept}") from None
+                kept = f"; {part.stat().st_size} bytes are kept: the same command continues" if part.exists() else ""
+                raise UserError(f"{file.url}: cannot be fetched ({error}){kept}") from None
         time.sleep(WAIT * 2 ** (attempt - 1))
     if (found := _sha256(part)) != file.sha256:
         part.unlink()
@@ -105,13 +107,13 @@ def fetch_file(file: DataFile, data_dir: Path) -> Path:
 
 
 def _download(file: DataFile, part: Path) -> None:
-    """Completes the part file, from its end where the server can do that."""
+    """Complete the part file, from its end if the server can do that."""
     have = part.stat().st_size if part.exists() else 0
     request = urllib.request.Request(file.url, headers={"Range": f"bytes={have}-"} if have else {})
     try:
         answer = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
-        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing is left to send: the hash decides
+        if error.code == http.HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE:  # nothing left to send: the digest decides
             return
         raise
     with answer:
@@ -121,9 +123,9 @@ def _download(file: DataFile, part: Path) -> None:
         with open(part, "ab" if resumed else "wb") as out, progress(label, size or None) as advance:
             while block := answer.read(BLOCK):
                 out.write(block)
-                if out.tell() > MOST:
+                if out.tell() > LARGEST:
                     part.unlink()
-                    raise UserError(f"{file.url}: sends more than {MOST >> 30} GiB, which no file here has")
+                    raise UserError(f"{file.url}: sends more than {LARGEST >> 30} GiB, more than any pinned file has")
                 done += len(block)
                 advance(len(block))
             out.flush()
@@ -133,7 +135,7 @@ def _download(file: DataFile, part: Path) -> None:
 
 
 def status(file: DataFile, data_dir: Path) -> tuple[str, str | None]:
-    """Whether a file is "ok", "missing" or "changed", and its sha256; a gzipped copy of the right bytes is as good."""
+    """Return "ok", "missing" or "changed", and the sha256 found; a gzipped copy of the right bytes is "ok" too."""
     path, found = _content(file, data_dir)
     if found == file.sha256:
         return "ok", found
@@ -141,7 +143,7 @@ def status(file: DataFile, data_dir: Path) -> tuple[str, str | None]:
 
 
 def _content(file: DataFile, data_dir: Path) -> tuple[Path, str | None]:
-    """Where a file is, plain or else gzipped, and the sha256 of its plain bytes; None where they can not be had."""
+    """Return where a file is, plain or gzipped, and the sha256 of its plain bytes (None if they cannot be read)."""
     path = data_dir / file.path
     packed = path.with_name(f"{path.name}.gz")
     if path.exists() or not packed.exists():
@@ -153,7 +155,7 @@ def _content(file: DataFile, data_dir: Path) -> tuple[Path, str | None]:
 
 
 def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[dict[str, str | None]]:
-    """Benchmark, path, status, licence and found sha256 of each pinned file, of one benchmark or of all.
+    """Return benchmark, path, status, licence and found sha256 of each pinned file, of one benchmark or of all.
 
     Raises:
         UserError: for an unknown benchmark, or one whose files are not pinned.
@@ -161,9 +163,11 @@ def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[d
     files = table(table_file)
     if name is not None and name not in files:
         if name == REWARD_BENCH:
-            raise UserError(f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare")
+            raise UserError(
+                f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare it with"
+            )
         raise unknown_name("benchmark", name, files)
-    rows = []
+    rows: list[dict[str, str | None]] = []
     for benchmark, entries in files.items():
         for file in entries if name in (None, benchmark) else ():
             verdict, found = status(file, data_dir)
@@ -172,13 +176,13 @@ def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[d
     return rows
 
 
-def _sha256(path: Path, opener=open) -> str:
+def _sha256(path: Path, opener: Callable[..., Any] = open) -> str:
     with opener(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fetch_reward_bench(folder: Path) -> Path:
-    """RewardBench's filtered set as rows, from the hub's data set."""
+    """Write RewardBench's filtered set, from the hub's data set, as rows."""
     from datasets import load_dataset
 
     from harness.files import store
@@ -187,7 +191,7 @@ def _fetch_reward_bench(folder: Path) -> Path:
         rows = load_dataset("allenai/reward-bench", split="filtered")
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"allenai/reward-bench can not be fetched from the hub ({reason}); try again") from None
+        raise UserError(f"allenai/reward-bench cannot be fetched from the hub ({reason}); try again") from None
     fields = ("id", "subset", "prompt", "chosen", "rejected")
     target = folder / "rewardbench.jsonl"
     store.write_jsonl(target, ({name: row[name] for name in fields} for row in rows))

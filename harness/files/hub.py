@@ -1,4 +1,4 @@
-"""Rows of data sets of the hub, kept where the library keeps them: fetched once, then read without a network."""
+"""Rows of data sets from the hub: fetched once into the library's cache, then read without a network."""
 
 import os
 import re
@@ -14,18 +14,18 @@ SPLIT = "train"
 
 
 def is_dataset_name(text: str) -> bool:
-    """Whether a text has the form of a data set's name, as FORM says."""
+    """Whether a text has the form of a data set's name (FORM)."""
     return _NAME.fullmatch(text) is not None
 
 
 def located(name: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
-    """("NAME: row N", row) of each row of a data set. No code of it is run.
+    """Yield ("NAME: row N", row) for each row of a data set. Its code is never run.
 
     Args:
-        columns: those that are read; others (images, say) are not decoded, and UNREAD in each row.
+        columns: the columns to read; others (images, say) are not decoded, and are UNREAD in each row.
 
     Raises:
-        UserError: when it can not be had, or has none of the columns.
+        UserError: when the name has another form, or the data set cannot be fetched or has none of the columns.
     """
     from datasets import load_dataset
     from datasets.exceptions import DatasetsError
@@ -33,6 +33,8 @@ def located(name: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
     from pyarrow import ArrowException
 
     parts = _NAME.fullmatch(name)
+    if not parts:
+        raise UserError(f"{name}: is not the name of a data set: write {FORM}")
     if os.path.isdir(parts["id"]):  # which the library would take for the data set
         raise UserError(f"{name}: {parts['id']} is a folder here: give one of its files")
     try:
@@ -41,8 +43,7 @@ def located(name: str, columns: Collection[str]) -> Iterator[tuple[str, Any]]:
         reason = " ".join(str(error).split())
         offline = " and unset HF_HUB_OFFLINE to fetch it" if os.environ.get("HF_HUB_OFFLINE") else ""
         raise UserError(
-            f"{name}: neither a file nor a data set that can be had from the hub ({reason:.300}): "
-            f"check the name ({FORM}){offline}"
+            f"{name}: neither a file nor a data set that the hub has ({reason:.300}): check the name ({FORM}){offline}"
         ) from None
     wanted = [each for each in rows.column_names if each in columns]
     if not wanted:

@@ -1,7 +1,7 @@
-"""Finished steps of a folder: a mark for each, with all that it was made from and the digests of the files it left.
+"""Finished steps of a folder: a mark for each, with all its inputs and the digests of the files it left.
 
-The mark is written when the files are whole. A step with a mark is not done again while it depends on the same things;
-when it depends on others, that is an error which names them: nothing that was made is replaced unasked.
+The mark is written when the files are whole. A step with a mark is not repeated while its inputs are the same. Changed
+inputs are an error that names them: no result is replaced unasked.
 """
 
 import json
@@ -20,7 +20,10 @@ LONGEST_VALUE = 60  # characters of a value in a message
 
 @dataclass(frozen=True)
 class Mark:
-    """key: digest of depends_on. files: path below the folder -> SHA-256. facts: what later steps must know."""
+    """The record of a finished step.
+
+    key: digest of depends_on. files: path below the folder -> SHA-256. facts: what later steps need to know.
+    """
 
     key: str
     depends_on: dict[str, Any]
@@ -29,7 +32,7 @@ class Mark:
 
 
 class Folder:
-    """A folder with finished steps in it."""
+    """A folder that holds finished steps."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -44,73 +47,79 @@ class Folder:
         return self.path / "steps" / f"{safe_name(step)}.json"
 
     def steps(self) -> list[str]:
-        """Names of all steps that have a mark."""
+        """Names of all finished steps."""
         return sorted(file.stem for file in (self.path / "steps").glob("*.json"))
 
     def mark(self, step: str) -> Mark | None:
-        """
+        """Read the mark of a step, None if it is not finished.
+
         Raises:
-            UserError: when the file of the mark was damaged.
+            UserError: when the file of the mark is damaged.
         """
         file = self._file(step)
         return read_mark(file) if file.exists() else None
 
     def finished(self, step: str, depends_on: dict[str, Any]) -> bool:
-        """Whether the step was done, from these things.
+        """Whether the step is finished, computed from these inputs.
 
         Raises:
-            UserError: when it was done from others, naming them.
+            UserError: when it was computed from others, naming them.
         """
         mark = self.mark(step)
         if mark and mark.key != digest(depends_on):
-            changes = [f"{name} ({old}, now {new})" for name, old, new in differences(mark.depends_on, depends_on)]
+            changes = [f"{name}={old} (now {new})" for name, old, new in differences(mark.depends_on, depends_on)]
             more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
             raise UserError(
-                f"{self.path}: step {step} was made with another {', '.join(changes[:NAMED])}{more}. Put that back, "
-                f"take another folder (--name), or make it and what follows from it anew: --restart-from {step}"
+                f"{self.path}: step {step} was computed with {', '.join(changes[:NAMED])}{more}. Restore that, choose "
+                f"another folder (--name), or recompute from here: --restart-from {step}"
             )
         return mark is not None
 
     def whole(self, step: str) -> bool:
-        """Whether all files of a finished step are there."""
+        """Whether the step is finished and all its files exist."""
         mark = self.mark(step)
         return mark is not None and all((self.path / name).exists() for name in mark.files)
 
     def finish(self, step: str, depends_on: dict[str, Any], files: Sequence[Path], **facts: Any) -> None:
-        """Marks a step as finished; its files (or folders of files) must be whole."""
-        each = sorted(file for path in files for file in (path.rglob("*") if path.is_dir() else [path]))
-        digests = {str(file.relative_to(self.path)): store.file_digest(file) for file in each if file.is_file()}
+        """Mark a step as finished; its files (or folders of files) must be whole."""
+        left = sorted(file for path in files for file in (path.rglob("*") if path.is_dir() else [path]))
+        digests = {str(file.relative_to(self.path)): store.file_digest(file) for file in left if file.is_file()}
         store.write_json(self._file(step), vars(Mark(digest(depends_on), depends_on, digests, facts)))
 
     def facts(self, step: str) -> dict[str, Any]:
-        return self.mark(step).facts
+        return self._finished_mark(step).facts
+
+    def _finished_mark(self, step: str) -> Mark:
+        if (mark := self.mark(step)) is None:
+            raise UserError(f"{self.path}: step {step} is not finished; give the same command again")
+        return mark
 
     def damage(self, step: str) -> Iterator[str]:
-        """What is wrong with the files of a finished step, a text for each."""
-        for name, expected in self.mark(step).files.items():
+        """Yield a sentence for each file of a finished step that is missing or changed."""
+        for name, expected in self._finished_mark(step).files.items():
             file = self.path / name
             if not file.exists():
                 yield f"{file} is missing"
             elif store.file_digest(file) != expected:
-                yield f"{file} is not what step {step} left there"
+                yield f"{file} has changed since step {step} wrote it"
 
     def check(self, step: str) -> None:
         """
         Raises:
-            UserError: when a file of a finished step is missing or not what the step left.
+            UserError: when a file of a finished step is missing or has changed.
         """
-        for found in self.damage(step):
-            raise UserError(f"{found}: put it back, or delete it to have it made again")
+        for problem in self.damage(step):
+            raise UserError(f"{problem}: restore it, or delete it to recompute it")
 
     def forget(self, step: str) -> None:
         self._file(step).unlink(missing_ok=True)
 
 
 def read_mark(file: Path, read: Callable[[Path], Any] = store.read_json) -> Mark:
-    """The mark of a finished step, from its file.
+    """Read the mark of a finished step from its file.
 
     Raises:
-        UserError: when the file was damaged.
+        UserError: when the file is damaged.
     """
     try:
         mark = Mark(**read(file))
@@ -121,17 +130,17 @@ def read_mark(file: Path, read: Callable[[Path], Any] = store.read_json) -> Mark
         and all(isinstance(each, dict) for each in (mark.depends_on, mark.files, mark.facts))
         and all(isinstance(each, str) for each in mark.files.values())
     ):
-        raise UserError(f"{file}: is not a mark of a step; delete it to recompute the step")
+        raise UserError(f"{file}: is not a valid step record; delete it to recompute the step")
     return mark
 
 
 def differences(before: Any, now: Any, name: str = "") -> list[tuple[str, str, str]]:
-    """(dotted name, value before, value now) of all leaves in which two nested mappings differ."""
+    """Return (dotted name, value before, value now) for each leaf in which two nested mappings differ."""
     if isinstance(before, dict) and isinstance(now, dict):
         return [
-            each
+            difference
             for key in sorted(before.keys() | now.keys())
-            for each in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
+            for difference in differences(before.get(key), now.get(key), f"{name}.{key}" if name else key)
         ]
     before, now = (json.dumps(value, ensure_ascii=False, default=str) for value in (before, now))
     return [] if before == now else [(name, _short(before), _short(now))]

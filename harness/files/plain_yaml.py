@@ -1,26 +1,31 @@
 """YAML of plain values: texts, numbers, booleans, null, lists and mappings with texts as keys.
 
-Of what YAML can do besides, nothing is wanted in options: tags, dates, numbers to the base 60, keys that stand twice,
-and aliases that grow to millions of values. A date is the text that it is written as.
+PyYAML's safe loader with limits. Options need nothing else that YAML can do: tags, dates, numbers to the base 60 (both
+stay texts), keys given twice, and aliases that grow to millions of values.
 """
 
-from typing import Any
+import re
+from typing import Any, NoReturn
 
 import yaml
-from yaml.composer import Composer
-from yaml.constructor import SafeConstructor
-from yaml.cyaml import CParser
-from yaml.resolver import Resolver
 
 from harness.errors import UserError
 
 LONGEST = 1 << 18  # characters of a document
-MOST_VALUES = 20_000  # in a document, with what its aliases stand for
+MOST_VALUES = 20_000  # in a document, aliases expanded
 DEEPEST = 20  # levels of lists and mappings
 LONGEST_NUMBER = 100  # characters
-_TEXT = "tag:yaml.org,2002:str"
-_DATE = "tag:yaml.org,2002:timestamp"
-_NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+_FORBIDDEN = re.compile("[^\t\n\r -~\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")  # in YAML 1.1
+_TEXT, _DATE, _MERGE, *_NUMBERS = (
+    f"tag:yaml.org,2002:{kind}" for kind in ("str", "timestamp", "merge", "int", "float")
+)
+
+
+class _Loader(yaml.CSafeLoader):
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
+        for first, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 def parse(text: str, where: str) -> Any:
@@ -34,78 +39,68 @@ def parse(text: str, where: str) -> Any:
     """
     if len(text) > LONGEST:
         raise UserError(f"{where}: is longer than {LONGEST} characters, which no options are")
+    if odd := _FORBIDDEN.search(text):
+        line = text.count("\n", 0, odd.start()) + 1
+        raise UserError(f"{where}:{line}: not YAML (character {odd[0]!a} is not allowed)")
     try:
-        document = text.encode()
-    except UnicodeEncodeError as error:
-        raise _forbidden(where, text[: error.start].count("\n"), text[error.start]) from None
-    try:
-        return yaml.load(document, _Loader)
+        _check_events(text)
+        loader = _Loader(text)
+        if (root := loader.get_single_node()) is None:
+            return None
+        _check_node(root, loader, {}, 0)
+        return loader.construct_document(root)
     except yaml.MarkedYAMLError as error:
-        line = min((error.problem_mark or error.context_mark).line, document.count(b"\n")) + 1
+        mark = error.problem_mark or error.context_mark
+        line = min(mark.line if mark else 0, text.count("\n")) + 1
         raise UserError(f"{where}:{line}: not YAML ({error.problem})") from None
-    except yaml.reader.ReaderError as error:
-        raise _forbidden(where, document.count(b"\n", 0, error.position), chr(error.character)) from None
 
 
-def _forbidden(where: str, lines_before: int, character: str) -> UserError:
-    return UserError(f"{where}:{lines_before + 1}: not YAML (character {character!a} is not allowed)")
+def _refuse(problem: str, mark: Any) -> NoReturn:
+    raise yaml.MarkedYAMLError(problem=problem, problem_mark=mark)
 
 
-class _Loader(Composer, SafeConstructor, Resolver, CParser):
-    """libyaml's events, composed here: refuses what the module's docstring names while it does so."""
-
-    def __init__(self, document: bytes):
-        CParser.__init__(self, document)
-        for part in (Composer, SafeConstructor, Resolver):
-            part.__init__(self)
-        self._values = self._depth = 0
-        self._sizes: dict[int, int] = {}  # of finished nodes, with what their aliases stand for
-
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node:
-        event, before = self.peek_event(), self._values
+def _check_events(text: str) -> None:
+    """Refuse tags, and deep nesting before nodes are made of it: libyaml's recursion would end the process."""
+    depth = 0
+    for event in yaml.parse(text, Loader=yaml.CSafeLoader):
         if getattr(event, "tag", None):
-            raise yaml.composer.ComposerError(None, None, f"tag {event.tag!r:.60} is not read", event.start_mark)
-        self._depth += 1
-        if self._depth > DEEPEST:
-            raise yaml.composer.ComposerError(None, None, f"nested deeper than {DEEPEST} levels", event.start_mark)
-        node = super().compose_node(parent, index)
-        self._depth -= 1
-        if not isinstance(event, yaml.AliasEvent):
-            self._values += 1
-            self._sizes[id(node)] = self._values - before
-        elif id(node) not in self._sizes:
-            raise yaml.composer.ComposerError(None, None, "an alias stands for what it is part of", event.start_mark)
-        else:
-            self._values += self._sizes[id(node)]
-        if self._values > MOST_VALUES:
-            raise yaml.composer.ComposerError(None, None, f"more than {MOST_VALUES} values", event.start_mark)
-        return node
+            _refuse(f"tag {event.tag!r:.60} is not read", event.start_mark)
+        if depth >= DEEPEST and isinstance(event, yaml.NodeEvent):
+            _refuse(f"nested deeper than {DEEPEST} levels", event.start_mark)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        names = set()
-        for key, _ in node.value:
-            if key.tag not in (_TEXT, "tag:yaml.org,2002:merge"):
-                raise yaml.composer.ComposerError(None, None, "a key that is no text: put it in quotes", key.start_mark)
+
+def _check_node(node: yaml.Node, loader: _Loader, sizes: dict[yaml.Node, int], before: int) -> int:
+    """Refuse what no options hold, and return the number of values in the document up to the end of this node.
+
+    Args:
+        sizes: values in each node that was checked, aliases expanded; 0 in those that this node is part of.
+        before: values in the document before this node.
+    """
+    if node in sizes:
+        return before + (sizes[node] or _refuse("an alias stands for what it is part of", node.start_mark))
+    sizes[node], total, names = 0, before + 1, set()
+    for part in node.value if isinstance(node, yaml.CollectionNode) else ():
+        if isinstance(node, yaml.MappingNode):
+            key, part = part
+            if key.tag not in (_TEXT, _MERGE):
+                _refuse("a key that is not a text: put it in quotes", key.start_mark)
             if key.value in names:
-                raise yaml.composer.ComposerError(None, None, f"{key.value!r:.60} stands twice", key.start_mark)
+                _refuse(f"{key.value!r:.60} is given twice", key.start_mark)
             names.add(key.value)
-        return node
-
-    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
-        if node.tag in _NUMBERS and ":" in node.value:
-            return node.value
+            total += 1
+        total = _check_node(part, loader, sizes, total)
+        if total > MOST_VALUES:
+            _refuse(f"more than {MOST_VALUES} values", node.start_mark)
+    if node.tag in _NUMBERS and ":" in node.value:
+        node.tag = _TEXT
+    elif node.tag in _NUMBERS:
         try:
-            if node.tag in _NUMBERS and len(node.value) > LONGEST_NUMBER:
-                raise ValueError
-            return super().construct_object(node, deep)
-        except ValueError:  # such as "0x_"
-            raise yaml.constructor.ConstructorError(
-                None, None, f"{node.value!r:.60} is no number that can be read", node.start_mark
-            ) from None
-
-
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, pattern) for tag, pattern in resolvers if tag != _DATE]
-    for first, resolvers in Resolver.yaml_implicit_resolvers.items()
-}
+            loader.construct_object(node)  # ValueError: "0x_", or thousands of digits
+            is_number = len(node.value) <= LONGEST_NUMBER
+        except ValueError:
+            is_number = False
+        if not is_number:
+            _refuse(f"{node.value!r:.60} is not a number that can be read", node.start_mark)
+    sizes[node] = total - before
+    return total

@@ -1,7 +1,7 @@
 """Rows of data files: JSONL, JSON and CSV (plain or gzipped) and Parquet, each with its place.
 
-What is in a file is not trusted: lines, nesting and numbers have limits, what is ambiguous or no text is an error, and
-every error names file and line.
+Files are not trusted: lines, nesting and numbers have limits, a key given twice or bytes that are not UTF-8 are errors,
+and every error names file and line. (ijson streams JSON lists, but reports neither lines nor keys given twice.)
 """
 
 import csv
@@ -18,26 +18,26 @@ from typing import Any
 from harness.errors import UserError
 
 LONGEST_LINE = 1 << 26  # characters: of a line of JSONL, of a field of CSV
-LONGEST_FILE = 1 << 30  # characters of a file that is read whole, as JSON must be
+LONGEST_FILE = 1 << 30  # characters of a file that is read whole, such as JSON
 DEEPEST = 100  # levels of lists and objects in a value
 ROWS_AT_ONCE = 1024  # of a Parquet file
-_SPACE = re.compile(r"[ \t\n\r]*")
+_NOT_SPACE = re.compile(r"[^ \t\n\r]")
 
-UNREAD = "…"  # in place of the value of a column that is not read
+UNREAD = "…"  # stands for the value of a column that is not read
 
 Located = tuple[str, Any]  # "FILE:LINE" (JSONL, CSV), "FILE: entry N" (JSON) or "FILE: row N" (Parquet), and the row
 
 
 def kind_of(path: Path | str) -> str:
-    """The suffix of a file, without .gz and in lower case."""
+    """Return the suffix of a file, in lower case and without .gz."""
     return Path(str(path).removesuffix(".gz")).suffix.lower()
 
 
 def located(path: Path, columns: Collection[str]) -> Iterator[Located]:
-    """The rows of a file, in the format that its name ends in; any other name is read as JSONL.
+    """Yield the rows of a file with their places, in the format of its suffix; any other file is read as JSONL.
 
     Args:
-        columns: those of a Parquet file that are read; the others of each row are UNREAD.
+        columns: the columns to read of a Parquet file; the others are UNREAD in each row.
 
     Raises:
         UserError: naming file and line.
@@ -51,12 +51,12 @@ def located(path: Path, columns: Collection[str]) -> Iterator[Located]:
             yield from _parquet(path, columns)
         case _:
             for number, line in _lines(path):
-                if not _SPACE.fullmatch(line):
+                if _NOT_SPACE.search(line):
                     yield f"{path}:{number}", _parse(path, line.rstrip("\n"), number)
 
 
 def read_json(path: Path) -> Any:
-    """All of a JSON file.
+    """Return the value in a JSON file.
 
     Raises:
         UserError: naming file and line.
@@ -65,7 +65,7 @@ def read_json(path: Path) -> Any:
 
 
 def holds_half_character(value: Any) -> bool:
-    """Whether a text in a value of JSON has half of a surrogate pair, which JSON can carry and UTF-8 can not."""
+    """Whether a text in a JSON value holds half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
@@ -74,7 +74,7 @@ def holds_half_character(value: Any) -> bool:
 
 
 def _lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
-    """Numbers and lines, whatever ends them; with newline "" the ends stay as they are."""
+    """Yield line numbers and lines; with newline "" line ends stay as they are."""
     number = 0
     with _open(path, newline) as file:
         while line := _read(path, file.readline, LONGEST_LINE + 1):
@@ -86,13 +86,13 @@ def _lines(path: Path, newline: str | None = None) -> Iterator[tuple[int, str]]:
 
 
 def read_text(path: Path) -> str:
-    """All of a file.
+    """Return all text of a file.
 
     Raises:
-        UserError: when it can not be read, or is longer than LONGEST_FILE.
+        UserError: when it cannot be read, or is longer than LONGEST_FILE.
     """
     with _open(path) as file:
-        text = _read(path, file.read, LONGEST_FILE + 1)
+        text: str = _read(path, file.read, LONGEST_FILE + 1)
     if len(text) > LONGEST_FILE:
         raise UserError(f"{path}: is longer than {LONGEST_FILE} characters; rows are read one by one from .jsonl")
     _check_utf8(path, text, 1)
@@ -101,85 +101,94 @@ def read_text(path: Path) -> str:
 
 def _open(path: Path, newline: str | None = None) -> TextIOWrapper:
     if not os.path.isfile(path):  # opening a pipe would wait for whoever writes there
-        what = "it is no regular file" if os.path.exists(path) else "no such file"
-        raise UserError(f"{path}: can not be read ({what}); mend it or fetch it again")
+        what = "it is not a regular file" if os.path.exists(path) else "no such file"
+        raise UserError(f"{path}: cannot be read ({what}); fix it or fetch it again")
     opened = gzip.open if str(path).endswith(".gz") else open
-    return _read(path, opened, path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline)
+    file: TextIOWrapper = _read(
+        path, opened, path, "rt", encoding="utf-8-sig", errors="surrogateescape", newline=newline
+    )
+    return file
 
 
 def _read(path: Path, how: Any, *arguments: Any, **options: Any) -> Any:
     try:
         return how(*arguments, **options)
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: can not be read ({error}); mend it or fetch it again") from None
+        raise UserError(f"{path}: cannot be read ({error}); fix it or fetch it again") from None
 
 
 def _check_utf8(path: Path, text: str, line: int) -> None:
-    """Bytes that are no UTF-8 were read as halves of surrogate pairs."""
+    """Refuse bytes that are not UTF-8, which were read as halves of surrogate pairs."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
         line += text.count("\n", 0, error.start)
         byte = ord(text[error.start]) & 0xFF
         raise UserError(
-            f"{path}:{line}: can not be read (byte 0x{byte:02x} is not UTF-8); mend it or fetch it again"
+            f"{path}:{line}: cannot be read (byte 0x{byte:02x} is not UTF-8); fix it or fetch it again"
         ) from None
 
 
+def _next(text: str, place: int) -> int:
+    """Return the place of the next character that is not a space."""
+    found = _NOT_SPACE.search(text, place)
+    return found.start() if found else len(text)
+
+
 def _parse(path: Path, text: str, line: int = 1) -> Any:
-    value, end = _value(path, text, _SPACE.match(text).end(), line)
-    if rest := text[_SPACE.match(text, end).end() :]:
-        raise _no_json(path, text, len(text) - len(rest), line, "something follows the value")
+    value, end = _value(path, text, _next(text, 0), line)
+    if (rest := _next(text, end)) < len(text):
+        raise _not_json(path, text, rest, line, "something follows the value")
     return value
 
 
 def _list(path: Path) -> Iterator[Located]:
-    """The entries of a JSON list, one at a time: text and values of a large file do not fit in memory together."""
+    """Yield the entries of a JSON list one at a time: text and values of a large file do not fit in memory together."""
     text = read_text(path)
-    place = _SPACE.match(text).end()
+    place = _next(text, 0)
     if text[place : place + 1] != "[":
-        raise UserError(f"{path}: must hold a list of rows; a file with one row a line is named .jsonl")
-    place, number = _SPACE.match(text, place + 1).end(), 0
+        raise UserError(f"{path}: must hold a list of rows; name a file with one row per line .jsonl")
+    place, number = _next(text, place + 1), 0
     closed = text[place : place + 1] == "]"
     while not closed:
         number += 1
         row, end = _value(path, text, place, 1)
         yield f"{path}: entry {number}", row
-        place = _SPACE.match(text, end).end()
+        place = _next(text, end)
         closed = text[place : place + 1] == "]"
         if not closed and text[place : place + 1] != ",":
-            raise _no_json(path, text, place, 1, "expecting ',' or ']' after an entry")
-        place = place if closed else _SPACE.match(text, place + 1).end()
-    if (place := _SPACE.match(text, place + 1).end()) < len(text):
-        raise _no_json(path, text, place, 1, "something follows the list")
+            raise _not_json(path, text, place, 1, "expecting ',' or ']' after an entry")
+        place = place if closed else _next(text, place + 1)
+    if (place := _next(text, place + 1)) < len(text):
+        raise _not_json(path, text, place, 1, "something follows the list")
 
 
 def _value(path: Path, text: str, start: int, line: int) -> tuple[Any, int]:
-    """The JSON value that begins at `start`, and where it ends. `line` is that of the text's first character."""
+    """Return the JSON value that begins at `start`, and where it ends. `line` is where the text begins in the file."""
     try:
         value, end = _DECODER.raw_decode(text, start)
     except json.JSONDecodeError as error:
-        raise _no_json(path, text, error.pos, line, error.msg) from None
+        raise _not_json(path, text, error.pos, line, error.msg) from None
     except RecursionError:
-        raise _no_json(path, text, start, line, f"nested deeper than {DEEPEST} levels") from None
-    except ValueError as error:  # a key that stands twice, or a number of thousands of digits
-        raise _no_json(path, text, start, line, str(error).partition(";")[0]) from None
+        raise _not_json(path, text, start, line, f"nested deeper than {DEEPEST} levels") from None
+    except ValueError as error:  # a key given twice, or a number of thousands of digits
+        raise _not_json(path, text, start, line, str(error).partition(";")[0]) from None
     if text.count("[", start, end) + text.count("{", start, end) > DEEPEST and _is_deeper(value, DEEPEST):
-        raise _no_json(path, text, start, line, f"nested deeper than {DEEPEST} levels")
+        raise _not_json(path, text, start, line, f"nested deeper than {DEEPEST} levels")
     return value, end
 
 
-def _no_json(path: Path, text: str, place: int, line: int, what: str) -> UserError:
-    return UserError(f"{path}:{line + text.count(chr(10), 0, place)}: not JSON ({what}); mend or remove the line")
+def _not_json(path: Path, text: str, place: int, line: int, what: str) -> UserError:
+    return UserError(f"{path}:{line + text.count(chr(10), 0, place)}: not JSON ({what}); fix or remove the line")
 
 
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"key {twice!r:.60} stands twice in an object")
-    return found
+        raise ValueError(f"key {twice!r:.60} is given twice in an object")
+    return values
 
 
 _DECODER = json.JSONDecoder(object_pairs_hook=_object)
@@ -205,10 +214,10 @@ def _csv(path: Path) -> Iterator[Located]:
             if names is None:
                 names = row
                 if twice := [name for name in names if name and names.count(name) > 1]:
-                    raise UserError(f"{where}: column {twice[0]!r:.60} stands twice")
+                    raise UserError(f"{where}: column {twice[0]!r:.60} is given twice")
                 continue
             if len(row) != len(names):
-                raise UserError(f"{where}: has not the {len(names)} fields of the first line; mend or remove the line")
+                raise UserError(f"{where}: expected {len(names)} fields as in the header; fix or remove this line")
             yield where, dict(zip(names, row, strict=True))
     except csv.Error as error:
         raise UserError(f"{path}:{line}: not CSV ({error})") from None
@@ -223,7 +232,7 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[Located]:
         with ParquetFile(path) as file:
             names = file.schema_arrow.names
             if twice := [name for name in columns if names.count(name) > 1]:
-                raise UserError(f"{path}: column {twice[0]!r} stands twice")
+                raise UserError(f"{path}: column {twice[0]!r} is given twice")
             wanted = [name for name in names if name in columns]
             others = dict.fromkeys((name for name in names if name not in columns), UNREAD)
             if not wanted and file.metadata.num_rows:
@@ -234,4 +243,4 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[Located]:
                     yield f"{path}: row {number}", others | batch.slice(index, 1).to_pylist()[0]
     except (ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: not Parquet that can be read, after row {number} ({reason})") from None
+        raise UserError(f"{path}: cannot be read as Parquet after row {number} ({reason})") from None

@@ -23,16 +23,16 @@ from pathlib import Path
 from harness.errors import UserError
 
 OURS = ("harness", "sso", "baselines")
-MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")  # of the embedded model, which has a digest of its own
-NOT_OF_MODEL = ("testbed.json",)  # of these, what no engine reads
+MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")  # of the embedded model, which has its own digest
+NOT_OF_MODEL = ("testbed.json",)  # matches MODEL_FILES, but no engine reads it
 
 
 @dataclass(frozen=True)
 class Roots:
-    """Where the code of a kind of step begins.
+    """The modules that a kind of step starts from.
 
     followed: modules that count with all that they import.
-    alone: modules that drive every kind of step, so that their own text counts and what they import does not.
+    alone: modules that drive every kind of step: their own source counts, what they import does not.
     """
 
     followed: tuple[str, ...]
@@ -51,13 +51,13 @@ ENDPOINT = Roots(  # ANSWERING for a model that is asked at a URL
     ("harness.benchmarks.files", "harness.engines.endpoint", "harness.engines.logged"), ANSWERING.alone
 )
 SCORING = Roots(("harness.benchmarks.base", "harness.testbed.clusters"), ("harness.runs.scoring",))
-JUDGING = ("judge", "score", "clusters")  # methods of a benchmark that have no part in its answers
-ANSWERS = ("answer", "pairs")  # and those that have none in its score
+JUDGING = ("judge", "score", "clusters")  # methods of a benchmark that its answers do not depend on
+ANSWERS = ("answer", "pairs")  # and those that its score does not depend on
 
 
 @dataclass(frozen=True)
 class Part:
-    """A class without some of its methods: what only they use of its module is not followed."""
+    """A class without some of its methods: what only these use in its module is not followed."""
 
     module: str
     name: str
@@ -69,7 +69,7 @@ class Part:
 
 
 def modules(roots: Roots, *more: str | Part) -> tuple[str, ...]:
-    """Names of all modules whose source counts, sorted.
+    """Return the names of all modules whose source counts, sorted.
 
     Args:
         more: further modules to follow: of the method, benchmark or judge.
@@ -79,7 +79,7 @@ def modules(roots: Roots, *more: str | Part) -> tuple[str, ...]:
 
 @cache
 def digest(roots: Roots, *more: str | Part) -> str:
-    """Of the source of `modules`, and of the data files of our packages that they name; 16 hexadecimal digits."""
+    """Return the digest of the source of `modules` and of our data files that they name: 16 hexadecimal digits."""
     names = modules(roots, *more)
     files = {f"{name}.py": _file(name) for name in names}
     named = {text for name in names for text in _syntax(name).texts}
@@ -91,8 +91,8 @@ def digest(roots: Roots, *more: str | Part) -> str:
 
 @cache
 def of_packages(*packages: str) -> str:
-    """Of all source and data files of whole packages (or single modules)."""
-    files: dict[str, Path] = {}
+    """Return the digest of all source and data files of whole packages (or single modules)."""
+    files: dict[str, Path | None] = {}
     for top in packages:
         files |= {f"{name}.py": _file(name) for name in _all_modules(top)} | _data(top)
     return _of_files(files)
@@ -100,8 +100,10 @@ def of_packages(*packages: str) -> str:
 
 @cache
 def packages(roots: Roots, *more: str | Part) -> tuple[str, ...]:
-    """Names of installed packages that the code imports, where it is not ours: a plugin's results rest on their
-    versions. Some have another name as a distribution, and some are Python's own."""
+    """Return the installed packages that the code of plugins imports: their results depend on the versions.
+
+    These are names of modules; the name of a distribution may differ.
+    """
     given = [each.module if isinstance(each, Part) else each for each in more]
     if all(name.partition(".")[0] in OURS for name in given):  # and ours import no plugin
         return ()
@@ -152,13 +154,13 @@ def _reached(roots: Roots, more: Sequence[str | Part]) -> set[str]:
 
 
 def _packages(name: str) -> list[str]:
-    """The packages that a module lies in."""
+    """Return the packages that contain a module, outermost first."""
     parts = name.split(".")
     return [package for end in range(1, len(parts)) if _is_module(package := ".".join(parts[:end]))]
 
 
 def _counts(name: str, given: set[str]) -> bool:
-    """Whether a module's source counts: it is ours, a given one's package is its own, or no version tells it."""
+    """Whether a module's source counts: it is ours, in the package of a given module, or has no version."""
     top = name.partition(".")[0]
     return top in OURS or top in given or _is_own(top)
 
@@ -181,7 +183,7 @@ def _syntax(name: str) -> _Syntax:
 
 @cache
 def _imports(name: str, part: Part | None = None, texts: bool = True) -> frozenset[str]:
-    """Names that a module imports, of modules or of what is in them.
+    """Return the names that a module imports, of modules or of what is in them.
 
     Args:
         part: follow only what this part of the module uses.
@@ -206,7 +208,7 @@ def _imports(name: str, part: Part | None = None, texts: bool = True) -> frozens
 
 
 def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """A node and all below it, but what is there for type checkers alone."""
+    """Yield a node and all below it, without blocks for type checkers."""
     waiting = [node]
     while waiting:
         node = waiting.pop()
@@ -219,11 +221,13 @@ def _executed(node: ast.AST) -> Iterator[ast.AST]:
 
 
 def _used(tree: ast.Module, part: Part) -> list[ast.AST]:
-    """The statements of a module that the part of a class needs. An import counts unless only what is left out uses
-    its name."""
+    """Return the statements of a module that part of a class needs.
+
+    An import counts unless only what is left out uses its name.
+    """
     defined: dict[str, ast.AST] = {}
     rest: list[ast.AST] = []
-    imports: list[ast.stmt] = []
+    imports: list[ast.Import | ast.ImportFrom] = []
     left_out: list[ast.AST] = []
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
@@ -249,7 +253,7 @@ def _used(tree: ast.Module, part: Part) -> list[ast.AST]:
 
 
 def _methods(node: ast.ClassDef, without: tuple[str, ...]) -> tuple[list[ast.AST], list[ast.AST]]:
-    """What of a class counts, and the methods that do not; one that the others call counts."""
+    """Return what counts in a class, and the methods that do not; a method that the others call counts."""
     left_out = [each for each in node.body if isinstance(each, ast.FunctionDef) and each.name in without]
     kept = [each for each in [*node.decorator_list, *node.bases, *node.body] if each not in left_out]
     called = {each.attr for kind in kept for each in ast.walk(kind) if isinstance(each, ast.Attribute)}
@@ -265,7 +269,7 @@ def _names(nodes: Sequence[ast.AST]) -> set[str]:
 
 @cache
 def _top(name: str) -> tuple[Path | None, tuple[Path, ...] | None]:
-    """File and folders of a top-level module or package, which is not imported."""
+    """Return the file and folders of a top-level module or package, without importing it."""
     module = sys.modules.get(name)
     try:
         spec = importlib.util.find_spec(name)
@@ -280,7 +284,7 @@ def _top(name: str) -> tuple[Path | None, tuple[Path, ...] | None]:
 
 @cache
 def _file(name: str) -> Path | None:
-    """The source of a module; None for what is none, or has no source."""
+    """Return the source file of a module; None for other names, and modules without source."""
     top, _, below = name.partition(".")
     file, folders = _top(top)
     if not below:
@@ -300,7 +304,7 @@ def _is_module(name: str) -> bool:
 
 @cache
 def _is_own(top: str) -> bool:
-    """Whether a top-level module is neither Python's nor installed as a package, whose version would tell it."""
+    """Whether a top-level module is neither Python's nor an installed package, so that no version stands for it."""
     file, folders = _top(top)
     place = file or (folders[0] if folders else None)
     if place is None or top in sys.stdlib_module_names:
@@ -311,7 +315,7 @@ def _is_own(top: str) -> bool:
 
 @cache
 def _data(top: str) -> dict[str, Path]:
-    """The data files of a package, by their place in it; those of the embedded model have a digest elsewhere."""
+    """Return the data files of a package by their path in it, without those of the embedded model."""
     found = {}
     for folder in _top(top)[1] or ():
         for file in sorted(folder.rglob("*")):

@@ -1,6 +1,5 @@
-"""The run folder: every file a step leaves is written through here, whole or not at all."""
+"""Files of a run folder: written whole or not at all, read with errors that name file and line."""
 
-import fcntl
 import hashlib
 import json
 import math
@@ -12,35 +11,37 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from filelock import FileLock, Timeout
+
 from harness.errors import UserError
 from harness.files import disk
 from harness.files.disk import TEMPORARY
 
-LOCK = ".lock"  # of a folder: held by the process that writes there
-LONGEST_NAME = 100  # characters: with what is added to it, a file's name is at most 255 bytes
+LOCK = ".lock"  # in a folder: locked by the process that writes there
+LONGEST_NAME = 100  # characters; with our suffixes, file names stay within 255 bytes
 
 
 def digest(value: Any) -> str:
-    """A key for plain data: sha256 of its canonical JSON, 16 hexadecimal digits."""
+    """Return a key for plain data: sha256 of its canonical JSON, 16 hexadecimal digits."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
     return hashlib.sha256(_encoded(text)).hexdigest()[:16]
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of a file, as sha256sum prints it."""
+    """Return the SHA-256 of a file, as sha256sum prints it."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager
 def _whole(path: Path) -> Iterator[BinaryIO]:
-    """A file that appears at `path` when the `with` ends well, and not at all otherwise."""
+    """Yield a file that appears at `path` when the block ends well, and not at all otherwise."""
     with disk.whole(path) as temporary, open(temporary, "wb") as file:
         yield file
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a whole file atomically; one that holds just this already is left alone."""
+    """Write a whole file atomically; a file that already holds this text is left alone."""
     content = _encoded(text)
     if path.is_file() and path.read_bytes() == content:
         return
@@ -49,12 +50,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _encoded(text: str) -> bytes:
-    """As UTF-8; half of a surrogate pair, which UTF-8 has not, becomes JSON's escape of it."""
+    """Encode as UTF-8; half of a surrogate pair, which UTF-8 cannot hold, becomes its JSON escape."""
     return text.encode("utf-8", "backslashreplace")
 
 
 def plain(value: Any) -> Any:
-    """Plain data that JSON can hold: a number that is none becomes null."""
+    """Return data that JSON can hold: NaN and infinities become None."""
     if isinstance(value, dict):
         return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
@@ -63,7 +64,7 @@ def plain(value: Any) -> Any:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a value as JSON; a number that is none (NaN, an infinity), which JSON has not, as null."""
+    """Write a value as JSON, with null for NaN and infinities, which JSON lacks."""
     write_text(path, _json(value, indent=2) + "\n")
 
 
@@ -74,32 +75,32 @@ def _json(value: Any, indent: int | None = None) -> str:
         return json.dumps(plain(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
-def write_jsonl(path: Path, rows: Iterable[dict]) -> None:
+def write_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
     with row_writer(path) as writer:
         for row in rows:
             writer.add(row)
 
 
-def append_jsonl(path: Path, rows: Iterable[dict]) -> None:
-    """Adds rows to a file of JSON lines."""
+def append_jsonl(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """Append rows to a file of JSON lines."""
     with disk.writing(path), open(path, "ab") as file:
         for row in rows:
             file.write(_encoded(_json(row) + "\n"))
 
 
 class RowWriter:
-    """Adds rows to a file of JSON lines, and can take the last ones back."""
+    """Writes rows of JSON lines, and can take the last ones back."""
 
     def __init__(self, file: BinaryIO):
         self._file = file
         self._ends = [0]  # of the rows, in bytes
 
-    def add(self, row: dict) -> None:
+    def add(self, row: dict[str, Any]) -> None:
         line = _json(row) + "\n"
         self._ends.append(self._ends[-1] + self._file.write(_encoded(line)))
 
     def keep(self, number: int) -> None:
-        """Drops all rows after the first `number`."""
+        """Drop all rows after the first `number`."""
         del self._ends[number + 1 :]
         self._file.seek(self._ends[-1])
         self._file.truncate()
@@ -107,45 +108,49 @@ class RowWriter:
 
 @contextmanager
 def row_writer(path: Path) -> Iterator[RowWriter]:
-    """For rows that come one at a time; the file is there when the `with` has ended well."""
+    """Yield a writer for rows that come one at a time; the file appears when the block ends well."""
     with _whole(path) as file:
         yield RowWriter(file)
 
 
-class _NoNumber(Exception):
+class _NotANumber(Exception):
     pass
 
 
-def _no_number(name: str) -> float:
-    raise _NoNumber(f"not JSON ({name} is no number)")
+def _refuse_constant(name: str) -> float:
+    raise _NotANumber(f"not JSON ({name} is not a number)")
 
 
 def read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_no_number)
-    except _NoNumber as error:
-        raise UserError(f"{path}: {error}; delete the file to make it again") from None
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except _NotANumber as error:
+        raise UserError(f"{path}: {error}; delete the file to recompute it") from None
     except json.JSONDecodeError as error:
-        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the file to make it again") from None
+        raise UserError(f"{path}:{error.lineno}: not JSON ({error.msg}); delete the file to recompute it") from None
 
 
-def read_jsonl(path: Path) -> list[dict]:
+def read_jsonl(path: Path) -> list[dict[str, Any]]:
     return list(iterate_jsonl(path))
 
 
-def iterate_jsonl(path: Path) -> Iterator[dict]:
+def iterate_jsonl(path: Path) -> Iterator[dict[str, Any]]:
     with open(path, encoding="utf-8") as file:
         for number, line in enumerate(file, 1):
             try:
-                yield json.loads(line, parse_constant=_no_number)
-            except _NoNumber as error:
-                raise UserError(f"{path}:{number}: {error}; delete the file to make it again") from None
+                yield json.loads(line, parse_constant=_refuse_constant)
+            except _NotANumber as error:
+                raise UserError(f"{path}:{number}: {error}; delete the file to recompute it") from None
             except json.JSONDecodeError as error:
-                raise UserError(f"{path}:{number}: not JSON ({error.msg}); delete it to make it again") from None
+                raise UserError(f"{path}:{number}: not JSON ({error.msg}); delete the file to recompute it") from None
 
 
 def safe_name(name: str) -> str:
-    """The name itself, when it can be that of one file or folder below another on any system."""
+    """Return the name if any system accepts it for a file or folder.
+
+    Raises:
+        UserError: for any other name.
+    """
     odd = not name.isprintable() or any(mark in name for mark in '/\\<>:"|?*')
     if not name or name[0] in ".-" or odd or len(name) > LONGEST_NAME:
         raise UserError(
@@ -157,28 +162,28 @@ def safe_name(name: str) -> str:
 
 @contextmanager
 def only_writer(path: Path) -> Iterator[None]:
-    """Inside, no other process that asks for it too can write in the folder. A lock whose owner has died is free.
+    """Keep other processes that use this lock from writing in the folder. The lock of a dead process is free.
 
     Raises:
-        UserError: when another process has it, naming that process.
+        UserError: when another process has the lock, naming that process.
     """
-    with disk.writing(path / LOCK):
+    file = path / LOCK
+    lock = FileLock(file, timeout=0, fallback_to_soft=False)
+    with disk.writing(file):
         path.mkdir(parents=True, exist_ok=True)
-        file = open(path / LOCK, "a+b", buffering=0)  # noqa: SIM115 (closed below)
-    with file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            owner = file.read().decode().strip() or "another process"
+            lock.acquire()
+        except Timeout:
+            owner = file.read_text().strip() or "another process"
             raise UserError(f"{path} is in use by {owner}: wait for it, or choose another --name") from None
-        owner = f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n"
-        with disk.writing(path / LOCK):
-            file.truncate(0)
-            file.write(owner.encode())
+    try:
+        with disk.writing(file):
+            file.write_text(f"process {os.getpid()} on {platform.node()}, since {datetime.now():%Y-%m-%d %H:%M:%S}\n")
         for left in list(path.rglob(f".*{TEMPORARY}")):  # by a process that was killed while it wrote
             if not (left.parent / "lock").exists():  # a judge's log, which other runs may be writing
                 disk.remove(left)
         yield
-        with disk.writing(path / LOCK):
-            file.truncate(0)
+        with disk.writing(file):
+            file.write_text("")
+    finally:
+        lock.release()

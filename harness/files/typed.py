@@ -1,83 +1,118 @@
-"""Options in dataclasses, read from YAML and checked field by field."""
+"""Dataclasses read from YAML: pydantic checks types and limits, the messages are ours.
+
+A field says all there is to know about its values: `Annotated[int, Ge(1)] | None`, `Literal["on", "off"]`. The options
+of plugins are plain frozen dataclasses and are read the same way. pydantic is imported when something is read, as it
+takes longer than `harness --help`.
+"""
 
 import dataclasses
 import os
-from math import isfinite
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
-from types import UnionType
-from typing import Any, get_args
+from types import NoneType, UnionType
+from typing import (
+    TYPE_CHECKING,
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from annotated_types import MinLen
 
 from harness.errors import UserError, unknown_name
 from harness.files import plain_yaml, rows
 
-TEXTS, OPTIONS, FIELDS = tuple[str, ...], dict[str, dict[str, Any]], dict[str, Any]
-NAMES = {
-    TEXTS: "a list of texts, at least one",
-    OPTIONS: "mappings of options by the name of a method or benchmark",
-    FIELDS: "a mapping of fields to values",
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+PROSE = "a text that is in no file name"
+Prose = Annotated[str, PROSE]
+Names, OptionsByName, Fields = tuple[str, ...], dict[str, dict[str, Any]], dict[str, Any]
+DESCRIPTIONS = {
+    Names: "a list of texts, at least one",
+    OptionsByName: "mappings of options by the name of a method or benchmark",
+    Fields: "a mapping of fields to values",
+    NoneType: "null",
 }
-PROSE = ("system_prompt", "thought_marks")  # texts that are in no name of a file
+LIMITS = {  # pydantic's error and the field of its context -> our words
+    "greater_than_equal": ("ge", "at least"),
+    "greater_than": ("gt", "above"),
+    "less_than_equal": ("le", "at most"),
+    "less_than": ("lt", "below"),
+}
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
 
 
-def build(kind: type, values: dict[str, Any], what: str) -> Any:
-    """A frozen dataclass of plain values from a mapping, with every value checked against the field's type.
+Built = TypeVar("Built")
+
+
+def build(kind: type[Built], values: Mapping[str, Any], what: str) -> Built:
+    """An instance of a dataclass from plain values, each converted and checked as its field says.
+
+    Args:
+        what: names a field in messages, such as "option".
 
     Raises:
-        UserError: for an unknown name (the nearest is suggested), a value of another type, or a text that no file or
-            folder could have as its name.
+        UserError: for an unknown name (the nearest is suggested), a missing field, a value of another type or beyond a
+            limit, or a text that cannot be part of a file name.
     """
-    fields = {each.name: each for each in dataclasses.fields(kind)}
-    checked = {}
-    for name, value in values.items():
-        if name not in fields:
-            raise unknown_name(what, name, fields)
-        checked[name] = _convert(value, fields[name].type, f"{what} {name!r}")
-        for text in checked[name] if isinstance(checked[name], tuple) else [checked[name]]:
-            if isinstance(text, str):
-                _check_text(text, f"{what} {name!r}", is_name=name not in PROSE)
-    return kind(**checked)
+    readers = _readers(kind)
+    for name in values:
+        if name not in readers:
+            raise unknown_name(what, name, readers)
+    if missing := [each.name for each in dataclasses.fields(kind) if _is_required(each) and each.name not in values]:
+        raise UserError(f"{what} {', '.join(map(repr, missing))} is missing")
+    return kind(**{name: _read(readers[name], value, what, name) for name, value in values.items()})
 
 
-def _convert(value: Any, kind: Any, what: str) -> Any:
-    wanted = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    for each in wanted:
-        if each is type(None):
-            if value is None:
-                return None
-        elif (converted := _as(each, value)) is not None:
-            return converted
-    names = " or ".join(NAMES.get(each, getattr(each, "__name__", str(each))) for each in wanted)
-    raise UserError(f"{what} must be {names}, not {value!r:.200}")
-
-
-def _as(kind: Any, value: Any) -> Any:
-    """The value as what a field of this kind holds, None where it is none."""
-    if kind == TEXTS:
-        parts = [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
-        whole = isinstance(parts, list | tuple) and parts and all(isinstance(part, str) for part in parts)
-        return tuple(parts) if whole else None
-    if kind == OPTIONS:
-        whole = isinstance(value, dict) and all(isinstance(changes, dict) for changes in value.values())
-        return value if whole else None
-    if kind == FIELDS:
-        return value if isinstance(value, dict) and all(isinstance(name, str) for name in value) else None
-    if isinstance(value, bool) and kind is not bool:
-        return None
-    if kind is float and isinstance(value, int | float | str):
-        try:
-            number = float(value)  # YAML 1.1 reads 1e-4 as a text
-        except (ValueError, OverflowError):
-            return None
-        return number if isfinite(number) else None
-    return value if isinstance(value, kind) else None
-
-
-def load(path: Path) -> dict:
-    """The mapping of a YAML file of options.
+def check(instance: Any, what: str) -> None:
+    """Check the fields of a dataclass that was made in Python, as `build` does.
 
     Raises:
-        UserError: when the file is absent or no mapping (with its line).
+        UserError: for a value of another type or beyond a limit.
+    """
+    for name, reader in _readers(type(instance)).items():
+        _read(reader, getattr(instance, name), what, name)
+
+
+def convert(annotation: Any, value: Any, what: str, name: str) -> Any:
+    """A value as a field with this annotation holds it.
+
+    Raises:
+        UserError: as for `build`.
+    """
+    return _read(_reader(annotation), value, what, name)
+
+
+def schema(kind: type) -> dict[str, Any]:
+    """JSON schema (2020-12) of the values that `build` takes: types, limits, defaults and help texts."""
+    properties = {}
+    for each in dataclasses.fields(kind):
+        described = _readers(kind)[each.name].adapter.json_schema()
+        described.pop("title", None)
+        if help := each.metadata.get("help"):
+            described = {"description": help} | described
+        if not _is_required(each):
+            default = each.default_factory() if each.default is dataclasses.MISSING else each.default  # type: ignore[misc] # one of the two is there
+            described["default"] = list(default) if isinstance(default, tuple) else default
+        properties[each.name] = described
+    required = [each.name for each in dataclasses.fields(kind) if _is_required(each)]
+    whole = {"type": "object", "properties": properties, "additionalProperties": False}
+    return whole | ({"required": required} if required else {})
+
+
+def load(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UserError: when the file is absent or holds no mapping (with its line).
     """
     if not os.path.exists(path):  # False too for a name that no file can have
         raise UserError(f"no configuration file at {path}")
@@ -87,9 +122,118 @@ def load(path: Path) -> dict:
     return values or {}
 
 
-def _check_text(text: str, what: str, is_name: bool) -> None:
+def plain_type(annotation: Any) -> Any:
+    """An annotation without limits and choices: `Annotated[int, Ge(1)] | None` is `int | None`, a Literal is `str`."""
+    if get_origin(annotation) is Annotated:
+        return plain_type(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return str
+    if get_origin(annotation) in (Union, UnionType):
+        return Union[tuple(map(plain_type, get_args(annotation)))]  # noqa: UP007 (parts known at run time)
+    return annotation
+
+
+def _is_required(field: "dataclasses.Field[Any]") -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+
+
+class _Reader(NamedTuple):
+    annotation: Any
+    adapter: "TypeAdapter[Any]"
+
+
+@cache
+def _readers(kind: type) -> dict[str, _Reader]:
+    """How each field of a dataclass is read."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}  # type: ignore[arg-type] # dataclasses have no type
+
+
+def _reader(annotation: Any) -> _Reader:
+    from pydantic import ConfigDict, TypeAdapter
+
+    config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+    return _Reader(annotation, TypeAdapter(_with_conversions(annotation), config=config))
+
+
+def _with_conversions(annotation: Any) -> Any:
+    """An annotation with what YAML needs: a list is a tuple, and 1e-4, which YAML 1.1 reads as a text, a number."""
+    from pydantic import BeforeValidator
+
+    if get_origin(annotation) in (Union, UnionType):
+        return Union[tuple(map(_with_conversions, get_args(annotation)))]  # noqa: UP007 (parts known at run time)
+    kind, *limits = get_args(annotation) if get_origin(annotation) is Annotated else (annotation,)
+    if kind is float:
+        limits.append(BeforeValidator(_number, json_schema_input_type=annotation))
+    elif kind is str:
+        limits.append(BeforeValidator(_text if PROSE in limits else _name, json_schema_input_type=str))
+    elif kind == Names:
+        kind = tuple[Annotated[str, BeforeValidator(_name)], ...]
+        given = Annotated[list[str], MinLen(1)] | str
+        limits += [MinLen(1), BeforeValidator(_names, json_schema_input_type=given)]
+    return Annotated[(kind, *limits)] if limits else kind
+
+
+def _number(value: Any) -> Any:
+    try:
+        return float(value) if isinstance(value, str) else value
+    except ValueError:
+        return value
+
+
+def _names(value: Any) -> Any:
+    if isinstance(value, str):
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+    return tuple(value) if isinstance(value, list) else value
+
+
+class _BadText(ValueError):
+    """A text of the right type that cannot be used; the message ends a sentence that begins with the field."""
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, str) and (rows.holds_half_character(value) or "\0" in value):
+        raise _BadText(f"holds half a character or a NUL: {value!r:.80}")
+    return value
+
+
+def _name(value: Any) -> Any:
     """Texts of options are names of files and folders, or parts of them."""
-    if rows.holds_half_character(text) or "\0" in text:
-        raise UserError(f"{what} holds half a character or a NUL: {text!r:.80}")
-    if is_name and max(len(part.encode()) for part in text.split("/")) > LONGEST_NAME:
-        raise UserError(f"{what} is longer than the {LONGEST_NAME} bytes of a name: {text!r:.80}")
+    if isinstance(_text(value), str) and max(len(part.encode()) for part in value.split("/")) > LONGEST_NAME:
+        raise _BadText(f"is longer than the {LONGEST_NAME} bytes of a name: {value!r:.80}")
+    return value
+
+
+def _read(reader: _Reader, value: Any, what: str, name: str) -> Any:
+    from pydantic import ValidationError
+
+    try:
+        return reader.adapter.validate_python(value)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    if isinstance(context.get("error"), _BadText):
+        raise UserError(f"{what} {name!r} {context['error']}")
+    if kind in LIMITS:
+        bound, words = LIMITS[kind]
+        limit = f"{context[bound]:g}".replace("e+0", "e")
+        raise UserError(f"{what} {name!r} must be {words} {limit}, not {value!r:.200}")
+    choices = _choices(reader.annotation)
+    if choices and isinstance(value, str):
+        raise unknown_name(name, value, choices)
+    raise UserError(f"{what} {name!r} must be {' or '.join(_described(reader.annotation))}, not {value!r:.200}")
+
+
+def _alternatives(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+
+
+def _choices(annotation: Any) -> list[str]:
+    """The names that a field allows, where it is a Literal."""
+    return [name for part in _alternatives(annotation) if get_origin(part) is Literal for name in get_args(part)]
+
+
+def _described(annotation: Any) -> list[str]:
+    """What a field takes, in words."""
+    kinds = [kind for part in _alternatives(annotation) for kind in _alternatives(plain_type(part))]
+    return [DESCRIPTIONS.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds]

@@ -1,1 +1,1 @@
-"""A model as files: where it is, what its weights and configuration say, its digests. No weights are loaded."""
+"""A model as files: its location, its weights' shapes, its configuration and digests. No weights are loaded."""

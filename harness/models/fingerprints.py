@@ -1,6 +1,6 @@
-"""What a result depends on, as short digests that can be computed again: models, packages, device, environment, files.
+"""Short digests of what a result depends on: models, packages, device, environment, files.
 
-Nothing is loaded for them: a model is known by its files. The code that made a result is in `harness.files.sources`.
+Nothing is loaded: a model is known by its files. Digests of code are in `harness.files.sources`.
 """
 
 import os
@@ -17,7 +17,7 @@ import psutil
 from harness.files.store import digest, file_digest
 from harness.models.folder import base_folder
 
-MODEL_FILES = {  # what of a model is one thing that people change
+MODEL_FILES = {  # the parts of a model that people change separately
     "weights": ("*.safetensors", "*.safetensors.index.json", "adapter_config.json"),
     "config": ("config.json", "generation_config.json"),
     "tokenizer": (
@@ -43,7 +43,7 @@ CUDA_DRIVER = Path("/proc/driver/nvidia")  # no GPU without it: then there is no
 
 
 def of_model(folder: Path) -> dict[str, str]:
-    """Digests of weights, config, tokenizer and chat template of a model's folder, and of the base of an adapter."""
+    """Return digests of a model folder's weights, config, tokenizer and chat template, and of an adapter's base."""
     found = {}
     for part, patterns in MODEL_FILES.items():
         files = sorted({file for pattern in patterns for file in folder.glob(pattern)})
@@ -55,7 +55,7 @@ def of_model(folder: Path) -> dict[str, str]:
 
 
 def of_path(path: Path) -> str | None:
-    """Of a file's content, or of all files in a folder with their names; None where there is neither."""
+    """Return the digest of a file, or of all files in a folder with their names; None if there is neither."""
     if path.is_file():
         return file_digest(path)
     if path.is_dir():
@@ -65,15 +65,17 @@ def of_path(path: Path) -> str | None:
 
 
 def of_named(values: Iterable[Any]) -> dict[str, str]:
-    """`of_path` of the files and folders that are named among the values, and the commits of what was fetched from the
-    hub under one of them."""
+    """Return name -> digest for those values that name a file or folder, or a model or data set of the hub."""
     names = (value for value in values if isinstance(value, str))
     return {name: found for name in names if name and (found := of_path(Path(name)) or of_hub(name))}
 
 
 def of_hub(name: str) -> str | None:
-    """The commit of a model or data set of the hub (OWNER/NAME, where /CONFIG and :SPLIT may follow) that is used on
-    this machine; None for what was not fetched."""
+    """Return the commit of a model or data set of the hub that this machine uses, None if it was not fetched.
+
+    Args:
+        name: OWNER/NAME, optionally with /CONFIG and :SPLIT.
+    """
     if not (match := HUB_NAME.fullmatch(name)):
         return None
     home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "huggingface"))
@@ -84,7 +86,7 @@ def of_hub(name: str) -> str | None:
 
 
 def of_environment() -> dict[str, str]:
-    """The variables that are set and change numbers, in their digits at least, or how a training runs."""
+    """Return the environment variables that can change numbers, if only in their last digits, or how training runs."""
     return {
         name: value
         for name, value in sorted(os.environ.items())
@@ -93,18 +95,16 @@ def of_environment() -> dict[str, str]:
 
 
 def threads() -> int:
-    """Threads of arithmetic on the CPU: sums of several differ in their last digits with the number."""
+    """Return the number of CPU threads of arithmetic, which the last digits of sums depend on."""
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         if (given := os.environ.get(name, "").partition(",")[0]).isdecimal() and int(given) > 0:
             return int(given)
-    import psutil
-
     return min(len(os.sched_getaffinity(0)), psutil.cpu_count(logical=False) or 1)
 
 
 @cache
 def of_packages(*names: str) -> dict[str, str]:
-    """Versions of those that are installed, and of Python."""
+    """Return the versions of Python and of those packages that are installed."""
     versions = {"python": platform.python_version()}
     for name in names:
         try:
@@ -115,7 +115,7 @@ def of_packages(*names: str) -> dict[str, str]:
 
 
 def of_device(device: str) -> str:
-    """The device that "auto", "cpu" or "cuda" stands for here: results are the same in every digit on one only."""
+    """Return the device that "auto", "cpu" or "cuda" means here; digits of results depend on it."""
     if device == "cpu" or not CUDA_DRIVER.exists():
         return _cpu()
     import torch
@@ -124,7 +124,7 @@ def of_device(device: str) -> str:
 
 
 def machine(device: str) -> dict[str, Any]:
-    """The machine, for people: its processor, cores and memory, and the GPU where `device` is one."""
+    """Describe the machine for people: processor, cores and memory, and the GPU if `device` is one."""
     found = of_device(device)
     try:
         named = CPU_NAME.search(Path("/proc/cpuinfo").read_text())
@@ -140,9 +140,10 @@ def machine(device: str) -> dict[str, Any]:
 
 @cache
 def _cpu() -> str:
-    """Kind and instruction sets of the CPU: libraries choose their kernels by them, and sums differ in last digits."""
+    """Return kind and instruction sets of the CPU: libraries choose kernels by them, which differ in last digits."""
     try:
-        flags = set(CPU_FLAGS.search(Path("/proc/cpuinfo").read_text())[1].split())
-    except (OSError, TypeError):  # not Linux, or told otherwise
-        flags = set()
+        line = CPU_FLAGS.search(Path("/proc/cpuinfo").read_text())
+    except OSError:  # not Linux
+        line = None
+    flags = set(line[1].split()) if line else set()
     return " ".join(["cpu", platform.machine(), *(name for name in INSTRUCTIONS if name in flags)])

@@ -1,4 +1,4 @@
-"""Where a model is: in a folder, or among what was fetched from the hub; and the model that an adapter is put on."""
+"""Finds a model's folder, on disk or in the hub's cache, and the base model of an adapter."""
 
 import json
 import os
@@ -13,18 +13,18 @@ TESTBED = "testbed"
 MODEL_DIR = Path(str(files("harness") / "testbed" / "model"))
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 INDEX = "model.safetensors.index.json"
-FILES = {  # of a repository: no pickle, code only to be run where that is trusted, no folders with other formats
+FILES = {  # to fetch: no pickle, code (which runs only where it is trusted), no folders with other formats
     "allow_patterns": ("*.safetensors", "*.json", "*.jinja", "*.model", "vocab.txt", "merges.txt", "*.py"),
     "ignore_patterns": ("*/*",),
 }
 
 
 class NoModel(UserError):
-    """A model that is not on this machine."""
+    """The model is not on this machine."""
 
 
 def model_folder(model: str, revision: str | None = None) -> Path:
-    """The folder of a model that is on this machine.
+    """Return the folder of a model on this machine.
 
     Raises:
         UserError: when it is not here.
@@ -44,10 +44,10 @@ def model_folder(model: str, revision: str | None = None) -> Path:
 
 
 def fetch(model: str) -> None:
-    """Makes `model_folder` find a model of the hub, and the base of an adapter: what is not here is fetched.
+    """Fetch a model from the hub, and the base of an adapter, unless they are on this machine.
 
     Raises:
-        UserError: when it can not be had.
+        UserError: when it cannot be fetched.
     """
     named = _fetch(model, None)
     if adapter := _adapter(named):
@@ -69,12 +69,12 @@ def _fetch(model: str, revision: str | None) -> Path:
     except (HTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
-            f"no model at {model!r}: neither a folder nor a model that can be had from the hub ({reason:.300})"
+            f"no model at {model!r}: neither a folder nor a model that the hub has ({reason:.300})"
         ) from None
 
 
 def base_folder(folder: Path) -> Path | None:
-    """The folder of the model that a PEFT adapter is put on; None for a folder that holds no adapter.
+    """Return the folder of the base model of a PEFT adapter, None for a folder without an adapter.
 
     Raises:
         UserError: when the adapter has no safetensors, or its base model is not on this machine.
@@ -93,7 +93,7 @@ def base_folder(folder: Path) -> Path | None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files that transformers loads from a model's folder: one, the shards of an index, or all."""
+    """Return the safetensors files that transformers loads from a folder: one, the shards of an index, or all."""
     if (single := folder / "model.safetensors").is_file():
         return [single]
     try:
@@ -107,7 +107,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json of a model's folder holds, {} where it can not be read: loading the model says what is wrong."""
+    """Return the content of config.json, {} if it cannot be read: loading the model says what is wrong."""
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -116,19 +116,19 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def text_config(folder: Path) -> dict[str, Any]:
-    """The part of config.json that is about the language model."""
+    """Return the part of config.json that describes the language model."""
     config = read_config(folder)
     return config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
 
 def tokenizer_folder(folder: Path) -> Path:
-    """Where the tokenizer of a model is: that of an adapter's base, if the adapter has none of its own."""
+    """Return the folder of a model's tokenizer: that of the base, if an adapter has none of its own."""
     base = base_folder(folder)
     return folder if base is None or (folder / "tokenizer_config.json").exists() else base
 
 
 def _adapter(folder: Path) -> tuple[str, str | None] | None:
-    """Name and revision of an adapter's base model."""
+    """Return name and revision of an adapter's base model."""
     file = folder / ADAPTER_CONFIG
     if not file.is_file():
         return None

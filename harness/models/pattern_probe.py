@@ -1,7 +1,7 @@
-"""Whether a tokenizer's regular expressions end in time: python -m harness.models.pattern_probe, a JSON list on stdin.
+"""Checks that a tokenizer's regular expressions end: python -m harness.models.pattern_probe, a JSON list on stdin.
 
-A process of its own, with limits of memory and time: the engine of tokenizers gives up on some patterns by a panic that
-no caller can catch as an error, and on others not at all. Exit status 1: one of them did not end as it should.
+This is a separate process with limits on memory and time, as tokenizers' regex engine panics on some patterns, which no
+caller can catch, and never ends on others. Exit status 1: a pattern failed.
 """
 
 import json
@@ -12,12 +12,12 @@ from collections.abc import Sequence
 
 MEMORY = 1 << 30
 SECONDS = 30
-REPEATS = 48  # of a character: a pattern that doubles its work with each needs years for so many
+REPEATS = 48  # of a character: a pattern whose work doubles with each would take years
 CHARACTERS = "aA1 \n!_é中"
 
 
 def safe(patterns: Sequence[str]) -> bool:
-    """Whether all patterns end on runs of characters, within the limits."""
+    """Whether all patterns end on runs of characters within the limits."""
     if not patterns:
         return True
     command = [sys.executable, "-m", "harness.models.pattern_probe"]
@@ -31,7 +31,7 @@ def safe(patterns: Sequence[str]) -> bool:
 
 
 def probe(pattern: str) -> None:
-    """Splits runs of each character that takes part by a pattern."""
+    """Split runs of each character in the pattern, and of some others, by the pattern."""
     from tokenizers import Regex
     from tokenizers.pre_tokenizers import Split
 

@@ -1,4 +1,4 @@
-"""What the files of a model's folder ask for, held against its weights before anything is built from them.
+"""Compares what a model's files ask for with its weights, before anything is built from them.
 
 A config.json or tokenizer.json of a few bytes can ask for any number of layers or any amount of memory. The headers of
 the safetensors files say how much there is: nothing may ask for more. No tensor is read, and torch is not imported.
@@ -19,34 +19,38 @@ from harness.models.folder import ADAPTER_CONFIG, ADAPTER_WEIGHTS, INDEX, base_f
 JSON_BYTES = 8 << 20  # of config.json, generation_config.json, tokenizer_config.json and their like
 INDEX_BYTES = 64 << 20
 DEPTH = 64  # of nested lists and objects
-TOKENIZER_BYTES, BYTES_PER_TOKEN = 4 << 20, 512  # large real ones have 60 to 130 bytes for each token
-LARGEST = 1 << 24  # of any number in config.json but positions: a vocabulary, an embedding, an expert count
+TOKENIZER_BYTES, BYTES_PER_TOKEN = 4 << 20, 512  # large real ones have 60 to 130 bytes per token
+LARGEST = 1 << 24  # number in config.json, positions aside: a vocabulary, an embedding, an expert count
 LARGEST_POSITION = 1 << 31
 POSITION = re.compile(r"position|context|length|len$|ctx|window|seed|params")
 LAYERS = re.compile(r"^(num|n)_([a-z]+_)*(layers?|blocks)$|^(en|de)coder_layers$|(^|_)depth$")
-FEW_LAYERS, MOST_LAYERS = 256, 2000  # as many are harmless whatever the weights; more than any model has
+FEW_LAYERS, MOST_LAYERS = 256, 2000  # harmless whatever the weights are; more than any model has
 MOST_LABELS = 1 << 16
 LONGEST_PATTERN = 4096  # characters of a regular expression in tokenizer.json
-GROWTH = 64  # characters that the steps of a tokenizer may make of one
+GROWTH = 64  # characters that the steps of a tokenizer may make from one
 TOKENIZERS = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tokenizer.model", "added_tokens.json")
 SETTINGS = ("generation_config.json", "tokenizer_config.json", "special_tokens_map.json", "chat_template.json")
 OTHER_FORMATS = {"*.gguf": "GGUF", "*.bin": "pickled PyTorch", "*.pth": "pickled PyTorch", "*.h5": "TensorFlow"}
 PARTS = ("normalizer", "pre_tokenizer", "decoder", "post_processor")  # of tokenizer.json, made of steps
 
 
+_Stamp = tuple[tuple[str, int, int], ...]
+
+
 class Unusable(UserError):
-    """A folder whose files do not make a model here."""
+    """A folder's files are not a model that can be used here."""
 
     def __init__(self, name: str | Path, reason: str) -> None:
-        super().__init__(f"model {str(name)!r} can not be loaded: {reason}")
+        super().__init__(f"model {str(name)!r} cannot be loaded: {reason}")
 
 
 def check_files(folder: Path, name: str | None = None) -> None:
-    """Refuses a folder (of a model or an adapter) whose files are of a kind that is not trained here, or ask for more
-    than their weights hold. Files that did not change since the last call are not read again.
+    """Refuse a model or adapter of a kind that is not trained here, or whose files ask for more than its weights hold.
+
+    Files that have not changed since the last call are not read again.
 
     Args:
-        name: of the model in messages, where it is not the folder's.
+        name: the model's name in messages, if not the folder.
 
     Raises:
         UserError: naming the file, what it asks for, and what there is.
@@ -57,15 +61,20 @@ def check_files(folder: Path, name: str | None = None) -> None:
             raise Unusable(name or each, reason)
 
 
-def _stamp(folder: Path | None) -> tuple:
-    """Names, sizes and times of a folder's files."""
+def _stamp(folder: Path | None) -> "_Stamp":
+    """Return names, sizes in bytes and modification times in ns of a folder's files."""
     files = sorted(folder.iterdir()) if folder else ()
     return tuple((each.name, each.stat().st_size, each.stat().st_mtime_ns) for each in files if each.is_file())
 
 
 @cache
-def _fault(folder: Path, base: Path | None, *_stamps: tuple) -> str | None:
-    """Why a folder can not be used. Of an adapter, its base is given."""
+def _fault(folder: Path, base: Path | None, *_stamps: "_Stamp") -> str | None:
+    """Return why a folder cannot be used, None if it can.
+
+    Args:
+        base: the base model's folder, for an adapter.
+        _stamps: make the cache forget a folder whose files have changed.
+    """
     try:
         for file in SETTINGS:
             read_json(folder / file)
@@ -90,23 +99,25 @@ def _check_model(folder: Path) -> None:
 
 
 def read_json(file: Path, most: int = JSON_BYTES) -> dict[str, Any]:
-    """The object in a JSON file, {} where there is none.
+    """Return the object in a JSON file, {} if there is no file.
 
     Raises:
-        ValueError: for a file that is too large, too deeply nested, or no JSON object.
+        ValueError: when the file is too large, too deeply nested, or not a JSON object.
     """
     if not file.is_file():
         return {}
     if (size := file.stat().st_size) > most:
-        raise ValueError(f"{file.name} has {size:,} bytes, and at most {most:,} are read: it is not of this model")
+        raise ValueError(
+            f"{file.name} has {size:,} bytes, and at most {most:,} are read: it does not belong to this model"
+        )
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{file.name} is not JSON ({' '.join(str(error).split()):.200}): fetch it again") from None
     if not isinstance(content, dict):
-        raise ValueError(f"{file.name} holds no JSON object: fetch it again")
+        raise ValueError(f"{file.name} does not hold a JSON object: fetch it again")
     if _depth(content) > DEPTH:
-        raise ValueError(f"{file.name} is nested more than {DEPTH} levels deep: it is not of this model")
+        raise ValueError(f"{file.name} is nested more than {DEPTH} levels deep: it does not belong to this model")
     return content
 
 
@@ -124,10 +135,10 @@ def _depth(value: Any) -> int:
 
 
 def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the weights that are loaded from a folder, from the headers alone.
+    """Return names and shapes of the weights that would be loaded from a folder, read from headers alone.
 
     Raises:
-        ValueError: where there are none, one is missing, or a header is damaged.
+        ValueError: when there are none, a file is missing, or a header is damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -140,7 +151,7 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
             f"it has no .safetensors file{held}: weights are read from safetensors only, so give the model in that "
             "format (transformers' save_pretrained writes it)"
         )
-    shapes = {}
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         try:
             with safe_open(path, framework="np") as file:
@@ -148,14 +159,14 @@ def tensor_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         except FileNotFoundError:
             raise ValueError(f"its index names {path.name}, which is not there: fetch the model again") from None
         except (SafetensorError, OSError) as error:
-            raise ValueError(f"{path} is no whole safetensors file ({error})") from None
+            raise ValueError(f"{path} is not a whole safetensors file ({error})") from None
     return shapes
 
 
 def check_shards(folder: Path) -> None:
-    """The weights that an index names must be safetensors beside it.
+    """Check that the weights that an index names are safetensors beside it.
 
-    transformers follows a path to anywhere, and unpickles (without running code) what has another name.
+    transformers follows a path anywhere, and unpickles (without running code) files with other suffixes.
 
     Raises:
         ValueError: naming the file.
@@ -168,7 +179,7 @@ def check_shards(folder: Path) -> None:
         raise ValueError(f"{index} has no weight_map")
     for shard in shards.values():
         if not (isinstance(shard, str) and shard == Path(shard).name and shard.endswith(".safetensors")):
-            raise ValueError(f"{index} names {shard!r:.80}, which is no .safetensors file of this folder")
+            raise ValueError(f"{index} names {shard!r:.80}, which is not a .safetensors file of this folder")
 
 
 def elements(shapes: dict[str, tuple[int, ...]]) -> int:
@@ -178,7 +189,7 @@ def elements(shapes: dict[str, tuple[int, ...]]) -> int:
 def _check_kind(config: dict[str, Any]) -> None:
     """
     Raises:
-        ValueError: for models that can not be trained here, or not as what they are.
+        ValueError: for kinds of models that cannot be trained here.
     """
     kind = config.get("model_type", "of an unknown kind")
     quantized = config.get("quantization_config") or config.get("compression_config")
@@ -197,7 +208,7 @@ def _check_kind(config: dict[str, Any]) -> None:
 
 
 def _numbers(config: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
-    """The last name, the whole name and the value of all whole numbers in a configuration, nested ones included."""
+    """Yield last name, dotted name and value of each integer in a configuration, nested ones included."""
     waiting: list[tuple[str, str, Any]] = [(name, name, value) for name, value in config.items()]
     while waiting:
         name, path, value = waiting.pop()
@@ -212,7 +223,7 @@ def _numbers(config: dict[str, Any]) -> Iterator[tuple[str, str, int]]:
 def _check_numbers(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> None:
     """
     Raises:
-        ValueError: for a size that no tensor has, or a number of layers that there are not.
+        ValueError: for a size that no tensor has, or more layers than there are tensors.
     """
     most_layers = min(MOST_LAYERS, max(FEW_LAYERS, len(shapes)))
     for name, path, value in _numbers(config):
@@ -229,12 +240,12 @@ def _check_numbers(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -
         if isinstance(vocabulary, int) and vocabulary > rows:
             raise ValueError(
                 f"config.json asks for vocab_size {vocabulary:,}, and the largest of its weights has {rows:,} rows: "
-                "config and weights are not of one model"
+                "config and weights are of different models"
             )
 
 
 def _rows(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> int:
-    """Rows of the embedding: those of config.json, else the most that the weights can have."""
+    """Return the rows of the embedding by config.json, else the most that the weights can have."""
     for part in (config.get("text_config"), config):
         vocabulary = part.get("vocab_size") if isinstance(part, dict) else None
         if isinstance(vocabulary, int):
@@ -243,7 +254,7 @@ def _rows(config: dict[str, Any], shapes: dict[str, tuple[int, ...]]) -> int:
 
 
 def _adapter_tokens(folder: Path, base: Path) -> int:
-    """Tokens that an adapter and its base have embeddings for, at most."""
+    """Return for how many tokens an adapter and its base have embeddings, at most."""
     rows = _rows(read_json(base / "config.json"), tensor_shapes(base))
     for name, shape in _adapter_shapes(folder).items():
         if "embed" in name or "wte" in name or "head" in name:
@@ -260,23 +271,23 @@ def _adapter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
         with safe_open(folder / ADAPTER_WEIGHTS, framework="np") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is no whole safetensors file ({error})") from None
+        raise ValueError(f"{folder / ADAPTER_WEIGHTS} is not a whole safetensors file ({error})") from None
 
 
 def _check_tokenizer(folder: Path, rows: int) -> None:
     """
     Args:
-        rows: of the embedding.
+        rows: number of rows of the embedding.
 
     Raises:
-        ValueError: when a file of the tokenizer is far too large for so many tokens, names tokens that have no row, or
-            holds steps that blow a text up.
+        ValueError: when a file of the tokenizer is far too large for the embedding, names tokens without a row, or has
+            steps that inflate a text.
     """
     most = TOKENIZER_BYTES + BYTES_PER_TOKEN * rows
     for file in TOKENIZERS:
         size = (folder / file).stat().st_size if (folder / file).is_file() else 0
         if size > most:
-            raise ValueError(f"{file} has {size:,} bytes, and {rows:,} tokens need no more than {most:,}")
+            raise ValueError(f"{file} has {size:,} bytes, and {rows:,} tokens need at most {most:,}")
     content = read_json(folder / "tokenizer.json", most)
     settings = read_json(folder / "tokenizer_config.json")
     pad = _content(settings.get("pad_token"))
@@ -293,16 +304,16 @@ def _check_tokenizer(folder: Path, rows: int) -> None:
     patterns = list(dict.fromkeys(_patterns(content)))
     if not pattern_probe.safe(patterns):
         raise ValueError(
-            f"a pattern in tokenizer.json does not end on short texts, or is no pattern: {patterns[0]!r:.80}"
+            f"a pattern in tokenizer.json does not end on short texts, or is not a pattern: {patterns[0]!r:.80}"
         )
     fixed = content.get("padding")
     length = fixed.get("strategy") if isinstance(fixed, dict) else None
     if isinstance(length, dict) and not 0 <= _whole(length.get("Fixed")) <= LARGEST:
-        raise ValueError(f"tokenizer.json pads every text to {length.get('Fixed')!r:.40} tokens: take that out")
+        raise ValueError(f"tokenizer.json pads every text to {length.get('Fixed')!r:.40} tokens: remove that")
 
 
 def _token_ids(content: dict[str, Any], settings: dict[str, Any], added: dict[str, Any]) -> Iterator[tuple[str, int]]:
-    """Texts and numbers of all tokens that a tokenizer's files name."""
+    """Yield text and number of each token that a tokenizer's files name."""
     model = content.get("model")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
     if isinstance(vocabulary, dict):
@@ -350,7 +361,7 @@ def _patterns(content: dict[str, Any]) -> Iterator[str]:
 def _check_steps(part: str, value: Any) -> None:
     """
     Raises:
-        ValueError: when the steps of a tokenizer can make very much of a character, or a pattern is very long.
+        ValueError: when the steps of a tokenizer can inflate a character beyond GROWTH, or a pattern is very long.
     """
     growth = 1.0
     for step in _steps(value):
@@ -369,15 +380,15 @@ def _check_steps(part: str, value: Any) -> None:
             growth += len(step["prepend"]) / 16
         if growth > GROWTH:
             raise ValueError(
-                f"tokenizer.json makes more than {GROWTH} characters of one in its {part}: no model's does"
+                f"tokenizer.json makes more than {GROWTH} characters from one in its {part}, which no model's does"
             )
 
 
 def parameter_count(folder: Path) -> int:
-    """Number of parameters in a folder's safetensors files, from their headers alone; an adapter's are its base's.
+    """Return the number of parameters in a folder's safetensors files, by their headers; for an adapter, its base's.
 
     Raises:
-        UserError: when there is none, or one that is damaged.
+        UserError: when there is no file, or a damaged one.
     """
     folder = base_folder(folder) or folder
     try:

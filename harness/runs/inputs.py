@@ -17,7 +17,8 @@ from harness.engines.base import Engine
 from harness.errors import UserError
 from harness.experiment import registry
 from harness.experiment.options import Experiment
-from harness.files import store
+from harness.files import sources, store
+from harness.files.extras import EXTRAS, check_installed
 from harness.files.marks import Folder
 from harness.files.urls import public_url
 from harness.judges.base import Judge
@@ -84,6 +85,7 @@ def check_inputs(experiment: Experiment) -> None:
         UserError: for a file, a judge or a budget that the run could not use.
     """
     check_tracker(experiment.report_to)
+    _check_packages(experiment)
     check_launch_command(experiment)
     if experiment.model_url:
         _check_endpoint(experiment)
@@ -103,6 +105,16 @@ def check_inputs(experiment: Experiment) -> None:
         for name in experiment.benchmarks:
             load_questions(name, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
         _check_training_data(experiment)
+
+
+def _check_packages(experiment: Experiment) -> None:
+    """Refuse what an extra of the installation is missing for before anything is spent."""
+    for name in experiment.benchmarks:
+        module = sources.Roots((type(registry.load("benchmark", name)).__module__,))
+        check_installed(f"benchmark {name}", [each for each in EXTRAS if sources.imports(each, module)])
+    if judge := judge_module(experiment):
+        module = sources.Roots((judge,))
+        check_installed("this judge", [each for each in EXTRAS if sources.imports(each, module)])
 
 
 def _check_model(experiment: Experiment) -> None:

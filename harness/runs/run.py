@@ -26,6 +26,7 @@ from harness.results.tuning_record import FILE
 from harness.runs.arm import Arm
 from harness.runs.earlier import with_earlier, without_outdated
 from harness.runs.engine_choice import INSTALLED, described
+from harness.runs.gguf_models import with_unpacked_models
 from harness.runs.inputs import check_inputs, judge_module, load_inputs, model_digests, threads_of
 from harness.runs.processes import launch_dependencies
 from harness.runs.scoring import SCORERS
@@ -59,6 +60,7 @@ def run(
     check_environment()
     root = Folder(results).folder("runs").folder(experiment.name)
     check_format(root.path)
+    experiment = with_unpacked_models(experiment, results)
     if not experiment.model_url:
         fetch(experiment.model)
     asked = _dated(with_scale(experiment), root)

@@ -18,8 +18,17 @@ from harness.runs.inputs import data_folder
 from harness.runs.run import arms_of
 
 
-def values(path: Path, benchmark: str, methods: Sequence[str] = (), seed: int | None = None) -> dict[str, Any]:
-    """{"benchmark", "methods": [...], "questions": [{"question": ID, METHOD: mean over seeds or None}]}."""
+def values(
+    path: Path, benchmark: str, methods: Sequence[str] = (), seed: int | None = None, differing: bool = False
+) -> dict[str, Any]:
+    """The value of every question, by method.
+
+    Args:
+        differing: leave out questions on which all methods have the same value.
+
+    Returns: {"benchmark", "methods": [...], "score": {METHOD: mean of the scores of its seeds, as in the table},
+        "questions": [{"question": ID, METHOD: mean over seeds or None}], "left_out": questions that do not differ}.
+    """
     arms = _chosen(path, benchmark, methods, seed)
     scores = {arm: _score(arm, benchmark) for arm in arms}
     names = list(dict.fromkeys(arm.name for arm in arms))
@@ -35,7 +44,15 @@ def values(path: Path, benchmark: str, methods: Sequence[str] = (), seed: int | 
             ]
             row[name] = fmean(known) if known else None
         rows.append(row)
-    return {"benchmark": benchmark, "methods": names, "questions": rows}
+    score = {name: fmean(score["value"] for arm, score in scores.items() if arm.name == name) for name in names}
+    kept = [row for row in rows if not differing or len({row[name] for name in names}) > 1]
+    return {
+        "benchmark": benchmark,
+        "methods": names,
+        "score": score,
+        "questions": kept,
+        "left_out": len(rows) - len(kept),
+    }
 
 
 def question(

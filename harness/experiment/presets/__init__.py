@@ -1,4 +1,4 @@
-"""Files of configurations by name, and of numbers that plans are made with."""
+"""Presets: configurations by name, and the numbers that estimates are made with."""
 
 from importlib.resources import files
 from pathlib import Path
@@ -11,5 +11,6 @@ SHAPES, WORKLOADS = "models", "workloads"  # files of numbers beside the presets
 
 
 def numbers(name: str) -> dict[str, dict[str, Any]]:
-    """One of the files of numbers beside the presets."""
-    return plain_yaml.parse((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name)
+    """Read one of the files of numbers beside the presets."""
+    read: dict[str, dict[str, Any]] = plain_yaml.parse((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name)
+    return read

@@ -1,0 +1,83 @@
+"""What `harness list NAME` says of a method or benchmark: its options, their defaults and meanings, and its source."""
+
+import dataclasses
+import inspect
+import re
+import sys
+from itertools import zip_longest
+from typing import Any
+
+from harness.commands.output import print_rows
+from harness.errors import unknown_name
+from harness.experiment import defaults, registry
+from harness.experiment.search import Distribution
+
+
+def describe(name: str) -> dict[str, Any]:
+    """A method or benchmark by name.
+
+    Returns: {"name", "kind", "summary", "module", "about": its module's docstring, "options": [{"name", "default",
+        "meaning", "tuned": [lowest, highest] or None, "small", "large": defaults for models of that scale}]}.
+
+    Raises:
+        UserError: when there is neither a method nor a benchmark of this name.
+    """
+    names = {each: kind for kind in registry.GROUPS for each in registry.names(kind)}
+    if name not in names:
+        raise unknown_name("method or benchmark", name, names)
+    kind = names[name]
+    known = registry.load(kind, name)
+    space = getattr(known, "search_space", {})
+    by_scale = {scale: defaults.options_of(scale, known.Options) for scale in ("small", "large")}
+    meanings = _meanings(known.Options)
+    options = [
+        {
+            "name": each.name,
+            "default": getattr(known.Options(), each.name),
+            "meaning": meanings.get(each.name),
+            "tuned": _limits(space.get(each.name)),
+            **{scale: values[each.name] for scale, values in by_scale.items() if each.name in values},
+        }
+        for each in dataclasses.fields(known.Options)
+    ]
+    return {
+        "name": name,
+        "kind": kind,
+        "summary": known.summary if kind == "method" else known.title,
+        "module": type(known).__module__,
+        "about": inspect.getdoc(sys.modules[type(known).__module__]) or "",
+        "options": options,
+    }
+
+
+def print_described(found: dict[str, Any]) -> None:
+    """Print what `describe` returns."""
+    print(f"{found['name']}: {found['summary']} ({found['kind']}, {found['module']})\n\n{found['about']}\n")
+    if not found["options"]:
+        print("It has no options.")
+        return
+    rows = []
+    for each in found["options"]:
+        scales = [f"{scale}: {each[scale]}" for scale in ("small", "large") if scale in each]
+        tuned = [f"tuned in {each['tuned'][0]:g} to {each['tuned'][1]:g}"] if each["tuned"] else []
+        rows.append((each["name"], str(each["default"]), ". ".join([each["meaning"] or "–", *scales, *tuned])))
+    print_rows(("option", "default", "meaning"), rows, title=f"--set {found['name']}.OPTION=VALUE")
+
+
+def _limits(distribution: Distribution | None) -> list[float] | None:
+    return [distribution.low, distribution.high] if distribution else None
+
+
+def _meanings(options: type) -> dict[str, str]:
+    """What the docstrings of the class and of its bases say about each option, as "NAME, NAME: text"."""
+    fields = {each.name for each in dataclasses.fields(options)}
+    heading = re.compile(r"(?:^|(?<=[.\s]))((?:\w+, )*\w+): ")
+    found: dict[str, str] = {}
+    for base in options.__mro__[:-1]:
+        text = " ".join((base.__doc__ or "").split()) if "__doc__" in vars(base) else ""
+        marks = [mark for mark in heading.finditer(text) if set(mark[1].split(", ")) <= fields]
+        for mark, following in zip_longest(marks, marks[1:]):
+            meaning = text[mark.end() : following.start() if following else None].strip().rstrip(".")
+            for name in mark[1].split(", "):
+                found.setdefault(name, meaning)
+    return found

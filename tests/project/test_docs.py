@@ -1,0 +1,37 @@
+"""The pages name files and modules that exist, and render on a phone."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = next(folder for folder in Path(__file__).resolve().parents if (folder / "pyproject.toml").exists())
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+SOURCE = re.compile(r"\b(?:harness|sso|baselines)/[\w/]+\.(?:py|yaml)\b")
+MODULE = re.compile(r"`((?:harness|sso|baselines)(?:\.\w+)+)")
+
+
+def is_there(name: str) -> bool:
+    """Whether a dotted name is a package or a module, or something that one of them names."""
+    place = ROOT / name.replace(".", "/")
+    if place.is_dir() or place.with_suffix(".py").is_file():
+        return True
+    above, _, last = name.rpartition(".")
+    place = ROOT / above.replace(".", "/")
+    sources = [file for file in (place.with_suffix(".py"), place / "__init__.py") if file.is_file()]
+    if not sources:
+        return "." in above and is_there(above)  # of a class
+    return any(re.search(rf"\b{last}\b", file.read_text(encoding="utf-8")) for file in sources)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_pages_name_what_exists(page):
+    text = page.read_text(encoding="utf-8")
+    assert not [name for name in SOURCE.findall(text) if "NAME" not in name and not (ROOT / name).is_file()]
+    assert not [name for name in MODULE.findall(text) if not is_there(name)]
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md"])
+def test_lines_are_short_enough_for_a_phone(name):
+    lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
+    assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]

@@ -1,0 +1,136 @@
+"""Losses by hand."""
+
+import math
+import subprocess
+import sys
+
+import pytest
+import torch
+from paths import ROOT
+
+from harness.errors import UserError
+from harness.training import losses
+from harness.training.losses import LOSSES, PairwiseLoss, PreferenceObjective, SFTObjective
+
+# Two pairs (chosen, rejected): sums of log-probabilities and numbers of tokens.
+POLICY = torch.tensor([[-4.0, -9.0], [-6.0, -2.0]])
+REFERENCE = torch.tensor([[-5.0, -7.0], [-6.0, -4.0]])
+LENGTHS = torch.tensor([[2, 3], [3, 2]])
+SUM_MARGINS = [(-4 + 5) - (-9 + 7), (-6 + 6) - (-2 + 4)]  # 3 and -2
+MEAN_MARGINS = [1 / 2 - -2 / 3, 0 / 3 - 2 / 2]  # 7/6 and -1
+
+
+def softplus(x):
+    return math.log1p(math.exp(x))
+
+
+def value(result):
+    return result.tolist()
+
+
+def test_dpo():
+    assert value(losses.dpo(torch.tensor([0.0, 2.0, -2.0]), beta=0.5)) == pytest.approx(
+        [math.log(2), softplus(-1), softplus(1)]
+    )
+
+
+def test_ipo():
+    assert value(losses.ipo(torch.tensor([2.5, 0.5]), beta=0.2)) == pytest.approx([0, 4])
+
+
+def test_hinge():
+    assert value(losses.hinge(torch.tensor([3.0, 20.0, -5.0]), beta=0.1)) == pytest.approx([0.7, 0, 1.5])
+
+
+def test_simpo():
+    assert value(losses.simpo(torch.tensor([1.0, -1.0]), beta=2.0, gamma=0.5)) == pytest.approx(
+        [softplus(-1.5), softplus(2.5)]
+    )
+
+
+def test_orpo():
+    # p(w) = 1/2 and p(l) = 1/5: odds 1 and 1/4, odds ratio 4, sigmoid(log 4) = 4/5
+    result = losses.orpo(torch.tensor([0.5]).log(), torch.tensor([0.2]).log(), beta=0.1)
+    assert value(result) == pytest.approx([math.log(2) - 0.1 * math.log(0.8)])
+
+
+def test_orpo_is_finite_where_a_probability_rounds_to_1():
+    chosen = torch.tensor([-1e-9, -1e-30, -0.0], requires_grad=True)
+    result = losses.orpo(chosen, torch.tensor([-2.0, -1e-9, -0.0]), beta=0.1)
+    result.sum().backward()
+    assert torch.isfinite(result).all() and torch.isfinite(chosen.grad).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({"loss": "dpo", "beta": 0.5}, [softplus(-0.5 * m) for m in SUM_MARGINS]),
+        ({"loss": "hinge", "beta": 0.5}, [max(0, 1 - 0.5 * m) for m in SUM_MARGINS]),
+        ({"loss": "ipo", "beta": 0.5}, [(m - 1) ** 2 for m in MEAN_MARGINS]),
+        ({"loss": "ipo", "beta": 0.5, "ipo_average": False}, [(m - 1) ** 2 for m in SUM_MARGINS]),
+        # averages of the policy: -2 and -3, -2 and -1
+        ({"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.3}, [softplus(-(2 - 0.3)), softplus(-(-2 - 0.3))]),
+    ],
+)
+def test_objective_takes_the_scores_that_its_loss_is_defined_on(settings, expected):
+    result, _ = PreferenceObjective(**settings)(POLICY, REFERENCE, LENGTHS)
+    assert value(result) == pytest.approx(expected)
+
+
+def test_orpo_objective():
+    result, _ = PreferenceObjective(loss="orpo", beta=0.5)(POLICY, None, LENGTHS)
+    inverse = [math.exp(average) - 1 for average in (2, 3, 1)]  # 1 / odds of averages -2, -3 and -1
+    ratios = [inverse[1] / inverse[0], inverse[2] / inverse[0]]
+    expected = [2 - 0.5 * math.log(ratio / (1 + ratio)) for ratio in ratios]
+    assert value(result) == pytest.approx(expected, rel=1e-5)
+
+
+def test_sft_weight_adds_the_average_likelihood_of_the_chosen():
+    plain, _ = PreferenceObjective()(POLICY, REFERENCE, LENGTHS)
+    added, _ = PreferenceObjective(sft_weight=0.25)(POLICY, REFERENCE, LENGTHS)
+    assert value(added - plain) == pytest.approx([0.25 * 2, 0.25 * 2])
+
+
+def test_metrics():
+    _, metrics = PreferenceObjective(loss="dpo", beta=0.5)(POLICY.clone().requires_grad_(), REFERENCE, LENGTHS)
+    assert {name: value(each) for name, each in metrics.items()} == {
+        "margin": [1.5, -1.0],
+        "accuracy": [1.0, 0.0],
+        "chosen_logp": [-2.0, -2.0],
+        "rejected_logp": [-3.0, -1.0],
+        "chosen_logratio": [0.5, 0.0],
+    }
+    assert not any(each.requires_grad for each in metrics.values())
+
+
+def test_sft_objective():
+    result, metrics = SFTObjective()(torch.tensor([[-6.0], [-2.0]]), None, torch.tensor([[3], [4]]))
+    assert value(result) == [2.0, 0.5]
+    assert value(metrics["chosen_logp"]) == [-2.0, -0.5]
+
+
+def test_losses_without_a_reference_do_not_read_it():
+    assert {name for name in LOSSES if not PairwiseLoss(loss=name).needs_reference} == {"simpo", "orpo"}
+    for name in ("simpo", "orpo"):
+        with_reference = PreferenceObjective(loss=name)(POLICY, REFERENCE, LENGTHS)[0]
+        assert torch.equal(with_reference, PreferenceObjective(loss=name)(POLICY, None, LENGTHS)[0])
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_likelier_chosen_lowers_the_loss(name):
+    objective = PreferenceObjective(loss=name, beta=0.1)
+    policy = POLICY.clone().requires_grad_()
+    objective(policy, REFERENCE, LENGTHS)[0].sum().backward()
+    assert (policy.grad[:, 0] < 0).all() and (policy.grad[:, 1] > 0).all()
+
+
+def test_objectives_are_defined_without_torch():
+    code = "import sys, harness.training.losses, sso.objective; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_mistakes():
+    with pytest.raises(UserError, match="did you mean 'simpo'"):
+        PreferenceObjective(loss="simp")
+    with pytest.raises(UserError, match="beta must be above 0"):
+        PreferenceObjective(beta=0.0)
