@@ -84,7 +84,7 @@ def total(works: Iterable[Work]) -> Work:
 def sampled(prompt: float, *completions: float) -> Work:
     """Work of sampling completions of these lengths from one prompt: it is read once, and the last token of a
     completion is never read."""
-    spans: Counter[tuple[float, float]] = Counter({(0, prompt): 1})
+    spans: Counter[tuple[float, float]] = Counter([(0, prompt)])
     for length in completions:
         if length > 1:
             spans[prompt, prompt + length - 1] += 1
@@ -93,7 +93,7 @@ def sampled(prompt: float, *completions: float) -> Work:
 
 def sequences(prompt: float, *completions: float) -> Work:
     """Work of reading, or training on, given completions of these lengths after one prompt, which is read once."""
-    spans: Counter[tuple[float, float]] = Counter({(0, prompt): 1}) if prompt else Counter()
+    spans: Counter[tuple[float, float]] = Counter([(0, prompt)] if prompt else [])
     for length in completions:
         spans[prompt, prompt + length] += 1
     known = sum(length if prompt else length - 1 for length in completions)  # a first token has no prediction

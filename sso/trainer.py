@@ -162,6 +162,8 @@ class PrincipleConfig(_DPOFields, PreferenceArguments):
     """
 
     bf16: bool | None = None
+    activation_checkpointing: bool | None = None
+    dataloader_pin_memory: bool = True
     trust_remote_code: bool = False
     beta: float = 0.1
     loss_type: list[str] = field(default_factory=lambda: ["sigmoid"])
