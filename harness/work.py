@@ -73,12 +73,12 @@ def _triangle(length: float, window: float | None) -> float:
 def total(works: Iterable[Work]) -> Work:
     """The sum of several pieces of work."""
     read = generated = logits = 0.0
-    spans: Counter[tuple[float, float]] = Counter()
+    spans: dict[tuple[float, float], float] = {}
     for work in works:
         read, generated, logits = read + work.read, generated + work.generated, logits + work.logits
         for span, number in work.spans.items():
-            spans[span] += number
-    return Work(read, generated, dict(spans), logits)
+            spans[span] = spans.get(span, 0) + number
+    return Work(read, generated, spans, logits)
 
 
 def sampled(prompt: float, *completions: float) -> Work:

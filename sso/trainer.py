@@ -285,7 +285,7 @@ class _Trainer(ABC):
     @property
     def model(self) -> PreTrainedModel:
         """The trained policy; before `train`, the model that training starts from."""
-        return (self.trained.engine() if self.trained else self.engine).model
+        return (self.trained.engine() if self.trained else self.engine).local.model
 
     def train(self) -> TrainOutput:
         """Train the policy.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.endpoints.base import JudgeReply, JudgeRequest
-from harness.engines.base import Engine, Sampling
+from harness.engines.base import Sampling, TrainableEngine
 from harness.errors import UserError
 from harness.judges.base import Judge
 from harness.methods.base import Workbench
@@ -58,7 +58,7 @@ class PolicyWriter:
 class EngineWriter:
     """Another model on this machine. tokens: the longest reply."""
 
-    engine: Engine
+    engine: TrainableEngine
     tokens: int
 
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:

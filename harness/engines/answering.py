@@ -1,16 +1,17 @@
-"""An engine as benchmarks see it: with the system prompt of the experiment, and answers without their thoughts.
+"""An engine as benchmarks see it: with the experiment's system prompt, and with thoughts removed from answers.
 
-Every benchmark gets its completions through here, so that thoughts are taken off in one place: before an answer is
-graded, judged or measured, and before it becomes a turn of a conversation that goes on.
+Every benchmark gets its completions through here, so thoughts are removed in one place: before an answer is graded,
+judged or measured, and before it becomes a turn of a longer conversation.
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
-from typing import Any
+from typing import Any, NotRequired, TypedDict
 
 from harness.engines.base import Completion, Engine, Sampling
+from harness.engines.wrapper import EngineWrapper
 from harness.errors import UserError
 from harness.progress import Advance
 from harness.thoughts import Marks, ThoughtSplit, opens_thought, split_thought
@@ -22,10 +23,20 @@ CHANNEL_MARKS = {CHANNEL, "<|message|>", "<|start|>", "<|end|>"}  # gpt-oss
 PROMPT_END = 32  # tokens at the end of a prompt, in which the template may open a thought
 
 
-class AnsweringEngine:
-    """Another engine whose completions have their thoughts taken off their texts; their token ids stay.
+class RemovedThought(TypedDict):
+    """What was removed from an answer. tokens: None if the engine has no tokenizer here."""
 
-    thoughts: what was taken off, by the item key of the completion.
+    item: NotRequired[str]  # key of the completion, in stored samples
+    raw: str  # the completion as the model wrote it
+    characters: int
+    tokens: int | None
+    finished: bool
+
+
+class AnsweringEngine(EngineWrapper[Engine]):
+    """Another engine whose completions have their thoughts removed from their texts; their token ids stay.
+
+    thoughts: what was removed, by the item key of the completion.
     """
 
     def __init__(
@@ -33,27 +44,25 @@ class AnsweringEngine:
     ) -> None:
         """
         Args:
-            thinking: whether the chat template is told to let the model think; None leaves that to the template.
+            thinking: whether the chat template lets the model think; None leaves that to the template.
 
         Raises:
             UserError: when the template has no such switch.
         """
-        self._engine, self._marks, self._system_prompt = engine, marks, system_prompt
+        super().__init__(engine)
+        self._marks, self._system_prompt = marks, system_prompt
         self._switch = {} if thinking is None else {_switch(engine): thinking}
-        self.thoughts: dict[str, dict] = {}
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
+        self.thoughts: dict[str, RemovedThought] = {}
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
-        """As the engine's; a conversation without a system message gets the experiment's."""
-        return self._engine.encode_chat(self._asked(chat), add_generation_prompt)
+        """Return the engine's token ids; a conversation without a system message gets the experiment's."""
+        return self._engine.encode_chat(self._instructed(chat), add_generation_prompt)
 
     def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
-        """As the engine's, of the same conversation as for a completion."""
-        return self._engine.encode_alternatives(self._asked(chat), texts)
+        """Return the engine's token ids, for the same conversation that a completion would get."""
+        return self._engine.encode_alternatives(self._instructed(chat), texts)
 
-    def _asked(self, chat: Conversation) -> Chat:
+    def _instructed(self, chat: Conversation) -> Chat:
         chat = Chat.of(chat)
         if self._system_prompt is not None and chat.messages[0]["role"] not in INSTRUCTIONS:
             chat = chat.instructed(self._system_prompt)
@@ -62,9 +71,9 @@ class AnsweringEngine:
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
-        """As the engine's, without thoughts."""
+        """Return the engine's completions without their thoughts."""
         completions = self._engine.generate(prompts, items, sampling, advance)
-        splits = [split_completion(self._engine, *each, self._marks) for each in zip(prompts, completions, strict=True)]
+        splits = [split_completion(self._engine, *pair, self._marks) for pair in zip(prompts, completions, strict=True)]
         for item, completion, split in zip(items, completions, splits, strict=True):
             if split.took_off:
                 self.thoughts[item] = {
@@ -77,14 +86,14 @@ class AnsweringEngine:
 
 
 def split_completion(engine: Engine, prompt: TokenIds, completion: Completion, marks: Marks) -> ThoughtSplit:
-    """The thought and the answer of a completion, whose prompt may have opened the thought."""
+    """Split a completion into thought and answer; its prompt may have opened the thought."""
     tokenizer = _tokenizer(engine)
     opened = tokenizer is not None and opens_thought(tokenizer.decode(list(prompt[-PROMPT_END:])), marks)
     return split_thought(_with_marks(engine, completion, marks), marks, opened)
 
 
 def answer_of(completion: Completion, split: ThoughtSplit) -> Completion:
-    """A completion without its thought. One that ends inside the thought has no text, and is not finished."""
+    """Return a completion without its thought. One that ends inside the thought has no text and is not finished."""
     if not split.took_off:
         return completion
     finished = completion.finished and split.finished
@@ -92,13 +101,13 @@ def answer_of(completion: Completion, split: ThoughtSplit) -> Completion:
 
 
 def thought_tokens(engine: Engine, split: ThoughtSplit) -> int | None:
-    """Tokens of a thought; None where the engine has no tokenizer here."""
+    """How many tokens a thought has; None if the engine has no tokenizer here."""
     tokenizer = _tokenizer(engine)
-    return tokenizer and len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"])
+    return len(tokenizer(split.thought or "", add_special_tokens=False)["input_ids"]) if tokenizer else None
 
 
 def _with_marks(engine: Engine, completion: Completion, marks: Marks) -> str:
-    """The text of a completion, with the marks of thoughts that are special tokens of its tokenizer."""
+    """Return the text of a completion, including thought marks that are special tokens of its tokenizer."""
     tokenizer = _tokenizer(engine)
     special = _special_tokens(tokenizer) if tokenizer is not None else set()
     wanted = {mark for pair in marks for mark in pair} | (CHANNEL_MARKS if CHANNEL in special else set())
@@ -112,42 +121,44 @@ def _with_marks(engine: Engine, completion: Completion, marks: Marks) -> str:
 
 @lru_cache(maxsize=4)
 def _special_tokens(tokenizer: Any) -> set[str]:
-    """All that decoding leaves out of a text: those with a name, and those that are only marked as special."""
+    """Return what decoding leaves out of a text: named special tokens, and those only marked as special."""
     marked = {str(token) for token in tokenizer.added_tokens_decoder.values() if token.special}
     return marked | set(tokenizer.all_special_tokens)
 
 
 def _switch(engine: Engine) -> str:
-    """The variable by which a chat template lets its model think or not."""
-    sources = engine.chat.program.sources.values() if hasattr(engine, "chat") else ()
+    """Return the variable by which the chat template turns thinking on or off."""
+    sources = engine.chat.program.sources.values() if engine.chat else ()
     for name in SWITCHES:
         if any(re.search(rf"\b{name}\b", source) for source in sources):
             return name
     raise UserError(
         f"{engine.name} has no switch for thinking: its chat template reads none of {', '.join(SWITCHES)}; "
-        "leave --thinking out"
+        "omit --thinking"
     )
 
 
 def _tokenizer(engine: Engine) -> Any:
-    return getattr(getattr(engine, "chat", None), "tokenizer", None)
+    return engine.chat.tokenizer if engine.chat else None
 
 
-def with_thoughts(benchmark: str, samples: Sequence[dict], thoughts: dict[str, dict]) -> list[dict]:
-    """Samples, each with what was taken off its answers: {"thoughts": [{"item", "raw", "characters", ...}]}."""
-    by_id: dict[str, list[dict]] = {sample["id"]: [] for sample in samples}
+def with_thoughts(
+    benchmark: str, samples: Sequence[Mapping[str, Any]], thoughts: Mapping[str, RemovedThought]
+) -> list[dict[str, Any]]:
+    """Return the samples, each with what was removed from its answers as "thoughts" (if anything was)."""
+    by_id: dict[str, list[RemovedThought]] = {sample["id"]: [] for sample in samples}
     for item, thought in thoughts.items():
         name = item.removeprefix(f"{benchmark}/")
         while name not in by_id and "/" in name:
             name = name.rpartition("/")[0]
         if name in by_id:
             by_id[name].append({"item": item, **thought})
-    return [sample | ({"thoughts": found} if (found := by_id[sample["id"]]) else {}) for sample in samples]
+    return [{**sample, **({"thoughts": removed} if (removed := by_id[sample["id"]]) else {})} for sample in samples]
 
 
-def count_thoughts(samples: Iterable[dict]) -> dict[str, int]:
-    """For the details of a score: answers with a thought, and those that ended inside it; {} without any."""
-    found = [thought for sample in samples for thought in sample.get("thoughts", ())]
-    if not found:
+def count_thoughts(samples: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Count answers with a thought, and those that ended inside it, for a score's details; {} if there are none."""
+    removed = [thought for sample in samples for thought in sample.get("thoughts", ())]
+    if not removed:
         return {}
-    return {"thoughts": len(found), "unfinished_thoughts": sum(not each["finished"] for each in found)}
+    return {"thoughts": len(removed), "unfinished_thoughts": sum(not thought["finished"] for thought in removed)}

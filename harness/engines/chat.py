@@ -1,8 +1,8 @@
 """Conversations as token ids, by the model's own chat template.
 
-Texts of messages are data: what looks like a control token in them ("<|im_end|>", "</s>") is read as plain text, so
-that only the template begins and ends turns. Marks that are plain text in the template too, as in some older models
-("[INST]", "USER:"), are not tokens, and no tokenizer can tell who wrote them.
+Message texts are data: what looks like a control token in them ("<|im_end|>", "</s>") is encoded as plain text, so only
+the template begins and ends turns. Marks that are plain text in the template itself, as in some older models ("[INST]",
+"USER:"), are not tokens, and no tokenizer can tell who wrote them.
 """
 
 import json
@@ -24,17 +24,17 @@ if TYPE_CHECKING:
 QUESTION, ANSWER = "user-probe", "assistant-probe"
 PROBE = ({"role": "user", "content": QUESTION}, {"role": "assistant", "content": ANSWER})
 SYSTEM_PROBE = "system-probe"
-OTHERS = "#~0z?"  # an answer that begins and ends unlike those that are compared is one of these
+OTHERS = "#~0z?"  # one of these begins and ends unlike the compared answers
 _MARK = re.compile(r"[^\w\s]")
 _SAID: set[tuple[str, str]] = set()
-REMEMBERED = 4096  # conversations: those that are sampled from are trained on a moment later
+REMEMBERED = 4096  # cached conversations: those sampled from are trained on soon after
 
 
 class ChatTemplate:
     """A tokenizer's chat template, and the tokens that end an assistant's turn.
 
-    stop_tokens: ids after which the model stops: its own, and the token that ends a turn in the template.
-    stop_token: the one that the template writes after a reply, or else the tokenizer's own.
+    stop_tokens: ids after which the model stops: the configured ones, and the token that ends a turn in the template.
+    stop_token: the one that the template writes after a reply, or else the tokenizer's.
     """
 
     def __init__(
@@ -43,15 +43,15 @@ class ChatTemplate:
         stop_tokens: Sequence[int],
         name: str,
         day: date | None = None,
-    ):
+    ) -> None:
         """
         Args:
             stop_tokens: of the model's configuration and its tokenizer.
             name: of the model, for error messages.
-            day: the date that the template writes, where it writes one; None is today.
+            day: the date that the template writes, if it writes one; None means today.
 
         Raises:
-            UserError: when the tokenizer has no chat template, or a broken one, or nothing ends a turn.
+            UserError: when the tokenizer has no chat template or a broken one, or nothing ends a turn.
         """
         if tokenizer.chat_template is None:
             raise UserError(
@@ -67,11 +67,11 @@ class ChatTemplate:
         self.stop_tokens, self.stop_token = self._ends_of_turn(tuple(stop_tokens))
 
     def encode(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
-        """Token ids of a conversation, the BOS token once where the template writes one.
+        """Return the token ids of a conversation, with one BOS token if the template writes one.
 
         Raises:
-            UserError: when the template refuses the conversation (such as two user messages in a row), or leaves out a
-                part of it.
+            UserError: when the template refuses the conversation (such as two user messages in a row), or omits a part
+                of it.
         """
         chat = Chat.of(chat)
         return self._encoded(json.dumps([chat.messages, chat.tools, chat.variables]), add_generation_prompt)
@@ -82,22 +82,23 @@ class ChatTemplate:
         return self._written(lambda mark: self._writer.prompt(said, mark, add_generation_prompt), said, ())
 
     def check(self, chat: Chat) -> None:
-        """
+        """Check that the template writes the whole conversation.
+
         Raises:
-            UserError: when the template refuses the conversation, or leaves out a part of it.
+            UserError: when the template refuses the conversation, or omits a part of it.
         """
         self._writer.prompt(chat)
 
     def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
-        """Token ids of a prompt and of given replies to it, as the template writes them.
+        """Return the token ids of a prompt and of given replies to it, as the template writes them.
 
-        The conversation is written up to the reply, and whole with each reply. What all of these begin with is the
-        prompt, and what then follows a reply's ids, the end of its turn included: the rule of TRL's trainers
-        (`trl.data_utils.common_prefix_length`). So a reply has what the template puts before its text, such as an
-        empty thought or a channel, and a prompt has not what only generation is given, such as an opened thought.
+        The template writes the conversation up to the reply, and whole with each reply. The common prefix of all these
+        is the prompt; what follows are a reply's ids, including the end of its turn. This is the rule of TRL's trainers
+        (`trl.data_utils.common_prefix_length`): a reply includes what the template puts before its text, such as an
+        empty thought or a channel, and a prompt excludes what only generation gets, such as an opened thought.
 
         Raises:
-            UserError: as of `encode`, and when the template writes nothing of a reply.
+            UserError: see `encode`; also when the template writes nothing of a reply.
         """
         chat = Chat.of(chat)
         alone, wholes = self.encode(chat), [self._whole(chat, reply) for reply in replies]
@@ -105,22 +106,22 @@ class ChatTemplate:
         if shared < len(alone):
             only = self.tokenizer.decode(alone[shared:])
             self._say_once(
-                f"ends a prompt in other tokens than {only!r} when a reply is given: such replies are trained on and "
-                "scored without it"
+                f"does not end a prompt with {only!r} when a reply is given: such replies are trained on and scored "
+                "without it"
             )
         if shared == min(map(len, wholes)):
             raise UserError(f"the chat template of {self.name} writes nothing of a reply")
         return alone[:shared], [whole[shared:] for whole in wholes]
 
     def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
-        """The same of short answers that are compared: the tokens in which they differ from any other answer, without
+        """Return the token ids of a prompt and of short answers to compare: the tokens in which they differ, without
         what the template writes before and after all of them (an empty thought, the end of the turn).
 
         Raises:
-            UserError: as of `encode_replies`.
+            UserError: see `encode_replies`.
         """
         chat = Chat.of(chat)
-        other = next((each for each in OTHERS if not any(each in (text[:1], text[-1:]) for text in texts)), "probe")
+        other = next((mark for mark in OTHERS if not any(mark in (text[:1], text[-1:]) for text in texts)), "probe")
         *wholes, reference = [self._whole(chat, text) for text in (*texts, other)]
         shared = min(_common(reference, whole) for whole in wholes)
         after = min(_common(reference[shared:][::-1], whole[shared:][::-1]) for whole in wholes)
@@ -130,14 +131,14 @@ class ChatTemplate:
         return reference[:shared], answers
 
     def last_token(self) -> int:
-        """The last token of a conversation that ends with a reply."""
+        """Return the last token of a conversation that ends with a reply."""
         return self.encode(PROBE, add_generation_prompt=False)[-1]
 
     def _whole(self, chat: Chat, reply: Reply) -> TokenIds:
         return self._written(lambda mark: self._writer.whole(chat, reply, mark), chat, reply)
 
     def _written(self, write: Callable[[Any], str], chat: Chat, reply: Reply) -> TokenIds:
-        """Token ids of what `write` writes; it gets what marks control tokens in the texts, where there are any."""
+        """Return the token ids of what `write` writes; it gets a function to mark control tokens if texts hold any."""
         if not any(map(self._control.search, _texts([chat.messages, chat.tools, chat.variables, reply]))):
             return self._ids(write(None))
         from transformers.utils.chat_template_utils import encode_marked_chat, mark_control_tokens
@@ -151,10 +152,10 @@ class ChatTemplate:
     def _ids(self, text: str) -> TokenIds:
         return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _control_tokens(self) -> re.Pattern:
-        """Finds the special tokens, and those that the template writes between the texts of a conversation.
+    def _control_tokens(self) -> re.Pattern[str]:
+        """Return a pattern for special tokens, and for tokens that the template writes between a conversation's texts.
 
-        Other added tokens stay what they are in any text: Gemma's "<table>", or "<think>" in a reply.
+        Other added tokens keep their meaning in any text: Gemma's "<table>", or "<think>" in a reply.
         """
         system = {"role": "system", "content": SYSTEM_PROBE}
         written = self._writer.prompt(Chat((system, *PROBE, PROBE[0])), add_generation_prompt=False)
@@ -166,7 +167,7 @@ class ChatTemplate:
         return re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or "(?!)")
 
     def _ends_of_turn(self, configured: tuple[int, ...]) -> tuple[tuple[int, ...], int]:
-        """The tokens after which the model stops, and the one that ends a reply in the template."""
+        """Return the tokens after which the model stops, and the one that ends a reply in the template."""
         after = self._ids(self._writer.whole(Chat(PROBE[:1]), ANSWER).rpartition(ANSWER)[2])
         known = next((token for token in after if token in configured), None)
         if known is not None:
@@ -193,7 +194,7 @@ class ChatTemplate:
         return self.tokenizer.convert_ids_to_tokens(token)
 
     def _say_once(self, what: str) -> None:
-        """In a process, for all models with this template: a trained model has that of the model it started from."""
+        """Report once per process and template: a trained model has the template of the model it started from."""
         template = json.dumps(self.program.sources, sort_keys=True)
         if (template, what) not in _SAID:
             _SAID.add((template, what))
@@ -201,13 +202,13 @@ class ChatTemplate:
 
 
 def _common(ids: TokenIds, others: TokenIds) -> int:
-    """How many tokens two sequences have in common from their start."""
+    """How many tokens two sequences have in common at their start."""
     pairs = enumerate(zip(ids, others, strict=False))
-    return next((place for place, (own, other) in pairs if own != other), min(len(ids), len(others)))
+    return next((place for place, (one, other) in pairs if one != other), min(len(ids), len(others)))
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """All texts in nested lists and mappings."""
+    """Yield all texts in nested lists and mappings."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list | tuple):

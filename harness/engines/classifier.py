@@ -1,4 +1,4 @@
-"""Rewards from a sequence classifier with one output: the usual form of a reward model."""
+"""Rewards from a sequence classifier with one output, the usual form of a reward model."""
 
 from collections.abc import Sequence
 from datetime import date
@@ -9,6 +9,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.engines import loading
+from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.memory import Limit, free
 from harness.errors import UserError
@@ -18,7 +19,12 @@ from harness.types import Conversation, Reply, TokenIds
 
 
 class RewardModel:
-    """A sequence classifier with one output and its tokenizer. It reads a chat to the end of its last reply."""
+    """A sequence classifier with one output and its tokenizer, which reads a chat to the end of its last reply.
+
+    Implements `harness.engines.base.RewardEngine` and `Engine`, of which the methods that need text raise UserError.
+    """
+
+    local = None
 
     def __init__(
         self,
@@ -30,10 +36,10 @@ class RewardModel:
     ) -> None:
         """
         Args:
-            day: the date that the chat template writes, where it writes one; None is today.
+            day: the date that the chat template writes, if it writes one; None means today.
 
         Raises:
-            UserError: when the model has not one output, or no chat template.
+            UserError: when the model does not have exactly one output, or has no chat template.
         """
         if model.config.num_labels != 1:
             raise UserError(f"{name} has {model.config.num_labels} outputs: a reward model has one (num_labels 1)")
@@ -41,6 +47,7 @@ class RewardModel:
         self.tokenizer = tokenizer
         self.name = name
         self.batch_size = batch_size
+        self.generates = Limit(batch_size, "prompts", name)
         self.scores = Limit(loading.SCORING_TOKENS, "tokens", name)
         self.device = model.device
         self.parameters = loading.parameter_count(model)
@@ -62,15 +69,15 @@ class RewardModel:
         trust_remote_code: bool = False,
         day: date | None = None,
     ) -> "RewardModel":
-        """The reward model of a folder or hub id: float32 on the CPU, bfloat16 on a GPU.
+        """Load the reward model of a folder or hub id: float32 on the CPU, bfloat16 on a GPU.
 
         Args:
-            device: "auto" takes the GPU when there is one.
-            day: as of __init__.
+            device: "auto" takes the GPU if there is one.
+            day: see __init__.
 
         Raises:
             UserError: when there is no such model, when it has no trained score head (a language model has none), or
-                when it can not be used (see __init__).
+                when it cannot be used (see __init__).
         """
         name = str(path)
         device = loading.choose_device(device)
@@ -94,17 +101,36 @@ class RewardModel:
         return self.chat.encode(chat, add_generation_prompt)
 
     def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
-        """As `harness.engines.chat.ChatTemplate.encode_replies`: the same ids as in the training of reward models."""
+        """Return the same ids as in the training of reward models (`ChatTemplate.encode_replies`)."""
         return self.chat.encode_replies(chat, replies)
 
-    @torch.inference_mode()
+    def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
+        return self.chat.encode_alternatives(chat, texts)
+
+    def generate(
+        self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
+    ) -> list[Completion]:
+        raise self._writes_no_text()
+
+    def logprobs(
+        self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
+    ) -> list[LogProb]:
+        raise self._writes_no_text()
+
+    def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
+        raise self._writes_no_text()
+
+    def _writes_no_text(self) -> UserError:
+        return UserError(f"{self.name} is a sequence classifier, which writes no text: score it on reward-bench")
+
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is Any to mypy here
     def rewards(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[float]:
-        """Reward of each completion given its prompt, in order.
+        """Return the reward of each completion given its prompt, in order.
 
         Raises:
-            UserError: when a prompt and its completion are longer than the context, or memory does not hold them.
+            UserError: when a prompt and its completion are longer than the context, or do not fit in memory.
         """
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
         rewards = [0.0] * len(rows)
@@ -127,7 +153,7 @@ class RewardModel:
         return rewards
 
     def release(self) -> None:
-        """Free the model's memory; the reward model can not be used afterwards."""
+        """Free the model's memory; the reward model cannot be used afterwards."""
         self.model = None
         free()
 
@@ -139,17 +165,17 @@ def is_classifier(folder: Path) -> bool:
 
 
 def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:
-    """A token to pad with that is not the last of a sequence.
+    """Return a token to pad with that is not the last token of a sequence.
 
-    Classifiers find the end of a sequence as its last token that is no padding: padding with the stop token, as is
-    usual for tokenizers without a token of their own for it, would move the reward to the token before.
+    Classifiers find the end of a sequence as its last token that is not padding. Padding with the stop token, as
+    tokenizers without a padding token usually do, would move the reward to the token before it.
     """
     candidates = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, 0, 1)
     return next(token for token in candidates if token is not None and token != last)
 
 
 def _score_in_float32(model: PreTrainedModel) -> None:
-    """In bfloat16, rewards around 10 would stand 1/16 apart, and close ones would tie."""
+    """Compute the head in float32: in bfloat16, rewards around 10 are 1/16 apart, so close ones would tie."""
     head = getattr(model, "score", None)
     if isinstance(head, torch.nn.Linear) and head.weight.dtype != torch.float32:
         head.float()

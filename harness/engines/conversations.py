@@ -1,8 +1,8 @@
-"""Conversations as text, by a chat template that is held to writing all of them.
+"""Conversations as text, by a chat template that is checked to write all of them.
 
-Templates refuse what they do not know, or leave it out without a word: a system message, a role, tools. For each kind
-of conversation (its roles and fields) the template is tried once on texts that can be found again. A system message
-that it does not take goes into a user message; anything else that is not written is refused by name.
+Templates refuse what they do not know, or silently leave it out: a system message, a role, tools. For each kind of
+conversation (its roles and fields) the template is tried once on texts that can be found again. A system message that
+it does not support goes into a user message; anything else that it does not write is refused by name.
 """
 
 import json
@@ -15,22 +15,22 @@ from harness.engines.templates import REASONING, ChatProgram
 from harness.errors import UserError
 from harness.types import Chat, Message, Reply, reply_messages
 
-Marking = Callable[[Any], Any]  # applied to what is said before the template writes it
+Marking = Callable[[Any], Any]  # applied to messages, tools and variables before the template writes them
 
 
 class ChatWriter:
     """Writes conversations by one template."""
 
-    def __init__(self, program: ChatProgram, name: str):
+    def __init__(self, program: ChatProgram, name: str) -> None:
         """
         Args:
             name: of the model, for error messages.
         """
         self.program, self.name = program, name
-        self._folds: dict[tuple, int | None] = {}
+        self._folds: dict[tuple[Any, ...], int | None] = {}
 
     def prompt(self, chat: Chat, mark: Marking | None = None, add_generation_prompt: bool = True) -> str:
-        """A conversation that waits for its reply.
+        """Return a conversation that waits for its reply.
 
         Args:
             mark: applied to messages, tools and variables first.
@@ -41,10 +41,10 @@ class ChatWriter:
         return self._text(chat, (), mark, add_generation_prompt)
 
     def whole(self, chat: Chat, reply: Reply, mark: Marking | None = None) -> str:
-        """A conversation with its reply, and what the template writes after that.
+        """Return a conversation with its reply, and what the template writes after that.
 
         Raises:
-            UserError: as of `prompt`.
+            UserError: see `prompt`.
         """
         return self._text(chat, reply_messages(reply), mark, False)
 
@@ -64,7 +64,7 @@ class ChatWriter:
         return text
 
     def _fold(self, chat: Chat, reply: tuple[Message, ...], add_generation_prompt: bool) -> int | None:
-        """The user message that is to carry the system message; None where the template writes all as it stands."""
+        """Return the user message to put the system message into; None if the template writes everything itself."""
         variables = json.dumps(chat.variables, sort_keys=True, default=str)
         kind = (_shape(chat.messages), _shape(reply), bool(chat.tools), variables, add_generation_prompt)
         if kind not in self._folds:
@@ -111,10 +111,10 @@ class ChatWriter:
 
 
 def fold_system(messages: Sequence[Message], index: int | None = None) -> list[Message]:
-    """The conversation with its leading system message put before the text of a user message.
+    """Return the conversation with its leading system message put before the text of a user message.
 
     Args:
-        index: of the user message; None is the first. A conversation without one begins with the text as the user's.
+        index: of the user message; None means the first. Without one, the system message becomes the user's.
     """
     if not messages or messages[0]["role"] != "system":
         return list(messages)
@@ -128,7 +128,7 @@ def fold_system(messages: Sequence[Message], index: int | None = None) -> list[M
 
 
 def _as_before_reply(messages: list[Message], users: Sequence[int], write: Callable[..., str]) -> int | None:
-    """Where the template itself puts the system message as long as there is no reply (Mistral: the last user's)."""
+    """Find where the template puts the system message when there is no reply (Mistral: the last user message)."""
     try:
         alone = write(messages, True)
         return next((index for index in users if write(fold_system(messages, index), True) == alone), None)
@@ -136,12 +136,12 @@ def _as_before_reply(messages: list[Message], users: Sequence[int], write: Calla
         return None
 
 
-def _shape(messages: Sequence[Message]) -> tuple:
+def _shape(messages: Sequence[Message]) -> tuple[Any, ...]:
     return tuple((message["role"], *sorted(name for name, value in message.items() if value)) for message in messages)
 
 
 def _probes(messages: Sequence[Message]) -> list[Message]:
-    """The same conversation with texts that are found in what a template writes, whatever it trims."""
+    """Return the same conversation with texts that can be found in the template's output, whatever it trims."""
     probes = []
     for index, message in enumerate(messages):
         probe = dict(message)
@@ -153,7 +153,7 @@ def _probes(messages: Sequence[Message]) -> list[Message]:
 
 
 def _unwritten(probes: Sequence[Message], text: str, with_reply: bool) -> list[str]:
-    """What is not in a text, by name. Many templates leave out the thought of a turn that is not the last."""
+    """Name what is missing in a text. Many templates leave out the thoughts of all turns but the last."""
     said = [probe for probe in probes if probe.get("content")]
     missing = [f"the {probe['role']} message" for probe in said if probe["content"] not in text]
     thoughts = [probes[-1][name] for name in REASONING if probes[-1].get(name)] if with_reply else []
@@ -163,8 +163,8 @@ def _unwritten(probes: Sequence[Message], text: str, with_reply: bool) -> list[s
 
 
 def _called(chat: Chat, reply: Sequence[Message]) -> list[tuple[str, str]]:
-    """What the template has to name: the functions of tools and of calls."""
+    """Return the functions of tools and calls, which the template has to name."""
     calls = [call for message in (*chat.messages, *reply) for call in message.get("tool_calls") or ()]
     named = [("the tool", tool) for tool in chat.tools] + [("the call of", call) for call in calls]
-    functions = [(what, each.get("function", each)) for what, each in named]
+    functions = [(what, call.get("function", call)) for what, call in named]
     return [(what, function["name"]) for what, function in functions if isinstance(function.get("name"), str)]

@@ -1,11 +1,11 @@
 """The FLOPs that a model needs, measured on its own forward and backward pass without weights.
 
-The model is built on torch's meta device, where tensors have shapes and no values, and the formulas of torch's flop
-counter are summed over its matrix products and convolutions, for sequences of several lengths and numbers of logits.
-FLOPs are linear in positions, pairs of attention, logits and sequences, which gives the rates (`harness.work.Rates`);
-another length checks them. Nothing is known here about any architecture. Element by element operations do not count.
+The model is built on torch's meta device, where tensors have shapes and no values. The formulas of torch's flop counter
+are summed over its matrix products and convolutions, for sequences of several lengths and numbers of logits. FLOPs are
+linear in positions, pairs of attention, logits and sequences, which gives the rates (`harness.work.Rates`); another
+length checks them. Nothing here depends on an architecture. Elementwise operations do not count.
 
-Masked pairs of attention are computed while it is counted (n^2 for n positions), and not charged.
+Masked pairs of attention are computed while counting (n^2 for n positions) but not charged.
 """
 
 import copy
@@ -28,12 +28,12 @@ from harness.engines.loading import load_errors, read_config
 from harness.errors import UserError
 from harness.work import Needed, Rates
 
-UNIT = 64  # positions; sequences are multiples of it, as linear attention is computed in chunks of so many
-CHUNKS = ("chunk_size", "mamba_chunk_size")  # in configurations: where chunks are longer
-SHAPES = ((1, 1), (2, 1), (4, 1), (1, 9))  # units and logits of the sequences that rates come from
-CHECK = (3, 5)  # and of the one that they are checked with
-APART = 0.01  # share by which that may differ
-LARGEST = 2e9  # parameters of a model that is built with values where shapes are not enough
+UNIT = 64  # positions; sequences are multiples of it, because linear attention is computed in chunks of this size
+CHUNKS = ("chunk_size", "mamba_chunk_size")  # configuration fields that give longer chunks
+SHAPES = ((1, 1), (2, 1), (4, 1), (1, 9))  # units and logits of the sequences that the rates are fitted to
+CHECK = (3, 5)  # and of the one that they are checked on
+APART = 0.01  # largest relative difference there
+LARGEST = 2e9  # parameters of a model that is built with values if shapes are not enough
 FAR = 2**22 - 1  # a position beyond any window
 ATTENTION = "harness_counted"
 _KNOWN: dict[tuple[str, str], Needed] = {}  # by configuration and adapters
@@ -46,10 +46,10 @@ class NotCounted(UserError):
 
 
 def of_model(model: PreTrainedModel, adapters: Any = None) -> Needed:
-    """The FLOPs of a loaded model.
+    """Return the FLOPs of a loaded model.
 
     Args:
-        adapters: a LoraConfig of peft, where only adapters are trained.
+        adapters: a LoraConfig of peft if only adapters are trained.
 
     Raises:
         NotCounted: when its FLOPs do not follow from its configuration.
@@ -60,11 +60,11 @@ def of_model(model: PreTrainedModel, adapters: Any = None) -> Needed:
 
 
 def of_folder(folder: Path, adapters: Any = None, trust_remote_code: bool = False) -> Needed:
-    """The FLOPs of the model in a folder, from its config.json alone; as `of_model`.
+    """Return the FLOPs of the model in a folder, from its config.json alone (see `of_model`).
 
     Raises:
-        UserError: when config.json cannot be read, or is of another kind of model.
-        NotCounted: as `of_model`.
+        UserError: when config.json cannot be read, or describes another kind of model.
+        NotCounted: see `of_model`.
     """
     with load_errors(str(folder), trust_remote_code):
         config = read_config(AutoModelForCausalLM, str(folder), trust_remote_code)
@@ -72,7 +72,7 @@ def of_folder(folder: Path, adapters: Any = None, trust_remote_code: bool = Fals
 
 
 def of_config(config: PreTrainedConfig, adapters: Any = None, trust_remote_code: bool = False) -> Needed:
-    """The FLOPs of a causal language model of this configuration; as `of_model`."""
+    """Return the FLOPs of a causal language model with this configuration (see `of_model`)."""
 
     def build(config: PreTrainedConfig, **more: Any) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code, **more)
@@ -81,7 +81,7 @@ def of_config(config: PreTrainedConfig, adapters: Any = None, trust_remote_code:
 
 
 class _CountedModel:
-    """What is counted: how a model is made, from which configuration, and its name."""
+    """What is counted: how a model is built, from which configuration, and its name."""
 
     def __init__(self, build: Callable[..., PreTrainedModel], config: PreTrainedConfig, name: str) -> None:
         self._build, self._config, self.name = build, config, name
@@ -98,7 +98,7 @@ class _CountedModel:
         with torch.device(device), no_init_weights() if device == "meta" else nullcontext():
             model = self._build(config, attn_implementation="eager").float().eval()
         if model._can_set_experts_implementation():
-            model.set_experts_implementation("batched_mm")  # the others ask for values of the router
+            model.set_experts_implementation("batched_mm")  # the others need the router's values
         if attention != "eager":
             model.set_attn_implementation(attention)
         if adapters is not None:
@@ -135,15 +135,16 @@ def _first_line(error: Exception) -> str:
 
 
 def _check_size(model: PreTrainedModel) -> None:
-    parameters = sum(each.numel() for each in model.parameters())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     if parameters > LARGEST:
-        raise ValueError(f"it is built from values, and {parameters:,} parameters are too many for that")
+        raise ValueError(f"it must be built with values, and {parameters:,} parameters are too many for that")
 
 
 def _fitted(model: torch.nn.Module, unit: int) -> Needed:
-    """
+    """Fit the rates of a model.
+
     Raises:
-        ValueError: when FLOPs are not linear in what rates are of.
+        ValueError: when its FLOPs are not linear in positions, pairs of attention and logits.
     """
 
     def features(units: int, logits: int) -> list[float]:
@@ -166,10 +167,10 @@ def _fitted(model: torch.nn.Module, unit: int) -> Needed:
 
 
 def _count(model: torch.nn.Module, length: int, logits: int, backward: bool = True) -> tuple[int, int]:
-    """FLOPs of the forward pass of one sequence, and of that and the backward pass.
+    """Return the FLOPs of the forward pass of one sequence, and of the forward and backward pass.
 
     Args:
-        logits: positions that the head sees, where the model has one that can be told.
+        logits: positions that the head sees, if the model names its head.
     """
     device = next(model.parameters()).device
     ids = torch.arange(length, device=device)[None] % 7
@@ -183,17 +184,19 @@ def _count(model: torch.nn.Module, length: int, logits: int, backward: bool = Tr
 
 
 class _Counter(TorchDispatchMode):
-    """Counts FLOPs as torch's FlopCounterMode does, without its record of modules, which takes longer than all else.
+    """Counts FLOPs like torch's FlopCounterMode, without its record of modules, which takes most of its time.
 
-    A model that asks for the value of a tensor without values is answered: yes, one. Models ask whether a mask masks
-    nothing, whether sequences are packed, or how long the longest is.
+    A model that reads the value of a meta tensor gets True or 1. Models ask whether a mask masks nothing, whether
+    sequences are packed, or how long the longest is.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.flops = 0
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         kwargs = kwargs or {}
         if func is torch.ops.aten._local_scalar_dense.default and args[0].is_meta:
             return True if args[0].dtype == torch.bool else 1
@@ -203,17 +206,16 @@ class _Counter(TorchDispatchMode):
         return result
 
 
-@shape_wrapper
+@shape_wrapper  # type: ignore[untyped-decorator]  # torch is Any to mypy here
 def _convolution_backward(grad: Any, inputs: Any, weight: Any, *args: Any, **_: Any) -> int:
-    """As many FLOPs as forward for each gradient that is wanted. (torch 2.13 takes a depthwise convolution for a full
-    one here.)"""
+    """Count as many FLOPs as forward for each gradient needed. (torch 2.13 counts a depthwise convolution as full.)"""
     transposed, wanted = args[4], args[7]
     return conv_flop_count(inputs, weight, grad, transposed=transposed) * sum(wanted[:2])
 
 
 @contextmanager
 def _head_of(model: torch.nn.Module, logits: int) -> Iterator[None]:
-    """Inside, the LM head sees the first positions only."""
+    """Inside, the LM head sees only the first `logits` positions."""
     try:
         head = model.get_output_embeddings()
     except (AttributeError, NotImplementedError):
@@ -232,14 +234,14 @@ FORMULAS = {**flop_registry, torch.ops.aten.convolution_backward: _convolution_b
 
 
 class _Mask:
-    """Stands for a mask of attention, of which layers want nothing but to hand it on. window: how far back it sees."""
+    """Stands in for an attention mask, which layers only pass on. window: how far back it sees."""
 
     def __init__(self, sees: Callable[..., Any]) -> None:
         self._sees = sees
 
     @property
     def window(self) -> int | None:
-        """None where there is no limit. Of chunks, their length."""
+        """None if there is no limit; the length of a chunk for chunked attention."""
         near, far = 0, FAR
         if self._reaches(far):
             return None
@@ -254,10 +256,19 @@ class _Mask:
 
 
 def _windows(model: torch.nn.Module) -> dict[int | None, float]:
-    """Share of the products of attention by window; {None: 1.0} where the model does not let its attention be seen."""
+    """Return each window's share of the attention products; {None: 1.0} if the attention cannot be replaced."""
     products: Counter[int | None] = Counter()
 
-    def attend(module, query, key, value, attention_mask, *args, sliding_window=None, **more):
+    def attend(
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any,
+        *args: Any,
+        sliding_window: int | None = None,
+        **more: Any,
+    ) -> tuple[torch.Tensor, None]:
         window = sliding_window or (attention_mask.window if isinstance(attention_mask, _Mask) else None)
         products[window] += query.shape[1] * (query.shape[-1] + value.shape[-1])
         return _attend(module, query, key, value)
@@ -273,13 +284,13 @@ def _windows(model: torch.nn.Module) -> dict[int | None, float]:
 
 
 def _attend(_module: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> tuple[torch.Tensor, None]:
-    """The products of attention and nothing else: (B, H, L, D) queries, (B, H', L, D) keys, (B, H', L, D') values."""
-    keys, values = (each.repeat_interleave(query.shape[1] // each.shape[1], dim=1) for each in (key, value))
+    """Compute only the products of attention: (B, H, L, D) queries, (B, H', L, D) keys, (B, H', L, D') values."""
+    keys, values = (states.repeat_interleave(query.shape[1] // states.shape[1], dim=1) for states in (key, value))
     return (query @ keys.transpose(-1, -2) @ values).transpose(1, 2), None
 
 
 def _mask(*_args: Any, mask_function: Callable[..., Any], **_other: Any) -> _Mask:
-    """As transformers asks for a mask."""
+    """Return a mask in the form that transformers asks for."""
     return _Mask(mask_function)
 
 

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: it is asked in chats, through the client that judges have."""
+"""A model behind an OpenAI-compatible chat endpoint, through the same client that judges use."""
 
 import json
 import sys
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
 
 
 class EndpointEngine:
-    """Completions of a model whose weights and tokens are not known here; implements `harness.engines.base.Engine`.
+    """A model whose weights and tokens are not known here; implements `harness.engines.base.Engine`.
 
-    Token ids are bytes: those of a conversation's JSON, and those of a completion's text. Lengths in samples are in
-    bytes then. Noise is the endpoint's own: another seed asks anew, and is not told to it.
+    Token ids are the bytes of a conversation's JSON and of a completion's text, so lengths in samples are in bytes. The
+    noise is the endpoint's: another seed asks again, but the seed is not sent.
     """
 
-    parameters = 0  # not known: what it computes is on no ledger
+    parameters = 0  # unknown: its computation is on no ledger
     context_length = sys.maxsize  # the endpoint refuses what is too long
+    chat = None
+    local = None
 
     def __init__(self, client: "OpenAIJudge", batch_size: int = 128) -> None:
         self.client, self.name, self.batch_size = client, client.name, batch_size
@@ -45,10 +47,10 @@ class EndpointEngine:
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
-        """One completion a prompt, in order; the client's log has those of earlier calls.
+        """Return one completion per prompt, in order; the client's log has those of earlier calls.
 
         Raises:
-            UserError: when the endpoint can not be reached, or has no answer to a prompt after all retries.
+            UserError: when the endpoint cannot be reached, or gives no answer to a prompt after all retries.
         """
         requests = [
             JudgeRequest(
@@ -64,7 +66,7 @@ class EndpointEngine:
         if failed := [reply for reply in replies if reply.error]:
             raise UserError(
                 f"{self.name} at {self.client.endpoint} gave no answer to {len(failed)} of {len(replies)} prompts, "
-                f"such as {failed[0].id} ({failed[0].error}): the same command asks for these again"
+                f"such as {failed[0].id} ({failed[0].error}): run the same command again to retry these"
             )
         return [
             Completion(tuple(reply.text.encode("utf-8", "replace")), reply.text, reply.finish_reason != "length")
@@ -76,8 +78,11 @@ class EndpointEngine:
     ) -> list[LogProb]:
         raise self._gives_no_logprobs()
 
+    def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
+        raise self._gives_no_logprobs()
+
     def _gives_no_logprobs(self) -> UserError:
         return UserError(f"{self.name} is behind an endpoint, which gives no log-probabilities of given texts")
 
     def release(self) -> None:
-        """Nothing is held."""
+        """Do nothing: nothing is held."""

@@ -1,7 +1,8 @@
-"""Attention of packed sequences by FlexAttention, for CUDA: one kernel over the whole sequence, which skips the blocks
-in which no position sees another, where `packed_attention` lays rows beside each other and pads them."""
+"""Attention of packed sequences by FlexAttention, for CUDA: one kernel over the whole sequence, which skips blocks in
+which no position sees another. (`packed_attention` stacks and pads rows instead.)"""
 
 from functools import cache
+from typing import Any
 
 import torch
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, create_block_mask, flex_attention
@@ -26,12 +27,12 @@ def flex_packed_attention(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     is_causal: bool | None = None,
-    **other,
+    **other: Any,
 ) -> tuple[torch.Tensor, None]:
-    """As `packed_attention`, with the same arguments and result. On the CPU without gradients only."""
-    check_arguments(packed, attention_mask, is_causal, other)
+    """Compute what `packed_attention` computes, from the same arguments. On the CPU, without gradients only."""
+    packed = check_arguments(packed, attention_mask, is_causal, other)
 
-    def cap(score, batch, head, query_index, key_index):
+    def cap(score: torch.Tensor, batch: Any, head: Any, query_index: Any, key_index: Any) -> torch.Tensor:
         return softcap * torch.tanh(score / softcap)
 
     out = _kernel(query.device.type)(
@@ -44,21 +45,21 @@ def flex_packed_attention(
         enable_gqa=key.shape[1] != query.shape[1],
         return_aux=None if s_aux is None else AuxRequest(lse=True),
     )
-    if s_aux is not None:  # a sink takes exp(sink) of the sum that the weights are divided by
-        out, found = out
-        out = out * (found.lse - s_aux.to(found.lse.dtype)[:, None]).sigmoid()[..., None].to(out.dtype)
+    if s_aux is not None:  # a sink adds exp(sink) to the sum that the weights are divided by
+        out, more = out
+        out = out * (more.lse - s_aux.to(more.lse.dtype)[:, None]).sigmoid()[..., None].to(out.dtype)
     return out.transpose(1, 2), None
 
 
 def block_mask(packed: PackedBatch, sliding_window: int | None) -> BlockMask:
-    """What each position sees: what is before it in its completion and in the prompt of its row, within the window.
+    """Return the mask by which a position sees what precedes it in its completion and its row's prompt, in the window.
 
-    Made once for a batch and window: all layers share it.
+    Made once per batch and window; all layers share it.
     """
     if sliding_window not in packed.block_masks:
         rows, completions, positions = packed.rows, packed.completions, packed.position_ids[0]
 
-        def sees(batch, head, query_index, key_index):
+        def sees(batch: Any, head: Any, query_index: Any, key_index: Any) -> torch.Tensor:
             same_row = rows[query_index] == rows[key_index]
             in_reach = (completions[key_index] == 0) | (completions[key_index] == completions[query_index])
             seen = same_row & in_reach & (key_index <= query_index)
@@ -72,8 +73,8 @@ def block_mask(packed: PackedBatch, sliding_window: int | None) -> BlockMask:
 
 
 @cache
-def _kernel(device: str):
-    """FlexAttention is slow, and holds all scores, unless it is compiled."""
+def _kernel(device: str) -> Any:
+    """Return FlexAttention, compiled for a GPU: otherwise it is slow and holds all scores."""
     return flex_attention if device == "cpu" else torch.compile(flex_attention, dynamic=True)
 
 

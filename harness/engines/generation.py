@@ -1,12 +1,13 @@
 """Batched generation with any causal language model of transformers.
 
 The loop reads equal prompts once, removes finished rows from the batch, and writes keys and values into buffers that
-are allocated once, which on small models is worth more than all else; sampling is `harness.engines.sampling`.
+are allocated once, which on small models saves the most; sampling is `harness.engines.sampling`.
 """
 
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from transformers import DynamicCache
@@ -17,15 +18,15 @@ from harness.engines.sampling import sample_tokens
 from harness.progress import Advance
 from harness.types import TokenIds
 
-COMPACT_BELOW = 0.95  # share of rows still running under which the finished ones are removed (removal copies the cache)
-MOST_PADDING = 0.07  # of the tokens of a batch, its prompts and what is expected to be sampled
-EXPECTED = 0.25  # of the most tokens that a completion may have
+COMPACT_BELOW = 0.95  # remove finished rows when fewer than this share still run (removal copies the cache)
+MOST_PADDING = 0.07  # of a batch's tokens: its prompts and what is expected to be sampled
+EXPECTED = 0.25  # expected length of a completion, as a share of its limit
 
 
 class PreallocatedLayer(DynamicLayer):
     """Keys and values of one layer in a buffer with room for every token to come.
 
-    The parent class copies all of the past at each step.
+    The parent class copies the whole past at each step.
     """
 
     def __init__(self, room: int):
@@ -41,7 +42,7 @@ class PreallocatedLayer(DynamicLayer):
         self._show()
 
     def update(
-        self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
     ) -> tuple[torch.Tensor, torch.Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
@@ -60,7 +61,7 @@ class PreallocatedLayer(DynamicLayer):
 
 
 def preallocated_cache(model: torch.nn.Module, room: int) -> DynamicCache:
-    """The model's own kind of cache (sliding windows, linear attention), its plain layers preallocated."""
+    """Return the model's own kind of cache (sliding windows, linear attention) with its plain layers preallocated."""
     cache = DynamicCache(config=model.config)
     cache.layers = [PreallocatedLayer(room) if type(layer) is DynamicLayer else layer for layer in cache.layers]
     return cache
@@ -70,9 +71,10 @@ def alike(prompts: Sequence[TokenIds], limits: Sequence[int]) -> int:
     """How many of these prompts, longest first, share a batch: as many as need little padding, equal ones once.
 
     Args:
-        limits: largest number of new tokens of each.
+        limits: most new tokens of each.
     """
-    longest, distinct, tokens, padding = len(prompts[0]), set(), 0.0, 0
+    longest, tokens, padding = len(prompts[0]), 0.0, 0
+    distinct: set[TokenIds] = set()
     for number, (prompt, limit) in enumerate(zip(prompts, limits, strict=True)):
         tokens += EXPECTED * limit
         if prompt not in distinct:
@@ -85,7 +87,7 @@ def alike(prompts: Sequence[TokenIds], limits: Sequence[int]) -> int:
 
 @dataclass(frozen=True)
 class Generated:
-    """A completion's tokens, and the positions that were computed for it (see `harness.engines.base.Completion`)."""
+    """A completion's tokens, and how many positions were computed for it (see `harness.engines.base.Completion`)."""
 
     token_ids: list[int]
     computed: int
@@ -101,34 +103,33 @@ def generate_batch(
     sampling: Sampling,
     advance: Advance | None = None,
 ) -> list[Generated]:
-    """One batch of completions, each with its stop token where that came before its limit.
+    """Generate one batch of completions, each with its stop token if that came before its limit.
 
     Args:
-        keys: (n,) of the items' noise, see `item_keys`.
-        limits: largest number of new tokens of each prompt.
+        keys: (n,) keys of the items' noise, see `item_keys`.
+        limits: most new tokens of each prompt.
     """
     device = model.device
     longest = max(map(len, prompts))
     distinct = {prompt: place for place, prompt in enumerate(dict.fromkeys(prompts))}
     prompt_of = torch.tensor([distinct[prompt] for prompt in prompts], device=device)
-    padding = [longest - len(prompt) for prompt in distinct]
     input_ids = torch.tensor(
-        [[pad_token_id] * pad + list(prompt) for pad, prompt in zip(padding, distinct, strict=True)], device=device
+        [[pad_token_id] * (longest - len(prompt)) + list(prompt) for prompt in distinct], device=device
     )
     columns = torch.arange(longest + max(limits), device=device)
-    padding = torch.tensor(padding, device=device)
+    padding = torch.tensor([longest - len(prompt) for prompt in distinct], device=device)
     seen = (columns >= padding[:, None]).long()
     position_ids = (columns[:longest] - padding[:, None]).clamp_(min=0)
     stops = torch.tensor(sorted(stop_tokens), device=device)
-    keys, limits = keys.to(device), torch.tensor(limits, device=device)
+    keys, ends = keys.to(device), torch.tensor(limits, device=device)
     accepted = inspect.signature(model.forward).parameters
-    options = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+    options: dict[str, Any] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
     cache = preallocated_cache(model, len(columns))
-    tokens = torch.full((len(prompts), int(limits.max())), pad_token_id, device=device)
+    tokens = torch.full((len(prompts), max(limits)), pad_token_id, device=device)
     lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
     computed = torch.zeros_like(lengths)
     computed[[prompts.index(prompt) for prompt in distinct]] = longest
-    rows = torch.arange(len(prompts), device=device)  # of each row of the running batch: which prompt it is
+    rows = torch.arange(len(prompts), device=device)  # the prompt of each row of the running batch
     running = torch.ones(len(prompts), dtype=torch.bool, device=device)
 
     for step in range(tokens.shape[1]):
@@ -149,7 +150,7 @@ def generate_batch(
         chosen = sample_tokens(logits, keys, step, sampling)
         tokens[rows, step] = chosen
         lengths[rows] += running
-        ended = running & (torch.isin(chosen, stops) | (limits == step + 1))
+        ended = running & (torch.isin(chosen, stops) | (ends == step + 1))
         running = running & ~ended
         left = int(running.sum())
         if advance and (count := int(ended.sum())):
@@ -159,10 +160,10 @@ def generate_batch(
         if left < COMPACT_BELOW * len(rows):
             kept = running.nonzero().squeeze(1)
             cache.reorder_cache(kept)
-            rows, keys, limits, seen, padding, chosen, running = (
-                each[kept] for each in (rows, keys, limits, seen, padding, chosen, running)
+            rows, keys, ends, seen, padding, chosen, running = (
+                values[kept] for values in (rows, keys, ends, seen, padding, chosen, running)
             )
         input_ids = chosen[:, None]
         position_ids = (longest + step - padding)[:, None]
-    found = zip(tokens.tolist(), lengths.tolist(), computed.tolist(), strict=True)
-    return [Generated(row[:length], positions) for row, length, positions in found]
+    made = zip(tokens.tolist(), lengths.tolist(), computed.tolist(), strict=True)
+    return [Generated(row[:length], positions) for row, length, positions in made]

@@ -1,4 +1,4 @@
-"""What every model of transformers that is loaded here has in common: device, type, identity, limits, batches."""
+"""What loading any transformers model needs: device, dtype, checks, digest of the weights, limits, batches."""
 
 import copy
 import hashlib
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache, partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -29,16 +29,20 @@ from harness.models.folder import ADAPTER_WEIGHTS
 from harness.models.weights import check_files, elements, tensor_shapes
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-LONGEST_REASON = 400  # characters of what a library said
-NAMED = 3  # weights in a message
+LONGEST_REASON = 400  # characters of a library's message
+NAMED = 3  # weights named in a message
 FACTOR = 2  # between the parameters of config.json and of the weights: tied weights may be saved twice
-ROOM, SLACK, SLACK_TENSORS = 4, 1 << 28, 10_000  # what building may make, buffers included, against the weights
+ROOM, SLACK, SLACK_TENSORS = (
+    4,
+    1 << 28,
+    10_000,
+)  # what building may allocate, including buffers, relative to the weights
 T = TypeVar("T")
 SCORING_TOKENS = 8192  # padded tokens in one forward pass over given sequences, whatever the batch size
 
 
 def choose_device(device: str) -> str:
-    """ "auto" takes the GPU when there is one.
+    """Return the device; "auto" takes the GPU if there is one.
 
     Raises:
         UserError: for a device that PyTorch does not have here.
@@ -66,7 +70,7 @@ def _devices(kind: str) -> int:
 
 
 def choose_dtype(dtype: str, device: str) -> torch.dtype:
-    """ "auto" is float32 on the CPU and bfloat16 on a GPU."""
+    """Return the dtype; "auto" is float32 on the CPU and bfloat16 on a GPU."""
     if dtype == "auto":
         dtype = "float32" if device == "cpu" else "bfloat16"
     if dtype not in DTYPES:
@@ -76,10 +80,10 @@ def choose_dtype(dtype: str, device: str) -> torch.dtype:
 
 @contextmanager
 def load_errors(name: str, trust_remote_code: bool = False) -> Iterator[None]:
-    """Turns what transformers raises for a model that is absent or not usable into a UserError.
+    """Turn what transformers raises for a missing or unusable model into a UserError.
 
-    It says on standard error when code of models may run, and refuses files that ask for more than their weights, and
-    weights that transformers would take from other places or formats.
+    Reports on standard error when code that comes with models may run. Refuses files that ask for more memory than
+    their weights, and weights that transformers would take from other places or formats.
     """
     if trust_remote_code:
         _tell_remote_code()
@@ -89,20 +93,20 @@ def load_errors(name: str, trust_remote_code: bool = False) -> Iterator[None]:
         yield
     except UserError:
         raise
-    except Exception as error:  # whatever libraries raise for files of others
+    except Exception as error:  # whatever libraries raise for foreign files
         text = " ".join(str(error).split()) or type(error).__name__
         reason = text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]} ..."
         trust = "contains custom code" in text or "trust_remote_code" in text
-        remedy = "read that code, and where you trust it add --trust-remote-code; or " if trust else ""
+        remedy = "read that code, and if you trust it add --trust-remote-code; or " if trust else ""
         raise UserError(
-            f"model {name!r} can not be loaded ({reason}): {remedy}give a folder with config.json, safetensors weights "
+            f"model {name!r} cannot be loaded ({reason}): {remedy}give a folder with config.json, safetensors weights "
             "and a tokenizer, or the id of such a model on the hub"
         ) from error
 
 
 @cache
 def _tell_remote_code() -> None:
-    """Once in a process."""
+    """Report this once per process."""
     print("code that comes with models runs in this process (--trust-remote-code)", file=sys.stderr)
 
 
@@ -113,17 +117,17 @@ def load_model(
     trust_remote_code: bool = False,
     **options: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
-    """A model from safetensors that is what its config.json says, and the names of weights that its files lack.
+    """Load a model from safetensors, checked against its config.json; also return the names of missing weights.
 
-    Those are random: the caller decides whether that is a mistake. Weights that have no place in the model are told on
-    standard error.
+    Missing weights are random: the caller decides whether that is a mistake. Weights that have no place in the model
+    are reported on standard error.
 
     Args:
-        name: a folder, or an id of the hub.
-        options: of the configuration, such as num_labels.
+        name: a folder, or a hub id.
+        options: fields of the configuration, such as num_labels.
 
     Raises:
-        ValueError: when the files are of another kind of model, or of another model than config.json describes.
+        ValueError: when the files hold another kind of model, or not the model that config.json describes.
     """
     config = read_config(kind, name, trust_remote_code, **options)
     _keep_ids_inside(config, name)
@@ -131,7 +135,7 @@ def load_model(
         _check_size(kind, config, Path(name), trust_remote_code)
     logging.disable_progress_bar()
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # its report of weights: what matters of it is told below
+    logging.set_verbosity_error()  # hides its report of weights, whose relevant part is checked below
     try:
         model, report = kind.from_pretrained(
             name,
@@ -143,20 +147,18 @@ def load_model(
         )
     finally:
         logging.set_verbosity(verbosity)
-    if odd := sorted(str(each) for each in report["mismatched_keys"]):
+    if odd := sorted(map(str, report["mismatched_keys"])):
         raise ValueError(f"{len(odd)} weights have other shapes than config.json says, such as {odd[0]}")
     if left := sorted(report["unexpected_keys"]):
-        tell(
-            f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are left out: {_few(left)}"
-        )
+        tell(f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are ignored: {_few(left)}")
     return model, sorted(report["missing_keys"])
 
 
-def read_config(kind: type, name: str, trust_remote_code: bool = False, **options: Any) -> PreTrainedConfig:
-    """The configuration of a model that this auto class can build.
+def read_config(kind: Any, name: str, trust_remote_code: bool = False, **options: Any) -> PreTrainedConfig:
+    """Return the configuration of a model that this auto class can build.
 
     Raises:
-        ValueError: when it is of another kind of model.
+        ValueError: when the configuration is for another kind of model.
     """
     config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code, **options)
     _check_class(kind, config, trust_remote_code)
@@ -164,10 +166,10 @@ def read_config(kind: type, name: str, trust_remote_code: bool = False, **option
 
 
 def load_causal(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The causal language model of a folder or hub id, all of its weights from the files.
+    """Load the causal language model of a folder or hub id, with all of its weights from the files.
 
     Raises:
-        ValueError: as `load_model`, and when weights are missing.
+        ValueError: see `load_model`; also when weights are missing.
     """
     model, missing = load_model(AutoModelForCausalLM, name, dtype, trust_remote_code)
     if missing:
@@ -183,13 +185,13 @@ def _few(names: list[str]) -> str:
 
 @cache
 def tell(text: str) -> None:
-    """On standard error, once in a process."""
+    """Print a text on standard error, once per process."""
     print(text, file=sys.stderr)
 
 
-def _check_class(kind: type, config: PreTrainedConfig, trust_remote_code: bool) -> None:
-    own = trust_remote_code and kind.__name__ in (getattr(config, "auto_map", None) or {})
-    if own or type(config) in kind._model_mapping:
+def _check_class(kind: Any, config: PreTrainedConfig, trust_remote_code: bool) -> None:
+    custom = trust_remote_code and kind.__name__ in (getattr(config, "auto_map", None) or {})
+    if custom or type(config) in kind._model_mapping:
         return
     sees = hasattr(config, "vision_config") or hasattr(config, "audio_config")
     raise ValueError(
@@ -200,28 +202,30 @@ def _check_class(kind: type, config: PreTrainedConfig, trust_remote_code: bool) 
 
 
 def _keep_ids_inside(config: PreTrainedConfig, name: str) -> None:
-    """A padding id outside the embedding can not be looked up, and -1 stands for its last row: it is left out."""
+    """Remove a padding id outside the embedding: it cannot be looked up, and -1 would mean the last row."""
     text = config.get_text_config()
     pad, rows = getattr(text, "pad_token_id", None), getattr(text, "vocab_size", None)
     if pad is not None and rows is not None and not 0 <= pad < rows:
-        tell(f"note: {name}: config.json has pad_token_id {pad}, outside its {rows} tokens: it is left out")
+        tell(f"note: {name}: config.json has pad_token_id {pad}, outside its {rows} tokens: it is ignored")
         text.pad_token_id = None
 
 
 class _TooLarge(ValueError):
-    """More was asked for than the weights hold."""
+    """The configuration asks for more than the weights hold."""
 
 
 class _BuildingLimit(TorchDispatchMode):
-    """Ends the building of a model that makes more, or more tensors, than it may."""
+    """Stops the building of a model that allocates more elements or tensors than allowed."""
 
     def __init__(self, most: int, tensors: int) -> None:
         super().__init__()
         self.left, self.tensors = most, tensors
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         made = func(*args, **(kwargs or {}))
-        if isinstance(made, torch.Tensor) and not any(isinstance(each, torch.Tensor) for each in args):
+        if isinstance(made, torch.Tensor) and not any(isinstance(value, torch.Tensor) for value in args):
             self.left -= made.numel()
             self.tensors -= 1
             if self.left < 0 or self.tensors < 0:
@@ -229,11 +233,11 @@ class _BuildingLimit(TorchDispatchMode):
         return made
 
 
-def _check_size(kind: type, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
-    """What config.json describes, built without memory, must be about as large as the weights of the folder.
+def _check_size(kind: Any, config: PreTrainedConfig, folder: Path, trust_remote_code: bool) -> None:
+    """Check that the model that config.json describes is about as large as the weights of the folder.
 
     Raises:
-        ValueError: when it has more than twice their parameters, or less than half.
+        ValueError: when it has more than twice as many parameters, or less than half.
     """
     shapes = tensor_shapes(folder)
     held = elements(shapes)
@@ -249,47 +253,47 @@ def _check_size(kind: type, config: PreTrainedConfig, folder: Path, trust_remote
             f"config.json describes a model that is many times larger than its weights ({held:,} parameters)"
         ) from None
     described = parameter_count(model)
-    parts = config.get_text_config() is not config  # of several kinds: not all of them may be wanted
+    parts = config.get_text_config() is not config  # a model of several parts: not all may be wanted
     if described > FACTOR * held or (held > FACTOR * described and not parts):
         raise ValueError(
-            f"config.json describes a model of {described:,} parameters, and its weights hold {held:,}: they are not "
-            "of one model"
+            f"config.json describes a model of {described:,} parameters, but the weights hold {held:,}: they do not "
+            "belong to one model"
         )
 
 
 def merged(model: PreTrainedModel, adapter: Path, tokens: int) -> PreTrainedModel:
-    """The model with a PEFT adapter added to its weights.
+    """Return the model with a PEFT adapter merged into its weights.
 
-    Where the adapter was trained with added tokens, the embedding is first given the adapter's rows; each new row must
-    come from the adapter.
+    If the adapter was trained with added tokens, the embedding is first resized to the adapter's rows; each new row
+    must come from the adapter.
 
     Args:
-        tokens: of the tokenizer that the adapter is used with (its highest number and 1).
+        tokens: vocabulary size of the tokenizer that the adapter is used with (its highest id plus 1).
 
     Raises:
-        ValueError: when it can not be added, or was made for another model.
+        ValueError: when the adapter cannot be merged, or was made for another model.
     """
     from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 
     config = PeftConfig.from_pretrained(str(adapter))
     if config.is_prompt_learning:
-        raise ValueError(f"an adapter of type {config.peft_type.value} can not be added to a model's weights")
+        raise ValueError(f"an adapter of type {config.peft_type.value} cannot be merged into a model's weights")
     config.inference_mode = True
     weights = load_file(adapter / ADAPTER_WEIGHTS)
     _resize(model, config, weights, tokens)
     adapted = get_peft_model(model, config)
     expected = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     odd = [
-        f"{name} is {_shape(weights.get(name))} in the adapter and {_shape(own)} in the model"
-        for name, own in expected.items()
-        if name not in weights or weights[name].shape != own.shape
+        f"{name} is {_shape(weights.get(name))} in the adapter and {_shape(tensor)} in the model"
+        for name, tensor in expected.items()
+        if name not in weights or weights[name].shape != tensor.shape
     ]
     if not odd:
-        own = adapted.state_dict()
+        tensors = adapted.state_dict()
         odd = [
-            f"{name} is {_shape(tensor)} in the adapter and {_shape(own[name])} in the model"
+            f"{name} is {_shape(tensor)} in the adapter and {_shape(tensors[name])} in the model"
             for name, tensor in weights.items()
-            if name in own and own[name].shape != tensor.shape
+            if name in tensors and tensors[name].shape != tensor.shape
         ]
     odd = odd or [
         name
@@ -302,8 +306,8 @@ def merged(model: PreTrainedModel, adapter: Path, tokens: int) -> PreTrainedMode
 
 
 def _written_twice(name: str, weights: dict[str, torch.Tensor]) -> bool:
-    """Whether PEFT wrote a trained embedding under a second name, as it does where its rows are others than the base's,
-    or the layer from before the training, which has no place in the result."""
+    """Whether PEFT wrote a trained embedding under a second name, as it does if it was resized, or the layer from
+    before the training, which has no place in the result."""
     if ".original_module." in name:
         return True
     tensor = weights.get(name)
@@ -317,16 +321,16 @@ def _shape(tensor: torch.Tensor | None) -> str:
 
 
 def _resize(model: PreTrainedModel, config: Any, weights: dict[str, torch.Tensor], tokens: int) -> None:
-    """Gives the embedding as many rows as an adapter was trained with.
+    """Resize the embedding to the rows that an adapter was trained with.
 
     Raises:
-        ValueError: when rows would be new that the adapter does not hold.
+        ValueError: when the adapter does not hold all of the new rows.
     """
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
     rows = embedding.weight.shape[0]
     names = {module: name for name, module in model.named_modules() if module in (embedding, head)}
-    # full weights of both, where they are two; PEFT leaves them out of a file whose base has all rows
-    saved = {}
+    # full weights of embedding and head; PEFT omits them from a file whose base has all rows
+    saved: dict[torch.nn.Module, int] = {}
     for name, tensor in weights.items():
         owner = name.removeprefix("base_model.model.").removesuffix(".weight").removesuffix(".base_layer")
         saved |= {module: tensor.shape[0] for module, known in names.items() if owner == known}
@@ -345,12 +349,12 @@ def _resize(model: PreTrainedModel, config: Any, weights: dict[str, torch.Tensor
         )
     model.resize_token_embeddings(wanted, mean_resizing=False)
     tell(
-        f"note: {model.config._name_or_path}: its embedding goes from {rows} to {wanted} rows, as the adapter has them"
+        f"note: {model.config._name_or_path}: its embedding is resized from {rows} to {wanted} rows, as in the adapter"
     )
 
 
 def weights_hash(model: PreTrainedModel) -> str:
-    """SHA-256 over the names, types, shapes and values of all tensors, however the files are split."""
+    """Return the SHA-256 over names, dtypes, shapes and values of all tensors, however the files are split."""
     digest = hashlib.sha256()
     tensors = model.state_dict()
     for name in sorted(tensors):
@@ -361,36 +365,48 @@ def weights_hash(model: PreTrainedModel) -> str:
 
 
 def parameter_count(model: PreTrainedModel) -> int:
+    """How many parameters a model has."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def stop_tokens(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
-    """The end-of-sequence tokens of a config and of the tokenizer."""
+    """Return the end-of-sequence tokens of a config and of the tokenizer."""
     stops = configured if isinstance(configured, list) else [configured]
     return tuple(sorted({token for token in (*stops, tokenizer.eos_token_id) if token is not None}))
 
 
 def context_length(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens that fit a model; where its config does not say, the tokenizer's own limit (huge when unknown)."""
+    """How many tokens fit a model; if its config does not say, the tokenizer's limit (huge if unknown)."""
     return getattr(config.get_text_config(), "max_position_embeddings", None) or tokenizer.model_max_length
 
 
-def check_lengths(lengths: Sequence[int], engine) -> None:
-    """Raises UserError when a prompt with its completion is longer than the engine's context."""
+class _HasContext(Protocol):
+    name: str
+    context_length: int
+
+
+def check_lengths(lengths: Sequence[int], engine: _HasContext) -> None:
+    """
+    Args:
+        lengths: tokens of each prompt with its completion.
+
+    Raises:
+        UserError: when one is longer than the engine's context.
+    """
     if lengths and max(lengths) > engine.context_length:
         raise UserError(
             f"a prompt and completion of {max(lengths)} tokens do not fit the context of {engine.name} "
-            f"({engine.context_length} tokens): shorten them or take a model with a longer context"
+            f"({engine.context_length} tokens): shorten them or use a model with a longer context"
         )
 
 
 def in_batches(
     lengths: Sequence[int], batch_size: int, limit: Limit, compute: Callable[[list[int]], T]
 ) -> Iterator[tuple[list[int], T]]:
-    """What `compute` makes of each batch of indices, in halves where memory does not hold it.
+    """Yield each batch of indices with what `compute` returns for it; a batch that does not fit in memory is halved.
 
     Args:
-        limit: padded tokens of a batch.
+        limit: the most padded tokens per batch.
     """
     for batch in batches(lengths, batch_size, limit):
         parts = [batch]
@@ -407,7 +423,7 @@ def in_batches(
 
 
 def batches(lengths: Sequence[int], batch_size: int, limit: Limit) -> Iterator[list[int]]:
-    """Indices in batches of similar length, longest first, each within the batch size and the limit as it then is."""
+    """Yield indices in batches of similar length, longest first, within the batch size and the limit at that time."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > limit.size):

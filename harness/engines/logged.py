@@ -1,4 +1,4 @@
-"""An engine whose results are kept as they are made: an interruption loses the batch that was on its way."""
+"""An engine whose results are stored as they are made: an interruption loses only the batch in progress."""
 
 import hashlib
 import json
@@ -8,34 +8,33 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import Completion, Engine, LogProb, Sampling
+from harness.engines.base import Completion, LogProb, Sampling
+from harness.engines.wrapper import E, EngineWrapper, T, TrainableWrapper
 from harness.files.disk import writing
 from harness.progress import Advance
 from harness.types import TokenIds
 
 
-class LoggedEngine:
-    """Another engine, with a file of JSON lines in front of it, one for each completion or log-probability.
+class LoggedEngine(EngineWrapper[E]):
+    """Another engine behind a file of JSON lines, one line per completion or log-probability.
 
-    The file grows by whole batches of the engine's own size and order (of log-probabilities: by whole calls), so that
-    what is made after an interruption shares its batches with what it would have shared them with: results do not
-    depend, in any digit, on whether there was one. (After a batch that memory did not hold, each line says how much
-    fitted at once.) In memory is only where each line stands in the file.
+    The file grows by whole batches in the engine's own size and order (for log-probabilities, by whole calls). What is
+    made after an interruption is therefore batched as it would have been without one, and results do not depend on it
+    in any digit. (After a batch that did not fit in memory, each line records how much did.) Only the position of each
+    line is held in memory.
     """
 
-    def __init__(self, engine: Engine, file: Path):
-        self._engine, self._file = engine, file
+    def __init__(self, engine: E, file: Path) -> None:
+        super().__init__(engine)
+        self._file = file
         self._places: dict[str, int] | None = None  # key -> start of its line
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._engine, name)
 
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
-        """As the engine's."""
+        """Return what the engine generates, from the file if it is there."""
         keys = [self._key(prompt, item, asdict(sampling)) for prompt, item in zip(prompts, items, strict=True)]
-        completions: list[Completion | None] = [None] * len(prompts)
+        completions: dict[int, Completion] = {}
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(prompts), self._engine.batch_size):
             batch = longest_first[start : start + self._engine.batch_size]
@@ -43,19 +42,21 @@ class LoggedEngine:
             rows = self._rows([keys[index] for index in batch], advance, self._engine.generate, *asked, sampling)
             for index, row in zip(batch, rows, strict=True):
                 completions[index] = Completion(tuple(row["token_ids"]), row["text"], row["finished"], row["computed"])
-        return completions
+        return [completions[place] for place in range(len(prompts))]
 
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[LogProb]:
-        """As the engine's."""
-        call = self._key(prompts, completions)  # elsewhere, the same sequence shares its batch with others
+        """Return what the engine computes, from the file if it is there."""
+        call = self._key(prompts, completions)  # in another call, the same sequence would be batched with others
         keys = [f"{call}-{place}" for place in range(len(prompts))]
         rows = self._rows(keys, advance, self._engine.logprobs, prompts, completions)
         return [LogProb(row["total"], row["tokens"]) for row in rows]
 
-    def _rows(self, keys: Sequence[str], advance: Advance | None, ask: Callable[..., list], *asked: Any) -> list[dict]:
-        """What the engine answers, from the file if all of it is there, and else put there."""
+    def _rows(
+        self, keys: Sequence[str], advance: Advance | None, ask: Callable[..., Sequence[Any]], *asked: Any
+    ) -> list[dict[str, Any]]:
+        """Return what the engine answers: from the file if all of it is there, else computed and added to it."""
         limits = {"generates": self._engine.generates, "scores": self._engine.scores}
         if self._places is None:
             self._places = {}
@@ -67,7 +68,7 @@ class LoggedEngine:
             if advance:
                 advance(len(keys))
             return _read(self._file, [self._places[key] for key in keys])
-        rows = [vars(each) for each in ask(*asked, advance)]
+        rows = [vars(result) for result in ask(*asked, advance)]
         at_once = {name: limit.size for name, limit in limits.items() if limit.size < limit.first}
         self._places |= _append(self._file, dict(zip(keys, rows, strict=True)), at_once)
         return rows
@@ -76,8 +77,12 @@ class LoggedEngine:
         return hashlib.sha256(json.dumps([self._engine.weights_hash, *depends_on]).encode()).hexdigest()
 
 
+class LoggedTrainableEngine(LoggedEngine[T], TrainableWrapper[T]):
+    """A logged engine whose model is in this process."""
+
+
 def _places(file: Path) -> Iterator[tuple[str, int, dict[str, int]]]:
-    """Key, start and what fitted at once of every whole line; what was cut off while it was written is removed."""
+    """Yield key, start and batch limits of each whole line; a line that was cut off while written is removed."""
     if not file.exists():
         return
     with writing(file), open(file, "rb+") as opened:
@@ -95,7 +100,7 @@ def _places(file: Path) -> Iterator[tuple[str, int, dict[str, int]]]:
             opened.truncate(whole)
 
 
-def _read(file: Path, places: Sequence[int]) -> list[dict]:
+def _read(file: Path, places: Sequence[int]) -> list[dict[str, Any]]:
     rows = []
     with open(file, "rb") as opened:
         for place in places:
@@ -104,8 +109,8 @@ def _read(file: Path, places: Sequence[int]) -> list[dict]:
     return rows
 
 
-def _append(file: Path, rows: dict[str, dict], at_once: dict[str, int]) -> dict[str, int]:
-    """Writes the rows, on the disk when this returns, and tells where their lines start."""
+def _append(file: Path, rows: dict[str, dict[str, Any]], at_once: dict[str, int]) -> dict[str, int]:
+    """Write the rows, synced to disk when this returns, and return where each line starts."""
     places = {}
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)

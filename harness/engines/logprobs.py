@@ -1,7 +1,7 @@
 """Log-probabilities of completions: the one implementation that scoring and training share."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,15 +19,15 @@ ATTENTIONS = {"sdpa": packing.ATTENTION, "flex": flex.ATTENTION}
 
 @dataclass(frozen=True)
 class Reading:
-    """How log-probabilities are read from a model, see `harness.engines.reading.how_to_read`.
+    """How log-probabilities are read from a model (see `harness.engines.reading.how_to_read`).
 
-    packs: sequences are packed; else each is a row of its own.
-    head: "scored" where the logits are the output of a linear LM head and nothing else, so that they can be computed
-        block by block; "read" where the head sees only the hidden states that are read; "whole" where it sees all.
-    attention: of packed sequences, a name in ATTENTIONS.
-    pads: where the model does not pack, whether rows of different length can share a forward pass.
+    packs: sequences are packed; else each has its own row.
+    head: "scored" if the logits are the output of a linear LM head alone, so that they can be computed block by block;
+        "read" if the head sees only the hidden states that are read; "whole" if it sees all of them.
+    attention: for packed sequences, a name in ATTENTIONS.
+    pads: if the model is not packed, whether rows of different lengths can share a forward pass.
     together: the longest sequence that can share a forward pass (a longer one changes the rotary embedding of all).
-    reason: why the model does not pack.
+    reason: why the model is not packed.
     """
 
     packs: bool
@@ -39,6 +39,7 @@ class Reading:
 
     @property
     def described(self) -> str:
+        """The way in two or three words."""
         if self.packs:
             return f"packed {self.attention}"
         return "padded" if self.pads else "one by one"
@@ -51,7 +52,7 @@ class Reading:
 
 @contextmanager
 def attend_packed(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
-    """Inside, the model attends to packed batches, where it packs, and returns no router logits unasked."""
+    """Inside, the model attends to packed batches, if it is packed, and returns router logits only when asked."""
     before = model.config._attn_implementation
     with without_router_logits(model):
         if reading.packs:
@@ -64,7 +65,7 @@ def attend_packed(model: PreTrainedModel, reading: Reading) -> Iterator[None]:
 
 @contextmanager
 def without_router_logits(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, a mixture of experts whose configuration asks for router logits does not return them unasked: its
+    """Inside, a mixture of experts whose configuration asks for router logits returns them only when asked: its
     auxiliary loss fails on a mask that includes a cache, as in generation."""
     configs = [model.config, model.config.get_text_config()]
     asking = [config for config in configs if getattr(config, "output_router_logits", False)]
@@ -78,14 +79,14 @@ def without_router_logits(model: PreTrainedModel) -> Iterator[None]:
 
 
 def sequence_logprobs(model: torch.nn.Module, batch: PackedBatch, reading: Reading) -> torch.Tensor:
-    """(S,) sums of the log-probabilities of the completions of a batch, in nats.
+    """Return the (S,) sums of the log-probabilities of a batch's completions, in nats.
 
-    Gradients flow unless they are switched off outside.
+    Gradients flow unless the caller disables them.
 
     Args:
         model: a causal language model of transformers inside `attend_packed`, or its wrapper for distributed training.
         batch: on the model's device.
-        reading: of the model.
+        reading: how the model is read.
     """
     return logprobs_and_balance(model, batch, reading)[0]
 
@@ -93,7 +94,7 @@ def sequence_logprobs(model: torch.nn.Module, batch: PackedBatch, reading: Readi
 def logprobs_and_balance(
     model: torch.nn.Module, batch: PackedBatch, reading: Reading, weights: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """As `sequence_logprobs`, and with `weights` the load-balancing loss of a mixture of experts.
+    """Return what `sequence_logprobs` returns, and with `weights` the load-balancing loss of a mixture of experts.
 
     Args:
         weights: (S,) how often the tokens of each sequence count in that loss.
@@ -101,8 +102,8 @@ def logprobs_and_balance(
     parts = list(_parts(batch, reading))
     sums, balances, shares = [], [], []
     for part, places in parts:
-        own = None if weights is None else weights[torch.tensor(places, device=weights.device)]
-        forward = packed_forward(part, own) if reading.packs else padded_forward(part, own)
+        weighting = None if weights is None else weights[torch.tensor(places, device=weights.device)]
+        forward = packed_forward(part, weighting) if reading.packs else padded_forward(part, weighting)
         values, balance = target_logprobs(model, forward, reading.head)
         sums.append(values.new_zeros(len(part.lengths)).index_add(0, part.owners, values[forward.entries]))
         if balance is not None:
@@ -114,7 +115,7 @@ def logprobs_and_balance(
 
 
 def _parts(batch: PackedBatch, reading: Reading) -> Iterator[tuple[PackedBatch, list[int]]]:
-    """What shares a forward pass, and which sequences of the batch these are."""
+    """Yield the parts of a batch that share a forward pass, each with the indices of its sequences."""
     shared = _passes(batch.pairs, reading)
     for places in shared:
         whole = len(shared) == 1 and len(places) == len(batch.pairs)
@@ -122,9 +123,11 @@ def _parts(batch: PackedBatch, reading: Reading) -> Iterator[tuple[PackedBatch, 
 
 
 def _passes(pairs: Sequence[tuple[TokenIds, TokenIds]], reading: Reading) -> list[list[int]]:
-    """Which sequences share a forward pass."""
+    """Return the indices of the sequences of each forward pass."""
     everything = list(range(len(pairs)))
-    many = reading.together is not None and torch.distributed.is_initialized()  # sharded models: as many passes in each
+    many = (
+        reading.together is not None and torch.distributed.is_initialized()
+    )  # sharded models need the same number of passes in each process
     long = [many or (reading.together is not None and sum(map(len, pair)) > reading.together) for pair in pairs]
     alone = everything if not (reading.packs or reading.pads) else [index for index in everything if long[index]]
     rest = [index for index in everything if index not in set(alone)]
@@ -132,13 +135,13 @@ def _passes(pairs: Sequence[tuple[TokenIds, TokenIds]], reading: Reading) -> lis
 
 
 def computed_positions(pairs: Sequence[tuple[TokenIds, TokenIds]], reading: Reading) -> int:
-    """Positions that a batch of sequences (prompt, completion) takes. Packed, a prompt is there once; else each
-    sequence has its own, and is as long as the longest of its pass."""
+    """How many positions a batch of sequences (prompt, completion) takes. Packed, each prompt is there once; else each
+    sequence has its own and is padded to the longest of its pass."""
     number = 0
     for places in _passes(pairs, reading):
-        own = [pairs[index] for index in places]
-        lengths = [sum(map(len, pair)) for pair in own]
-        number += sum(map(len, packing.rows_of(own))) if reading.packs else len(own) * max(lengths)
+        together = [pairs[index] for index in places]
+        lengths = [sum(map(len, pair)) for pair in together]
+        number += sum(map(len, packing.rows_of(together))) if reading.packs else len(together) * max(lengths)
     return number
 
 
@@ -146,7 +149,7 @@ def computed_positions(pairs: Sequence[tuple[TokenIds, TokenIds]], reading: Read
 class Forward:
     """A forward pass.
 
-    arguments: of the model, but `use_cache`.
+    arguments: of the model, except `use_cache`.
     reads, targets: (n,) places in the flattened input whose next token is a completion token, and that token.
     entries: (m,) for each token of a sequence (in the order of the batch's `owners`) its place in `targets`.
     """
@@ -158,6 +161,7 @@ class Forward:
 
 
 def packed_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
+    """Return the forward pass of a packed batch."""
     arguments = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "packed": batch}
     if weights is not None:  # for the load-balancing loss alone: packed attention has its own mask
         arguments |= {"attention_mask": _token_weights(batch, weights), "output_router_logits": True}
@@ -165,20 +169,23 @@ def packed_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
 
 
 def _token_weights(batch: PackedBatch, weights: torch.Tensor) -> torch.Tensor:
-    """(1, T) in how many sequences each token is, by their weights: what it would count if nothing was shared."""
-    row, place, counts = batch.rows, batch.completions, torch.zeros(batch.input_ids.shape[1], device=weights.device)
-    for number, each in enumerate(packing.rows_of(batch.pairs)):
-        for completion, sequences in enumerate(each.sequences, 1):
+    """Return the (1, T) weighted number of sequences that hold each token: its weight if nothing were shared."""
+    rows, place, counts = batch.rows, batch.completions, torch.zeros(batch.input_ids.shape[1], device=weights.device)
+    for number, row in enumerate(packing.rows_of(batch.pairs)):
+        for completion, sequences in enumerate(row.sequences, 1):
             weight = weights[list(sequences)].sum().to(counts.dtype)
-            counts = counts + weight * ((row == number) & ((place == 0) | (place == completion)))
+            counts = counts + weight * ((rows == number) & ((place == 0) | (place == completion)))
     return counts[None]
 
 
 def padded_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
-    """A row for each sequence, filled up on the right, where no token of it looks. The model counts positions."""
+    """Return a forward pass with one row per sequence, padded on the right, where none of its tokens attends."""
     device = batch.input_ids.device
     longest = max(len(prompt) + len(completion) for prompt, completion in batch.pairs)
-    ids, mask, reads, targets = [], [], [], []
+    ids: list[list[int]] = []
+    mask: list[list[int]] = []
+    reads: list[int] = []
+    targets: list[int] = []
     for number, (prompt, completion) in enumerate(batch.pairs):
         row = [*prompt, *completion]
         first = max(1, len(prompt))
@@ -186,17 +193,17 @@ def padded_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
         targets += row[first:]
         ids.append(row + row[-1:] * (longest - len(row)))
         mask.append([1] * len(row) + [0] * (longest - len(row)))
-    arguments = {"input_ids": torch.tensor(ids, device=device)}
+    arguments: dict[str, Any] = {"input_ids": torch.tensor(ids, device=device)}
     if len(batch.pairs) > 1 or weights is not None:
         arguments["attention_mask"] = torch.tensor(mask, device=device)
     if weights is not None:
         arguments["output_router_logits"] = True
     owned = _owned(batch.pairs)
-    return Forward(arguments, *(torch.tensor(each, device=device) for each in (reads, targets, owned)))
+    return Forward(arguments, *(torch.tensor(values, device=device) for values in (reads, targets, owned)))
 
 
 def _owned(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[int]:
-    """The targets of all sequences, in the order in which a packed batch lists those that it has."""
+    """Return the places of all sequences' targets, in the order of a packed batch."""
     starts, total = [], 0
     lengths = [len(completion) - (not prompt) for prompt, completion in pairs]
     for length in lengths:
@@ -212,8 +219,8 @@ def _owned(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[int]:
 
 
 def target_logprobs(model: torch.nn.Module, forward: Forward, head: str) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """(n,) log-probabilities of the targets, and the load-balancing loss where it was asked for."""
-    through = nullcontext()
+    """Return the (n,) log-probabilities of the targets, and the load-balancing loss if it was asked for."""
+    through: AbstractContextManager[None] = nullcontext()
     if head != "whole":
         module = getattr(model, "module", model).get_output_embeddings()
         through = _head_scores(module, forward) if head == "scored" else _head_reads(module, forward)
@@ -233,7 +240,7 @@ def target_logprobs(model: torch.nn.Module, forward: Forward, head: str) -> tupl
 def _head_scores(head: torch.nn.Linear, forward: Forward) -> Iterator[None]:
     """Inside, the model's "logits" are the (n,) log-probabilities of the targets.
 
-    It stays the model's own forward pass, which wrappers for distributed training must see; the logits are never there.
+    The model's own forward pass runs, which wrappers for distributed training must see, but logits never exist.
     """
 
     def score(hidden: torch.Tensor) -> torch.Tensor:
@@ -249,7 +256,7 @@ def _head_scores(head: torch.nn.Linear, forward: Forward) -> Iterator[None]:
 
 @contextmanager
 def _head_reads(head: torch.nn.Module, forward: Forward) -> Iterator[None]:
-    """Inside, the LM head gets the hidden states that are read only, and the logits are (n, V)."""
+    """Inside, the LM head gets only the hidden states that are read, and the logits are (n, V)."""
 
     def select(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
         return (inputs[0].flatten(0, -2).index_select(0, forward.reads), *inputs[1:])

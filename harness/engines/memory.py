@@ -1,4 +1,4 @@
-"""Batches that memory does not hold: how that shows, and how to go on with smaller ones."""
+"""Batches that do not fit in memory: how to notice, and how to continue with smaller ones."""
 
 import gc
 import sys
@@ -11,7 +11,7 @@ import torch
 from harness.errors import UserError
 from harness.progress import Advance
 
-SIGNS = (  # in errors of PyTorch, CUDA, cuBLAS, oneDNN
+SIGNS = (  # in errors from PyTorch, CUDA, cuBLAS and oneDNN
     "out of memory",
     "can't allocate memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -21,23 +21,23 @@ T = TypeVar("T")
 
 
 def shortage(error: MemoryError | RuntimeError) -> str | None:
-    """What an error says of memory that was short, None when that is not what it is about."""
+    """Return what an error says about running out of memory; None if it is another error."""
     if isinstance(error, RuntimeError) and not any(sign in str(error) for sign in SIGNS):
         return None
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def free() -> None:
-    """Gives back what nothing refers to any more."""
+    """Free unreferenced memory."""
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
 
 
 class Counted:
-    """Progress of work that may have to be done again."""
+    """Progress of work that may have to be redone."""
 
-    def __init__(self, advance: Advance | None):
+    def __init__(self, advance: Advance | None) -> None:
         self._advance, self._count = advance, 0
 
     def __call__(self, count: int) -> None:
@@ -52,24 +52,24 @@ class Counted:
 
 @dataclass
 class Limit:
-    """The largest batch that is tried, in `unit`: half of the last one that did not fit, or `first`."""
+    """The largest batch to try, in `unit`: half of the last one that did not fit, or `first`."""
 
     size: int
     unit: str
     name: str
-    _failed: int = 0  # size of the first batch that did not fit and has not been told of
+    _failed: int = 0  # size of the first batch that did not fit and was not reported yet
 
     def __post_init__(self) -> None:
         self.first = self.size
 
     def attempt(self, compute: Callable[[], T], rows: int, size: int) -> T | None:
-        """What `compute` returns, or None when memory does not hold it: then `size` is less.
+        """Return what `compute` returns, or None if it does not fit in memory; `size` is then smaller.
 
         Args:
             rows, size: of this batch.
 
         Raises:
-            UserError: when that is a single row.
+            UserError: when a single row does not fit.
         """
         try:
             result = compute()
@@ -77,23 +77,23 @@ class Limit:
             if (reason := shortage(error)) is None:
                 raise
         else:
-            self._tell(rows)
+            self._report(rows)
             return result
-        free()  # the error held the tensors of the failed try
+        free()  # the error held the tensors of the failed attempt
         if rows == 1:
             raise UserError(
-                f"memory does not hold one sequence of {self.name} ({reason}): give shorter ones (--max-new-tokens), a "
-                "smaller model or another --device; the same command then goes on where this one stopped"
+                f"one sequence of {self.name} does not fit in memory ({reason}): give shorter ones (--max-new-tokens), "
+                "a smaller model or another --device; the same command then continues where this one stopped"
             )
         self._failed = self._failed or size
         self.size = size // 2
         return None
 
-    def _tell(self, rows: int) -> None:
+    def _report(self, rows: int) -> None:
         if self._failed:
             print(
-                f"warning: memory does not hold {self._failed} {self.unit} at once with {self.name}: going on with "
-                f"{self.size} (--batch-size {rows} avoids the failed try)",
+                f"warning: {self._failed} {self.unit} of {self.name} do not fit in memory at once: continuing with "
+                f"{self.size} (--batch-size {rows} avoids the failed attempt)",
                 file=sys.stderr,
             )
             self._failed = 0

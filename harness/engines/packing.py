@@ -1,9 +1,9 @@
 """Packing: completions of one prompt share it, and a batch of rows is one sequence without padding.
 
-A row is a prompt followed by its completions, each of which sees the prompt and itself but not the others and counts
-its positions on from the prompt. All rows of a batch lie one after another in a single sequence, so that every layer
-works on real tokens alone. Only attention needs rows of equal length: there, rows of similar length are laid beside
-each other, with a mask, and taken apart again.
+A row is a prompt followed by its completions. Each completion sees the prompt and itself but not the others, and its
+positions continue from the prompt. All rows of a batch are concatenated into one sequence, so every layer works on real
+tokens alone. Only attention needs rows of equal length: there, rows of similar length are stacked with a mask, and
+flattened again.
 """
 
 from collections.abc import Sequence
@@ -21,12 +21,12 @@ WITHOUT_EFFECT = {  # arguments of attention functions that do not change what t
     *("position_ids", "cache_position", "position_embeddings", "use_cache", "past_key_values", "layer_idx", "labels"),
     *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "target_dtype"),
 }
-GROUP_TOKENS = 2048  # rows laid beside each other for attention hold at most this many positions, or are one row
+GROUP_TOKENS = 2048  # most positions of the rows stacked for attention, unless one row is longer
 
 
 @dataclass(frozen=True)
 class PackedRow:
-    """A prompt, its distinct completions, and for each of them the sequences (indices) that it is."""
+    """A prompt, its distinct completions, and the indices of the sequences that have each completion."""
 
     prompt: TokenIds
     completions: tuple[TokenIds, ...]
@@ -38,9 +38,9 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class Group:
-    """n rows beside each other, L the longest.
+    """n stacked rows of length L, the longest.
 
-    places: (n, L) where each position lies in the packed sequence; any place beyond a row's end.
+    places: (n, L) where each position is in the packed sequence; arbitrary beyond a row's end.
     mask: (n, 1, L, L) True where the position of the third dimension sees that of the fourth.
     positions: (n, L) position of each token in its own sequence.
     """
@@ -52,16 +52,16 @@ class Group:
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """S sequences in rows that share prompts; T tokens in all.
+    """S sequences in rows that share prompts; T tokens in total.
 
     pairs: the sequences, (prompt, completion).
     input_ids, position_ids: (1, T).
-    rows, completions: (T,) the row of each token, and its completion in the row (from 1 on; 0 is the prompt).
-    groups: the rows, for attention. origin: (T,) the place of each token of the packed sequence in the laid out groups.
+    rows, completions: (T,) the row of each token, and its completion in the row (from 1; 0 is the prompt).
+    groups: the rows, for attention. origin: (T,) the place of each token of the packed sequence in the stacked groups.
     reads, targets: (n,) the places whose next token is a completion token, and that token.
     owners: (m,) and entries: (m,) sequence m' has the targets `entries` where owners == m'.
-    lengths: (S,) completion tokens that have a probability: all of them, but the first where the prompt is empty.
-    block_masks: what FlexAttention has made of this batch, by sliding window.
+    lengths: (S,) completion tokens that have a probability: all, except the first one if the prompt is empty.
+    block_masks: FlexAttention's block masks of this batch, by sliding window.
     """
 
     pairs: tuple[tuple[TokenIds, TokenIds], ...]
@@ -83,7 +83,7 @@ class PackedBatch:
         return self.input_ids.numel()
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> "PackedBatch":
-        def move(value):
+        def move(value: Any) -> Any:
             if isinstance(value, torch.Tensor):
                 return value.to(device, non_blocking=non_blocking)
             if isinstance(value, Group):
@@ -95,7 +95,7 @@ class PackedBatch:
 
 
 def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[PackedRow]:
-    """Sequences (prompt, completion) as rows: one for each distinct prompt, in the order of their first sequences."""
+    """Arrange (prompt, completion) sequences in rows, one per distinct prompt, in order of first occurrence."""
     prompts: dict[TokenIds, dict[TokenIds, list[int]]] = {}
     for index, (prompt, completion) in enumerate(pairs):
         prompt, completion = tuple(prompt), tuple(completion)
@@ -109,7 +109,7 @@ def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[PackedRow]:
 
 
 def apart(rows: Sequence[PackedRow]) -> list[PackedRow]:
-    """The same with a row for each completion."""
+    """Split rows into one row per completion."""
     return [
         PackedRow(row.prompt, (completion,), (sequences,))
         for row in rows
@@ -118,7 +118,7 @@ def apart(rows: Sequence[PackedRow]) -> list[PackedRow]:
 
 
 def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
-    """A batch of (prompt, completion) sequences, none without a completion token that has a token before it."""
+    """Pack (prompt, completion) sequences; each needs a completion token with a token before it."""
     rows = rows_of(pairs)
     ids: list[int] = []
     positions: list[int] = []
@@ -165,7 +165,7 @@ def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
 def _groups(
     rows: Sequence[PackedRow], starts: Sequence[int], positions: torch.Tensor
 ) -> tuple[tuple[Group, ...], torch.Tensor]:
-    """Rows of similar length together, and for each token of the packed sequence its place among theirs."""
+    """Group rows of similar length; also return the place of each token of the packed sequence in the groups."""
     origin = torch.empty(sum(map(len, rows)), dtype=torch.long)
     groups, laid = [], 0
     by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index]))
@@ -184,38 +184,43 @@ def _groups(
 
 
 def _mask(row: PackedRow, size: int) -> torch.Tensor:
-    """(1, size, size) what each position of a row sees: itself, what is before it in its completion, and the prompt."""
+    """Return the (1, size, size) mask of a row: a position sees itself, what precedes it in its completion, and the
+    prompt."""
     mask = torch.ones(size, size, dtype=torch.bool).tril()
     start = end = len(row.prompt)
     for completion in row.completions:
         end += len(completion)
         mask[end:, start:end] = False
         start = end
-    mask.fill_diagonal_(True)  # a position without anything to see would be NaN
+    mask.fill_diagonal_(True)  # a position that sees nothing would give NaN
     return mask[None]
 
 
 class NotPacked(Exception):
-    """A model's attention does something that attention of packed sequences does not."""
+    """The model's attention does something that packed attention does not support."""
 
 
 def check_arguments(
     packed: PackedBatch | None, attention_mask: Any, is_causal: bool | None, other: dict[str, Any]
-) -> None:
-    """What else a layer asks of its attention: nothing that would change the result may be left out.
+) -> PackedBatch:
+    """Check that a layer asks nothing of its attention that would change the result unsupported.
+
+    Returns:
+        The packed batch.
 
     Raises:
-        NotPacked: naming it.
+        NotPacked: naming what is not supported.
     """
     if packed is None:
-        raise NotPacked("its layers do not hand arguments on to attention")
+        raise NotPacked("its layers do not pass arguments on to attention")
     if attention_mask is not None:
-        raise NotPacked("its layers give attention a mask of their own")
+        raise NotPacked("its layers give attention their own mask")
     if is_causal is False:
         raise NotPacked("its attention sees later tokens")
     unknown = [name for name, value in other.items() if value is not None and name not in WITHOUT_EFFECT]
     if unknown:
         raise NotPacked(f"its layers give attention {', '.join(sorted(unknown))}, which packed attention does not know")
+    return packed
 
 
 def packed_attention(
@@ -232,26 +237,26 @@ def packed_attention(
     softcap: float | None = None,
     s_aux: torch.Tensor | None = None,
     is_causal: bool | None = None,
-    **other,
+    **other: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention of a packed sequence, in the form of transformers' attention functions.
+    """Compute the attention of a packed sequence, in the form of transformers' attention functions.
 
     Args:
-        query, key, value: (1, H, T, D), with fewer heads in key and value where these are shared by groups of queries.
-        packed: the batch, which the model hands on to its layers.
-        s_aux: (H,) attention sinks: scores of one more key in each head, which has no value.
+        query, key, value: (1, H, T, D); key and value have fewer heads if groups of queries share them.
+        packed: the batch, which the model passes on to its layers.
+        s_aux: (H,) attention sinks: the score of one more key per head, which has no value.
 
     Returns:
         (1, T, H, D).
 
     Raises:
-        NotPacked: for arguments that are not known.
+        NotPacked: for unknown arguments.
     """
-    check_arguments(packed, attention_mask, is_causal, other)
+    packed = check_arguments(packed, attention_mask, is_causal, other)
     results = []
     for group in packed.groups:
         n, longest = group.places.shape
-        q, k, v = (_lay_out(each, group.places) for each in (query, key, value))
+        q, k, v = (_lay_out(states, group.places) for states in (query, key, value))
         mask = group.mask
         if sliding_window is not None and longest > sliding_window:
             distance = group.positions[:, None, :, None] - group.positions[:, None, None, :]
@@ -266,16 +271,24 @@ def packed_attention(
 
 
 def _lay_out(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
-    """(1, H, T, D) to (n, H, L, D)."""
+    """Reshape (1, H, T, D) to (n, H, L, D)."""
     laid = states[0].transpose(0, 1).index_select(0, places.flatten())
     return laid.view(*places.shape, *laid.shape[1:]).transpose(1, 2)
 
 
-def _explicit_attention(q, k, v, mask, scaling, softcap, sinks) -> torch.Tensor:
-    """Attention whose scores are capped by softcap * tanh(score / softcap), as Gemma 2 has it, or that has a sink for
-    each head, as gpt-oss has it."""
+def _explicit_attention(
+    q: torch.Tensor,
+    k: torch.Tensor,
+    v: torch.Tensor,
+    mask: torch.Tensor,
+    scaling: float | None,
+    softcap: float | None,
+    sinks: torch.Tensor | None,
+) -> torch.Tensor:
+    """Compute attention with scores capped by softcap * tanh(score / softcap), as in Gemma 2, or with a sink per head,
+    as in gpt-oss."""
     repeated = q.shape[1] // k.shape[1]
-    k, v = (each.repeat_interleave(repeated, dim=1) for each in (k, v))
+    k, v = (states.repeat_interleave(repeated, dim=1) for states in (k, v))
     scores = q @ k.transpose(2, 3) * (q.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         scores = (scores / softcap).tanh() * softcap

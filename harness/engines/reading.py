@@ -1,10 +1,10 @@
-"""How log-probabilities can be read from a model: decided by comparison with the model's own forward pass.
+"""How log-probabilities can be read from a model, chosen by comparison with the model's own forward pass.
 
-A few short sequences are read one by one, with nothing but the model's own forward pass, and then packed. Only where
-both agree is the model read packed. What short sequences do not show is looked at in another way: a window or chunk of
-attention that is longer than they are, in the rule by which the model makes its masks; what only attention uses, such
-as sinks, in the arguments that layers give to attention (`harness.engines.packing.check_arguments`); a rotary embedding
-that depends on the longest sequence of a batch, in the configuration.
+A few short sequences are read one by one, by the model's own forward pass alone, and then packed. A model is packed
+only if both agree. What short sequences do not show is checked in other ways: an attention window or chunk that is
+longer than they are, in the rule by which the model makes its masks; what only attention uses, such as sinks, in the
+arguments that layers pass to attention (`harness.engines.packing.check_arguments`); a rotary embedding that depends on
+the longest sequence of a batch, in the configuration.
 """
 
 import sys
@@ -31,39 +31,44 @@ from harness.engines.logprobs import (
 )
 from harness.engines.packing import NotPacked, PackedBatch, pack, packed_attention
 from harness.errors import UserError
+from harness.types import TokenIds
 
-CHECKED = "harness_packed_checked"  # attention that looks at the rules of masks
-LENGTHS = ((7, (5, 3)), (2, (6,)))  # tokens of each prompt that is compared, and of its completions
+Pair = tuple[TokenIds, TokenIds]  # prompt, completion
+CHECKED = "harness_packed_checked"  # attention that checks the rules of masks
+LENGTHS = ((7, (5, 3)), (2, (6,)))  # tokens of each compared prompt, and of its completions
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.15}
-# nats per token, root mean square: a right reading differs by rounding of logits, in 16 bits 2^-11 or 2^-8 of them
+# nats per token, root mean square: a correct reading differs by rounding of logits, 2^-11 or 2^-8 of them in 16 bits
 LENGTH_DEPENDENT = ("dynamic", "longrope")  # kinds of rotary embedding
 FAR = 2**22  # tokens, more than any context
-SPOTS = {*range(17), *(2**power + off for power in range(5, 22) for off in (-1, 0, 1))}  # where rules are tried
-LAYERS = {"full_attention", "sliding_attention", "attention"}  # kinds of layers that packed attention is made for
+SPOTS = {*range(17), *(2**power + off for power in range(5, 22) for off in (-1, 0, 1))}  # positions to try rules at
+LAYERS = {"full_attention", "sliding_attention", "attention"}  # kinds of layers that packed attention supports
 FAILURES = (*(TypeError, ValueError, RuntimeError, AttributeError, LookupError, AssertionError), NotPacked)
 
 
 def how_to_balance(model: PreTrainedModel, reading: Reading, name: str) -> Reading:
-    """How to read a mixture of experts whose load-balancing loss is trained on: as given where that loss is then the
-    model's own for a padded batch, else padded.
+    """Choose how to read a mixture of experts whose load-balancing loss is trained on: as given if that gives the
+    model's own loss for a padded batch, else padded.
+
+    Args:
+        name: of the model, for error messages.
 
     Raises:
-        UserError: when the model has no such loss, calling it by `name`.
+        UserError: when the model has no such loss.
     """
     pairs = _pairs(model)
     batch = pack(pairs).to(model.device)
     weights = torch.ones(len(pairs), device=model.device)
-    losses = []
+    losses: list[Any] = []
     for way in (replace(reading, packs=False, pads=True), reading):
         try:
             with torch.no_grad(), attend_packed(model, way):
                 losses.append(logprobs_and_balance(model, batch, way, weights)[1])
         except FAILURES as error:
-            _told(error)
+            _reason(error)
             losses.append(None)
-    if not any(isinstance(each, torch.Tensor) for each in losses):
+    if not any(isinstance(loss, torch.Tensor) for loss in losses):
         raise UserError(
-            f"router_aux_loss_coef is set, and {name} ({type(model).__name__}) has no load-balancing loss: it is not a "
+            f"router_aux_loss_coef is set, but {name} ({type(model).__name__}) has no load-balancing loss: it is not a "
             "mixture of experts, or balances them in another way; set router_aux_loss_coef=0"
         )
     padded, given = losses
@@ -73,14 +78,13 @@ def how_to_balance(model: PreTrainedModel, reading: Reading, name: str) -> Readi
 
 
 class Selects(NotPacked):
-    """A model's layers may look at tokens that they select, which may depend on all that is in a batch."""
+    """The model's layers may attend to selected tokens, and the selection may depend on the whole batch."""
 
 
 def how_to_read(model: PreTrainedModel, attention: str = "sdpa") -> Reading:
-    """Compares ways to read log-probabilities, from the cheapest on, with the model's own forward pass.
+    """Compare ways to read log-probabilities, cheapest first, with the model's own forward pass.
 
-    Raises:
-        What the model's own forward pass raises.
+    Errors of the model's own forward pass are passed on.
     """
     training = model.training
     model.eval()
@@ -93,10 +97,10 @@ def how_to_read(model: PreTrainedModel, attention: str = "sdpa") -> Reading:
 
 @cache
 def tell(name: str, reading: Reading) -> None:
-    """Once in a process, that a model is read in another way than packed.
+    """Report, once per process, that a model is not packed.
 
     Args:
-        name: of the model's class.
+        name: the model's class.
     """
     if reading.packs:
         return
@@ -112,15 +116,15 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
 
     def agrees(reading: Reading, count: int, expected: torch.Tensor) -> str:
-        """Nothing, or why not."""
+        """Return why it does not agree, "" if it does."""
         try:
             with attend_packed(model, reading):
-                found = _values(model, pairs[:count], reading)
+                values = _values(model, pairs[:count], reading)
         except FAILURES as error:
-            return _told(error)
-        if found.shape != expected.shape:
-            return "it returns something else than logits"
-        difference = (found - expected).double().square().mean().sqrt().item()
+            return _reason(error)
+        if values.shape != expected.shape:
+            return "it returns something other than logits"
+        difference = (values - expected).double().square().mean().sqrt().item()
         return "" if difference <= tolerance else f"its log-probabilities would differ by {difference:.2g} per token"
 
     selects, reason = _selecting(model), ""
@@ -129,7 +133,7 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     except Selects as error:
         selects = str(error)
     except FAILURES as error:
-        reason = _told(error)
+        reason = _reason(error)
     barred = selects or reason
     for head in heads:
         reason = barred or agrees(replace(whole, packs=True, head=head), len(pairs), expected)
@@ -141,15 +145,16 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     return replace(padded, pads=not selects and not agrees(padded, len(pairs), expected))
 
 
-def _told(error: Exception) -> str:
+def _reason(error: Exception) -> str:
+    """Return the reason for a message; running out of memory is raised again."""
     if isinstance(error, RuntimeError) and memory.shortage(error):
         raise error
     text = str(error).strip().partition("\n")[0]
     return text if isinstance(error, NotPacked) else f"{type(error).__name__}: {text}"
 
 
-def _heads(model: PreTrainedModel, pair: tuple, whole: Reading) -> tuple[list[str], torch.Tensor]:
-    """The ways to use the model's head that may be right, and the values of a sequence by its whole logits."""
+def _heads(model: PreTrainedModel, pair: Pair, whole: Reading) -> tuple[list[str], torch.Tensor]:
+    """Return the ways to use the model's head that may be right, and a sequence's values from its whole logits."""
     try:
         head = model.get_output_embeddings()
     except (AttributeError, NotImplementedError):
@@ -170,12 +175,12 @@ def _heads(model: PreTrainedModel, pair: tuple, whole: Reading) -> tuple[list[st
     return [*(["scored"] if plain else []), "read", "whole"], values
 
 
-def _pairs(model: PreTrainedModel) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """Sequences of ordinary tokens: two prompts, each with completions of different length."""
+def _pairs(model: PreTrainedModel) -> list[Pair]:
+    """Return sequences of ordinary tokens: two prompts, each with completions of different lengths."""
     text = model.config.get_text_config()
-    configs = {id(each): each for each in (model.config, text)}.values()
+    configs = {id(config): config for config in (model.config, text)}.values()
     named = {value for config in configs for name, value in vars(config).items() if "token" in name}
-    special = {each for each in named if isinstance(each, int)}
+    special = {token for token in named if isinstance(token, int)}
     size = min(text.vocab_size, model.get_input_embeddings().weight.shape[0])
     ordinary = [token for token in range(min(size, 1000) // 2) if token not in special] or [0]
     draw = iter(range(10**6))
@@ -186,28 +191,29 @@ def _pairs(model: PreTrainedModel) -> list[tuple[tuple[int, ...], tuple[int, ...
     pairs = []
     for length, completions in LENGTHS:
         prompt = take(length)
-        pairs += [(prompt, take(each)) for each in completions]
+        pairs += [(prompt, take(tokens)) for tokens in completions]
     return pairs
 
 
-def _values(model: PreTrainedModel, pairs: list, reading: Reading) -> torch.Tensor:
-    """Log-probabilities of all completion tokens, sequence by sequence."""
+def _values(model: PreTrainedModel, pairs: list[Pair], reading: Reading) -> torch.Tensor:
+    """Return the log-probabilities of all completion tokens, sequence by sequence."""
     batch = pack(pairs).to(model.device)
     forward = packed_forward(batch, None) if reading.packs else padded_forward(batch, None)
     return target_logprobs(model, forward, reading.head)[0]
 
 
 def _selecting(model: PreTrainedModel) -> str:
-    """What shows in the configuration that attention looks at selected tokens only, or nothing."""
+    """Return what in the configuration shows that attention sees selected tokens only, or ""."""
     names = [name for name, value in vars(model.config.get_text_config()).items() if name.startswith("index") and value]
     return f"its attention selects tokens ({', '.join(sorted(names))})" if names else ""
 
 
-def _check_rules(model: PreTrainedModel, pairs: list) -> None:
-    """
+def _check_rules(model: PreTrainedModel, pairs: list[Pair]) -> None:
+    """Check that packed attention is the model's attention for sequences of any length.
+
     Raises:
-        Selects: when attention may depend on all that is in a batch.
-        NotPacked: when attention of packed sequences may not be that of the model, whatever short sequences show.
+        Selects: when attention may depend on the whole batch.
+        NotPacked: when packed attention may differ, whatever short sequences show.
     """
     if not model._can_set_attn_implementation():
         raise NotPacked("its attention cannot be replaced")
@@ -216,9 +222,18 @@ def _check_rules(model: PreTrainedModel, pairs: list) -> None:
         raise NotPacked(f"it has layers of type {', '.join(sorted(odd))}")
     calls = []
 
-    def attend(module, query, key, value, attention_mask, *args, sliding_window=None, **more):
+    def attend(
+        module: Any,
+        query: Any,
+        key: Any,
+        value: Any,
+        attention_mask: Any,
+        *args: Any,
+        sliding_window: int | None = None,
+        **more: Any,
+    ) -> tuple[torch.Tensor, None]:
         if not isinstance(attention_mask, _Rule):
-            raise NotPacked("its layers make attention masks of their own")
+            raise NotPacked("its layers make their own attention masks")
         attention_mask.check(sliding_window)
         calls.append(module)
         return packed_attention(module, query, key, value, None, *args, sliding_window=sliding_window, **more)
@@ -232,60 +247,60 @@ def _check_rules(model: PreTrainedModel, pairs: list) -> None:
     finally:
         model.set_attn_implementation(before)
     if len(calls) < getattr(text, "num_hidden_layers", 1):
-        raise NotPacked("not all of its layers look at other tokens by attention")
+        raise NotPacked("not all of its layers use attention to see other tokens")
 
 
 def _alone(batch: PackedBatch) -> Forward:
-    """One sequence, of which the model sees only by the packed batch that it is one."""
+    """Return the forward pass of one sequence that only its packed batch shows to be a single one."""
     return replace(padded_forward(batch, None), arguments={"input_ids": batch.input_ids, "packed": batch})
 
 
 @dataclass(frozen=True)
 class _Rule:
-    """Stands for a mask: who sees whom, by positions. A layer can hand it on to attention, and nothing else.
+    """Stands in for a mask: which position sees which. A layer can pass it on to attention and nothing else.
 
-    sees: of transformers, (batch, head, query position, key position) to whether it sees.
+    sees: transformers' mask function, (batch, head, query position, key position) -> bool.
     """
 
     sees: Callable[..., Any]
 
     def check(self, window: int | None) -> None:
-        """
+        """Check that a position sees what is before it, within the window that is passed to attention.
+
         Raises:
-            NotPacked: when that is not what is before it, within the window that attention is told of.
+            NotPacked: when it sees something else.
         """
-        spots = {*SPOTS, *(range(max(0, window - 2), window + 3) if window else ())}
-        spots = torch.tensor(sorted(spots))
+        spots = torch.tensor(sorted({*SPOTS, *(range(max(0, window - 2), window + 3) if window else ())}))
         query, key, none = spots[:, None], spots[None, :], torch.tensor(0)
         wanted = (key <= query) & (query - key < (window or FAR))
         try:
             seen = torch.as_tensor(self.sees(none, none, query, key))
         except (IndexError, RuntimeError, TypeError) as error:
-            raise NotPacked("its attention mask is more than a rule of positions") from error
+            raise NotPacked("its attention mask depends on more than positions") from error
         if not torch.equal(seen.expand_as(wanted), wanted):
-            raise NotPacked("its attention sees other tokens than those before, or within a window that it tells of")
+            raise NotPacked("its attention sees tokens other than those before it within the declared window")
 
     def __getitem__(self, _places: Any) -> Any:
         raise Selects("its layers change their attention mask")
 
-    def __getattr__(self, name: str) -> Any:
+    def __getattr__(self, name: str) -> Any:  # whatever a layer does with a mask is caught
         return self[name]
 
 
-def _rule(*_args, mask_function: Callable[..., Any], **_other) -> _Rule:
-    """A mask, as transformers asks for one."""
+def _rule(*_args: Any, mask_function: Callable[..., Any], **_other: Any) -> _Rule:
+    """Return a mask in the form that transformers asks for."""
     return _Rule(mask_function)
 
 
 def _together(model: PreTrainedModel) -> int | None:
-    """The longest sequence that leaves the rotary embedding of others in its batch as it is, None for any."""
+    """Return the longest sequence that does not change the rotary embedding of others in its batch; None for any."""
     text = model.config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
-    kinds = [each for each in (rope, *rope.values()) if isinstance(each, dict) and each.get("rope_type")]
-    own = (getattr(text, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings"))
+    kinds = [kind for kind in (rope, *rope.values()) if isinstance(kind, dict) and kind.get("rope_type")]
+    known = (getattr(text, name, None) for name in ("original_max_position_embeddings", "max_position_embeddings"))
     lengths = [
-        each.get("original_max_position_embeddings") or next(filter(None, own), None)
-        for each in kinds
-        if each["rope_type"] in LENGTH_DEPENDENT
+        kind.get("original_max_position_embeddings") or next(filter(None, known), None)
+        for kind in kinds
+        if kind["rope_type"] in LENGTH_DEPENDENT
     ]
     return min(filter(None, lengths), default=None)

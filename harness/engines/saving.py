@@ -1,11 +1,11 @@
-"""Models as they are saved: what could not be written again is repaired when a model is loaded, or refused before it
-is trained.
+"""Saving models: what could not be saved again is repaired when a model is loaded, or refused before it is trained.
 
-transformers reads configurations that it then refuses to write, which shows only when a training has ended.
+transformers reads configurations that it then refuses to write, which would show only after training.
 """
 
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from transformers import (
     AutoConfig,
@@ -21,19 +21,23 @@ from harness.engines.loading import tell
 from harness.errors import UserError
 
 SHARD = "50GB"  # largest file of weights
-SAMPLING = {  # values that take part where a model samples, and what stands for "not given"
+SAMPLING: dict[str, tuple[Any, ...]] = {  # values that matter when a model samples, and what means "not given"
     **dict.fromkeys(("min_p", "top_h"), (None,)),
     **dict.fromkeys(("temperature", "top_p", "typical_p"), (None, 1.0)),
     **dict.fromkeys(("epsilon_cutoff", "eta_cutoff"), (None, 0.0)),
     "top_k": (None, 50),
 }
-BEAMS = {"early_stopping": (None, False), "length_penalty": (None, 1.0)}  # take part where there are several beams
+BEAMS: dict[str, tuple[Any, ...]] = {  # values that matter with several beams
+    "early_stopping": (None, False),
+    "length_penalty": (None, 1.0),
+}
 
 
 def check_whole(model: PreTrainedModel, name: str) -> None:
-    """
+    """Check that a model can be trained as it is.
+
     Raises:
-        UserError: for a model with adapters in it, in a wrapper, or with quantized weights.
+        UserError: for a model with unmerged adapters, in a wrapper, or with quantized weights.
     """
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise UserError(
@@ -47,14 +51,14 @@ def check_whole(model: PreTrainedModel, name: str) -> None:
 
 
 def repair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Makes of a model's settings what can be saved and used, and tells what was changed.
+    """Change a model's settings to what can be saved and used, and report the changes.
 
-    Ids outside the embedding are left out. Sampling values without do_sample mean a model that samples (Llama 2 and
-    Vicuna are published so): do_sample is set; with do_sample false they take no part, as values of a beam search do
-    with one beam, and are left out.
+    Ids outside the embedding are removed. Sampling values without do_sample mean a model that samples (Llama 2 and
+    Vicuna were published so): do_sample is set. With do_sample false they have no effect and are removed, like values
+    of beam search with one beam.
 
     Raises:
-        UserError: when the tokenizer has tokens that the embedding has no row for, other than one to pad with.
+        UserError: when the tokenizer has tokens without a row in the embedding, other than a padding token.
     """
     rows = model.get_input_embeddings().weight.shape[0]
     _check_tokens(tokenizer, rows, name)
@@ -68,7 +72,7 @@ def repair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str
 
 
 def tokens_of(tokenizer: PreTrainedTokenizerBase) -> int:
-    """The highest number of a token, and 1."""
+    """Return the highest token id plus 1."""
     return max(tokenizer.get_vocab().values(), default=-1) + 1
 
 
@@ -78,7 +82,7 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> N
     if pad is not None and pad >= rows and set(beyond) == {pad}:
         tell(
             f"note: {name}: its padding token {tokenizer.pad_token!r} is number {pad}, outside the {rows} rows of its "
-            "embedding: another token is padded with"
+            "embedding: another token is used for padding"
         )
         tokenizer.pad_token = None
     elif beyond:
@@ -90,36 +94,36 @@ def _check_tokens(tokenizer: PreTrainedTokenizerBase, rows: int, name: str) -> N
 
 
 def _keep_ids_inside(generation: GenerationConfig, rows: int) -> list[str]:
-    """What was changed."""
+    """Remove ids outside the embedding; return the changes."""
     changed = []
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         value = getattr(generation, name)
         given = value if isinstance(value, list) else [] if value is None else [value]
-        inside = [each for each in given if isinstance(each, int) and 0 <= each < rows]
+        inside = [token for token in given if isinstance(token, int) and 0 <= token < rows]
         if len(inside) < len(given):
             setattr(generation, name, inside if isinstance(value, list) and inside else None)
-            changed.append(f"{name} {value} is not among {rows} tokens and left out")
+            changed.append(f"{name} {value} is not among {rows} tokens and removed")
     return changed
 
 
 def _settle(generation: GenerationConfig) -> list[str]:
-    """What was changed."""
+    """Resolve contradictory sampling and beam values; return the changes."""
     changed = []
     sampling = _given(generation, SAMPLING)
     if sampling and generation.do_sample is None:
         generation.do_sample = True
         changed.append(f"do_sample is true ({', '.join(sampling)} given)")
     elif sampling and generation.do_sample is False:
-        changed.append(f"{', '.join(sampling)} left out (do_sample is false)")
+        changed.append(f"{', '.join(sampling)} removed (do_sample is false)")
         _clear(generation, sampling)
     beams = _given(generation, BEAMS) if generation.num_beams in (None, 1) else []
     if beams:
-        changed.append(f"{', '.join(beams)} left out (there is one beam)")
+        changed.append(f"{', '.join(beams)} removed (there is one beam)")
         _clear(generation, beams)
     return changed
 
 
-def _given(generation: GenerationConfig, values: dict[str, tuple]) -> list[str]:
+def _given(generation: GenerationConfig, values: dict[str, tuple[Any, ...]]) -> list[str]:
     return [name for name, absent in values.items() if getattr(generation, name, None) not in absent]
 
 
@@ -129,7 +133,7 @@ def _clear(generation: GenerationConfig, names: list[str]) -> None:
 
 
 def _move(config: PreTrainedConfig, generation: GenerationConfig) -> list[str]:
-    """Takes what belongs in generation_config out of config.json, as old files have it. What was changed."""
+    """Move what belongs in generation_config out of config.json, where old files have it; return the changes."""
     changed = []
     for name, value in config._get_generation_parameters().items():
         if getattr(generation, name, None) is None:
@@ -140,10 +144,10 @@ def _move(config: PreTrainedConfig, generation: GenerationConfig) -> list[str]:
 
 
 def check_saveable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Saves all but the values of the weights in a temporary folder, and reads it again.
+    """Save everything except the values of the weights in a temporary folder, and read it again.
 
     Raises:
-        UserError: when that fails, with the reason: the result of a training could not be kept.
+        UserError: when that fails, with the reason: a trained model could not be saved.
     """
     with tempfile.TemporaryDirectory(prefix="harness-") as folder:
         try:
@@ -156,16 +160,16 @@ def check_saveable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
                 AutoConfig.from_pretrained(folder)
                 again = AutoTokenizer.from_pretrained(folder)
                 if again.get_vocab() != tokenizer.get_vocab():
-                    raise ValueError("its tokenizer is another one when it is read again")
-        except Exception as error:  # whatever libraries raise for settings of others
+                    raise ValueError("its tokenizer changes when it is saved and read again")
+        except Exception as error:  # whatever libraries raise for foreign settings
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(
-                f"{name} can not be trained, as the result could not be saved ({reason:.400}): correct its "
+                f"{name} cannot be trained, because the result could not be saved ({reason:.400}): correct its "
                 "config.json, generation_config.json or tokenizer"
             ) from error
 
 
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
-    """Writes weights (safetensors), configurations and tokenizer of a model that was checked."""
+    """Write weights (safetensors), configurations and tokenizer of a checked model."""
     model.save_pretrained(folder, max_shard_size=SHARD)
     tokenizer.save_pretrained(folder)

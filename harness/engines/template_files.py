@@ -1,4 +1,4 @@
-"""The chat template of a model's folder, read without transformers, which takes seconds to import."""
+"""The chat template of a model folder, read without transformers, which takes seconds to import."""
 
 import json
 from datetime import date
@@ -15,14 +15,14 @@ MORE_TEMPLATES = "additional_chat_templates"  # folder of templates by name
 
 
 def chat_writer(folder: Path, name: str, day: date | None = None) -> ChatWriter:
-    """Writes conversations by the template of a model's folder.
+    """Return the writer of conversations by the template of a model folder.
 
     Args:
         name: of the model, for error messages.
-        day: the date that the template writes, where it writes one; None is today.
+        day: the date that the template writes, if it writes one; None means today.
 
     Raises:
-        UserError: when the folder has no tokenizer_config.json that can be read, or no chat template.
+        UserError: when the folder has no readable tokenizer_config.json, or no chat template.
     """
     folder = tokenizer_folder(folder)
     try:
@@ -37,10 +37,10 @@ def chat_writer(folder: Path, name: str, day: date | None = None) -> ChatWriter:
 
 
 def _sources(folder: Path, config: dict[str, Any]) -> dict[str, str]:
-    """Templates by name, from the places where transformers looks for them; a file wins over the configuration."""
+    """Return templates by name, from where transformers looks for them; files override the configuration."""
     given = config.get("chat_template")
-    if isinstance(given, list):  # of older repositories
-        sources = {each["name"]: each["template"] for each in given if isinstance(each, dict) and len(each) == 2}
+    if isinstance(given, list):  # in older repositories
+        sources = {entry["name"]: entry["template"] for entry in given if isinstance(entry, dict) and len(entry) == 2}
     else:
         sources = {"default": given} if isinstance(given, str) else {}
     old = folder / "chat_template.json"
@@ -56,7 +56,7 @@ def _sources(folder: Path, config: dict[str, Any]) -> dict[str, str]:
 
 
 def _special(entry: tuple[str, Any]) -> tuple[str, str | None]:
-    """The name and text of a special token in tokenizer_config.json; None for an entry of another kind."""
+    """Return name and text of a special token in tokenizer_config.json; the text is None for any other entry."""
     name, value = entry
     text = value.get("content") if isinstance(value, dict) else value
     return name, text if name.endswith("_token") and isinstance(text, str) else None

@@ -1,7 +1,7 @@
-"""Chat templates are programs that come with models: they run in jinja's sandbox, with little time and memory.
+"""Chat templates are programs that come with models: they run in jinja's sandbox, with limited time and memory.
 
-What a template may use is what transformers gives it (`transformers.utils.chat_template_utils`), but for the clock: the
-date that a template writes is an argument here, so that the same conversation gives the same tokens on every day.
+A template may use what transformers gives it (`transformers.utils.chat_template_utils`), except the clock: the date
+that it writes is an argument here, so that the same conversation gives the same tokens every day.
 """
 
 import json
@@ -20,12 +20,12 @@ from typing import Any
 from jinja2 import Template, TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-SECONDS = 2.0  # of the processor; rendering takes a thousandth of one
-MEMORY = 1 << 30  # bytes beyond what the process has
+SECONDS = 2.0  # of processor time; rendering takes a millisecond
+MEMORY = 1 << 30  # bytes beyond what the process already has
 LONGEST = 1 << 24  # characters of a rendered conversation
-_STATM = Path("/proc/self/statm")  # where Linux tells how much memory a process has, in pages
+_STATM = Path("/proc/self/statm")  # where Linux reports a process's memory, in pages
 _GENERATION, _END_GENERATION = (re.compile(rf"(\{{%-?\s*){tag}(\s*-?%\}})") for tag in ("generation", "endgeneration"))
-FAILURES = (  # what a program of others can raise; the sandbox and jinja raise the first
+FAILURES = (  # what a foreign program can raise; the sandbox and jinja raise the first
     TemplateError,
     *(ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError),
     *(RecursionError, SyntaxError, TypeError, ValueError),
@@ -34,9 +34,9 @@ FAILURES = (  # what a program of others can raise; the sandbox and jinja raise 
 
 @contextmanager
 def bounded() -> Iterator[None]:
-    """Compile and render a template inside: what takes too much, or fails in any way, ends with a TemplateError.
+    """Inside, compiling and rendering a template that takes too much, or fails in any way, raises TemplateError.
 
-    Time is limited on the main thread (where signals are handled), memory where the system has _STATM.
+    Time is limited on the main thread (where signals are handled), memory if the system has _STATM.
     """
     try:
         with _limited_time(), _limited_memory():
@@ -48,7 +48,7 @@ def bounded() -> Iterator[None]:
 
 
 def checked(text: str) -> str:
-    """A rendered conversation, when it is not absurdly long.
+    """Return a rendered conversation if it is not absurdly long.
 
     Raises:
         TemplateError: when it is.
@@ -66,11 +66,13 @@ def writes_date(source: str) -> bool:
 class ChatProgram:
     """The template (or templates by name) of a tokenizer, with the special tokens and the date that it may write."""
 
-    def __init__(self, sources: str | Mapping[str, str], special_tokens: Mapping[str, str], day: date | None = None):
+    def __init__(
+        self, sources: str | Mapping[str, str], special_tokens: Mapping[str, str], day: date | None = None
+    ) -> None:
         """
         Args:
-            sources: one template, or some by the names that transformers gives them ("default", "tool_use").
-            day: what `strftime_now` tells, at midnight; None is today.
+            sources: one template, or several by transformers' names ("default", "tool_use").
+            day: the date that `strftime_now` writes, at midnight; None means today.
         """
         self.sources = {"default": sources} if isinstance(sources, str) else dict(sources)
         self.day = day or date.today()
@@ -87,7 +89,7 @@ class ChatProgram:
         variables: Mapping[str, Any] | None = None,
         add_generation_prompt: bool = False,
     ) -> str:
-        """The text of a conversation, with what makes the model answer behind it where that is asked for.
+        """Return the text of a conversation, with the generation prompt if asked for.
 
         Raises:
             TemplateError: when the template refuses the conversation, fails, or takes too much time or memory.
@@ -95,7 +97,7 @@ class ChatProgram:
         source = self.sources.get("tool_use") if tools else None
         source = source or self.sources.get("default")
         if source is None:
-            raise TemplateError(f"it has templates named {', '.join(sorted(self.sources))} and none named default")
+            raise TemplateError(f"it has templates named {', '.join(sorted(self.sources))} but none named default")
         given = self._given | dict(variables or {})
         with bounded():
             written = compiled(source).render(
@@ -108,18 +110,18 @@ class ChatProgram:
             return checked(written)
 
 
-REASONING = ("reasoning_content", "thinking", "reasoning")  # names of a message's thought, the usual one first
+REASONING = ("reasoning_content", "thinking", "reasoning")  # names of a message's thought, the most common first
 
 
 def _with_reasoning(message: dict[str, Any]) -> dict[str, Any]:
-    """A message whose thought stands under each name that a template may read, as transformers has it."""
+    """Return a message with its thought under each name that a template may read, as in transformers."""
     thought = next((message[name] for name in REASONING if message.get(name) is not None), None)
     return message if thought is None else {"thinking": thought, **message, "reasoning_content": thought}
 
 
 @cache
 def compiled(source: str) -> Template:
-    """A chat template as a program; a block of {% generation %} is its content."""
+    """Compile a chat template; a {% generation %} block is replaced by its content."""
     environment = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
     )
@@ -131,7 +133,7 @@ def compiled(source: str) -> Template:
 def _to_json(
     value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
 ) -> str:
-    """Unlike jinja's own filter: no escapes for HTML, and letters stay as they are."""
+    """Write JSON without jinja's HTML escapes, and with non-ASCII letters as they are."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
 
 
@@ -145,7 +147,7 @@ def _limited_time() -> Iterator[None]:
         yield
         return
     before = signal.signal(signal.SIGVTALRM, _out_of_time)
-    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS)  # again, as an error in a callback of C is lost
+    signal.setitimer(signal.ITIMER_VIRTUAL, SECONDS, SECONDS)  # repeated, because an error in a C callback is lost
     try:
         yield
     finally:

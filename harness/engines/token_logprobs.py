@@ -1,27 +1,28 @@
-"""Log-probabilities of target tokens from hidden states, block by block: the logits of a batch never exist at once."""
+"""Log-probabilities of target tokens from hidden states, block by block: a batch's logits never exist all at once."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
-ROWS = 4096  # tokens of a block, at most
-CPU_BLOCK, GPU_BLOCK = 8 << 20, 128 << 20  # bytes of its logits in float32: a CPU's is to stay in its cache
+ROWS = 4096  # most tokens per block
+CPU_BLOCK, GPU_BLOCK = 8 << 20, 128 << 20  # bytes of a block's float32 logits: a CPU's block should stay in its cache
 
 
 def token_logprobs(
     hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
 ) -> torch.Tensor:
-    """log softmax(hidden @ weight.T + bias) at the targets; gradients flow to hidden, weight and bias.
+    """Return log softmax(hidden @ weight.T + bias) at the targets; gradients flow to hidden, weight and bias.
 
     Args:
         hidden: (n, d). weight: (V, d). bias: (V,) or None. targets: (n,).
 
     Returns:
-        (n,) in nats, float32 (float64 where hidden is).
+        (n,) in nats, float32 (float64 if hidden is).
     """
-    if torch.is_autocast_enabled(hidden.device.type):  # the way back is outside autocast: both are to see one type
+    if torch.is_autocast_enabled(hidden.device.type):  # backward runs outside autocast: both passes need one dtype
         dtype = torch.get_autocast_dtype(hidden.device.type)
-        hidden, weight, bias = (None if each is None else each.to(dtype) for each in (hidden, weight, bias))
+        hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
     return _TokenLogProbs.apply(hidden, weight, bias, targets)
 
 
@@ -30,7 +31,7 @@ def _row_blocks(count: int) -> list[slice]:
 
 
 def _column_blocks(rows: int, weight: torch.Tensor) -> Iterator[slice]:
-    """Parts of the vocabulary whose logits for so many tokens are a block."""
+    """Yield the parts of the vocabulary whose logits for `rows` tokens fill a block."""
     size = max(1, (CPU_BLOCK if weight.device.type == "cpu" else GPU_BLOCK) // (4 * rows))
     for start in range(0, len(weight), size):
         yield slice(start, min(start + size, len(weight)))
@@ -42,13 +43,15 @@ def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 
 
 class _TokenLogProbs(torch.autograd.Function):
-    """Keeps one number a token between the passes, its normalizer, and computes the logits again on the way back.
+    """Keeps one number per token between the passes, its normalizer, and recomputes the logits in the backward pass.
 
-    With p = softmax(logits), d log p(target) / d logits = onehot(target) - p; the two parts are summed apart.
+    With p = softmax(logits), d log p(target) / d logits = onehot(target) - p; the two parts are summed separately.
     """
 
     @staticmethod
-    def forward(ctx, hidden, weight, bias, targets):
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    ) -> torch.Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         normalizers = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
         for rows in _row_blocks(len(hidden)):
@@ -58,25 +61,25 @@ class _TokenLogProbs(torch.autograd.Function):
         chosen = (hidden.to(dtype) * weight[targets].to(dtype)).sum(1)
         if bias is not None:
             chosen += bias[targets].to(dtype)
-        chosen = chosen.to(hidden.dtype)  # rounded as the logits are, so that what rounding did to both cancels
+        chosen = chosen.to(hidden.dtype)  # rounded like the logits, so that rounding errors cancel
         ctx.save_for_backward(hidden, weight, bias, targets, normalizers)
         return chosen - normalizers
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, normalizers = ctx.saved_tensors
-        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        for_hidden, for_weight, for_bias, _ = ctx.needs_input_grad
         scaled = (hidden.to(grad.dtype) * grad[:, None]).to(weight.dtype)
-        grad_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if wants_hidden else None
-        grad_weight = torch.empty_like(weight) if wants_weight else None
-        grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if wants_bias else None
+        grad_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if for_hidden else None
+        grad_weight = torch.empty_like(weight) if for_weight else None
+        grad_bias = torch.zeros_like(bias, dtype=grad.dtype) if for_bias else None
         for number, rows in enumerate(_row_blocks(len(hidden))):
             for columns in _column_blocks(len(hidden[rows]), weight):
                 exact = _logits(hidden[rows], weight, bias, columns).sub_(normalizers[rows, None]).exp_()
                 likely = exact.to(weight.dtype)
-                if wants_hidden:
+                if grad_hidden is not None:
                     grad_hidden[rows] += likely @ weight[columns]
-                if wants_weight:
+                if grad_weight is not None:
                     torch.addmm(
                         grad_weight[columns],
                         likely.T,
@@ -85,12 +88,12 @@ class _TokenLogProbs(torch.autograd.Function):
                         alpha=-1,
                         out=grad_weight[columns],
                     )
-                if wants_bias:
+                if grad_bias is not None:
                     grad_bias[columns] -= grad[rows] @ exact
-        if wants_hidden:
+        if grad_hidden is not None:
             grad_hidden = ((weight[targets].to(grad.dtype) - grad_hidden) * grad[:, None]).to(hidden.dtype)
-        if wants_weight:
+        if grad_weight is not None:
             grad_weight.index_add_(0, targets, scaled)
-        if wants_bias:
+        if grad_bias is not None:
             grad_bias = grad_bias.index_add_(0, targets, grad).to(bias.dtype)
         return grad_hidden, grad_weight, grad_bias, None

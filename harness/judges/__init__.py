@@ -1,1 +1,1 @@
-"""Who judges, what a judge is asked, and how its verdict is read."""
+"""Who judges, what a judge is asked, and how its verdict is parsed."""

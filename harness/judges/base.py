@@ -1,6 +1,6 @@
-"""What a judge is: chat messages in, a reply in text (and the log-probabilities of its first token) out.
+"""The judge protocol: chat messages in, a text reply (and the log-probabilities of its first token) out.
 
-An LLM behind an endpoint, an engine and the testbed's program are reached in the same way, with the same prompts.
+An LLM behind an endpoint, a local engine and the testbed's program are reached in the same way, with the same prompts.
 """
 
 from collections.abc import Callable, Sequence
@@ -8,16 +8,28 @@ from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
 from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.endpoints.limits import Price
 from harness.progress import Advance
 
 
 class Judge(Protocol):
-    """Scores of judges with different names never stand in one ranking."""
+    """Scores of judges with different names are never ranked together."""
 
-    name: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def endpoint(self) -> str | None:
+        """URL of the endpoint; None for a judge in this process."""
+        ...
+
+    @property
+    def price(self) -> Price | None:
+        """Price of the endpoint's tokens; None if it is unknown, or there is no endpoint."""
+        ...
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
-        """One reply a request, in order.
+        """Return one reply per request, in order.
 
         Raises:
             UserError: when the judge cannot be reached at all, or refuses the credentials or the form of the requests.
@@ -41,10 +53,10 @@ def complete(
     rejudge: bool,
     advance: Advance | None = None,
 ) -> list[JudgeReply]:
-    """One reply a request, in order; with `rejudge` a reply without a verdict is asked for once more.
+    """Return one reply per request, in order; with `rejudge`, ask once more for a reply without a verdict.
 
-    The second reply counts, also when it has no verdict either. Requests that failed are not among them: the judge has
-    tried those again itself.
+    The second reply counts even if it has no verdict either. Failed requests are not repeated here: the judge has
+    already retried them.
     """
     replies = judge.complete(requests, advance)
     again = [place for place, reply in enumerate(replies) if rejudge and not reply.error and not has_verdict(reply)]

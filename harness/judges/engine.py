@@ -1,10 +1,11 @@
-"""A judge that is an engine: a local model, so that everything works without a key."""
+"""A judge that is an engine: a local model, so that everything works without an API key."""
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import PurePath
+from typing import Any
 
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.endpoints.log import JudgeLog
@@ -13,12 +14,16 @@ from harness.files import store
 from harness.progress import Advance
 from harness.types import TokenIds
 
-CHUNK = 256  # requests whose replies are stored together: the most that a kill loses
+CHUNK = 256  # requests whose replies are stored together: the most that an interruption loses
 SHOWN_HASH = 8  # digits of the weights' hash in the judge's name
 
 
 class EngineJudge:
-    """Its name has a hash of the weights in it, so that scores of different weights never stand in one ranking."""
+    """A local model as the judge. Its name includes a hash of the weights, so scores of different weights are never
+    ranked together."""
+
+    endpoint = None
+    price = None
 
     def __init__(
         self,
@@ -30,17 +35,19 @@ class EngineJudge:
     ) -> None:
         """
         Args:
-            log: where requests and replies are stored, and found again; None stores nothing.
-            name: of the model, for people; else the last part of the engine's own.
-            max_tokens: of every reply in text, in place of the request's own.
+            log: where requests and replies are stored and looked up; None stores nothing.
+            name: of the model, for people; else the last part of the engine's name.
+            max_tokens: of each text reply, instead of the request's.
         """
         self.engine, self.log, self.seed, self.max_tokens = engine, log, seed, max_tokens
         self.name = f"{name or PurePath(engine.name).name}@{engine.weights_hash[:SHOWN_HASH]}"
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
         if self.max_tokens:
-            longer = {"max_tokens": self.max_tokens}
-            requests = [request if request.alternatives else replace(request, **longer) for request in requests]
+            requests = [
+                request if request.alternatives else replace(request, max_tokens=self.max_tokens)
+                for request in requests
+            ]
         keys = [self.key(request) for request in requests]
         times = Counter(keys)
         replies: dict[str, JudgeReply] = {}
@@ -62,7 +69,7 @@ class EngineJudge:
         return [replace(replies[key], id=request.id) for key, request in zip(keys, requests, strict=True)]
 
     def _judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> dict[str, JudgeReply]:
-        """Replies, by key, to requests that differ in their messages and repeats only."""
+        """Return replies, by key, to requests that differ only in their messages and repeats."""
         engine, first = self.engine, requests[0]
         encoded = [self._encoded(request) for request in requests]
         prompts = [prompt for prompt, _ in encoded]
@@ -72,26 +79,25 @@ class EngineJudge:
             if len(prompt) + max(map(len, letters), default=1) <= engine.context_length
         ]
         chosen = [prompts[place] for place in fitting]
-        if not fitting:
-            answers = []
-        elif first.alternatives:
+        answers: list[dict[str, Any]] = []
+        if fitting and first.alternatives:
             answers = self._compare([encoded[place] for place in fitting], first.alternatives)
-        else:
+        elif fitting:
             sampling = Sampling(first.max_tokens, first.temperature, seed=self.seed)
             made = engine.generate(chosen, [f"judge/{keys[place]}" for place in fitting], sampling)
             answers = [
                 {
-                    "text": each.text,
-                    "completion_tokens": len(each.token_ids),
-                    "finish_reason": "stop" if each.finished else "length",
+                    "text": completion.text,
+                    "completion_tokens": len(completion.token_ids),
+                    "finish_reason": "stop" if completion.finished else "length",
                 }
-                for each in made
+                for completion in made
             ]
         known = dict(zip(fitting, answers, strict=True))
         date = datetime.now(UTC).isoformat(timespec="seconds")
         replies = {}
         for place, (key, request, prompt) in enumerate(zip(keys, requests, prompts, strict=True)):
-            facts = known.get(place) or {
+            facts: dict[str, Any] = known.get(place) or {
                 "text": "",
                 "error": f"the request has {len(prompt)} tokens and the judge's context {engine.context_length}",
             }
@@ -106,32 +112,40 @@ class EngineJudge:
         return replies
 
     def _encoded(self, request: JudgeRequest) -> tuple[TokenIds, list[TokenIds]]:
-        """The prompt, and the answers that are compared where the request names some."""
+        """Return the prompt, and the answers to compare if the request names some."""
         if request.alternatives:
             return self.engine.encode_alternatives(request.messages, request.alternatives)
         return self.engine.encode_chat(request.messages), []
 
-    def _compare(self, encoded: Sequence[tuple[TokenIds, list[TokenIds]]], alternatives: Sequence[str]) -> list[dict]:
-        """For each prompt the log-probability (nats) of every alternative, and the likeliest as the text."""
+    def _compare(
+        self, encoded: Sequence[tuple[TokenIds, list[TokenIds]]], alternatives: Sequence[str]
+    ) -> list[dict[str, Any]]:
+        """Return the log-probability (nats) of each alternative for each prompt, with the likeliest as the text."""
         number = len(alternatives)
-        asked = [(prompt, letter) for prompt, letters in encoded for letter in letters]
-        scored = self.engine.logprobs(*zip(*asked, strict=True))
-        answers = []
+        scored = self.engine.logprobs(
+            [prompt for prompt, letters in encoded for _ in letters],
+            [letter for _, letters in encoded for letter in letters],
+        )
+        answers: list[dict[str, Any]] = []
         for start in range(0, len(scored), number):
-            logprobs = [each.total for each in scored[start : start + number]]
+            logprobs = [logprob.total for logprob in scored[start : start + number]]
             first_token = dict(zip(alternatives, logprobs, strict=True))
             answers.append(
-                {"text": max(first_token, key=first_token.get), "first_token": first_token, "completion_tokens": 1}
+                {
+                    "text": max(first_token, key=first_token.__getitem__),
+                    "first_token": first_token,
+                    "completion_tokens": 1,
+                }
             )
         return answers
 
     def key(self, request: JudgeRequest) -> str:
-        """Of all that changes the answer; also the key of its sampling noise."""
+        """Return the digest of everything that changes the answer; also the key of its sampling noise."""
         facts = {name: value for name, value in asdict(request).items() if name != "id"}
         return store.digest({"weights": self.engine.weights_hash, "seed": self.seed, **facts})
 
-    def _row(self, key: str, request: JudgeRequest, reply: JudgeReply) -> dict:
-        """A row of the log as an endpoint's, but that there is no endpoint, and nothing to pay."""
+    def _row(self, key: str, request: JudgeRequest, reply: JudgeReply) -> dict[str, Any]:
+        """Return a row of the log like an endpoint's, without an endpoint or a cost."""
         return {
             "key": key,
             "id": request.id,
@@ -147,15 +161,15 @@ class EngineJudge:
                 "seed": self.seed,
             },
             "reply": None if reply.error else asdict(reply),
-            "kept": not reply.error,  # also where it was cut: the same engine would cut it again
+            "kept": not reply.error,  # even if it was cut: the same engine would cut it again
             "error": reply.error,
             "usd": 0.0,
         }
 
 
 def _chunks(waiting: dict[str, JudgeRequest]) -> Iterator[dict[str, JudgeRequest]]:
-    """Requests that one call of the engine can serve, CHUNK at most."""
-    kinds: dict[tuple, list[str]] = {}
+    """Yield at most CHUNK requests that one call of the engine can serve."""
+    kinds: dict[tuple[float, int, tuple[str, ...]], list[str]] = {}
     for key, request in waiting.items():
         kinds.setdefault((request.temperature, request.max_tokens, request.alternatives), []).append(key)
     for keys in kinds.values():

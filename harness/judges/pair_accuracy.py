@@ -1,7 +1,8 @@
 """How often a judge prefers the chosen response of a pair: the accuracy of synthetic data (the paper's section 6.3)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
+from typing import Any
 
 from harness.endpoints.base import JudgeRequest
 from harness.judges.base import Judge
@@ -15,20 +16,19 @@ QUESTION = (
     "\n\n[Question]\n{question}\n\n[The Start of Answer A]\n{a}\n[The End of Answer A]\n\n"
     "[The Start of Answer B]\n{b}\n[The End of Answer B]"
 )
-SIDES = ("chosen", "rejected")
 
 
-def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, dict]]) -> dict[str, float | int | None]:
-    """Asks an LLM judge about each pair in both orders.
+def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, float | int | None]:
+    """Ask an LLM judge about each pair in both orders.
 
     Args:
         pairs: id and record ("prompt", "chosen", "rejected") of each.
 
     Returns:
-        pair_accuracy: mean over the pairs with a verdict: 1 where the chosen wins, 0.5 for a tie, the two orders
-            averaged; None without any verdict. pairs_judged and pairs_without_verdict: how many there are.
+        pair_accuracy: the mean over the pairs with a verdict of 1 if the chosen reply wins and 0.5 for a tie, averaged
+            over both orders; None if no pair has a verdict. pairs_judged and pairs_without_verdict: how many there are.
     """
-    requests = [_request(name, record, order) for name, record in pairs for order in (SIDES, SIDES[::-1])]
+    requests = [_request(name, record, chosen_first) for name, record in pairs for chosen_first in (True, False)]
     verdicts = [choice_of(reply) for reply in judge.complete(requests)]
     agreements = []
     for place in range(0, len(verdicts), 2):
@@ -46,18 +46,30 @@ def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, dict]]) -> dict[str
     }
 
 
-def _request(name: str, record: dict, order: Sequence[str]) -> JudgeRequest:
-    first, second = (reply_text(record[side]) for side in order)
+def _request(name: str, record: Mapping[str, Any], chosen_first: bool) -> JudgeRequest:
+    chosen, rejected = reply_text(record["chosen"]), reply_text(record["rejected"])
+    first, second = (chosen, rejected) if chosen_first else (rejected, chosen)
     text = fill(QUESTION, {"question": question_text(record["prompt"]), "a": first, "b": second})
-    return JudgeRequest(f"{name}/{order[0]}-first", ({"role": "user", "content": text},))
+    return JudgeRequest(
+        f"{name}/{'chosen' if chosen_first else 'rejected'}-first", ({"role": "user", "content": text},)
+    )
 
 
-def graded_accuracy(grade, pairs: Sequence[tuple[str, dict]]) -> dict[str, float | int]:
-    """The same by a program that grades an answer to a question; equal grades, or none, count half."""
+def graded_accuracy(
+    grade: Callable[[str, str], float | None], pairs: Sequence[tuple[str, Mapping[str, Any]]]
+) -> dict[str, float | int | None]:
+    """Compute the pair accuracy with a program that grades an answer to a question; equal or missing grades count half.
+
+    Args:
+        grade: (question, answer) -> grade, None if it has none.
+    """
     agreements = []
     for _, record in pairs:
         question = record["prompt"][-1]["content"]
-        chosen, rejected = (grade(question, reply_text(record[side])) for side in SIDES)
-        known = chosen is not None and rejected is not None and chosen != rejected
-        agreements.append(float(chosen > rejected) if known else 0.5)
+        chosen = grade(question, reply_text(record["chosen"]))
+        rejected = grade(question, reply_text(record["rejected"]))
+        if chosen is None or rejected is None or chosen == rejected:
+            agreements.append(0.5)
+        else:
+            agreements.append(float(chosen > rejected))
     return {"pair_accuracy": fmean(agreements), "pairs_judged": len(agreements)}

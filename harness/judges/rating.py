@@ -1,4 +1,4 @@
-"""Asking a judge how good a single answer is, from 1 to 10."""
+"""Ask a judge to rate a single answer from 1 to 10."""
 
 from collections.abc import Sequence
 
@@ -14,11 +14,11 @@ PROMPT = (
 
 
 def rating_request(name: str, messages: Sequence[Message], answer: str) -> JudgeRequest:
-    """What `harness.judges.verdicts.rating_of` reads the reply to.
+    """Return a request whose reply `harness.judges.verdicts.rating_of` parses.
 
     Args:
-        name: the id of the request.
-        messages: what was asked.
+        name: id of the request.
+        messages: the question.
     """
     text = fill(PROMPT, {"question": question_text(messages), "answer": answer})
     return JudgeRequest(name, ({"role": "user", "content": text},))

@@ -1,4 +1,4 @@
-"""Whether enough judgments have a verdict: a judge that fails must not pass for a missing answer."""
+"""Check that enough judgments have a verdict: a failing judge must not look like missing answers."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,20 +8,21 @@ from typing import Any
 from harness.endpoints.base import CUT, JudgeReply
 from harness.errors import UserError
 
-NONE = {"preference": None, "rating": None, "score": -1}  # fields of a judgment's verdict, and what stands for none
+NONE = {"preference": None, "rating": None, "score": -1}  # a judgment's verdict fields, and their value for "none"
 LONGEST_EXAMPLE = 60  # characters of a reply in a message
 
 
 def check_verdicts(benchmark: str, absent: int, judgments: Sequence[Mapping[str, Any]], most: float, step: str) -> None:
-    """
+    """Check the share of judgments without a verdict.
+
     Args:
         absent: judgments that the benchmark's score has no value for.
-        judgments: stored rows; the "askings" of a row count one by one.
-        most: the share that may be without a verdict.
-        step: the one that stays open, for the message.
+        judgments: stored rows; each of a row's "askings" counts.
+        most: largest share that may have no verdict.
+        step: the step that stays open, for the message.
 
     Raises:
-        UserError: when more are, with the reasons and what to do about each.
+        UserError: when more have none, with the reasons and a remedy for each.
     """
     askings = list(_askings(judgments))
     silent = [row for row in askings if _is_silent(row)]
@@ -30,10 +31,10 @@ def check_verdicts(benchmark: str, absent: int, judgments: Sequence[Mapping[str,
 
 
 def check_ratings(rated: Sequence[tuple[JudgeReply, float | None]], most: float, step: str) -> None:
-    """The same of the ratings that training pairs are made of.
+    """Check the share of training candidates without a rating.
 
     Raises:
-        UserError: as `check_verdicts`.
+        UserError: see `check_verdicts`.
     """
     silent = [asdict(reply) for reply, rating in rated if rating is None]
     _check(len(silent), len(rated), silent, "training candidates", most, step)
@@ -45,18 +46,18 @@ def _check(absent: int, total: int, silent: Sequence[Mapping[str, Any]], judged:
     raise UserError(
         f"{absent} of {total} judgments of {judged} have no verdict, which is more than --judge-missing "
         f"{most:g}: {'; '.join(_reasons(silent)) or 'the judge gave none'}. Step {step} stays open. "
-        "The same command asks again for what failed or was cut; with --rejudge also where a whole reply has no "
-        "verdict; with --accept-missing it goes on without them"
+        "The same command asks again for what failed or was cut; with --rejudge also for complete replies without a "
+        "verdict; with --accept-missing it continues without them"
     )
 
 
 def noted(remarks: Sequence[str]) -> dict[str, str]:
-    """{"note": the remarks as one text}, {} without any: for a score's details."""
+    """Return {"note": the remarks as one text} for a score's details, {} if there are none."""
     return {"note": "; ".join(remarks)} if remarks else {}
 
 
 def note_of_form(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What is to be said of how a judge was asked, for a score's note: where the protocol's form was refused."""
+    """Return remarks for a score's note about requests whose form was adapted to the judge's endpoint."""
     forms = Counter(tuple(row.get("form") or ()) for row in _askings(rows) if not row.get("error"))
     return [
         f"the judge's endpoint wants another form of requests ({', '.join(form)}): {number} judgments"
@@ -75,7 +76,7 @@ def _is_silent(row: Mapping[str, Any]) -> bool:
 
 
 def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """Why judgments have no verdict, with the remedy of each kind."""
+    """Yield why judgments have no verdict, with a remedy for each kind."""
     errors = Counter(row["error"] for row in rows if row.get("error"))
     if errors:
         said, _ = errors.most_common(1)[0]
@@ -91,11 +92,11 @@ def _reasons(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _example(row: Mapping[str, Any]) -> str:
-    """The end of a reply, and what its first token could have been where letters are read in that."""
+    """Return the end of a reply, and its likeliest first token if letters are read there."""
     text = (row.get("judgment") or row.get("text") or "")[-LONGEST_EXAMPLE:]
     if not row.get("first_token"):
         return repr(text) if text else ""
-    likeliest = max(row["first_token"], key=row["first_token"].get)
+    likeliest = max(row["first_token"], key=row["first_token"].__getitem__)
     return (
         f"{text!r}, whose first token is {likeliest!r:.40} and not a letter (--judge-set logprobs=false reads the "
         "letter in the text)"

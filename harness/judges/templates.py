@@ -1,4 +1,4 @@
-"""Filling prompt templates. What is filled in is data: braces inside it never open another place."""
+"""Prompt templates. Inserted values are data: braces inside them are never replaced."""
 
 import re
 from collections.abc import Mapping
@@ -7,5 +7,5 @@ _PLACE = re.compile(r"\{(\w+)\}")
 
 
 def fill(template: str, values: Mapping[str, str]) -> str:
-    """The template with every {name} that has a value replaced at once; all other braces stay as they are."""
+    """Replace each {name} that has a value, all at once; other braces stay as they are."""
     return _PLACE.sub(lambda place: values.get(place.group(1), place.group(0)), template)

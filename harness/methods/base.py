@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from harness.budget import Ledger
 from harness.engines.answering import answer_of, split_completion, thought_tokens
-from harness.engines.base import Completion, Engine, LogProb, Sampling
+from harness.engines.base import Completion, LogProb, Sampling, TrainableEngine
 from harness.experiment.search import Space
 from harness.files import store
 from harness.judges.base import Judge
@@ -85,7 +85,7 @@ class Workbench:
     discarded: reason -> number of queries.
     """
 
-    engine: Engine
+    engine: TrainableEngine
     ledger: Ledger
     sampling: Sampling
     stage: str

@@ -15,7 +15,7 @@ from harness.benchmarks import files
 from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Policy, Questions, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
 from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
-from harness.engines.base import Engine
+from harness.engines.base import Engine, RewardEngine
 from harness.engines.logged import LoggedEngine
 from harness.experiment import registry
 from harness.experiment.options import Experiment
@@ -240,11 +240,18 @@ class Scoring:
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)
         work = self.folder / "answering" / self.name
-        logged = LoggedEngine(policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl")
         with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
-            answering = self._answering(logged)
-            asked = replace(policy, engine=answering, reference=policy.reference and self._answering(policy.reference))
-            answered = self.benchmark.answer(asked, self.items, self.settings, advance)
-            store.write_jsonl(self.samples_file, with_thoughts(self.name, answered, answering.thoughts))
+            if isinstance(policy.engine, RewardEngine):  # it writes no text: nothing to log, no thoughts to remove
+                samples = self.benchmark.answer(policy, self.items, self.settings, advance)
+            else:
+                logged = LoggedEngine(
+                    policy.engine, work / f"completions-{store.digest(self._samples_depend_on)}.jsonl"
+                )
+                answering = self._answering(logged)
+                reference = policy.reference and self._answering(policy.reference)
+                asked = replace(policy, engine=answering, reference=reference)
+                answered = self.benchmark.answer(asked, self.items, self.settings, advance)
+                samples = with_thoughts(self.name, answered, answering.thoughts)
+            store.write_jsonl(self.samples_file, samples)
         self.folder.finish(self.samples_step, self._samples_depend_on, [self.samples_file])
         shutil.rmtree(work.parent, ignore_errors=True)  # not there where nothing was generated

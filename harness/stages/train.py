@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.budget import Budget, Ledger
-from harness.engines.base import Sampling
-from harness.engines.logged import LoggedEngine
+from harness.engines.base import Sampling, TrainableEngine
+from harness.engines.logged import LoggedTrainableEngine
 from harness.files import store
 from harness.files.marks import Folder
 from harness.judges.base import GradingJudge, Judge
@@ -76,11 +76,11 @@ class RunSetup(ABC):
     label: str = ""
 
     @abstractmethod
-    def base(self) -> "TransformersEngine":
+    def base(self) -> TrainableEngine:
         """The model that the run starts from."""
 
     @abstractmethod
-    def load(self, checkpoint: Path) -> "TransformersEngine":
+    def load(self, checkpoint: Path) -> TrainableEngine:
         """Load the model of a stage."""
 
     @abstractmethod
@@ -148,7 +148,7 @@ class Trained:
     worked: whether this call did any step.
     """
 
-    engine: "Callable[[], TransformersEngine]"
+    engine: Callable[[], TrainableEngine]
     ledger: Ledger
     worked: bool
 
@@ -201,11 +201,11 @@ def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) 
     return Trained(current, ledger, worked=done < len(stages))
 
 
-def _loader(stage: Stage, setup: RunSetup) -> "Callable[[], TransformersEngine]":
+def _loader(stage: Stage, setup: RunSetup) -> Callable[[], TrainableEngine]:
     """Return a function that loads the model of a finished stage, once."""
 
     @cache
-    def load() -> "TransformersEngine":
+    def load() -> TrainableEngine:
         setup.folder.check(stage.name)
         return setup.load(setup.checkpoint(stage))
 
@@ -231,7 +231,7 @@ def _train_depends(stage: Stage, setup: RunSetup) -> dict[str, Any]:
 
 
 def _run_stage(
-    stages: Sequence[Stage], index: int, engines: "dict[str, TransformersEngine]", ledger: Ledger, setup: RunSetup
+    stages: Sequence[Stage], index: int, engines: dict[str, TrainableEngine], ledger: Ledger, setup: RunSetup
 ) -> Ledger:
     """Collect examples for one stage and train on them; return the ledger including this stage."""
     folder, stage = setup.folder, stages[index]
@@ -273,7 +273,7 @@ def _run_stage(
 
 def _collect(
     stage: Stage,
-    engines: "dict[str, TransformersEngine]",
+    engines: dict[str, TrainableEngine],
     stream: PromptStream,
     ledger: Ledger,
     allowance: float,
@@ -288,7 +288,7 @@ def _collect(
     store.write_text(setup.record(stage), "")  # collecting starts again, with the completions in the log
     judge_cost = setup.judge_cost() if stage.judged else None
     workbench = Workbench(
-        engine=LoggedEngine(engines[stage.generator], setup.work(stage) / f"completions-{key}.jsonl"),
+        engine=LoggedTrainableEngine(engines[stage.generator], setup.work(stage) / f"completions-{key}.jsonl"),
         ledger=ledger,
         sampling=setup.sampling,
         stage=stage.name,
@@ -344,7 +344,7 @@ def _train(
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on.get(name) for name in READING])
             cache = setup.shared / "reference" / surroundings
-            logged = LoggedEngine(start, work / f"reference-{surroundings}.jsonl")
+            logged = LoggedTrainableEngine(start, work / f"reference-{surroundings}.jsonl")
             reference = reference_logprobs(logged, data, ledger, cache, advance)
     training = setup.training(stage, work / f"state-{store.digest(depends_on)}")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:

@@ -21,6 +21,8 @@ class TestbedJudge:
 
     __test__ = False  # not a test, whatever pytest thinks of its name
     name = "testbed-world"
+    endpoint = None
+    price = None
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
         replies = []

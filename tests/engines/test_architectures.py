@@ -307,7 +307,7 @@ def test_sinks_by_flex_attention():
             "position_bias",
         ),  # even one that changes nothing yet: it would train
         ({"is_causal": False}, "later tokens"),
-        ({"packed": None}, "hand arguments on"),
+        ({"packed": None}, "pass arguments on"),
     ],
 )
 def test_an_attention_argument_that_is_not_known_is_not_ignored(attend, more, message):
@@ -436,7 +436,7 @@ def test_a_model_that_does_not_pack_trains_and_says_so_once(trained, capsys):
     tell.cache_clear()
     assert [TransformersEngine.load(each, device="cpu").reading.described for each in (before, after)] == ["padded"] * 2
     assert [line for line in capsys.readouterr().err.splitlines() if "packed" in line] == [
-        "NemotronForCausalLM is read in padded batches, not packed: its layers do not hand arguments on to attention; "
+        "NemotronForCausalLM is read in padded batches, not packed: its layers do not pass arguments on to attention; "
         "scoring and training take longer"
     ]
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.engines.base import LogProb, Sampling
-from harness.engines.logged import LoggedEngine
+from harness.engines.logged import LoggedEngine, LoggedTrainableEngine
 from harness.engines.transformers import TransformersEngine
 
 SAMPLING = Sampling(8, temperature=1.0, seed=3)
@@ -96,5 +96,5 @@ def test_log_probabilities_too_call_by_call(engine, tmp_path, monkeypatch):
 
 
 def test_all_else_is_the_engine_s(engine, tmp_path):
-    logged = LoggedEngine(engine, tmp_path / "log.jsonl")
+    logged = LoggedTrainableEngine(engine, tmp_path / "log.jsonl")
     assert (logged.name, logged.parameters, logged.device) == (engine.name, engine.parameters, engine.device)

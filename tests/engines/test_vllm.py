@@ -247,5 +247,5 @@ def test_no_server(tiny_model_dir, monkeypatch):
 def test_an_adapter_is_refused(tiny_model_dir, tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": str(tiny_model_dir)}))
     (tmp_path / "adapter_model.safetensors").touch()
-    with pytest.raises(UserError, match="is an adapter, which vLLM does not take here"):
+    with pytest.raises(UserError, match="is an adapter, which is not supported with vLLM"):
         VLLMEngine(TransformersEngine.load(tiny_model_dir, device="cpu"), tmp_path, Server("http://127.0.0.1:9/v1"))

@@ -24,7 +24,7 @@ class ScriptedEngine:
     """
 
     name, weights_hash, parameters, context_length = "scripted", "none", 1000, 10_000
-    day = date(2026, 1, 1)
+    day, chat = date(2026, 1, 1), None
 
     def __init__(self, script: Callable[[str, str], str] = lambda chat, item: f"reply{chr(STOP)}"):
         self.script = script

@@ -192,5 +192,5 @@ def test_thinking_is_switched_where_the_template_has_a_switch(switch, ending, tm
 
 def test_a_template_without_the_switch_refuses_it(tmp_path):
     chosen = experiment(tmp_path, [ROWS["a question"]], family="chatml", methods=("base",), thinking="on", options={})
-    with pytest.raises(UserError, match="has no switch for thinking.*leave --thinking out"):
+    with pytest.raises(UserError, match="has no switch for thinking.*omit --thinking"):
         runner.run(chosen, tmp_path)

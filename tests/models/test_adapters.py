@@ -84,7 +84,7 @@ def test_what_is_refused(adapter, tiny_model_dir, tmp_path):
         edited(adapter, tmp_path / "nameless", base_model_name_or_path=None): "names no base model",
         edited(adapter, tmp_path / "narrow", target_modules=["q_proj"]): "was made for another model",
         edited(adapter, tmp_path / "rank", r=8): "was made for another model: 28 weights do not fit",
-        saved(tiny_model_dir, tmp_path / "prompts", config): "can not be added to a model's weights",
+        saved(tiny_model_dir, tmp_path / "prompts", config): "cannot be merged into a model's weights",
     }
     for folder, message in cases.items():
         with pytest.raises(UserError, match=message):

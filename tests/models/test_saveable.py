@@ -148,7 +148,9 @@ def test_settings_of_generation_that_are_repaired(model, tmp_path, given, expect
 def test_settings_that_can_not_be_repaired(model, harness):
     engine = TransformersEngine.load(model, device="cpu")
     engine.model.generation_config.num_return_sequences = 3
-    with pytest.raises(UserError, match="can not be trained, as the result could not be saved .*num_return_sequences"):
+    with pytest.raises(
+        UserError, match="cannot be trained, because the result could not be saved .*num_return_sequences"
+    ):
         saving.check_saveable(engine.model, engine.tokenizer, engine.name)
     edit(model / "generation_config.json", num_return_sequences=3)
     refused(harness, model, "num_return_sequences")
@@ -252,7 +254,7 @@ def test_weights_without_a_place_are_told(model, capsys):
     weights = load_file(model / "model.safetensors")
     save_file(weights | {"v_head.weight": torch.zeros(1, 32)}, model / "model.safetensors", {"format": "pt"})
     TransformersEngine.load(model, device="cpu")
-    assert "1 weights have no place in LlamaForCausalLM and are left out: v_head.weight" in capsys.readouterr().err
+    assert "1 weights have no place in LlamaForCausalLM and are ignored: v_head.weight" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,7 @@ class Engine:
 
     parameters = PARAMETERS
     context_length = 10_000
+    chat = None
 
     def __init__(self, mean=20):
         self.mean = mean
