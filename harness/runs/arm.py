@@ -242,7 +242,7 @@ class Arm:
             training_arguments(stage.training, state, self.seed, on_gpu),
             lora(stage.training),
             tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
-            processes=launcher and ProcessGroup(launcher, stage.training, experiment.trust_remote_code),
+            processes=ProcessGroup(launcher, stage.training, experiment.trust_remote_code) if launcher else None,
         )
 
     def pairs(self) -> list[Prompt] | None:
