@@ -28,7 +28,7 @@ from harness.engines.chat import ChatTemplate
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.files import sources, store
-from harness.files.marks import Folder
+from harness.files.folders import ArmFolder, RunFolder
 from harness.methods.base import Lengths, Method, Stage
 from harness.methods.prompt_rows import Malformed, read_row
 from harness.methods.prompts import PromptStream, rows_by_name
@@ -273,7 +273,7 @@ class _Trainer(ABC):
         check_used(self.args, dict(vars(type(self.args)(self.args.output_dir))))  # it may have been changed since
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
-        self.folder = Folder(Path(self.args.output_dir))
+        self.folder = ArmFolder(Path(self.args.output_dir))
         self.day = _first_day(self.folder / DAY_FILE)
         self.engine = self._engine(model, processing_class)
         _check_rows(self.engine.chat, self.prompts)
@@ -302,7 +302,7 @@ class _Trainer(ABC):
             if self.engine.chat.program.writes_date:
                 store.write_json(self.folder / DAY_FILE, self.day.isoformat())
             self.trained = train_stages(stages, self._setup(stages))
-        losses = [row["loss"] for row in store.read_jsonl(self.folder / "training" / f"{stages[-1].name}.jsonl")]
+        losses = [row["loss"] for row in store.read_jsonl(self.folder.history(stages[-1].name))]
         total = self.trained.ledger.total
         spent = {name: getattr(total, name) for name in ("flops", "generated_tokens", "trained_tokens")}
         return TrainOutput(total.updates, sum(losses) / len(losses), spent)
@@ -380,7 +380,7 @@ class _Trainer(ABC):
         args = self.args
         return _Setup(
             folder=self.folder,
-            shared=self.folder.path,
+            shared=RunFolder(self.folder.path),
             budget=self._budget(),
             rule="needed",
             sampling=Sampling(args.max_completion_length, args.temperature, args.top_p, args.seed),

@@ -1,6 +1,7 @@
 """Fixtures that tests share: a tiny random model, the embedded model, the real benchmark data."""
 
 import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,16 +14,31 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-LONGEST = ("test_kill", "test_write_faults", "test_faults", "test_trajectory", "test_regression", "test_cli")
+# Files that carry out whole runs, trainings or many processes, the longest first; make check leaves them out.
+INTEGRATION = ("test_kill", "test_write_faults", "test_faults", "test_trajectory", "test_regression", "test_cli")
+DATA_FIXTURES = {"data_dir", "golden"}
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest files first, so that workers end at the same time; long tests where they are asked for alone."""
-    if "HARNESS_TEST_ALL" not in os.environ:
-        for item in items:
-            if item.get_closest_marker("long"):
-                item.add_marker(pytest.mark.skip(reason="takes minutes with its like: make test-all"))
-    items.sort(key=lambda item: LONGEST.index(name) if (name := item.path.stem) in LONGEST else len(LONGEST))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Marks tests by file and fixture, skips slow ones unless asked for, and puts the longest files first, so that
+    workers end at the same time."""
+    order = {name: place for place, name in enumerate(INTEGRATION)}
+    wants_slow = "slow" in config.option.markexpr
+    for item in items:
+        if item.path.stem in order:
+            item.add_marker(pytest.mark.integration)
+        if DATA_FIXTURES & set(getattr(item, "fixturenames", ())):
+            item.add_marker(pytest.mark.data)
+        if item.get_closest_marker("slow") and not wants_slow:
+            item.add_marker(pytest.mark.skip(reason="takes minutes with its like: -m slow, or make test-all"))
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_server_is_left():
+    """A server that was closed and not shut down spins on its socket for as long as the tests go on."""
+    yield
+    assert not [thread.name for thread in threading.enumerate() if "serve_forever" in thread.name]
 
 
 @pytest.fixture(scope="session")

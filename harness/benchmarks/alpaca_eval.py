@@ -1,4 +1,4 @@
-"""AlpacaEval 2.0 (Dubois et al. 2024): instructions answered, each compared with a reference output by a judge.
+"""AlpacaEval 2.0 (Dubois et al. 2024): a judge compares each answer with a reference output.
 
 The prompt template, the seeded order of a pair, the reading of log-probabilities and both win rates are those of the
 package alpaca-eval; only the completions come from our judge.
@@ -7,12 +7,15 @@ package alpaca-eval; only the completions come from our judge.
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.alpaca_annotations import summary
-from harness.benchmarks.alpaca_annotator import LETTERS, SWITCHED, Pair, _key, _preference, annotate
+from harness.benchmarks.alpaca_annotator import LETTERS, SWITCHED, Pair, annotate, has_letter, key_of
 from harness.benchmarks.alpaca_win_rates import KEYS, JudgedPair, find_gamed, official_index
 from harness.benchmarks.base import Judging, NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
+from harness.benchmarks.rows import AlpacaAsking, AlpacaItem, AlpacaJudgment, AlpacaReply, AlpacaSample
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.engines.base import Sampling
 from harness.judges.base import Judge, complete
@@ -24,25 +27,20 @@ from harness.types import Message
 
 MAX_NEW_TOKENS = 2048
 GAMED = "df_gamed"  # the file that the length-controlled win rate needs
-# what is stored of each time a pair was shown
-ASKING = ("preference", "policy_first", "text", "first_token", "finish_reason", "form", "error")
 REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json")
 
 
-class AlpacaEval:
+class AlpacaEval(BenchmarkDefaults):
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
     needs_judge = True
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = NoOptions
 
-    def load(self, data_dir: Path, settings: Settings) -> Questions:
+    def load(self, data_dir: Path, settings: Settings) -> Questions[AlpacaItem]:
         folder = data_dir / "alpaca_eval"
         references = files.read_rows(files.find(folder, self.name, *REFERENCES), instruction=str, output=str)
         gamed = find_gamed(folder)
-        items = [
+        items: list[AlpacaItem] = [
             {
                 "id": str(index),
                 "instruction": row["instruction"],
@@ -54,7 +52,9 @@ class AlpacaEval:
         ]
         return Questions(items, scoring={GAMED: gamed} if gamed else None)
 
-    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: Questions[AlpacaItem], settings: Settings, advance: Advance | None
+    ) -> list[AlpacaSample]:
         completions = policy.engine.generate(
             [policy.engine.encode_chat([{"role": "user", "content": item["instruction"]}]) for item in items],
             [f"{self.name}/{item['id']}" for item in items],
@@ -72,17 +72,22 @@ class AlpacaEval:
         ]
 
     def judge(
-        self, items: Questions, samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
+        self,
+        items: Sequence[AlpacaItem],
+        samples: Sequence[AlpacaSample],
+        judge: Judge,
+        judging: Judging,
+        advance: Advance | None,
+    ) -> list[AlpacaJudgment]:
         outputs = {sample["id"]: sample["output"] for sample in samples}
         pairs = [(item["instruction"], item["reference"], outputs[item["id"]]) for item in items]
         orders = [
             _ask(judge, [dict(zip(KEYS, pair, strict=True)) for pair in pairs], judging.rejudge, advance),
         ]
-        if judging.both_orders:  # the package's order is a function of the instruction: exchanged outputs reverse it
+        if judging.both_orders:  # the package's order depends on the instruction: exchanged outputs reverse it
             turned = [dict(zip(KEYS, (pair[0], pair[2], pair[1]), strict=True)) for pair in pairs]
             orders.append([_turned(row) for row in _ask(judge, turned, judging.rejudge, None)])
-        rows = []
+        rows: list[AlpacaJudgment] = []
         for item, askings in zip(items, zip(*orders, strict=True), strict=True):
             preferences = [row["preference"] for row in askings if row["preference"] is not None]
             replied = next((row for row in askings if not row["error"]), askings[0])
@@ -90,17 +95,22 @@ class AlpacaEval:
                 {
                     "id": item["id"],
                     "preference": fmean(preferences) if preferences else None,
-                    **{name: replied[name] for name in ("judge", "error", "fingerprint", "date")},
-                    "askings": [{name: row[name] for name in ASKING} for row in askings],
+                    "judge": replied["judge"],
+                    "error": replied["error"],
+                    "fingerprint": replied["fingerprint"],
+                    "date": replied["date"],
+                    "askings": [_asking(row) for row in askings],
                 }
             )
         return rows
 
-    def score(self, items: Questions, samples: list[dict], judgments: list[dict]) -> Score:
+    def score(
+        self, items: Questions[AlpacaItem], samples: list[AlpacaSample], judgments: list[AlpacaJudgment]
+    ) -> Score:
         by_id = {item["id"]: item for item in items}
         outputs = {sample["id"]: sample["output"] for sample in samples}
         known = [row for row in judgments if row["preference"] is not None]
-        details = {"average_length": fmean(len(output) for output in outputs.values())}
+        details: dict[str, Any] = {"average_length": fmean(len(output) for output in outputs.values())}
         if known:
             comparisons = [
                 JudgedPair(
@@ -112,7 +122,7 @@ class AlpacaEval:
                 for row in judgments
             ]
             details = summary(comparisons, items.scoring.get(GAMED))
-            del details["missing"], details["unparsed"]  # of the official set; the score's own are of this run
+            del details["missing"], details["unparsed"]  # relative to the official set; the score has those of this run
             if any(len(row.get("askings", ())) == 2 for row in known):
                 details["one_order_only"] = sum(map(_in_one_order, known))
         details |= forged(outputs.values())
@@ -123,7 +133,7 @@ class AlpacaEval:
             benchmark=self.name,
             metric="win rate %",
             value=details.get("win_rate", float("nan")),
-            values={row["id"]: 100 * (row["preference"] - 1) for row in known},
+            values={row["id"]: 100 * (row["preference"] - 1) for row in judgments if row["preference"] is not None},
             questions=len(items),
             missing=missing,
             unparsed=len(judgments) - len(known) - missing,
@@ -132,9 +142,9 @@ class AlpacaEval:
         )
 
 
-def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | None) -> list[dict]:
-    """A row for each pair: the preference (None without a verdict) and what the judge replied."""
-    replies: dict[tuple, tuple[JudgeReply, bool]] = {}  # of a pair: what was replied, and whether it was turned
+def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | None) -> list[AlpacaReply]:
+    """Return a row per pair: the preference (None without a verdict) and the judge's reply."""
+    replies: dict[tuple[str, ...], tuple[JudgeReply, bool]] = {}  # pair -> reply, and whether it was switched
 
     def ask(prompts: Sequence[Pair], template: Sequence[Message]) -> list[JudgeReply]:
         requests = [
@@ -147,16 +157,16 @@ def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | 
             )
             for number, pair in enumerate(prompts)
         ]
-        answers = complete(judge, requests, _has_letter, rejudge, advance)
+        answers = complete(judge, requests, has_letter, rejudge, advance)
         for prompt, answer in zip(prompts, answers, strict=True):
             first, second = ("output_2", "output_1") if prompt[SWITCHED] else ("output_1", "output_2")
             replies[prompt["instruction"], prompt[first], prompt[second]] = answer, bool(prompt[SWITCHED])
         return answers
 
-    rows = []
+    rows: list[AlpacaReply] = []
     for pair, preference in zip(pairs, annotate(pairs, ask), strict=True):
-        # none was asked for where both outputs are the same: a tie
-        reply, switched = replies.get(_key(pair), (None, None))
+        # equal outputs are a tie, and the judge was not asked
+        reply, switched = replies.get(key_of(pair), (None, None))
         rows.append(
             {
                 "preference": preference,
@@ -174,26 +184,36 @@ def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | 
     return rows
 
 
-def _turned(row: dict) -> dict:
-    """A row of a pair whose outputs were exchanged, as one of the pair itself."""
+def _asking(row: AlpacaReply) -> AlpacaAsking:
+    """Return what is stored each time a pair was shown."""
+    return {
+        "preference": row["preference"],
+        "policy_first": row["policy_first"],
+        "text": row["text"],
+        "first_token": row["first_token"],
+        "finish_reason": row["finish_reason"],
+        "form": row["form"],
+        "error": row["error"],
+    }
+
+
+def _turned(row: AlpacaReply) -> AlpacaReply:
+    """Turn the row of a pair whose outputs were exchanged into a row of the pair itself."""
     preference, first = row["preference"], row["policy_first"]
-    return row | {
+    return {
+        **row,
         "preference": None if preference is None else 3 - preference,
         "policy_first": None if first is None else not first,
     }
 
 
-def _in_one_order(row: dict) -> bool:
+def _in_one_order(row: AlpacaJudgment) -> bool:
     """Whether a pair was shown in both orders, and only one has a verdict."""
     return [asking["preference"] is None for asking in row.get("askings", ())] in ([True, False], [False, True])
 
 
-def _has_letter(reply: JudgeReply) -> bool:
-    return _preference(reply, lambda _completion: [1.0])[0] is not None
-
-
-def _of_letters(rows: Sequence[dict]) -> list[str]:
-    """What is to be said where preferences are of the letter in a judge's text."""
+def _of_letters(rows: Sequence[AlpacaJudgment]) -> list[str]:
+    """Return a remark for the score's note if preferences come from the letter in a judge's text."""
     askings = [asking for row in rows for asking in row.get("askings", ()) if asking["preference"] is not None]
     number = sum(asking["text"] is not None and not asking["first_token"] for asking in askings)
     return [

@@ -1,7 +1,7 @@
 """AlpacaEval's win rates: raw, and length-controlled by the package's logistic model (Dubois et al. 2024).
 
-The point estimate of the length-controlled win rate is the package's own. Its standard error there ignores that the
-model was fitted; here the interval is a bootstrap over instructions in which the model is fitted anew each time.
+The point estimate of the length-controlled win rate is the package's. Its standard error there ignores that the model
+was fitted; here the interval is a bootstrap over instructions that refits the model each time.
 """
 
 import hashlib
@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 ALL = 805  # instructions of the official set
-INSTRUCTIONS = Path(__file__).with_name("alpaca_instructions.txt")  # of each: the first 12 digits of its sha256
+INSTRUCTIONS = Path(__file__).with_name("alpaca_instructions.txt")  # the first 12 digits of each one's sha256
 KEYS = ("instruction", "output_1", "output_2")  # the texts of an annotation
-MODEL = "length_controlled_v1"  # the package's name of the model
+MODEL = "length_controlled_v1"  # the package's name for the model
 RESAMPLES = 500
 NEWTON_STEPS = 50
 SWEEPS = 100
@@ -32,8 +33,8 @@ GAMED_COLUMNS = ("index", "std_delta_len", "instruction_difficulty", "not_gamed_
 class JudgedPair:
     """A judged pair.
 
-    index: of the instruction in the official order, or None where it is none of these.
-    preference: 1 (the reference wins) to 2 (the model wins), None where the judge gave none.
+    index: of the instruction in the official order; None if it is not in the official set.
+    preference: 1 (the reference wins) to 2 (the model wins); None if the judge gave none.
     """
 
     index: int | None
@@ -44,7 +45,7 @@ class JudgedPair:
 
 @dataclass(frozen=True)
 class LengthControlled:
-    """Percent, with its 95 % interval; without a value, the reason."""
+    """A win rate in percent with its 95 % interval; without a value, the reason."""
 
     value: float | None = None
     interval: tuple[float, float] | None = None
@@ -61,7 +62,7 @@ class Problem:
 
 
 def import_package() -> None:
-    """Import alpaca_eval without its warning (pkg_resources) and its change of the root logger's level."""
+    """Import alpaca_eval without its warning (pkg_resources) and without its change of the root logger's level."""
     level = logging.getLogger().level
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -71,7 +72,7 @@ def import_package() -> None:
 
 
 def official_index(instruction: str) -> int | None:
-    """The place of an instruction in the official order, which the difficulties of df_gamed.csv are joined by."""
+    """Return the place of an instruction in the official order, by which df_gamed.csv gives its difficulty."""
     return _official_order().get(hashlib.sha256(instruction.encode(errors="surrogatepass")).hexdigest()[:12])
 
 
@@ -80,8 +81,8 @@ def _official_order() -> dict[str, int]:
     return {digest: index for index, digest in enumerate(INSTRUCTIONS.read_text(encoding="ascii").split())}
 
 
-def win_rates(preferences: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> dict:
-    """{"win_rate", "standard_error", "win_rate_interval"} in percent, the first two as the package computes them."""
+def win_rates(preferences: Sequence[float], seed: int = 0, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Return {"win_rate", "standard_error", "win_rate_interval"} in percent, the first two computed by the package."""
     import_package()
     import numpy as np
     from alpaca_eval.metrics import get_winrate
@@ -100,34 +101,33 @@ def win_rates(preferences: Sequence[float], seed: int = 0, resamples: int = RESA
 def length_controlled(
     comparisons: Sequence[JudgedPair], df_gamed: Path | None, seed: int = 0, resamples: int = RESAMPLES
 ) -> LengthControlled:
-    """The length-controlled win rate of one model.
+    """Return the length-controlled win rate of one model.
 
-    Every comparison gets the difficulty of its own instruction, in whatever order and number they come; the rate is the
-    mean over the comparisons there are. One without a preference has no part in the fit, but one in that mean, as in
-    the package.
+    Each comparison gets the difficulty of its own instruction, whatever their order and number; the rate is the mean
+    over all comparisons. As in the package, one without a preference is not part of the fit, but of that mean.
 
     Args:
         df_gamed: the package's file with difficulties and two gamed models.
 
     Raises:
-        UserError: when that file has another form.
+        UserError: when that file is malformed.
     """
     if df_gamed is None:
         return LengthControlled(reason="no df_gamed.csv")
-    if unknown := sum(each.index is None for each in comparisons):
+    if unknown := sum(pair.index is None for pair in comparisons):
         return LengthControlled(reason=f"{unknown} instructions are not among the official {ALL}")
     import numpy as np
 
-    ordered = sorted(comparisons, key=lambda each: each.index)
-    if sum(each.preference is not None for each in ordered) < 2:
+    ordered = sorted(comparisons, key=lambda pair: pair.index or 0)
+    if sum(pair.preference is not None for pair in ordered) < 2:
         return LengthControlled(reason="fewer than two preferences")
-    if len({len(each.reference) - len(each.output) for each in ordered}) == 1:
+    if len({len(pair.reference) - len(pair.output) for pair in ordered}) == 1:
         return LengthControlled(reason="all length differences are the same: the model divides by their spread")
     train, test, weights = _design(ordered, df_gamed)
     known = train["preference"].notna()
     fitted = _fit(train[known], weights[known])
     value = 100 * float(fitted.predict_proba(test)[:, 1].mean())
-    differences = np.array([len(each.reference) - len(each.output) for each in ordered], float)
+    differences = np.array([len(pair.reference) - len(pair.output) for pair in ordered], float)
     weights = np.where(known, weights, 0)
     problem = Problem(train.drop(columns="preference").to_numpy(), train["preference"].fillna(0.5).to_numpy(), weights)
     length = [name.startswith("np.tanh") for name in train].index(True)
@@ -137,55 +137,58 @@ def length_controlled(
     return LengthControlled(value, (min(low, value), max(high, value)))  # all won: liblinear stops short of 100
 
 
-def _design(ordered: Sequence[JudgedPair], df_gamed: Path):
-    """The package's design: (rows to fit, gamed models first; rows to predict; weights)."""
+def _design(ordered: Sequence[JudgedPair], df_gamed: Path) -> "tuple[pd.DataFrame, pd.DataFrame, pd.Series[float]]":
+    """Return the package's design: rows to fit (gamed models first), rows to predict, and weights.
+
+    The features are those of its `_get_featurized_data`, which would download df_gamed.csv.
+    """
     import_package()
     import pandas as pd
     from alpaca_eval.metrics import glm_winrate
 
-    _check_gamed(df_gamed)
-    annotations = pd.DataFrame(
+    gamed = _read_gamed(df_gamed).drop(columns=["model"])
+    difficulty = gamed.drop_duplicates("index")["instruction_difficulty"]
+    lengths = pd.Series([len(pair.reference) - len(pair.output) for pair in ordered])
+    frame = pd.DataFrame(
         {
-            "preference": [each.preference for each in ordered],
-            "index": [each.index for each in ordered],
-            "output_1": [each.reference for each in ordered],
-            "output_2": [each.output for each in ordered],
+            "preference": pd.Series([pair.preference for pair in ordered], dtype=float).replace({0.0: 1.5}) - 1,
+            "index": [pair.index for pair in ordered],
+            "std_delta_len": lengths / lengths.std(),
         }
     )
-    annotations["preference"] = annotations["preference"].astype(float)
+    frame["instruction_difficulty"] = frame["index"].transform(lambda index: difficulty[index])
+    frame["not_gamed_baseline"] = True
+    unbiased = frame[["instruction_difficulty", "not_gamed_baseline"]].assign(std_delta_len=0)
     info = glm_winrate.GLM_INFO[MODEL]
-    download = glm_winrate.hf_hub_download
-    glm_winrate.hf_hub_download = lambda **_where: str(df_gamed)
-    try:
-        return glm_winrate._get_featurized_data(
-            annotations,
-            formula=info["formula"],
-            regularize_to_baseline_lambda=info["regularize_to_baseline_lambda"],
-        )
-    finally:
-        glm_winrate.hf_hub_download = download
+    whole = pd.concat([gamed, frame], axis=0)
+    train, test = glm_winrate.make_dmatrix_for_model(whole, unbiased, formula=info["formula"])
+    own = whole["not_gamed_baseline"]
+    # halved, because there are two gamed models
+    weights = own.astype(float) + (info["regularize_to_baseline_lambda"] * (~own)).astype(float) / 2
+    return train, test, weights
 
 
-def _check_gamed(path: Path) -> None:
+def _read_gamed(path: Path) -> "pd.DataFrame":
     import pandas as pd
 
     try:
         frame = pd.read_csv(path)
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path}: can not be read ({error}); fetch it again (harness data fetch alpaca-eval)") from None
+        raise UserError(f"{path}: cannot be read ({error}); fetch it again (harness data fetch alpaca-eval)") from None
     first = frame["index"].drop_duplicates() if "index" in frame else []
     if not {"model", *GAMED_COLUMNS} <= set(frame) or list(first) != list(range(ALL)):
         raise UserError(f"{path}: must have the columns {', '.join(GAMED_COLUMNS)} for the instructions 0 to {ALL - 1}")
+    return frame
 
 
-def _fit(train, weights):
+def _fit(train: "pd.DataFrame", weights: "pd.Series[float]") -> Any:
     import sklearn
     from alpaca_eval.metrics import glm_winrate
 
     routing = sklearn.get_config()["enable_metadata_routing"]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of scikit-learn, about the package's parameters
+            warnings.simplefilter("ignore", FutureWarning)  # scikit-learn's, about the package's parameters
             return glm_winrate.fit_LogisticRegressionCV(
                 train, "preference", is_ytrue_proba=True, sample_weight=weights, **glm_winrate.GLM_INFO[MODEL]["kwargs"]
             )
@@ -203,14 +206,14 @@ def bootstrap(
     seed: int,
     resamples: int,
 ) -> "np.ndarray":
-    """Length-controlled win rates of resamples of the model's own comparisons (the last rows of the problem).
+    """Return length-controlled win rates of resamples of the model's own comparisons (the problem's last rows).
 
-    The gamed models stay as they are. As in the fit of the whole, a length difference is divided by its spread, here
-    that of the resample. The regularization is as strong as cross-validation chose it for the whole.
+    The gamed models are not resampled. As in the fit to all rows, a length difference is divided by its spread, here
+    that of the resample. The regularization keeps the strength that cross-validation chose for all rows.
 
     Args:
-        test: (own, d), the rows to predict. differences: (own,), in characters. length: the column of these.
-        strength, start: of `refit`; the coefficients of the whole are near those of its resamples.
+        test: (own, d) rows to predict. differences: (own,) in characters. length: the column that holds them.
+        strength, start: see `refit`; the coefficients for all rows are near those of its resamples.
 
     Returns:
         (resamples,), in percent.
@@ -233,10 +236,10 @@ def bootstrap(
 
 
 def refit(problem: Problem, strength: float, start: "np.ndarray") -> "np.ndarray":
-    """Coefficients (d,) that minimize strength * sum of weighted log losses + sum of |coefficients|.
+    """Return the coefficients (d,) that minimize strength * sum of weighted log losses + sum of |coefficients|.
 
-    That is liblinear's problem with an L1 penalty (Fan et al. 2008, eq. 4), solved by Newton steps whose quadratic
-    models, with the penalty, are minimized by coordinate descent (Friedman et al. 2010, section 3).
+    This is liblinear's problem with an L1 penalty (Fan et al. 2008, eq. 4), solved by Newton steps whose penalized
+    quadratic models are minimized by coordinate descent (Friedman et al. 2010, section 3).
     """
     import numpy as np
 
@@ -246,11 +249,12 @@ def refit(problem: Problem, strength: float, start: "np.ndarray") -> "np.ndarray
         scores = x @ beta
         return float(weights @ (np.logaddexp(0, scores) - targets * scores) + np.abs(beta).sum())
 
-    beta, now = start.astype(float), loss(start)
+    beta: np.ndarray = start.astype(float)
+    now = loss(beta)
     for _ in range(NEWTON_STEPS):
         chances = _logistic(x @ beta)
         gradient = (weights * (chances - targets)) @ x
-        bends = weights * np.maximum(chances * (1 - chances), 1e-6)  # certain rows: no step into the far
+        bends = weights * np.maximum(chances * (1 - chances), 1e-6)  # certain rows must not cause huge steps
         step = _descend((x * bends[:, None]).T @ x, gradient, beta) - beta
         while (then := loss(beta + step)) > now + 1e-12 * abs(now) and np.abs(step).max() > 1e-9:
             step /= 2
@@ -262,7 +266,7 @@ def refit(problem: Problem, strength: float, start: "np.ndarray") -> "np.ndarray
 
 
 def _descend(curvature: "np.ndarray", gradient: "np.ndarray", at: "np.ndarray") -> "np.ndarray":
-    """Where gradient . (b - at) + (b - at)' curvature (b - at) / 2 + sum of |b| is least."""
+    """Return the b that minimizes gradient . (b - at) + (b - at)' curvature (b - at) / 2 + sum of |b|."""
     bend, places = curvature.tolist(), range(len(at))
     old, found, slope = at.tolist(), at.tolist(), gradient.tolist()
     for _ in range(SWEEPS):
@@ -282,7 +286,7 @@ def _descend(curvature: "np.ndarray", gradient: "np.ndarray", at: "np.ndarray") 
 def _logistic(scores: "np.ndarray") -> "np.ndarray":
     import numpy as np
 
-    return (1 + np.tanh(scores / 2)) / 2  # overflows nowhere
+    return (1 + np.tanh(scores / 2)) / 2  # never overflows
 
 
 def _interval(values: "np.ndarray") -> tuple[float, float]:
@@ -293,6 +297,5 @@ def _interval(values: "np.ndarray") -> tuple[float, float]:
 
 
 def find_gamed(folder: Path) -> Path | None:
-    """The df_gamed file of a data folder."""
-    found = sorted(folder.glob("df_gamed*.csv"))
-    return found[0] if found else None
+    """Return the df_gamed file of a data folder, if there is one."""
+    return next(iter(sorted(folder.glob("df_gamed*.csv"))), None)

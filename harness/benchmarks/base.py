@@ -1,7 +1,7 @@
-"""What a benchmark is: load, answer, judge, score, with a file between each.
+"""The benchmark protocol: load, answer, judge, score, with a file between each step.
 
-Answers are generated once; judging and scoring can be repeated at will. Every score keeps its value for each
-question, so that intervals and paired differences can be computed later without the samples.
+Answers are generated once; judging and scoring can be repeated. A score keeps its value for each question, so that
+intervals and paired differences can be computed later without the samples.
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
 
 from harness.engines.base import Engine
 from harness.progress import Advance
@@ -18,27 +18,31 @@ if TYPE_CHECKING:
     from harness.judges.base import Judge
     from harness.types import Prompt
 
-NO_PAIRS = {"left out": "there are no pairs"}  # what the score of a benchmark that needs pairs depends on then
+NO_PAIRS = {"left out": "there are no pairs"}  # dependencies of the score of a benchmark that lacks its pairs
+# rows of a benchmark, one TypedDict each (`harness.benchmarks.rows`)
+Item = TypeVar("Item", bound=Mapping[str, Any])
+Sample = TypeVar("Sample", bound=Mapping[str, Any])
+Judgment = TypeVar("Judgment", bound=Mapping[str, Any])
 
 
-class Questions(list[dict]):
-    """The questions of a benchmark, and the files that its other methods need: all that `load` hands on.
+class Questions(list[Item]):
+    """The questions of a benchmark, and the files that its other methods need: everything that `load` passes on.
 
     answering: name -> file or folder that the answers depend on, such as what they are graded with.
-    scoring: the same of the score alone; another file there leaves the answers as they are.
+    scoring: name -> file or folder that the score alone depends on; changing one keeps the answers.
     """
 
     def __init__(
         self,
-        items: Iterable[dict],
+        items: Iterable[Item],
         answering: Mapping[str, Path] | None = None,
         scoring: Mapping[str, Path] | None = None,
     ) -> None:
         super().__init__(items)
         self.answering, self.scoring = dict(answering or {}), dict(scoring or {})
 
-    def only(self, places: Iterable[int]) -> "Questions":
-        """The questions at these places, with the same files."""
+    def only(self, places: Iterable[int]) -> "Questions[Item]":
+        """Return the questions at these places, with the same files."""
         return Questions([self[place] for place in places], self.answering, self.scoring)
 
 
@@ -46,13 +50,13 @@ class Questions(list[dict]):
 class Settings:
     """How questions are answered. None means the benchmark's own protocol.
 
-    options: an instance of the benchmark's Options, None for its defaults.
+    options: an instance of the benchmark's Options; None for its defaults.
     """
 
     seed: int = 0
     temperature: float | None = None
     max_new_tokens: int | None = None
-    limit: int | None = None  # a random sample of N questions only; `load` gets None, and returns them all
+    limit: int | None = None  # ask a random sample of N questions; `load` gets None and returns all of them
     options: Any = None
 
 
@@ -60,9 +64,9 @@ class Settings:
 class Judging:
     """How answers are judged, beyond the benchmark's protocol.
 
-    rejudge: a judgment without a verdict is asked for once more.
-    both_orders: a pair is judged in both orders and the mean counts, where a benchmark compares pairs.
-    max_tokens: of a judge's reply, in place of the protocol's own. settings: further fields of requests to an endpoint.
+    rejudge: ask once more for a judgment without a verdict.
+    both_orders: judge pairs in both orders and take the mean.
+    max_tokens: of a judge's reply, instead of the protocol's. settings: further fields of requests to an endpoint.
     """
 
     rejudge: bool = False
@@ -71,23 +75,23 @@ class Judging:
     settings: Mapping[str, Any] = field(default_factory=dict)
 
     def depends_on(self) -> dict[str, Any]:
-        """What judgments depend on. `rejudge` is not among it: a step that is still open can be finished with it."""
+        """Return what judgments depend on. `rejudge` is excluded: an open step can be finished with it."""
         changed = {"max_tokens": self.max_tokens, "settings": dict(self.settings)}
         return {"both_orders": self.both_orders} | {name: value for name, value in changed.items() if value}
 
 
 @dataclass(frozen=True)
 class NoOptions:
-    """Options of a benchmark that has none."""
+    """The options of a benchmark that has none."""
 
 
 @dataclass(frozen=True)
 class Policy:
-    """A model to be scored.
+    """A model to score.
 
     reference, beta: make it an implicit reward model (RewardBench).
-    pairs: prompts with chosen and rejected replies that it was trained on, for a reward model; None when it had none.
-    folder: where a benchmark may leave files of its own, such as the checkpoint of that reward model.
+    pairs: prompts with chosen and rejected replies that it was trained on, for a reward model; None if there were none.
+    folder: where a benchmark may leave its own files, such as the checkpoint of that reward model.
     """
 
     engine: Engine
@@ -101,17 +105,17 @@ class Policy:
 class Score:
     """The result of one benchmark for one model.
 
-    value: the headline number, sum(weight * value) / sum(weight) over the questions that have a value; NaN without any
+    value: the headline number, sum(weight * value) / sum(weight) over the questions with a value; NaN if there is none
         (null in files).
-    values: question id -> value; a question with no verdict is absent here and counted in missing or unparsed.
-    weights: question id -> weight, empty when all are equal.
+    values: question id -> value; a question without a verdict is absent and counted in missing or unparsed.
+    weights: question id -> weight, empty if all are equal.
     details: further numbers of the benchmark (turns, categories, sections), for people.
-    clusters: question id -> the name of what it hangs together with (see `Benchmark`); a question that is not there
-        stands by itself. None in files from before they were stored.
+    clusters: question id -> name of its cluster (see `Clustered`); a question that is absent is independent. None in
+        files of older versions.
     """
 
     benchmark: str
-    metric: str  # such as "score (1-10)" or "win rate %", from which the limits of a value are known
+    metric: str  # such as "score (1-10)" or "win rate %": tells the limits of a value
     value: float
     values: dict[str, float]
     weights: dict[str, float] = field(default_factory=dict)
@@ -119,67 +123,102 @@ class Score:
     missing: int = 0  # no answer, or the judge gave none
     unparsed: int = 0  # the judge answered without a verdict
     judge: str | None = None
-    details: dict = field(default_factory=dict)
+    details: dict[str, Any] = field(default_factory=dict)
     clusters: dict[str, str] | None = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if self.value is None:  # as files have it where no question has a verdict
+        if self.value is None:  # in files, if no question has a verdict
             object.__setattr__(self, "value", nan)
 
 
 def limits_of(metric: str) -> tuple[float, float] | None:
-    """The lowest and the highest value of a question: 0 and 100 of a metric in %, a and b where it says (a-b)."""
-    if found := re.search(r"\((-?\d+)-(\d+)\)", metric):
-        return float(found[1]), float(found[2])
+    """Return the limits of a question's value: 0 and 100 for a metric in %, a and b for one with "(a-b)"."""
+    if limits := re.search(r"\((-?\d+)-(\d+)\)", metric):
+        return float(limits[1]), float(limits[2])
     return (0.0, 100.0) if metric.endswith("%") else None
 
 
 def step_names(benchmark: str) -> tuple[str, str]:
-    """Of the step that answers a benchmark, and of the one that scores it."""
+    """Return the names of the steps that answer and that score a benchmark."""
     return f"samples-{benchmark}", f"score-{benchmark}"
 
 
-class Benchmark(Protocol):
-    """One file a benchmark, found through the entry points `harness.benchmarks`.
+class Benchmark(Protocol[Item, Sample, Judgment]):
+    """One file per benchmark, found through the entry points `harness.benchmarks`.
 
-    A benchmark whose `load` finds files outside the data folder also has `resources(data_dir) -> dict[str, Path]`, by
-    which a finished run is known without loading its questions.
-
-    A benchmark some of whose questions hang together (they share a prompt, a passage, a subject) also has
-    `clusters(items) -> dict[str, str]`, question id -> a name that such questions have in common: they are then one
-    observation in every interval and test.
+    A benchmark may also implement `Sectioned`, `Clustered`, `HasResources` or `TrainsOnPairs`.
     """
 
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"
     needs_judge: bool
-    needs_pairs: bool  # trains on a method's pairs: it also has `pairs(own, settings)`, and is left out without
-    needs_logprobs: bool  # of given texts, which a model behind an endpoint does not have
-    turns: int  # how often `advance` counts an item, in answering and in judging
-    Options: type  # a frozen dataclass of plain values, every one with a default
+    needs_pairs: bool  # trains on a method's pairs (`TrainsOnPairs`), and is skipped without them
+    needs_logprobs: bool  # for given texts, which a model behind an endpoint does not give
+    turns: int  # how often `advance` counts an item in answering and in judging
+    Options: type  # a frozen dataclass of plain values, all with defaults
 
-    def load(self, data_dir: Path, settings: Settings) -> Questions | list[dict]:
-        """All questions, each with an "id" (a string). What other methods need of the folder is returned with them.
+    def load(self, data_dir: Path, settings: Settings) -> Questions[Item] | list[Item]:
+        """Return all questions, each with an "id" (a string), and the files that the other methods need.
 
-        The other methods are called on other instances, with the questions as `Questions`; where settings.limit cuts
-        them, `harness.benchmarks.questions` draws the sample. A class with an attribute `sections`, the name of a field
-        of the questions, is sampled in proportion to the values of that field.
+        The other methods are called on other instances, with the questions as `Questions`. With settings.limit,
+        `harness.benchmarks.questions` draws the sample.
 
         Raises:
-            UserError: when a file is absent (with the command that fetches it) or malformed (file and line).
+            UserError: when a file is missing (with the command that fetches it) or malformed (file and line).
         """
         ...
 
-    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
-        """One row an item, with its "id" and all that judging and scoring need; the rows are stored as samples."""
+    def answer(
+        self, policy: Policy, items: Questions[Item], settings: Settings, advance: Advance | None
+    ) -> list[Sample]:
+        """Return one row per item, with its "id" and what judging and scoring need; they are stored as samples."""
         ...
 
     def judge(
-        self, items: Questions, samples: list[dict], judge: "Judge", judging: Judging, advance: Advance | None
-    ) -> list[dict]:
-        """Stored rows of judgments; a benchmark that needs no judge has no such method."""
+        self,
+        items: Questions[Item],
+        samples: list[Sample],
+        judge: "Judge",
+        judging: Judging,
+        advance: Advance | None,
+    ) -> list[Judgment]:
+        """Return judgments to store; a benchmark that needs no judge has no such method."""
         ...
 
-    def score(self, items: Questions, samples: list[dict], judgments: list[dict]) -> Score:
-        """From stored rows alone: no model, no judge."""
+    def score(self, items: Questions[Item], samples: list[Sample], judgments: list[Judgment]) -> Score:
+        """Score stored rows, without a model or a judge."""
+        ...
+
+
+@runtime_checkable
+class Sectioned(Protocol):
+    """A benchmark whose samples are drawn in proportion to the values of a field of its questions."""
+
+    sections: str
+
+
+@runtime_checkable
+class Clustered(Protocol):
+    """A benchmark with dependent questions (they share a prompt, a passage, a subject)."""
+
+    def clusters(self, items: Any) -> dict[str, str]:
+        """Return question id -> name of its cluster; a cluster is one observation in each interval and test."""
+        ...
+
+
+@runtime_checkable
+class HasResources(Protocol):
+    """A benchmark whose `load` finds files outside the data folder."""
+
+    def resources(self, data_dir: Path) -> dict[str, Path]:
+        """Return these files by name: they identify a finished run without loading its questions."""
+        ...
+
+
+@runtime_checkable
+class TrainsOnPairs(Protocol):
+    """A benchmark that trains on a method's pairs."""
+
+    def pairs(self, own: "Sequence[Prompt] | None", settings: Settings) -> "list[Prompt]":
+        """Return what it trains on, given the method's pairs."""
         ...

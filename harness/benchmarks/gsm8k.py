@@ -2,26 +2,28 @@
 
 from dataclasses import dataclass
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files, graded_responses
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, up_to_next_question
 from harness.benchmarks.math_answers import Grader
+from harness.benchmarks.rows import Example, Grade, GradedSample, GSM8KItem
 from harness.engines.base import Sampling
 from harness.errors import UserError
 from harness.progress import Advance
 from harness.thoughts import MARKS, Marks
 
 MAX_NEW_TOKENS = 512
-FEWSHOT = 5  # as lm-eval's task has it
+FEWSHOT = 5  # as in lm-eval's task
 
 
 @dataclass(frozen=True)
 class GSM8KOptions:
-    """num_fewshot: examples from the training set, as turns of the conversation."""
+    """num_fewshot: how many examples from the training set are turns of the conversation."""
 
     num_fewshot: int = FEWSHOT
 
@@ -30,22 +32,32 @@ class GSM8KOptions:
             raise UserError(f"num_fewshot must be at least 0, not {self.num_fewshot}")
 
 
-def grade(grader: Grader, response: str, answer: str) -> dict:
-    """strict: `final_number` is the gold number. math_verify: its verdict on the text. strict_match and
-    flexible_extract: lm-eval's exact match after its filters of these names. extracted: the number read.
+def grade(grader: Grader, response: str, answer: str) -> Grade:
+    """Grade a response; text after an invented next question is ignored.
 
-    All read the response up to an invented next question."""
+    Returns:
+        strict: whether `final_number` is the gold number. math_verify: its verdict on the text. strict_match and
+        flexible_extract: lm-eval's exact match after its filters of these names. extracted: the number read.
+
+    Raises:
+        ValueError: when the gold answer has no number; files are checked for that.
+    """
     response = up_to_next_question(response)
     gold, number = gold_number(answer), final_number(response)
+    if gold is None:
+        raise ValueError(f"no gold number in {answer!r:.60}")
+    matches = _official_matches(response, gold)
     return {
         "strict": float(number is not None and number == gold),
         "math_verify": float(grader.verify(response, shown(gold))),
-        **_official_matches(response, gold),
+        "strict_match": matches["strict-match"],
+        "flexible_extract": matches["flexible-extract"],
         "extracted": None if number is None else shown(number),
     }
 
 
 def _official_matches(response: str, gold: Fraction) -> dict[str, float]:
+    """Return lm-eval's exact match by the name of its filter."""
     from lm_eval.api.metrics import exact_match_hf_evaluate
     from lm_eval.filters.extraction import RegexFilter
 
@@ -53,38 +65,35 @@ def _official_matches(response: str, gold: Fraction) -> dict[str, float]:
     (metric,) = config["metric_list"]
     ignored = {name: metric[name] for name in ("regexes_to_ignore", "ignore_case", "ignore_punctuation")}
     matches = {}
-    for each in config["filter_list"]:
-        pattern = {name: value for name, value in each["filter"][0].items() if name != "function"}
+    for entry in config["filter_list"]:
+        pattern = {name: value for name, value in entry["filter"][0].items() if name != "function"}
         extracted = RegexFilter(**pattern).apply([[response]], [{}])[0][0]
         matched = exact_match_hf_evaluate([extracted], [shown(gold)], **ignored)["exact_match"]
-        matches[each["name"].replace("-", "_")] = float(matched)
+        matches[entry["name"]] = float(matched)
     return matches
 
 
-@cache
-def _official_config() -> dict:
+def _official_config() -> dict[str, Any]:
     from harness.benchmarks.lm_eval_model import stock_config
 
-    return stock_config("gsm8k", "gsm8k.yaml")
+    return stock_config("gsm8k", "gsm8k")
 
 
-def score_responses(path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS) -> dict:
-    """`graded_responses.score_responses` of GSM8K: an answer is a number or a solution that ends in "#### n"."""
+def score_responses(
+    path: Path, *, items: bool = False, advance: Advance | None = None, marks: Marks = MARKS
+) -> dict[str, Any]:
+    """Run `graded_responses.score_responses` for GSM8K: an answer is a number or a solution that ends in "#### n"."""
     return graded_responses.score_responses(
         path, grade, items, advance, lambda answer: gold_number(answer) is not None, marks
     )
 
 
-class GSM8K:
+class GSM8K(BenchmarkDefaults):
     name = "gsm8k"
     title = "GSM8K"
-    needs_judge = False
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = GSM8KOptions
 
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> list[GSM8KItem]:
         options = settings.options or GSM8KOptions()
         folder = data_dir / "gsm8k"
         file = files.find(folder, self.name, "test.jsonl")
@@ -92,29 +101,32 @@ class GSM8K:
         for where, row in rows:
             if gold_number(row["answer"]) is None:
                 raise UserError(f'{where}: the answer must be a number, or end in "#### n"')
-        shots = []
+        shots: list[dict[str, Any]] = []
         if options.num_fewshot:
             shots = files.read_rows(files.find(folder, self.name, "train.jsonl"), question=str, answer=str)
-        examples = [{"question": row["question"], "answer": row["answer"]} for row in shots[: options.num_fewshot]]
+        examples: list[Example] = [
+            {"question": row["question"], "answer": row["answer"]} for row in shots[: options.num_fewshot]
+        ]
         return [
             {"id": str(number), "question": row["question"], "answer": row["answer"], "examples": examples}
             for number, (_, row) in enumerate(rows)
         ]
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: list[GSM8KItem], settings: Settings, advance: Advance | None
+    ) -> list[GradedSample]:
         from harness.benchmarks.lm_eval_model import evaluate, local_task, named_settings
 
         examples = items[0]["examples"]
         changes = {
             "num_fewshot": len(examples),
             "fewshot_config": {"sampler": "first_n"},
-            "generation_kwargs": {"until": []},  # the grade cuts: a stop would end answers that restate the question
+            "generation_kwargs": {"until": []},  # grading cuts: a stop would end answers that restate the question
         }
-        fields = ("id", "question", "answer")
         task = local_task(
             _official_config() | changes,
-            test=[{name: item[name] for name in fields} for item in items],
-            train=[{"id": "", **example} for example in examples] or [dict.fromkeys(fields, "")],
+            test=[{"id": item["id"], "question": item["question"], "answer": item["answer"]} for item in items],
+            train=[{"id": "", **example} for example in examples] or [{"id": "", "question": "", "answer": ""}],
         )
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
         records = evaluate(policy.engine, self.name, task, sampling, advance)
@@ -126,7 +138,7 @@ class GSM8K:
             for item, response, graded in zip(items, responses, grades, strict=True)
         ]
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: list[GSM8KItem], samples: list[GradedSample], judgments: list[Any]) -> Score:
         values = {sample["id"]: 100 * sample["strict"] for sample in samples}
         return Score(
             benchmark=self.name,
@@ -135,5 +147,5 @@ class GSM8K:
             values=values,
             questions=len(items),
             unparsed=sum(sample["extracted"] is None for sample in samples),
-            details=graded_responses.percentages(samples) | samples[0]["settings"],
+            details={**graded_responses.percentages(samples), **samples[0]["settings"]},
         )

@@ -1,10 +1,11 @@
 """Final numbers of GSM8K answers: found in the text, read as whole quantities, compared as numbers.
 
-`strict` reads the answer that the response marks as its last: "#### n" (the data set's own form, and the only one of
-lm-eval's filter strict-match), \\boxed{n}, "answer is n", "Answer: n" or "A: n" at the start of a line; the number may
-stand on the line below its mark. A mark whose quantity has more than one reading ("3 or 4", "5-7") is no answer. What
-marks no number ("#### Step 2", "the answer is in step 3") is no mark. Where nothing is marked it is the last quantity
-that a program printed in the response, or else the last of all. What follows an invented next question is not read.
+`strict` reads the last answer that the response marks: "#### n" (the data set's own form, and the only one that
+lm-eval's filter strict-match reads), \\boxed{n}, "answer is n", "Answer: n" or "A: n" at the start of a line; the
+number may be on the line below its mark. A mark with an ambiguous quantity ("3 or 4", "5-7") gives no answer. A mark
+without a number ("#### Step 2", "the answer is in step 3") does not count. If nothing is marked, the answer is the last
+quantity that a program printed in the response, or else the last of all. Text after an invented next question is
+ignored.
 """
 
 import re
@@ -24,7 +25,7 @@ _CODE = re.compile(r"^```(?!output)[^\n]*\n.*?^```", re.MULTILINE | re.DOTALL)
 _PRINTED = re.compile(r"^```output[^\S\n]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _HASHES = re.compile(r"(?<!#)####(?!#)")
 _QUOTES = "\"'`“‘«"
-_EMPTY = re.compile(r"[\s*_#:$`\\\[\](){}>|=.-]*")  # of a line below whose mark the number stands
+_EMPTY = re.compile(r"[\s*_#:$`\\\[\](){}>|=.-]*")  # rest of a marked line whose number is on the next
 _BELOW = re.compile(r"[\s*_>$]*(?:\\\[|\\begin\{[a-z*]+\}|```[a-z]*)?[\s*_>$]*")
 _ENUMERATED = re.compile(r"[^\S\n]*[*_(]*\d{1,2}(?:[.):]|[^\S\n]+[-–—])[*_]*[^\S\n]+[*_]*[^\W\d_]")
 _TITLE = re.compile(r"[^\S\n]*[*_]*\d{1,2}[^\S\n]+[A-Z]")
@@ -37,8 +38,8 @@ _QUESTION = re.compile(
     re.IGNORECASE | re.MULTILINE,
 )
 _SENTENCE_END = re.compile(r"[.;!?](?=[\s\"'”’)*]|$)|\n")
-MOST_MARKS, MOST_MARKS_BEFORE_A_QUESTION = 100, 10  # that are looked at
-LONGEST_END = 20_000  # characters at the end of a response in which an unmarked answer is looked for
+MOST_MARKS, MOST_MARKS_BEFORE_A_QUESTION = 100, 10  # most marks that are read
+LONGEST_END = 20_000  # characters at the end of a response that are searched for an unmarked answer
 _STEPS_NEXT = re.compile(r"\b(?:steps?|parts?|ways?)\b|:\s*$", re.IGNORECASE)
 
 
@@ -50,18 +51,18 @@ _GOES_ON = re.compile(r"\s*[-+*/^:×÷–]\s*[-+$(]*\.?\d|\s*[\^!_\ue000(]\s*\d"
 
 
 def final_number(response: str) -> Fraction | None:
-    """The number that a response gives as its answer, or None when it has no number, or no one number."""
+    """Return the number that a response gives as its answer; None if there is none, or more than one reading."""
     response = up_to_next_question(response)
     for mark in reversed(_marks(response)[-MOST_MARKS:]):
-        found = _marked(response, mark)
-        if found is not None:
-            return found.value
+        marked = _marked(response, mark)
+        if marked is not None:
+            return marked.value
     printed = _PRINTED.findall(response)
     return (_last(printed[-1]) if printed and _NUMBER_START.search(printed[-1]) else None) or _last(response)
 
 
 def up_to_next_question(response: str) -> str:
-    """The response without a next question that the model asked itself after its answer, and what follows.
+    """Return the response without a next question that the model asked itself after its answer, and what follows.
 
     A question that is restated before any answer is part of the answer.
     """
@@ -69,8 +70,8 @@ def up_to_next_question(response: str) -> str:
     marks = _marks(response) if heads else []
     for head in heads:
         before = response[: head.start()]
-        found = [mark for mark in marks if mark.end() <= len(before)][-MOST_MARKS_BEFORE_A_QUESTION:]
-        said = [mark for mark in found if _marked(before, mark)]
+        last = [mark for mark in marks if mark.end() <= len(before)][-MOST_MARKS_BEFORE_A_QUESTION:]
+        said = [mark for mark in last if _marked(before, mark)]
         numbered = heads[0].group("number") and head.group("number")  # the parts of one question
         if any(mark.lastgroup == "hashes" for mark in said) or ((said or _concludes(before)) and not numbered):
             return before
@@ -78,7 +79,7 @@ def up_to_next_question(response: str) -> str:
 
 
 def shown(number: Fraction) -> str:
-    """The number in decimals without trailing zeros (18 for 18.00), or as a fraction where decimals do not end."""
+    """Format a number in decimals without trailing zeros (18 for 18.00), or as a fraction if they do not terminate."""
     below, twos, fives = number.denominator, 0, 0
     while below % 2 == 0:
         below, twos = below // 2, twos + 1
@@ -93,7 +94,7 @@ def shown(number: Fraction) -> str:
 
 
 def gold_number(answer: str | int | float) -> Fraction | None:
-    """The number of a gold answer: a number, its text, or a solution that marks it; None for anything else."""
+    """Return the number of a gold answer: a number, its text, or a solution that marks it; None for anything else."""
     text = str(answer).strip()
     if "####" in text:
         found = stated(text.rpartition("####")[2].strip())
@@ -104,8 +105,8 @@ def gold_number(answer: str | int | float) -> Fraction | None:
     return None if found is None or found.sentence else found.value
 
 
-def _marks(response: str) -> list[re.Match]:
-    """What could mark an answer, but for what stands in quotes or in a program."""
+def _marks(response: str) -> list[re.Match[str]]:
+    """Return what could mark an answer, outside of quotes and programs."""
     programs = [found.span() for found in _CODE.finditer(response)]
     return [
         mark
@@ -115,8 +116,8 @@ def _marks(response: str) -> list[re.Match]:
     ]
 
 
-def _marked(response: str, mark: re.Match) -> Stated | None:
-    """What a mark marks: a value, a `Stated` without one where it is not understood, or None where it marks nothing."""
+def _marked(response: str, mark: re.Match[str]) -> Stated | None:
+    """Return what a mark marks: a value, a `Stated` without one if it is unreadable, or None if it marks nothing."""
     if mark.lastgroup == "box":
         return _boxed(response, mark)
     line, _, below = response[mark.end() :].partition("\n")
@@ -138,17 +139,18 @@ def _marked(response: str, mark: re.Match) -> Stated | None:
 
 
 def _below(text: str) -> Stated | None:
-    """The number on the next line that is not empty, where that begins with one."""
-    text = text[_BELOW.match(text).end() :]
+    """Return the number that the next non-empty line begins with."""
+    if start := _BELOW.match(text):
+        text = text[start.end() :]
     line = text.partition("\n")[0]
     if line.startswith(("- ", "-\t", "\\boxed", "\\fbox")) or _ENUMERATED.match(line):
-        return None  # the first of a list; a mark of its own
+        return None  # the first of a list, or another mark
     found = stated(line)
     return None if found is None or found.sentence else found
 
 
-def _is_heading(response: str, mark: re.Match, line: str, below: str) -> bool:
-    """Whether "#### 1. Eggs left" is the title of a section: a section follows, or one went before."""
+def _is_heading(response: str, mark: re.Match[str], line: str, below: str) -> bool:
+    """Whether "#### 1. Eggs left" is the title of a section: text follows, or another title precedes it."""
     followed = bool(re.search(r"\w", below))
     if _ENUMERATED.match(line):
         return followed or any(
@@ -157,7 +159,7 @@ def _is_heading(response: str, mark: re.Match, line: str, below: str) -> bool:
     return bool(_TITLE.match(line)) and followed and below[:1] != "\n"
 
 
-def _boxed(response: str, mark: re.Match) -> Stated | None:
+def _boxed(response: str, mark: re.Match[str]) -> Stated | None:
     box = box_at(response, mark.start())
     if box is None:
         return None
@@ -175,14 +177,15 @@ def _boxed(response: str, mark: re.Match) -> Stated | None:
     after = _BOX_WRAPPERS.sub(" ", plain(response[end:].partition("\n")[0]))
     if _GOES_ON.match(after):
         return Stated(None)
-    together = stated(f"1{re.match(r'[^.,;0-9]*', after).group()}")
+    unit = re.match(r"[^.,;0-9]*", after)
+    together = stated(f"1{unit.group() if unit else ''}")
     if together is None or together.value is None:
         return Stated(None)
     return Stated(found.value * together.value, found.sentence, found.equation)
 
 
 def _concludes(text: str) -> bool:
-    """Whether a text, which a question follows, has come to a result that it does not mark."""
+    """Whether a text that a question follows has reached a result without marking it."""
     if _HAS_EQUATION.search(text):
         return True
     last = text.rstrip().rpartition("\n")[2]
@@ -190,7 +193,7 @@ def _concludes(text: str) -> bool:
 
 
 def _last(text: str) -> Fraction | None:
-    """The last quantity of a text, None where it has no one value."""
+    """Return the last quantity of a text; None if it is ambiguous."""
     text = text[-LONGEST_END:]
     numbers = list(_NUMBER_START.finditer(text))
     if not numbers:

@@ -1,7 +1,7 @@
 """IFEval (Zhou et al. 2023, arXiv:2311.07911): instructions that a program can check, by lm-eval's checkers.
 
-Strict: the response as it is. Loose: also without its first line, its last line, or its asterisks. Both are reported as
-the share of prompts whose instructions are all followed, and as the share of instructions.
+Strict checks the response as it is; loose also without its first line, its last line, or its asterisks. Both are
+reported as the share of prompts whose instructions are all followed, and as the share of instructions.
 """
 
 import sys
@@ -10,19 +10,24 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from statistics import fmean
-from typing import Any
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from harness.benchmarks import files
 from harness.benchmarks.base import NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.ifeval_checks import Checker, check_resources, find_model
+from harness.benchmarks.rows import IFEvalItem, IFEvalSample, IFEvalVerdicts
 from harness.engines.base import Sampling
 from harness.errors import UserError
 from harness.progress import Advance
-from harness.thoughts import MARKS, Marks, counted, split_thought
+from harness.thoughts import MARKS, Marks, ThoughtSplit, counted, split_thought
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import ConfigurableTask
 
 MAX_NEW_TOKENS = 1280
-SPLITTER = "sentence splitter"  # the file of nltk's trained model
-ENGLISH = "en:"  # M-IFEval puts the language before an instruction id
+SPLITTER = "sentence splitter"  # name of the file with nltk's trained model
+ENGLISH = "en:"  # M-IFEval's prefix of instruction ids
 
 
 def score_responses(
@@ -32,24 +37,24 @@ def score_responses(
     data_dir: Path | None = None,
     advance: Advance | None = None,
     marks: Marks = MARKS,
-) -> dict:
-    """Verdicts on responses that exist already.
+) -> dict[str, Any]:
+    """Check existing responses.
 
     Args:
-        path: rows with `prompt` and `response`, and perhaps `instruction_id_list` and `kwargs`, as upstream writes them
-            before and after grading; JSONL or a JSON list, plain or .gz.
-        items: return the verdicts of each row too.
-        data_dir: a data folder with ifeval/input_data.jsonl, where rows without ids or arguments are looked up by
-            their prompt (by `key` when they have none).
-        marks: of thoughts, which are taken off before a response is graded.
+        path: rows with `prompt` and `response`, and optionally `instruction_id_list` and `kwargs`, as upstream writes
+            them before and after grading; JSONL or a JSON list, plain or .gz.
+        items: also return the verdicts of each row.
+        data_dir: a data folder with ifeval/input_data.jsonl, in which rows without ids or arguments are looked up by
+            prompt (by `key` if they have none).
+        marks: of thoughts, which are removed before a response is graded.
 
     Returns:
-        prompt_strict, instruction_strict, prompt_loose, instruction_loose (percent), n (prompts that were graded),
-        instructions (in them), missing (rows without a response, or whose prompt is not in the input data: in no
-        number), empty (responses without text: they follow nothing), duplicates (rows whose prompt came before: all
-        count), unchecked (instructions whose check did not come to an end: not followed), groups, and the tools that
-        the verdicts depend on; with items "items": [{"row" (from 1), "key" where the row has one,
-        "instruction_id_list", "strict", "loose"}], where the verdicts of a missing row are None.
+        prompt_strict, instruction_strict, prompt_loose, instruction_loose (percent), n (graded prompts), instructions
+        (in them), missing (rows without a response, or with an unknown prompt; not counted elsewhere), empty (responses
+        without text, which follow nothing), duplicates (rows with the prompt of an earlier row; all count), unchecked
+        (instructions whose check did not finish, which count as not followed), groups, and the tools that the verdicts
+        depend on. With items, "items": [{"row" (from 1), "key" if the row has one, "instruction_id_list", "strict",
+        "loose"}], where the verdicts of a missing row are None.
 
     Raises:
         UserError: naming file, line and field.
@@ -59,24 +64,28 @@ def score_responses(
     places = [where for where, _ in located]
     _look_up(list(zip(places, rows, strict=True)), data_dir)
     _warn(data_dir)
-    splits = []
+    splits: list[ThoughtSplit] = []
+    graded: list[_Graded] = []
     with Checker(find_model(data_dir)) as checker:
         for where, row in zip(places, rows, strict=True):
             if row["response"] is not None:
                 splits.append(split_thought(row["response"], marks))
                 row["response"] = splits[-1].answer
-            if row["kwargs"] is not None and row["response"] is not None:
-                row.update(grade(checker, row, row["response"], where))
+            if row["instruction_id_list"] is not None and row["kwargs"] is not None and row["response"] is not None:
+                ids, arguments, prompt = row["instruction_id_list"], row["kwargs"], row["prompt"] or ""
+                verdicts = _verdicts(checker, ids, arguments, prompt, row["response"], where)
+                graded.append({**verdicts, "instruction_id_list": ids})
+                row["strict"], row["loose"] = verdicts["strict"], verdicts["loose"]
             if advance:
                 advance(1)
         tools = checker.tools()
-    graded = [row for row in rows if "strict" in row]
-    result = {
+    responses = [row["response"] or "" for row in rows if "strict" in row]
+    result: dict[str, Any] = {
         **accuracies(graded),
         "n": len(graded),
         "instructions": sum(len(row["strict"]) for row in graded),
         "missing": len(rows) - len(graded),
-        "empty": sum(not row["response"].strip() for row in graded),
+        "empty": sum(not response.strip() for response in responses),
         "duplicates": len(rows) - len({row["prompt"] or row["key"] for row in rows}),
         "unchecked": sum(row["unchecked"] for row in graded),
         **counted(splits),
@@ -88,12 +97,38 @@ def score_responses(
     return result
 
 
-def grade(checker: Checker, item: dict, response: str, where: str) -> dict:
-    """{"strict", "loose": a verdict for each instruction, "unchecked": instructions whose check did not end}."""
+class _Row(TypedDict):
+    """A row of a file of responses; a missing value is None. strict, loose: the verdicts of a graded row."""
+
+    prompt: str | None
+    key: str | int | None
+    response: str | None
+    instruction_id_list: list[str] | None
+    kwargs: list[dict[str, Any]] | None
+    strict: NotRequired[list[bool]]
+    loose: NotRequired[list[bool]]
+
+
+class _Graded(IFEvalVerdicts):
+    instruction_id_list: list[str]
+
+
+def grade(checker: Checker, item: IFEvalItem, response: str, where: str) -> IFEvalVerdicts:
+    """Check the instructions of a question on a response.
+
+    Raises:
+        UserError: naming `where`, for an unknown instruction or arguments that it cannot be checked with.
+    """
+    return _verdicts(checker, item["instruction_id_list"], item["kwargs"], item["prompt"], response, where)
+
+
+def _verdicts(
+    checker: Checker, ids: Sequence[str], kwargs: Sequence[dict[str, Any]], prompt: str, response: str, where: str
+) -> IFEvalVerdicts:
     strict, loose, unchecked = [], [], 0
-    for instruction_id, arguments in zip(item["instruction_id_list"], item["kwargs"], strict=True):
+    for instruction_id, arguments in zip(ids, kwargs, strict=True):
         try:
-            verdicts = checker.check(instruction_id, arguments, item["prompt"], response)
+            verdicts = checker.check(instruction_id, arguments, prompt, response)
         except UserError as error:
             raise UserError(f"{where}: {error}") from None
         unchecked += verdicts is None
@@ -102,21 +137,22 @@ def grade(checker: Checker, item: dict, response: str, where: str) -> dict:
     return {"strict": strict, "loose": loose, "unchecked": unchecked}
 
 
-def accuracies(graded: Sequence[dict]) -> dict[str, float | None]:
-    """The four accuracies in percent, of rows with "strict" and "loose"; None where there are no rows."""
-    result = {}
-    for kind in ("strict", "loose"):
-        result[f"prompt_{kind}"] = _percent([all(row[kind]) for row in graded])
-        result[f"instruction_{kind}"] = _percent([verdict for row in graded for verdict in row[kind]])
-    return result
+def accuracies(graded: Sequence[IFEvalVerdicts]) -> dict[str, float | None]:
+    """Return the four accuracies in percent; None if there are no rows."""
+    return {
+        "prompt_strict": _percent([all(row["strict"]) for row in graded]),
+        "instruction_strict": _percent([verdict for row in graded for verdict in row["strict"]]),
+        "prompt_loose": _percent([all(row["loose"]) for row in graded]),
+        "instruction_loose": _percent([verdict for row in graded for verdict in row["loose"]]),
+    }
 
 
-def group_accuracies(graded: Sequence[dict]) -> dict[str, dict]:
-    """By group of instructions (what stands before the colon of an id): their number, and the shares in percent."""
+def group_accuracies(graded: Sequence[_Graded]) -> dict[str, dict[str, float | None]]:
+    """Return how many instructions each group has (the part of an id before the colon), and the shares in percent."""
     groups = defaultdict(list)
     for row in graded:
-        for instruction_id, *verdicts in zip(row["instruction_id_list"], row["strict"], row["loose"], strict=True):
-            groups[instruction_id.partition(":")[0]].append(verdicts)
+        for instruction_id, strict, loose in zip(row["instruction_id_list"], row["strict"], row["loose"], strict=True):
+            groups[instruction_id.partition(":")[0]].append((strict, loose))
     return {
         name: {
             "instructions": len(groups[name]),
@@ -131,14 +167,14 @@ def _percent(verdicts: Sequence[bool]) -> float | None:
     return 100 * fmean(verdicts) if verdicts else None
 
 
-def _row(where: str, row: dict) -> dict:
-    """A row of a file of responses, with the prefixes of M-IFEval taken away; what it has not is None.
+def _row(where: str, row: dict[str, Any]) -> _Row:
+    """Check a row of a file of responses, and remove M-IFEval's prefixes.
 
     Raises:
-        UserError: for a field of another type.
+        UserError: for a field of a wrong type.
     """
     if "response" not in row:
-        raise UserError(f"{where}: has no field 'response'")
+        raise UserError(f"{where}: field 'response' is missing")
     prompt, response, key = (row.get(name) for name in ("prompt", "response", "key"))
     ids, arguments = row.get("instruction_id_list"), row.get("kwargs")
     for name, value, kinds in (
@@ -153,24 +189,24 @@ def _row(where: str, row: dict) -> dict:
     if prompt is None and key is None:
         raise UserError(f"{where}: has neither 'prompt' nor 'key'")
     if ids is not None:
-        if not ids or not all(type(each) is str for each in ids):
+        if not ids or not all(type(name) is str for name in ids):
             raise UserError(f"{where}: field 'instruction_id_list' must hold texts, not {ids!r:.60}")
-        ids = [each.removeprefix(ENGLISH) for each in ids]
+        ids = [name.removeprefix(ENGLISH) for name in ids]
     if arguments is not None:
-        arguments = [{} if each is None else each for each in arguments]
-        if ids is None or len(arguments) != len(ids) or not all(type(each) is dict for each in arguments):
+        arguments = [{} if given is None else given for given in arguments]
+        if ids is None or len(arguments) != len(ids) or not all(type(given) is dict for given in arguments):
             raise UserError(f"{where}: field 'kwargs' must hold one object for each of instruction_id_list")
-        arguments = [{name: _whole(value) for name, value in each.items()} for each in arguments]
+        arguments = [{name: _whole(value) for name, value in given.items()} for given in arguments]
     return {"prompt": prompt, "key": key, "response": response, "instruction_id_list": ids, "kwargs": arguments}
 
 
 def _whole(value: Any) -> Any:
-    """3 for 3.0, which tools write where some rows have no number."""
+    """Return 3 for 3.0, which tools write if some rows have no number."""
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def _look_up(located: Sequence[tuple[str, dict]], data_dir: Path | None) -> None:
-    """Gives rows that lack them their instruction ids and arguments, where the input data have their prompt."""
+def _look_up(located: Sequence[tuple[str, _Row]], data_dir: Path | None) -> None:
+    """Add missing instruction ids and arguments to rows whose prompt is in the input data."""
     lacking = [(where, row) for where, row in located if row["kwargs"] is None]
     if not lacking:
         return
@@ -184,37 +220,38 @@ def _look_up(located: Sequence[tuple[str, dict]], data_dir: Path | None) -> None
     by_prompt = {_words(question["prompt"]): question for question in [*map(_earlier_wording, questions), *questions]}
     for where, row in lacking:
         prompt = row["prompt"]
-        found = by_key.get(str(row["key"])) if prompt is None else by_prompt.get(_words(prompt))
-        if found is None:
+        question = by_key.get(str(row["key"])) if prompt is None else by_prompt.get(_words(prompt))
+        if question is None:
             continue
-        if row["instruction_id_list"] not in (None, found["instruction_id_list"]):
+        if row["instruction_id_list"] not in (None, question["instruction_id_list"]):
             raise UserError(
                 f"{where}: has other instructions than ifeval/input_data.jsonl has for its prompt: add kwargs"
             )
-        row["prompt"] = found["prompt"] if prompt is None else prompt
-        row["instruction_id_list"], row["kwargs"] = found["instruction_id_list"], found["kwargs"]
+        row["prompt"] = question["prompt"] if prompt is None else prompt
+        row["instruction_id_list"], row["kwargs"] = question["instruction_id_list"], question["kwargs"]
 
 
 def _words(prompt: str) -> str:
     return " ".join(prompt.split())
 
 
-def _earlier_wording(question: dict) -> dict:
-    """The question as it was in November 2023, when number 2785 asked for one placeholder; files graded since have it.
+def _earlier_wording(question: IFEvalItem) -> IFEvalItem:
+    """Return the question as of November 2023, when number 2785 asked for one placeholder.
 
     Google's GPT-4 responses and M-IFEval answer that wording, and M-IFEval accepts one placeholder.
     """
     if question["id"] != "2785":
         return question
-    return question | {
+    return {
+        **question,
         "prompt": question["prompt"].replace("at least 3 placeholders", "at least one placeholder"),
         "kwargs": [
-            each | {"num_placeholders": 1} if "num_placeholders" in each else each for each in question["kwargs"]
+            given | {"num_placeholders": 1} if "num_placeholders" in given else given for given in question["kwargs"]
         ],
     }
 
 
-def _shown(number: int, row: dict) -> dict:
+def _shown(number: int, row: _Row) -> dict[str, Any]:
     return {
         "row": number,
         **({} if row["key"] is None else {"key": row["key"]}),
@@ -226,66 +263,75 @@ def _shown(number: int, row: dict) -> dict:
 
 @cache
 def _warn(data_dir: Path | None) -> None:
-    """Says once, before any work, that nltk's data are not installed."""
+    """Report once, before any work, that nltk's data are not installed."""
     if notice := check_resources(data_dir):
         print(notice, file=sys.stderr)
 
 
-def _load(data_dir: Path) -> list[dict]:
+def _load(data_dir: Path) -> list[IFEvalItem]:
     file = files.find(data_dir / "ifeval", "ifeval", "input_data.jsonl")
-    questions, keys = [], set()
+    questions: list[IFEvalItem] = []
+    keys = set()
     for where, row in files.read_located_rows(
         file, nan_is_absent=("kwargs",), key=int, prompt=str, instruction_id_list=list, kwargs=list
     ):
         question = _row(where, row | {"response": None})
         if row["key"] in keys:
-            raise UserError(f"{where}: key {row['key']} was there before")
+            raise UserError(f"{where}: key {row['key']} occurs twice")
         keys.add(row["key"])
-        names = ("prompt", "instruction_id_list", "kwargs")
-        questions.append({"id": str(row["key"]), **{name: question[name] for name in names}})
+        ids, arguments = question["instruction_id_list"] or [], question["kwargs"] or []
+        questions.append(
+            {"id": str(row["key"]), "prompt": row["prompt"], "instruction_id_list": ids, "kwargs": arguments}
+        )
     return questions
 
 
-class IFEval:
+class IFEval(BenchmarkDefaults):
     name = "ifeval"
     title = "IFEval"
-    needs_judge = False
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
     Options = NoOptions
 
-    def load(self, data_dir: Path, settings: Settings) -> Questions:
+    def load(self, data_dir: Path, settings: Settings) -> Questions[IFEvalItem]:
         _warn(data_dir)
         return Questions(_load(data_dir), answering=self.resources(data_dir))
 
     def resources(self, data_dir: Path) -> dict[str, Path]:
-        """The model that splits sentences, where there is one: it decides some verdicts."""
+        """Return the model that splits sentences, if there is one: some verdicts depend on it."""
         model = find_model(data_dir)
         return {SPLITTER: model} if model else {}
 
-    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: Questions[IFEvalItem], settings: Settings, advance: Advance | None
+    ) -> list[IFEvalSample]:
         from harness.benchmarks.lm_eval_model import evaluate, named_settings
 
         sampling = Sampling(settings.max_new_tokens or MAX_NEW_TOKENS, settings.temperature or 0.0, seed=settings.seed)
         records = evaluate(policy.engine, self.name, _task(items), sampling, advance)
-        samples = []
+        samples: list[IFEvalSample] = []
         with Checker(items.answering.get(SPLITTER)) as checker:
-            asked = named_settings(self.name, 0) | checker.tools()
+            asked = {**named_settings(self.name, 0), **checker.tools()}
             for item in items:
                 response = records[item["id"]]["resps"][0][0]
                 graded = grade(checker, item, response, f"ifeval/input_data.jsonl, key {item['id']}")
                 samples.append({"id": item["id"], "response": response, **graded, "settings": asked})
         return samples
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: list[IFEvalItem], samples: list[IFEvalSample], judgments: list[Any]) -> Score:
         ids = {item["id"]: item["instruction_id_list"] for item in items}
-        graded = [sample | {"instruction_id_list": ids[sample["id"]]} for sample in samples]
+        graded: list[_Graded] = [
+            {
+                "strict": row["strict"],
+                "loose": row["loose"],
+                "unchecked": row["unchecked"],
+                "instruction_id_list": ids[row["id"]],
+            }
+            for row in samples
+        ]
         overall = accuracies(graded)
         return Score(
             benchmark=self.name,
             metric="prompt-level strict accuracy %",
-            value=overall["prompt_strict"],
+            value=100 * fmean(all(sample["strict"]) for sample in samples),
             values={sample["id"]: 100.0 * all(sample["strict"]) for sample in samples},
             questions=len(items),
             details={
@@ -298,15 +344,11 @@ class IFEval:
         )
 
 
-def _task(items: Sequence[dict]):
-    """lm-eval's task ifeval with these questions, without its grading."""
-    import lm_eval
-    from lm_eval.tasks._yaml_loader import load_yaml
+def _task(items: Sequence[IFEvalItem]) -> "ConfigurableTask":
+    """Return lm-eval's task ifeval with these questions, without its grading (whose module downloads nltk's data)."""
+    from harness.benchmarks.lm_eval_model import local_task, stock_config
 
-    from harness.benchmarks.lm_eval_model import local_task
-
-    file = Path(lm_eval.__file__).parent / "tasks" / "ifeval" / "ifeval.yaml"
-    config = load_yaml(file, resolve_func=False)  # its functions' module would download nltk's data
+    config = stock_config("ifeval", "ifeval")
     documents = [{"id": item["id"], "prompt": item["prompt"]} for item in items]
     ungraded = {"process_results": lambda *_: {}, "metric_list": []}
     return local_task(config | ungraded, **{config["test_split"]: documents})

@@ -1,18 +1,18 @@
-"""IFEval's instructions, checked by lm-eval's own checkers, in a process of their own.
+"""IFEval's instructions, checked by lm-eval's own checkers in a separate process.
 
-There a response that keeps a regular expression busy for hours can be ended, random choices are seeded, and nltk finds
-the model for splitting sentences in one folder that we fill, so that nothing is ever downloaded. Where nltk's trained
-model ("punkt_tab") is not installed, an untrained one takes its place: it knows no abbreviations.
+There, a response that would keep a regular expression busy for hours can be stopped, random choices are seeded, and
+nltk finds its sentence splitter in one folder that we fill, so nothing is ever downloaded. If nltk's trained model
+("punkt_tab") is not installed, an untrained one that knows no abbreviations replaces it.
 
-Why verdicts differ from those that others recorded with the same checkers (at most 2 in 834 in the graded files of
+Verdicts can differ from those that others recorded with the same checkers (at most 2 in 834 in the graded files of
 Google and M-IFEval):
-- keywords:letter_frequency of prompts 1122 and 1129: asked for "#" and "!", which are no letters, the checkers draw a
-  letter at random, for the strict and the loose verdict apart. Ours is the one of seed 0 in both ("y"); with other
-  seeds, or with the mark itself, the file that differs most does so in 2 or 3 of its verdicts.
-- change_case:english_capital, change_case:english_lowercase and language:response_language: langdetect draws at random
-  too, and wavers on lists of names, on single words and on text in two languages.
-- length_constraints:number_sentences: one, and only with the untrained model, which takes the "o." of "in o. Let's" for
-  an initial and does not split there (GPT-4, prompt 1174, loosely).
+- keywords:letter_frequency of prompts 1122 and 1129 asks for "#" and "!", which are not letters: the checkers draw a
+  random letter, separately for the strict and the loose verdict. Ours is that of seed 0 in both ("y"); with other
+  seeds, or with the mark itself, 2 or 3 verdicts differ in the file that differs most.
+- change_case:english_capital, change_case:english_lowercase and language:response_language: langdetect is random too,
+  and unstable on lists of names, single words and text in two languages.
+- length_constraints:number_sentences: one verdict, and only with the untrained model, which takes the "o." of
+  "in o. Let's" for an initial and does not split there (GPT-4, prompt 1174, loose).
 """
 
 import logging
@@ -28,16 +28,17 @@ from typing import Any
 from harness.benchmarks.worker import NoAnswer, Worker
 from harness.errors import UserError
 
-LIMIT = 30.0  # seconds for one instruction of one response, strictly and loosely: 10,000 characters take under one
+LIMIT = 30.0  # seconds per instruction and response, strict and loose: 10,000 characters take under one
 TRAINED, UNTRAINED = "punkt_tab", "punkt, untrained"
 _MODEL = "tokenizers/punkt_tab"
+_Request = tuple[str, dict[str, Any], str, str]  # instruction id, arguments, prompt, response
 _MODEL_FILES = ("collocations.tab", "sent_starters.txt", "abbrev_types.txt", "ortho_context.tab")
 
 
 class Checker:
-    """Checks one instruction at a time; leaving the context ends the process.
+    """Checks one instruction at a time; the process ends with the context.
 
-    model: where nltk's trained model is (`find_model`); None leaves an untrained one.
+    model: where nltk's trained model is (`find_model`); None uses an untrained one.
     sentence_splitter: the model that splits sentences, TRAINED or UNTRAINED.
     """
 
@@ -54,28 +55,31 @@ class Checker:
     def __enter__(self) -> "Checker":
         return self
 
-    def __exit__(self, *_error) -> None:
+    def __exit__(self, *_error: object) -> None:
         self._worker.close()
         self._folder.cleanup()
 
     def check(
         self, instruction_id: str, arguments: dict[str, Any], prompt: str, response: str
     ) -> tuple[bool, bool] | None:
-        """Whether a response follows an instruction, (strictly, loosely); None when the check does not come to an end.
+        """Return whether a response follows an instruction, (strictly, loosely); None if the check does not finish.
 
         Raises:
-            UserError: for an instruction that is not known, or arguments that it can not be checked with.
+            UserError: for an unknown instruction, or arguments that it cannot be checked with.
         """
         try:
             answer = self._worker.call((instruction_id, arguments, prompt, response))
         except NoAnswer:
             return None
-        if isinstance(answer, str):
-            raise UserError(answer)
-        return answer
+        match answer:
+            case str():
+                raise UserError(answer)
+            case (bool(strict), bool(loose)):
+                return strict, loose
+        return None
 
     def tools(self) -> dict[str, str]:
-        """What the verdicts depend on besides the responses."""
+        """Return the versions that the verdicts depend on besides the responses."""
         return {
             "lm_eval": version("lm-eval"),
             "languages": f"langdetect {version('langdetect')}, seed 0",
@@ -84,7 +88,7 @@ class Checker:
 
 
 def check_resources(data_dir: Path | None = None) -> str | None:
-    """One line for before a run, when nltk's trained model is not installed; None when it is."""
+    """Return a notice to show before a run if nltk's trained model is not installed; None if it is."""
     if find_model(data_dir):
         return None
     return (
@@ -95,7 +99,7 @@ def check_resources(data_dir: Path | None = None) -> str | None:
 
 
 def find_model(data_dir: Path | None) -> Path | None:
-    """Folder or archive of nltk's English model, in a data folder (its nltk_data) or where nltk looks."""
+    """Find the folder or archive of nltk's English model, in a data folder (its nltk_data) or where nltk looks."""
     if data_dir and (model := _model_in(data_dir / "nltk_data")):
         return model
     import nltk.data  # takes a second or two
@@ -111,10 +115,10 @@ def _model_in(folder: Path) -> Path | None:
 
 
 def _read_model(model: Path) -> dict[str, bytes]:
-    """Its files by name.
+    """Return the model's files by name.
 
     Raises:
-        UserError: when they can not be read.
+        UserError: when they cannot be read.
     """
     try:
         if model.is_dir():
@@ -122,22 +126,22 @@ def _read_model(model: Path) -> dict[str, bytes]:
         with zipfile.ZipFile(model) as opened:
             return {name: opened.read(f"punkt_tab/english/{name}") for name in _MODEL_FILES}
     except (OSError, KeyError, zipfile.BadZipFile) as error:
-        raise UserError(f"{model}: can not be read ({error}); remove it and fetch it again") from None
+        raise UserError(f"{model}: cannot be read ({error}); remove it and fetch it again") from None
 
 
-def _prepare(nltk_data: str) -> Callable[[tuple], tuple[bool, bool] | str | None]:
-    """In the process: the function that checks (instruction id, arguments, prompt, response)."""
-    logging.disable()  # langdetect's failures are logged with the whole response
+def _prepare(nltk_data: str) -> Callable[[_Request], tuple[bool, bool] | str | None]:
+    """Prepare the process; return the function that checks (instruction id, arguments, prompt, response)."""
+    logging.disable()  # langdetect logs its failures with the whole response
     import langdetect
     import nltk.data
 
-    nltk.data.path[:] = [nltk_data]  # before lm-eval is imported, which downloads what it does not find there
+    nltk.data.path[:] = [nltk_data]  # before importing lm-eval, which downloads what is not there
     _split_as_published()
     langdetect.DetectorFactory.seed = 0
     from lm_eval.tasks.ifeval import utils
     from lm_eval.tasks.ifeval.instructions_registry import INSTRUCTION_DICT
 
-    def check(request: tuple) -> tuple[bool, bool] | str | None:
+    def check(request: _Request) -> tuple[bool, bool] | str | None:
         instruction_id, arguments, prompt, response = request
         if instruction_id not in INSTRUCTION_DICT:
             return f"unknown instruction {instruction_id!r:.80}"
@@ -149,19 +153,20 @@ def _prepare(nltk_data: str) -> Callable[[tuple], tuple[bool, bool] | str | None
             for test in (utils.test_instruction_following_strict, utils.test_instruction_following_loose):
                 random.seed(0)
                 verdicts.append(test(example, response).follow_all_instructions)
-        except (RecursionError, TimeoutError):  # JSON that is nested too deep; nltk's own limit
+        except (RecursionError, TimeoutError):  # JSON nested too deeply; nltk's own limit
             return None
-        except (TypeError, ValueError, AttributeError, re.error) as error:  # such as a keyword that is no pattern
+        except (TypeError, ValueError, AttributeError, re.error) as error:  # such as a keyword that is not a pattern
             return f"arguments of {instruction_id}: {error}"
-        return tuple(verdicts)
+        return bool(verdicts[0]), bool(verdicts[1])
 
     return check
 
 
 def _split_as_published() -> None:
-    """Takes typographic quotes out of nltk's punctuation, where they are since 3.10.
+    """Remove typographic quotes from nltk's punctuation, which has them since 3.10.
 
-    They make a sentence end at every quoted question, and the verdicts that were published were made without.
+    With them, a sentence ends at each quoted question; the published verdicts were made without. nltk has no public
+    setting for its punctuation.
     """
     from nltk.tokenize.punkt import PunktLanguageVars
 
@@ -174,10 +179,10 @@ def _split_as_published() -> None:
 
 
 def _problem(instruction: Any, arguments: dict[str, Any]) -> str | None:
-    """Why an instruction can not be checked with these arguments."""
+    """Return why an instruction cannot be checked with these arguments, None if it can."""
     given = {name: value for name, value in arguments.items() if value}
     lacking = [name for name in instruction.get_instruction_args_keys() if name not in given]
-    if lacking:  # lm-eval would draw some at random
+    if lacking:  # lm-eval would draw random ones
         return f"{', '.join(lacking)} must be given"
     try:
         instruction.build_description(**given)

@@ -1,28 +1,31 @@
-"""MMLU (Hendrycks et al. 2021) as lm-eval's tasks, answered by our engine: the most likely of four letters."""
+"""MMLU (Hendrycks et al. 2021) as lm-eval's tasks, answered by our engine: the likeliest of four letters."""
 
 import csv
 import io
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
+from harness.benchmarks.rows import MMLUItem, MMLUQuestion, MMLUSample
 from harness.engines.base import Sampling
 from harness.errors import UserError
 from harness.progress import Advance
 
 FEWSHOT = 5
 LETTERS = ("A", "B", "C", "D")
-FIELDS = 6  # of a row: question, four choices, letter
+FIELDS = 6  # per row: question, four choices, letter
 
 
 @dataclass(frozen=True)
 class MMLUOptions:
-    """num_fewshot: examples of the same subject (the split dev, which has five), as turns of the conversation."""
+    """num_fewshot: examples of the same subject (from the split dev, which has five), as turns of the conversation."""
 
     num_fewshot: int = FEWSHOT
 
@@ -31,50 +34,49 @@ class MMLUOptions:
             raise UserError(f"num_fewshot must be from 0 to {FEWSHOT}, not {self.num_fewshot}")
 
 
-class MMLU:
+class MMLU(BenchmarkDefaults):
     name = "mmlu"
     title = "MMLU"
-    needs_judge = False
-    needs_pairs = False
     needs_logprobs = True
     turns = len(LETTERS)
     sections = "subject"
     Options = MMLUOptions
 
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> list[MMLUItem]:
         options = settings.options or MMLUOptions()
         path = files.find(data_dir / "mmlu", self.name, "mmlu.zip")
-        items = []
+        items: list[MMLUItem] = []
         for subject, splits in sorted(read_archive(path).items()):
             examples = splits.get("dev", [])[: options.num_fewshot]
             if len(examples) < options.num_fewshot:
-                raise UserError(f"{path}: subject {subject} has no {options.num_fewshot} examples in its split dev")
+                raise UserError(f"{path}: subject {subject} has fewer than {options.num_fewshot} examples in split dev")
             items += [
                 {"id": f"{subject}/{number}", "subject": subject, **row, "examples": examples}
                 for number, row in enumerate(splits.get("test", []))
             ]
         return items
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: list[MMLUItem], settings: Settings, advance: Advance | None
+    ) -> list[MMLUSample]:
         from harness.benchmarks.lm_eval_model import evaluate_all, local_task, named_settings, stock_config
 
-        by_subject = defaultdict(list)
+        asked_by_subject = defaultdict(list)
         for item in items:
-            by_subject[item["subject"]].append(item)
-        fields = ("id", "question", "choices", "answer")
+            asked_by_subject[item["subject"]].append(item)
         tasks, category = {}, {}
-        for subject, asked in by_subject.items():
+        for subject, asked in asked_by_subject.items():
             examples = asked[0]["examples"]
-            config = stock_config("mmlu", "default", f"mmlu_{subject}.yaml")
+            config = stock_config("mmlu/default", f"mmlu_{subject}")
             category[subject] = config["tag"].removeprefix("mmlu_").removesuffix("_tasks")
             tasks[config["task"]] = local_task(
                 config | {"num_fewshot": len(examples)},
-                test=[{name: item[name] for name in fields} for item in asked],
-                dev=[{"id": "", **example} for example in examples] or [{name: asked[0][name] for name in fields}],
+                test=[_document(item["id"], item) for item in asked],
+                dev=[_document("", example) for example in examples] or [_document(asked[0]["id"], asked[0])],
             )
         records = evaluate_all(policy.engine, self.name, tasks, Sampling(1), advance)
         used = named_settings(self.name, len(items[0]["examples"]))
-        rows = []
+        rows: list[MMLUSample] = []
         for item in items:
             logprobs = [response[0][0] for response in records[item["id"]]["resps"]]
             best = max(range(len(LETTERS)), key=logprobs.__getitem__)
@@ -89,11 +91,11 @@ class MMLU:
             )
         return rows
 
-    def clusters(self, items: list[dict]) -> dict[str, str]:
-        """By subject: what a model knows of one, it knows of many of its questions."""
+    def clusters(self, items: Iterable[MMLUItem]) -> dict[str, str]:
+        """Cluster by subject: a model that knows a subject knows many of its answers."""
         return {item["id"]: item["subject"] for item in items}
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: list[MMLUItem], samples: list[MMLUSample], judgments: list[Any]) -> Score:
         right = {item["id"]: LETTERS[item["answer"]] for item in items}
         values = {sample["id"]: 100.0 * (sample["choice"] == right[sample["id"]]) for sample in samples}
         categories = means(values, {sample["id"]: sample["category"] for sample in samples})
@@ -111,27 +113,40 @@ class MMLU:
         )
 
 
-def by_subject(values: Mapping[str, float], subject_of: Mapping[str, str]) -> dict:
-    """Micro (over questions) and macro (over subjects) means, and the mean of every subject."""
+def _document(identifier: str, question: MMLUQuestion) -> dict[str, Any]:
+    """Return a document of lm-eval's task."""
+    return {
+        "id": identifier,
+        "question": question["question"],
+        "choices": question["choices"],
+        "answer": question["answer"],
+    }
+
+
+def by_subject(values: Mapping[str, float], subject_of: Mapping[str, str]) -> dict[str, Any]:
+    """Return the micro (over questions) and macro (over subjects) means, and the mean of each subject."""
     subjects = means(values, subject_of)
     return {"micro": fmean(values.values()), "macro": fmean(subjects.values()), "subjects": subjects}
 
 
 def means(values: Mapping[str, float], group_of: Mapping[str, str]) -> dict[str, float]:
-    """The mean of the questions of every group, as lm-eval weights its groups."""
+    """Return the mean over the questions of each group, as in lm-eval's groups."""
     grouped = defaultdict(list)
     for identifier, value in values.items():
         grouped[group_of[identifier]].append(value)
-    return {name: fmean(own) for name, own in sorted(grouped.items())}
+    return {name: fmean(members) for name, members in sorted(grouped.items())}
 
 
-def read_archive(path: Path) -> dict[str, dict[str, list[dict]]]:
-    """Subject -> split -> questions of the published archive: members .../SPLIT/SUBJECT_SPLIT.csv without a header.
+def read_archive(path: Path) -> dict[str, dict[str, list[MMLUQuestion]]]:
+    """Read the published archive, whose members are .../SPLIT/SUBJECT_SPLIT.csv without a header.
+
+    Returns:
+        subject -> split -> questions.
 
     Raises:
-        UserError: when it is no such archive; a malformed row is named by member and row.
+        UserError: when it is not such an archive; a malformed row is named by member and row.
     """
-    subjects: dict[str, dict[str, list[dict]]] = defaultdict(dict)
+    subjects: dict[str, dict[str, list[MMLUQuestion]]] = defaultdict(dict)
     try:
         with zipfile.ZipFile(path) as archive:
             for member in archive.namelist():
@@ -142,14 +157,14 @@ def read_archive(path: Path) -> dict[str, dict[str, list[dict]]]:
                     subject = name.removesuffix(f"_{split}.csv")
                     subjects[subject][split] = _questions(f"{path}:{member}", csv.reader(io.StringIO(text, newline="")))
     except (zipfile.BadZipFile, UnicodeDecodeError, OSError, csv.Error) as error:
-        raise UserError(f"{path}: can not be read ({error}); fetch it again") from None
+        raise UserError(f"{path}: cannot be read ({error}); fetch it again") from None
     if not any("test" in splits for splits in subjects.values()):
         raise UserError(f"{path}: holds no test/SUBJECT_test.csv")
     return dict(subjects)
 
 
-def _questions(where: str, rows: Sequence[Sequence[str]]) -> list[dict]:
-    questions = []
+def _questions(where: str, rows: Iterable[Sequence[str]]) -> list[MMLUQuestion]:
+    questions: list[MMLUQuestion] = []
     for number, row in enumerate(rows, 1):
         if len(row) != FIELDS or row[-1] not in LETTERS:
             raise UserError(f"{where}: row {number} must be a question, four choices and a letter from A to D")

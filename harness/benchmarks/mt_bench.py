@@ -1,17 +1,20 @@
 """MT-Bench (Zheng et al. 2023): two-turn questions, each answer graded by a judge from 1 to 10.
 
 Judge prompts come from the data folder. The score follows FastChat: the mean over all turns with a verdict; turns
-without one are counted and shown.
+without one are counted and reported.
 """
 
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
+from harness.benchmarks.rows import MTBenchItem, MTBenchJudgment, MTBenchSample
 from harness.endpoints.base import JudgeRequest
 from harness.engines.base import Sampling
 from harness.errors import UserError
@@ -22,7 +25,7 @@ from harness.judges.verdicts import forged, has_rating, names_of_judges, rating_
 from harness.progress import Advance
 from harness.types import Message
 
-TEMPERATURES = {  # FastChat's by category; 0.7 for others
+TEMPERATURES = {  # FastChat's, by category; 0.7 for others
     "writing": 0.7,
     "roleplay": 0.7,
     "extraction": 0.0,
@@ -40,16 +43,14 @@ JUDGE_TOKENS = 2048
 TURNS = 2
 
 
-class MTBench:
+class MTBench(BenchmarkDefaults):
     name = "mt-bench"
     title = "MT-Bench"
     needs_judge = True
-    needs_pairs = False
-    needs_logprobs = False
     turns = 2
     Options = NoOptions
 
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> list[MTBenchItem]:
         folder = data_dir / "mt_bench"
         question_file = files.find(folder, self.name, "question.jsonl")
         questions = files.read_rows(question_file, question_id=int, category=str, turns=list)
@@ -65,7 +66,7 @@ class MTBench:
         }
         if absent := [name for name in JUDGE_PROMPTS if name not in prompts]:
             raise UserError(f"{prompt_file}: no prompt named {', '.join(absent)}")
-        items = []
+        items: list[MTBenchItem] = []
         for question in questions:
             graded_against = answers.get(question["question_id"]) if question["category"] in WITH_REFERENCE else None
             for file, turns in ((question_file, question["turns"]), (reference_file, graded_against)):
@@ -79,14 +80,21 @@ class MTBench:
                     "turns": question["turns"],
                     "reference": graded_against,
                     "reference_file": reference_file.name,
-                    "judge_prompts": [{"name": name, **prompts[name]} for name in (kind, f"{kind}-multi-turn")],
+                    "judge_prompts": [
+                        {"name": name, "system": prompts[name]["system"], "template": prompts[name]["template"]}
+                        for name in (kind, f"{kind}-multi-turn")
+                    ],
                 }
             )
         return items
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: list[MTBenchItem], settings: Settings, advance: Advance | None
+    ) -> list[MTBenchSample]:
         chats: dict[str, list[Message]] = {item["id"]: [] for item in items}
-        samples = {item["id"]: {"id": item["id"], "turns": [], "finished": [], "tokens": []} for item in items}
+        samples: dict[str, MTBenchSample] = {
+            item["id"]: {"id": item["id"], "turns": [], "finished": [], "tokens": []} for item in items
+        }
         for turn in range(TURNS):
             for item in items:
                 chats[item["id"]].append({"role": "user", "content": item["turns"][turn]})
@@ -106,14 +114,19 @@ class MTBench:
         return list(samples.values())
 
     def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
-    ) -> list[dict]:
+        self,
+        items: list[MTBenchItem],
+        samples: list[MTBenchSample],
+        judge: Judge,
+        judging: Judging,
+        advance: Advance | None,
+    ) -> list[MTBenchJudgment]:
         answers = {sample["id"]: sample["turns"] for sample in samples}
         asked = [(item, turn, *_ask(item, answers[item["id"]], turn)) for item in items for turn in (1, 2)]
         requests = [
             JudgeRequest(f"{item['id']}/{turn}", messages, max_tokens=JUDGE_TOKENS) for item, turn, _, messages in asked
         ]
-        rows = []
+        rows: list[MTBenchJudgment] = []
         replies = complete(judge, requests, has_rating, judging.rejudge, advance)
         for (item, turn, prompt, messages), reply in zip(asked, replies, strict=True):
             rating = rating_of(reply)
@@ -134,7 +147,7 @@ class MTBench:
             )
         return rows
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: list[MTBenchItem], samples: list[MTBenchSample], judgments: list[MTBenchJudgment]) -> Score:
         by_question = defaultdict(list)
         for row in judgments:
             if row["score"] != UNPARSED:
@@ -161,30 +174,30 @@ class MTBench:
         )
 
 
-def _reference(row: dict) -> list:
-    """Both turns of a reference answer, or [] where the row has none."""
+def _reference(row: dict[str, Any]) -> list[Any]:
+    """Return both turns of a reference answer, or [] if the row has none."""
     match row["choices"]:
         case [{"turns": [*turns]}, *_]:
             return turns
     return []
 
 
-def _by_temperature(items: Sequence[dict], settings: Settings) -> dict[float, list[dict]]:
+def _by_temperature(items: Sequence[MTBenchItem], settings: Settings) -> dict[float, list[MTBenchItem]]:
     groups = defaultdict(list)
     for item in items:
-        own = TEMPERATURES.get(item["category"], OTHER_TEMPERATURE)
-        groups[own if settings.temperature is None else settings.temperature].append(item)
+        usual = TEMPERATURES.get(item["category"], OTHER_TEMPERATURE)
+        groups[usual if settings.temperature is None else settings.temperature].append(item)
     return groups
 
 
-def _ask(item: dict, answers: Sequence[str], turn: int) -> tuple[str, tuple[Message, ...]]:
-    """(name of the judge prompt, messages) for one turn."""
+def _ask(item: MTBenchItem, answers: Sequence[str], turn: int) -> tuple[str, tuple[Message, ...]]:
+    """Return the name of the judge prompt and the messages for one turn."""
     prompt = item["judge_prompts"][turn - 1]
     values = {"question": item["turns"][0], "answer": answers[0]}
     values |= {f"question_{number}": text for number, text in enumerate(item["turns"], 1)}
     values |= {f"answer_{number}": text for number, text in enumerate(answers, 1)}
     values |= {f"ref_answer_{number}": text for number, text in enumerate(item["reference"] or (), 1)}
-    messages = (
+    messages: tuple[Message, ...] = (
         {"role": "system", "content": prompt["system"]},
         {"role": "user", "content": fill(prompt["template"], values)},
     )

@@ -1,12 +1,13 @@
-"""Scores of MT-Bench judgments in FastChat's rows: every row with a verdict counts, and what does not count is counted.
+"""Scores of MT-Bench judgments in FastChat's format: each row with a verdict counts; the others are reported.
 
-One implementation for live runs and for files that exist already.
+Live runs and existing files share one implementation.
 """
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.endpoints.base import CUT
@@ -15,7 +16,7 @@ from harness.judges.verdicts import parse_rating
 
 UNPARSED = -1  # FastChat's score of a judgment without a verdict
 TURNS = (1, 2)
-OFFICIAL = (  # of the official questions 81 to 160, ten of each (lm-sys/FastChat, mt_bench/question.jsonl)
+OFFICIAL = (  # categories of the official questions 81 to 160, ten each (lm-sys/FastChat, mt_bench/question.jsonl)
     *("writing", "roleplay", "reasoning", "math"),
     *("coding", "extraction", "stem", "humanities"),
 )
@@ -23,45 +24,44 @@ FIRST, EACH = 81, 10
 UNKNOWN = "unknown"
 
 
-def score_judgments(path: Path, *, reparse: bool = False, questions: Path | None = None) -> dict:
-    """Scores of the models in a file of single-answer judgments.
+def score_judgments(path: Path, *, reparse: bool = False, questions: Path | None = None) -> dict[str, Any]:
+    """Score the models in a file of single-answer judgments.
 
     Args:
-        reparse: read the verdicts in the texts again (`parse_rating`), rather than trust the stored scores. A text that
-            was cut by its "finish_reason" has none.
-        questions: question.jsonl with the categories; else those of the official 80, and "unknown" for others.
+        reparse: parse the verdicts in the texts again (`parse_rating`) instead of using the stored scores. A text that
+            was cut according to its "finish_reason" has no verdict.
+        questions: question.jsonl with the categories; default: those of the official 80, and "unknown" for others.
 
     Returns:
-        {"judge": ..., "models": {name: `summary`, and "missing": turns of the questions that have no row, None where a
-        question is not known}}.
+        {"judge": ..., "models": {name: `summary`, and "missing": turns without a row, None if a question is unknown}}.
 
     Raises:
-        UserError: for rows of another form, and for scores of several judges.
+        UserError: for malformed rows, and for scores of several judges.
     """
     located = files.read_located_rows(path, question_id=int, turn=int)
     rows = [_checked(where, row, reparse) for where, row in located]
     judges = sorted({row["judge"] for row in rows})
     if len(judges) > 1:
-        raise UserError(f"{path}: judgments of several judges ({', '.join(judges)}) share no score: split the file")
+        raise UserError(f"{path}: judgments of several judges ({', '.join(judges)}) cannot be averaged: split the file")
     categories = _categories(questions) if questions else official_categories()
     by_model = defaultdict(list)
     for row in rows:
         by_model[row["model"]].append(row)
     models = {}
-    for name, own in by_model.items():
-        models[name] = summary(own, categories) | {"missing": _missing(own, categories)}
+    for name, judged in by_model.items():
+        models[name] = summary(judged, categories) | {"missing": _missing(judged, categories)}
     return {"judge": judges[0], "reparsed": reparse, "models": models}
 
 
-def summary(rows: Sequence[Mapping], categories: Mapping[int, str]) -> dict:
-    """Means over the rows with a verdict, and counts of the others.
+def summary(rows: Sequence[Mapping[str, Any]], categories: Mapping[int, str]) -> dict[str, Any]:
+    """Compute means over the rows with a verdict, and count the others.
 
     Args:
         rows: of one model, each with question_id, turn and score (None or -1: no verdict).
-        categories: of the questions.
+        categories: question id -> category.
 
     Returns:
-        score, turn_1, turn_2 (None where no row has a verdict), categories {name: mean}, judged (rows with a verdict),
+        score, turn_1, turn_2 (None if no row has a verdict), categories {name: mean}, judged (rows with a verdict),
         unparsed, duplicates (rows beyond the first of a question and turn; they count, as in FastChat).
     """
     rated = [row for row in rows if row["score"] not in (None, UNPARSED)]
@@ -79,7 +79,7 @@ def summary(rows: Sequence[Mapping], categories: Mapping[int, str]) -> dict:
 
 
 def official_categories() -> dict[int, str]:
-    """Question id to category, of the official 80 questions."""
+    """Return question id -> category of the official 80 questions."""
     return {FIRST + EACH * index + offset: name for index, name in enumerate(OFFICIAL) for offset in range(EACH)}
 
 
@@ -87,8 +87,8 @@ def _categories(path: Path) -> dict[int, str]:
     return {row["question_id"]: row["category"] for row in files.read_rows(path, question_id=int, category=str)}
 
 
-def _checked(where: str, row: dict, reparse: bool) -> dict:
-    """What scoring needs of a row."""
+def _checked(where: str, row: dict[str, Any], reparse: bool) -> dict[str, Any]:
+    """Return what scoring needs of a row."""
     if "model_1" in row or "winner" in row:
         raise UserError(f"{where}: a comparison of two models: give FastChat's single-answer judgments (gpt-4_single)")
     if not isinstance(row.get("model"), str):
@@ -97,7 +97,7 @@ def _checked(where: str, row: dict, reparse: bool) -> dict:
         raise UserError(f"{where}: turn must be 1 or 2, not {row['turn']}")
     if reparse:
         if not isinstance(row.get("judgment"), str):
-            raise UserError(f"{where}: field 'judgment' must be a text to read the verdict in again")
+            raise UserError(f"{where}: field 'judgment' must be a text, to parse its verdict again")
         cut = str(row.get("finish_reason")).lower() in CUT
         score = None if cut else parse_rating(row["judgment"])
     else:
@@ -109,14 +109,14 @@ def _checked(where: str, row: dict, reparse: bool) -> dict:
     return {name: row[name] for name in ("model", "question_id", "turn")} | {"score": score, "judge": _judge(row)}
 
 
-def _missing(rows: Sequence[Mapping], categories: Mapping[int, str]) -> int | None:
+def _missing(rows: Sequence[Mapping[str, Any]], categories: Mapping[int, str]) -> int | None:
     asked = {(row["question_id"], row["turn"]) for row in rows}
     wanted = {(question, turn) for question in categories for turn in TURNS}
     return len(wanted - asked) if asked <= wanted else None
 
 
-def _judge(row: Mapping) -> str:
-    """FastChat's field holds the judge and its prompt; the prompt differs between questions."""
+def _judge(row: Mapping[str, Any]) -> str:
+    """Return the judge's name: FastChat's field holds it with its prompt, which differs between questions."""
     match row.get("judge"):
         case [str(name), *_] | str(name):
             return name

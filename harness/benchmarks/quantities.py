@@ -1,7 +1,7 @@
-"""The quantity that a phrase states, such as "\\$18 a day" or "\\frac{84}{2}": read as a whole, or not at all.
+"""The quantity that a phrase states, such as "\\$18 a day" or "\\frac{84}{2}": read completely, or not at all.
 
-Text of models is parsed, never evaluated. What has more than one reading (a range, a ratio, a time, "18 or 20",
-"1,5") has no value here: a wrong answer must not become right because half of it was read.
+Model output is parsed, never evaluated. An ambiguous phrase (a range, a ratio, a time, "18 or 20", "1,5") has no value
+here: a wrong answer must not become right because half of it was read.
 """
 
 import re
@@ -9,12 +9,12 @@ import unicodedata
 from dataclasses import dataclass
 from fractions import Fraction
 
-LONGEST = 500  # characters of a phrase
-MOST_DIGITS = 60  # of a number
-DEEPEST = 20  # levels of brackets
+LONGEST = 500  # characters per phrase
+MOST_DIGITS = 60  # per number
+DEEPEST = 20  # nested brackets
 LARGEST_POWER = 64
 
-_FRACTION = "\ue000"  # stands before the brackets of a fraction that was written as one
+_FRACTION = "\ue000"  # precedes the brackets of what was written as a fraction
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺", "0123456789-+")
 _SUPERSCRIPT = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻⁺]+")
 _LATEX = (
@@ -41,7 +41,7 @@ _NUMBER = re.compile(
     r"|\d{1,3}(?:\.\d{3}){2,}(?:,\d{1,2})?(?![\d.,]*\d)|\d{1,3}\.\d{3},\d{2}(?![\d.,]*\d)"
     r"|\d+(?:\.\d+)?|\.\d+"
 )
-_RUNS_ON = re.compile(r"[.,'_]?\d")  # behind a number: it has a form that is not known
+_RUNS_ON = re.compile(r"[.,'_]?\d")  # after a number: its form is unknown
 _EXPONENT = re.compile(r"[eE]([+-]?\d{1,3})(?![\w.])")
 _MIXED = re.compile(rf"(?:\s+(\d{{1,3}})\s*/\s*(\d{{1,3}})|\s*{_FRACTION}\((\d{{1,3}})/(\d{{1,3}})\))(?![\d.,]*\d)")
 _THOUSANDTHS = re.compile(r"[1-9]\d{0,2}\.000")  # 70.000: seventy, or seventy thousand
@@ -57,22 +57,22 @@ _WORD = re.compile(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", re.UNICODE)
 _DIGIT = re.compile(r"\d")
 
 SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
-_CHANGED = {  # a word behind a number that makes another number of it
+_CHANGED = {  # words after a number that change its value
     *("hundreds", "thousands", "millions", "billions", "trillions", "lakh", "lakhs", "crore", "crores"),
     *("half", "halves", "third", "thirds", "fourths", "fifth", "fifths", "sixth", "sixths", "sevenths", "eighth"),
     *("eighths", "ninths", "tenth", "tenths", "hundredths", "thousandths", "squared", "cubed", "point", "remainder"),
     *("rem", "or", "plus", "minus", "divided", "multiplied", "base", "mod", "modulo", "vs", "versus"),
     *("mil", "mn", "bn", "tn", "mm.", "k", "thru", "through"),
 }
-_JOINS = ("to", "and", "over", "times", "by", "out", "until", "till", "of", "&")  # with a number behind them
-_LETTERS = set("agmlhsAGMLHSCFW")  # units and articles of one letter; another is a variable, "k" or "R"
+_JOINS = ("to", "and", "over", "times", "by", "out", "until", "till", "of", "&")  # followed by another number
+_LETTERS = set("agmlhsAGMLHSCFW")  # one-letter units and articles; other letters are variables, such as "k"
 _BEFORE_FURTHER = {  # what may stand before a further number: "42 apples over 3 days"
     *("over", "in", "for", "per", "on", "after", "within", "during", "from", "at", "with", "every", "each", "the"),
     *("of", "day", "week", "month", "year", "next", "first", "last", "all", "his", "her", "their", "its", "those"),
     *("these", "into", "between", "among", "across", "by", "than", "age", "grade", "number"),
 }
 _UNITS_OF_UNITS = re.compile(r"(?:below|under) (?:zero|0|freezing)|in debt|overdrawn|\bnegative\b|in the red")
-_OTHER = {  # words before a number that make another statement of it
+_OTHER = {  # words before a number that change what is stated
     *("not", "never", "no", "nor", "isn't", "wasn't", "less", "fewer", "greater", "more", "least", "most", "under"),
     *("over", "below", "above", "between", "beyond", "exceeds", "than", "up", "twice", "thrice", "double", "triple"),
     *("half", "quarter", "third", "either", "neither", "unless", "or", "maybe", "perhaps", "possibly", "cannot"),
@@ -85,7 +85,7 @@ _LABELS = {
     *("item", "exercise", "task", "phase", "stage", "point", "week", "round", "number", "version"),
 }
 _ARTICLES = {"the", "a", "an", "of", "is", "in", "there", "are"}
-SMALL_LEADS = {  # words that may stand between a mark and its number without making a sentence
+SMALL_LEADS = {  # words that may come between a mark and its number without making a sentence
     *(
         "the",
         "final",
@@ -108,9 +108,9 @@ SMALL_LEADS = {  # words that may stand between a mark and its number without ma
 _BAD_LEAD = re.compile(r"[+*/^<>≤≥±√∓∼!|\\_#%@&\d\ue000]")
 
 
-MOST_TERMS = 20  # numbers that are looked at for the arithmetic that ends a sentence
+MOST_TERMS = 20  # most numbers of the arithmetic that ends a sentence
 _LONE_NUMBER = re.compile(rf"(?<![\w.,])(?:{_FRACTION}\(\d|\.?\d)")
-_BETWEEN = re.compile(r"[\d.,]+([^\d]*)")  # a number, and what stands between it and the next
+_BETWEEN = re.compile(r"[\d.,]+([^\d]*)")  # a number, and what is between it and the next
 _JOINED = re.compile(r"(?:\s*(?:[-–—/^*+]|or|to|and|,\s*or)\s*|:|\s+:\s+)[$€£]?")
 _UNSURE = {"not", "never", "than", "least", "most", "between", "or", "twice", "double", "half", "triple"}
 
@@ -119,7 +119,7 @@ _UNSURE = {"not", "never", "than", "least", "most", "between", "or", "twice", "d
 class Stated:
     """What a phrase states.
 
-    value: None where it has a number, and yet no one value.
+    value: None if it has a number but no unique value.
     sentence: whether more than SMALL_LEADS came before the number.
     equation: whether the number is the result of an equation.
     """
@@ -130,11 +130,11 @@ class Stated:
 
 
 class _Unreadable(Exception):
-    pass
+    """A phrase has no unique value."""
 
 
 def plain(text: str) -> str:
-    """The text with LaTeX, Markdown and odd characters of numbers written as plain ones."""
+    """Return the text with LaTeX, Markdown and unusual number characters replaced by plain ones."""
     text = text.replace(_FRACTION, " ")
     text = _SUPERSCRIPT.sub(lambda found: f"^({found.group().translate(_SUPERSCRIPTS)})", text)
     if not text.isascii():
@@ -154,11 +154,11 @@ def _plain_character(character: str) -> str:
 
 
 def stated(phrase: str, whole: bool = False) -> Stated | None:
-    """What the first clause of a phrase states, or None where it has no number.
+    """Return what the first clause of a phrase states, or None if it has no number.
 
     Args:
         phrase: as a model wrote it.
-        whole: all of the phrase must be the answer, as in a box: no clause ends it, and "!" is a factorial.
+        whole: the whole phrase must be the answer, as in a box: no clause ends it, and "!" is a factorial.
     """
     text = plain(phrase)
     if len(text) > LONGEST:
@@ -167,13 +167,14 @@ def stated(phrase: str, whole: bool = False) -> Stated | None:
         clause, rest = text.strip().removesuffix("."), ""
     else:
         clause, rest = _first_clause(text)
-    if not _DIGIT.search(clause):
-        words = {word.lower() for word in _WORD.findall(clause)}
-        return Stated(None) if words & (_OTHER - _SPELLED) else None
+    digit = _DIGIT.search(clause)
+    if digit is None:
+        spelled = {word.lower() for word in _WORD.findall(clause)}
+        return Stated(None) if spelled & (_OTHER - _SPELLED) else None
     sides = _EQUALS.split(clause)
     equation = len(sides) > 1 and bool(_DIGIT.search(sides[0]) or len(sides) > 2)
     side = sides[-1] if _DIGIT.search(sides[-1]) else clause
-    lead = clause[: _DIGIT.search(clause).start()]
+    lead = clause[: digit.start()]
     words = [word.lower() for word in _WORD.findall(lead)]
     sentence = any(word not in SMALL_LEADS for word in words) and "=" not in lead
     if not whole and _label(words):
@@ -198,7 +199,7 @@ def _label(words: list[str]) -> bool:
 
 
 def _first_clause(text: str) -> tuple[str, str]:
-    """Up to the first end of a clause behind a number, and what follows from there."""
+    """Split a text at the first end of a clause after a number."""
     number = _DIGIT.search(text)
     line_end = text.find("\n") if "\n" in text else len(text)
     if number is None or number.start() > line_end:
@@ -213,6 +214,8 @@ def _first_clause(text: str) -> tuple[str, str]:
 def _side(side: str, whole: bool) -> Fraction:
     """The value of one side of an equation, or of a clause without one."""
     number = _DIGIT.search(side)
+    if number is None:
+        raise _Unreadable
     start = number.start()
     while start and (side[start - 1] in "-+.($€£¥₹ [\"'“”‘’" or side[start - 1] == _FRACTION):
         start -= 1
@@ -237,7 +240,7 @@ def _side(side: str, whole: bool) -> Fraction:
 
 
 def last_quantity(sentence: str) -> Fraction | None:
-    """The value of the arithmetic that ends in the last number of a sentence, None where it has no one value."""
+    """Return the value of the arithmetic that ends in a sentence's last number; None if it is ambiguous."""
     text = plain(sentence)
     numbers = [found.start() for found in _LONE_NUMBER.finditer(text)]
     if not numbers:
@@ -270,13 +273,13 @@ def last_quantity(sentence: str) -> Fraction | None:
 
 
 def _end_before(text: str, numbers: list[int], start: int) -> int:
-    """Where the number before the one at `start` ends."""
-    found = _BETWEEN.match(text, numbers[numbers.index(start) - 1])
-    return found.start(1) if found else start
+    """Return where the number before the one at `start` ends."""
+    between = _BETWEEN.match(text, numbers[numbers.index(start) - 1])
+    return between.start(1) if between else start
 
 
 def read_expression(text: str) -> tuple[Fraction, str]:
-    """The value of the arithmetic that a text begins with, and what follows it."""
+    """Return the value of the arithmetic that a text begins with, and what follows it."""
     parser = _Parser(text)
     value = parser.expression(0)
     tail = text[parser.place :]
@@ -286,11 +289,17 @@ def read_expression(text: str) -> tuple[Fraction, str]:
 
 
 class _Parser:
-    def __init__(self, text: str):
+    """Parses sums, products, powers and brackets by recursive descent; raises _Unreadable for anything ambiguous."""
+
+    def __init__(self, text: str) -> None:
         self.text, self.place = text, 0
 
+    def _skip_space(self, place: int) -> int:
+        space = _SPACE.match(self.text, place)
+        return space.end() if space else place
+
     def _next(self, marks: str) -> str | None:
-        """The operator that comes next, where it is one of these and a number follows."""
+        """Return the next operator if it is one of these and a number follows."""
         found = re.compile(rf"\s*([{re.escape(marks)}])\s*(?=[-+$€£¥₹\s]*[\d.({_FRACTION}])").match(
             self.text, self.place
         )
@@ -325,10 +334,10 @@ class _Parser:
 
     def power(self, depth: int) -> Fraction:
         sign = 1
-        self.place = _SPACE.match(self.text, self.place).end()
+        self.place = self._skip_space(self.place)
         while self.text[self.place : self.place + 1] in ("-", "+"):
             sign *= -1 if self.text[self.place] == "-" else 1
-            self.place = _SPACE.match(self.text, self.place + 1).end()
+            self.place = self._skip_space(self.place + 1)
         base = self.atom(depth)
         if self._next("^"):
             exponent = self.power(depth + 1)
@@ -340,13 +349,13 @@ class _Parser:
     def atom(self, depth: int) -> Fraction:
         if depth > DEEPEST:
             raise _Unreadable
-        self.place = _SPACE.match(self.text, self.place).end()
+        self.place = self._skip_space(self.place)
         written = self.text[self.place : self.place + 1] == _FRACTION
         self.place += written
         if self.text[self.place : self.place + 1] == "(":
             self.place += 1
             value = self.expression(depth + 1)
-            self.place = _SPACE.match(self.text, self.place).end()
+            self.place = self._skip_space(self.place)
             if self.text[self.place : self.place + 1] != ")":
                 raise _Unreadable
             self.place += 1
@@ -380,10 +389,10 @@ class _Parser:
 
 
 def _tail(tail: str, whole: bool) -> int:
-    """The factor in what follows a number ("million"); 1 for a unit.
+    """Return the factor in what follows a number ("million"); 1 for a unit.
 
     Raises:
-        _Unreadable: where the number is not the whole of the quantity.
+        _Unreadable: when the number is not the whole quantity.
     """
     if _UNITS_OF_UNITS.search(tail):
         raise _Unreadable
@@ -402,7 +411,7 @@ def _tail(tail: str, whole: bool) -> int:
     attached = re.match(r"[^\W\d_]+", rest)
     if attached and (attached.group().lower() in _CHANGED | SCALES.keys() or _is_symbol(attached.group())):
         raise _Unreadable
-    words = [word.lower() for word in _WORD.findall(re.match(r"[^\d(]*", rest).group())]
+    words = [word.lower() for word in _WORD.findall(re.split(r"[\d(]", rest, maxsplit=1)[0])]
     first = re.match(rf"\s*\(?\s*(-?)({_WORD.pattern})(.*)", rest, re.DOTALL)
     if first:
         word, behind = first.group(2).lower(), first.group(3)

@@ -1,18 +1,20 @@
 """RewardBench (Lambert et al. 2024): does a model prefer the chosen response to the rejected one?
 
 Three modes: the implicit reward of a policy, beta * (log pi - log pi_ref), or without a reference the mean
-log-probability of a token, as the official code has it; a sequence classifier; the model as a judge of pairs.
+log-probability per token, as in the official code; a sequence classifier; the model as a judge of pairs.
 """
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.reward_bench_modes import (
     CLASSIFIER,
     GENERATIVE,
@@ -23,7 +25,10 @@ from harness.benchmarks.reward_bench_modes import (
     outcome,
 )
 from harness.benchmarks.reward_bench_scores import SECTIONS, section_scores
+from harness.benchmarks.rows import JudgePrompt, PairSample, RewardBenchItem
+from harness.engines.base import RewardEngine
 from harness.errors import UserError, unknown_name
+from harness.files.rows import read_json
 from harness.progress import Advance
 
 ROWS = ("rewardbench.jsonl", "rewardbench_*.jsonl")
@@ -33,14 +38,15 @@ FUNCTION = re.compile(r"`[^`]*?(\w+)\s*(?:<[^`(]*>)?\(")  # `bool has_close_elem
 AUTO = "auto"
 MODES = (AUTO, IMPLICIT, CLASSIFIER, GENERATIVE)
 FREE, WITH_REFERENCE = "mean log-probability", "implicit reward"
+# stored with scores, and part of kept results: not to be reworded
 NOTE = "scored by the mean log-probability of a token, for want of a reference; trained models by their implicit reward"
 
 
 @dataclass(frozen=True)
 class RewardBenchOptions:
-    """mode: "auto" is the classifier where the model is one, else the implicit reward.
+    """mode: "auto" means "classifier" if the model is one, else "implicit".
 
-    both_orders: the judge of the generative mode sees each pair in both orders.
+    both_orders: in the generative mode, show each pair in both orders.
     """
 
     mode: str = AUTO
@@ -51,76 +57,76 @@ class RewardBenchOptions:
             raise unknown_name("mode", self.mode, MODES)
 
 
-class RewardBench:
+class RewardBench(BenchmarkDefaults):
     name = "reward-bench"
     title = "RewardBench"
-    needs_judge = False
-    needs_pairs = False
     needs_logprobs = True
     turns = 2
     sections = "section"
     Options = RewardBenchOptions
 
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> list[RewardBenchItem]:
         options = settings.options or RewardBenchOptions()
         folder = data_dir / "rewardbench"
         sections = load_sections(folder)
         section_of = {subset: section for section, subsets in sections.items() for subset in subsets}
         prompt = _pair_prompt(data_dir) if options.mode == GENERATIVE else None
-        items = []
+        items: list[RewardBenchItem] = []
         file = files.find(folder, self.name, *ROWS)
         rows = files.read_located_rows(file, prompt=str, chosen=str, rejected=str, subset=str)
         for index, (where, row) in enumerate(rows):
             if row["subset"] not in section_of:
                 raise UserError(f"{where}: subset {row['subset']!r:.60} is in no section")
-            items.append(
-                {
-                    "id": str(index),
-                    "subset": row["subset"],
-                    "section": section_of[row["subset"]],
-                    "count": sections[section_of[row["subset"]]][row["subset"]],
-                    "sections": list(sections),
-                    "prompt": row["prompt"],
-                    "chosen": row["chosen"],
-                    "rejected": row["rejected"],
-                    **({"judge_prompt": prompt} if prompt else {}),
-                }
-            )
+            item: RewardBenchItem = {
+                "id": str(index),
+                "subset": row["subset"],
+                "section": section_of[row["subset"]],
+                "count": sections[section_of[row["subset"]]][row["subset"]],
+                "sections": list(sections),
+                "prompt": row["prompt"],
+                "chosen": row["chosen"],
+                "rejected": row["rejected"],
+            }
+            if prompt:
+                item["judge_prompt"] = prompt
+            items.append(item)
         return items
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: list[RewardBenchItem], settings: Settings, advance: Advance | None
+    ) -> list[PairSample]:
         options = settings.options or RewardBenchOptions()
-        is_classifier = hasattr(policy.engine, "rewards")
-        mode = (CLASSIFIER if is_classifier else IMPLICIT) if options.mode == AUTO else options.mode
-        if is_classifier != (mode == CLASSIFIER):
-            what = "a sequence classifier" if is_classifier else "no sequence classifier"
-            raise UserError(f"{policy.engine.name} is {what}: it can not be scored in the mode {mode!r}")
-        if mode == CLASSIFIER:
-            return classifier_rows(policy.engine, items, advance)
+        classifier = policy.engine if isinstance(policy.engine, RewardEngine) else None
+        mode = (CLASSIFIER if classifier else IMPLICIT) if options.mode == AUTO else options.mode
+        if (classifier is not None) != (mode == CLASSIFIER):
+            what = "a sequence classifier" if classifier else "not a sequence classifier"
+            raise UserError(f"{policy.engine.name} is {what}: it cannot be scored in the mode {mode!r}")
+        if classifier:
+            return classifier_rows(classifier, items, advance)
         if mode == GENERATIVE:
             return generative_rows(policy.engine, items, settings, options.both_orders, advance)
         return implicit_rows(policy, items, advance)
 
-    def clusters(self, items: list[dict]) -> dict[str, str]:
-        """By prompt, which several subsets share, and by problem of HumanEvalPack, which is asked in six languages."""
+    def clusters(self, items: Iterable[RewardBenchItem]) -> dict[str, str]:
+        """Cluster by prompt, which subsets can share, and by problem of HumanEvalPack, asked in six languages."""
         return {item["id"]: _shared(item) for item in items}
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: list[RewardBenchItem], samples: list[PairSample], judgments: list[Any]) -> Score:
         scored = pair_score(self.name, items, samples)
-        row = next((row for row in samples if not row.get("too_long")), {"mode": IMPLICIT})
-        if row["mode"] != IMPLICIT:
+        row = next((row for row in samples if not row.get("too_long")), None)
+        if row is not None and row["mode"] != IMPLICIT:
             how = {"mode": row["mode"]}
-        elif row.get("chosen_reference_logprob") is None:
+        elif row is None or row.get("chosen_reference_logprob") is None:
             how = {"mode": IMPLICIT, "reward": FREE, "note": NOTE}
         else:
             how = {"mode": IMPLICIT, "reward": WITH_REFERENCE}
         return replace(scored, details=how | scored.details)
 
 
-def pair_score(benchmark: str, items: Sequence[dict], rows: Sequence[Mapping]) -> Score:
-    """The score of rows of `reward_bench_modes`: the mean of the sections, in percent."""
-    known = {row["id"]: outcome(row) for row in rows}
-    wins = {identifier: win for identifier, win in known.items() if win is not None}
+def pair_score(benchmark: str, items: Sequence[RewardBenchItem], rows: Sequence[PairSample]) -> Score:
+    """Return the score of rows of `reward_bench_modes`: the mean of the sections, in percent."""
+    outcomes = {row["id"]: outcome(row) for row in rows}
+    wins = {identifier: win for identifier, win in outcomes.items() if win is not None}
     scored = [item for item in items if item["id"] in wins]
     missing = sum(bool(row.get("too_long")) for row in rows)
     by_subset = defaultdict(list)
@@ -129,7 +135,7 @@ def pair_score(benchmark: str, items: Sequence[dict], rows: Sequence[Mapping]) -
     accuracies = {subset: 100 * fmean(values) for subset, values in by_subset.items()}
     counts = {item["subset"]: item["count"] for item in scored}
     section_of = {item["subset"]: item["section"] for item in scored}
-    totals = defaultdict(float)
+    totals: dict[str, float] = defaultdict(float)
     for subset, count in counts.items():
         totals[section_of[subset]] += count
     sections = section_scores(accuracies, counts, section_of)
@@ -154,23 +160,23 @@ def pair_score(benchmark: str, items: Sequence[dict], rows: Sequence[Mapping]) -
     )
 
 
-def _shared(item: Mapping) -> str:
-    """What an item has in common with others: its prompt, or the name of the function that it asks for."""
-    if item["subset"].startswith(CODE) and (found := FUNCTION.search(item["prompt"])):
-        return f"function {found[1].replace('_', '').lower()}"
+def _shared(item: RewardBenchItem) -> str:
+    """Return what an item has in common with others: its prompt, or the name of the function that it asks for."""
+    if item["subset"].startswith(CODE) and (function := FUNCTION.search(item["prompt"])):
+        return f"function {function[1].replace('_', '').lower()}"
     return " ".join(item["prompt"].split())
 
 
 def load_sections(folder: Path) -> dict[str, dict[str, int]]:
-    """Section -> subset -> example count: those of the folder's facts.json, else the official ones.
+    """Return section -> subset -> example count from the folder's facts.json, or the official ones without it.
 
     Raises:
-        UserError: when that file has another form.
+        UserError: when that file is malformed.
     """
     path = folder / "facts.json"
     if not path.exists():
         return SECTIONS
-    facts = files.read_json(path)
+    facts = read_json(path)
     match facts:
         case {"EXAMPLE_COUNTS": dict() as counts, "SUBSET_MAPPING": dict() as mapping}:
             wanted = {subset for subsets in mapping.values() for subset in subsets}
@@ -179,8 +185,8 @@ def load_sections(folder: Path) -> dict[str, dict[str, int]]:
     raise UserError(f"{path}: must hold EXAMPLE_COUNTS {{subset: number}} and SUBSET_MAPPING {{section: [subsets]}}")
 
 
-def _pair_prompt(data_dir: Path) -> dict[str, str]:
-    """The judge prompt for pairs of MT-Bench's file."""
+def _pair_prompt(data_dir: Path) -> JudgePrompt:
+    """Return the judge prompt for pairs from MT-Bench's file."""
     file = files.find(data_dir / "mt_bench", "mt-bench", "judge_prompts.jsonl")
     for row in files.read_rows(file, name=str, system_prompt=str, prompt_template=str):
         if row["name"] == PROMPT:

@@ -1,14 +1,16 @@
-"""The three ways in which a model says which of two responses it prefers: one row of results a pair.
+"""The three ways in which a model says which of two responses it prefers: one row per pair.
 
 A row has "id" and "mode", and either the rewards (or log-probabilities) of both responses or the model's verdict. A
-pair that does not fit the model's context has "too_long" and nothing else: it is missing, and counted.
+pair that does not fit the model's context has "too_long" and nothing else: it is counted as missing.
 """
 
 import random
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from harness.benchmarks.base import Policy, Settings
-from harness.engines.base import Engine, LogProb, Sampling
+from harness.benchmarks.rows import PairSample, RewardBenchItem
+from harness.engines.base import Engine, LogProb, RewardEngine, Sampling
 from harness.judges.templates import fill
 from harness.judges.verdicts import parse_choice
 from harness.progress import Advance
@@ -20,32 +22,41 @@ VERDICT_TOKENS = 1024
 Encoded = tuple[TokenIds, list[TokenIds]]  # a prompt and its responses
 
 
-def too_long(item: Mapping, mode: str) -> dict:
+def too_long(item: RewardBenchItem, mode: str) -> PairSample:
+    """Return the row of a pair that does not fit the context."""
     return {"id": item["id"], "mode": mode, "too_long": True}
 
 
-def implicit_rows(policy: Policy, items: Sequence[dict], advance: Advance | None) -> list[dict]:
-    """Log-probabilities of both responses under the policy and, where there is one, its reference."""
+def implicit_rows(policy: Policy, items: Sequence[RewardBenchItem], advance: Advance | None) -> list[PairSample]:
+    """Return the log-probabilities of both responses under the policy and, if there is one, its reference."""
     encoded = _encoded(policy.engine, items, advance)
-    own = _logprobs(policy.engine, encoded, advance)
+    scores = _logprobs(policy.engine, encoded, advance)
     reference = _logprobs(policy.reference, encoded, None) if policy.reference else None
-    rows = {}
-    for item in (item for item in items if item["id"] in encoded):
-        row = {"id": item["id"], "mode": IMPLICIT, "beta": policy.beta}
-        for side in SIDES:
-            scored = own[item["id"], side]
-            row[f"{side}_logprob"], row[f"{side}_tokens"] = scored.total, scored.tokens
-            row[f"{side}_reference_logprob"] = reference[item["id"], side].total if reference else None
-        rows[item["id"]] = row
+    rows: dict[str, PairSample] = {}
+    for identifier in encoded:
+        chosen, rejected = (scores[identifier, side] for side in SIDES)
+        rows[identifier] = {
+            "id": identifier,
+            "mode": IMPLICIT,
+            "beta": policy.beta,
+            "chosen_logprob": chosen.total,
+            "chosen_tokens": chosen.tokens,
+            "chosen_reference_logprob": reference[identifier, "chosen"].total if reference else None,
+            "rejected_logprob": rejected.total,
+            "rejected_tokens": rejected.tokens,
+            "rejected_reference_logprob": reference[identifier, "rejected"].total if reference else None,
+        }
     return [rows.get(item["id"]) or too_long(item, IMPLICIT) for item in items]
 
 
-def _encoded(engine: Engine, items: Sequence[dict], advance: Advance | None) -> dict[str, Encoded]:
-    """id -> prompt and the two responses of each pair that fits the context, as the chat template writes them."""
+def _encoded(
+    engine: Engine | RewardEngine, items: Sequence[RewardBenchItem], advance: Advance | None
+) -> dict[str, Encoded]:
+    """Encode each pair that fits the context as the chat template writes it: id -> prompt and both responses."""
     encoded = {}
     for item in items:
         chat = [{"role": "user", "content": item["prompt"]}]
-        prompt, responses = engine.encode_replies(chat, [item[side] for side in SIDES])
+        prompt, responses = engine.encode_replies(chat, [item["chosen"], item["rejected"]])
         if len(prompt) + max(map(len, responses)) <= engine.context_length:
             encoded[item["id"]] = prompt, responses
     if advance:
@@ -56,7 +67,7 @@ def _encoded(engine: Engine, items: Sequence[dict], advance: Advance | None) -> 
 def _logprobs(
     engine: Engine, encoded: Mapping[str, Encoded], advance: Advance | None
 ) -> dict[tuple[str, str], LogProb]:
-    """(id, side) -> log-probability; both responses in one call, so that they share their prompt."""
+    """Return (id, side) -> log-probability; both responses are in one call, so that they share their prompt."""
     scored = engine.logprobs(
         [prompt for prompt, responses in encoded.values() for _ in responses],
         [response for _, responses in encoded.values() for response in responses],
@@ -66,38 +77,31 @@ def _logprobs(
     return dict(zip(places, scored, strict=True))
 
 
-def classifier_rows(model, items: Sequence[dict], advance: Advance | None) -> list[dict]:
-    """Rewards of both responses by a sequence classifier (`harness.engines.classifier.RewardModel`)."""
+def classifier_rows(model: RewardEngine, items: Sequence[RewardBenchItem], advance: Advance | None) -> list[PairSample]:
+    """Return the rewards of both responses from a sequence classifier."""
     encoded = _encoded(model, items, advance)
     prompts = [prompt for prompt, _ in encoded.values()]
-    rewards = {
-        side: dict(
-            zip(
-                encoded,
-                model.rewards(prompts, [responses[place] for _, responses in encoded.values()], advance),
-                strict=True,
-            )
-        )
-        for place, side in enumerate(SIDES)
+    chosen, rejected = (
+        model.rewards(prompts, [responses[place] for _, responses in encoded.values()], advance)
+        for place in range(len(SIDES))
+    )
+    rows: dict[str, PairSample] = {
+        identifier: {"id": identifier, "mode": CLASSIFIER, "chosen_reward": first, "rejected_reward": second}
+        for identifier, first, second in zip(encoded, chosen, rejected, strict=True)
     }
-    return [
-        {"id": item["id"], "mode": CLASSIFIER, **{f"{side}_reward": rewards[side][item["id"]] for side in SIDES}}
-        if item["id"] in rewards["chosen"]
-        else too_long(item, CLASSIFIER)
-        for item in items
-    ]
+    return [rows.get(item["id"]) or too_long(item, CLASSIFIER) for item in items]
 
 
 def generative_rows(
     engine: Engine,
-    items: Sequence[dict],
+    items: Sequence[RewardBenchItem],
     settings: Settings,
     both_orders: bool,
     advance: Advance | None,
-) -> list[dict]:
-    """The model's own verdicts on the pairs, asked with FastChat's prompt for pairs.
+) -> list[PairSample]:
+    """Return the model's own verdicts on the pairs, asked for with FastChat's prompt for pairs.
 
-    The order of a pair is seeded, and half of the pairs have the chosen response first; with both_orders each pair is
+    The order of a pair is seeded, and half of the pairs show the chosen response first; with both_orders each pair is
     asked in both. "choices" holds what each asking chose: "chosen", "rejected", "tie", or None for no verdict.
     """
     sampling = Sampling(settings.max_new_tokens or VERDICT_TOKENS, settings.temperature or 0.0, seed=settings.seed)
@@ -111,25 +115,32 @@ def generative_rows(
         sampling,
         advance,
     )
-    rows = {item["id"]: {"id": item["id"], "mode": GENERATIVE, "choices": [], "texts": []} for item in items}
+    choices: dict[str, list[str | None]] = {item["id"]: [] for item in items}
+    texts: dict[str, list[str]] = {item["id"]: [] for item in items}
     for place, completion in zip(fits, completions, strict=True):
         item, order = asked[place]
         choice = parse_choice(completion.text)
         sides = {"A": SIDES[not order], "B": SIDES[order], "tie": "tie", None: None}
-        rows[item["id"]]["choices"].append(sides[choice])
-        rows[item["id"]]["texts"].append(completion.text)
-    return [rows[item["id"]] if rows[item["id"]]["texts"] else too_long(item, GENERATIVE) for item in items]
+        choices[item["id"]].append(sides[choice])
+        texts[item["id"]].append(completion.text)
+    return [
+        {"id": item["id"], "mode": GENERATIVE, "choices": choices[item["id"]], "texts": texts[item["id"]]}
+        if texts[item["id"]]
+        else too_long(item, GENERATIVE)
+        for item in items
+    ]
 
 
 def chosen_first(identifiers: Sequence[str], seed: int) -> dict[str, bool]:
-    """Which pairs show the chosen response first: exactly half of them (one more of an odd number, or one less)."""
+    """Return which pairs show the chosen response first: half of them, rounded up."""
     shuffled = sorted(identifiers)
     random.Random(f"reward-bench/{seed}").shuffle(shuffled)
     return {identifier: place % 2 == 0 for place, identifier in enumerate(shuffled)}
 
 
-def _question(item: Mapping, order: bool) -> list[Message]:
-    first, second = (item[side] for side in (SIDES if order else SIDES[::-1]))
+def _question(item: RewardBenchItem, order: bool) -> list[Message]:
+    responses = item["chosen"], item["rejected"]
+    first, second = responses if order else responses[::-1]
     values = {"question": item["prompt"], "answer_a": first, "answer_b": second}
     prompt = item["judge_prompt"]
     return [
@@ -138,10 +149,10 @@ def _question(item: Mapping, order: bool) -> list[Message]:
     ]
 
 
-def outcome(row: Mapping) -> float | None:
-    """1 where the chosen response is preferred, 0 where it is not, None where nothing is known.
+def outcome(row: PairSample) -> float | None:
+    """Return 1 if the chosen response is preferred, 0 if it is not, None if it is unknown.
 
-    A tie of rewards is 0, as in the official code, and one of verdicts 0.5. Both orders of a pair are averaged.
+    Equal rewards give 0, as in the official code, and a tied verdict 0.5. Both orders of a pair are averaged.
     """
     if row.get("too_long"):
         return None
@@ -151,12 +162,13 @@ def outcome(row: Mapping) -> float | None:
     return float(reward(row, "chosen") > reward(row, "rejected"))
 
 
-def reward(row: Mapping, side: str) -> float:
-    """Reward of a response: the classifier's, or beta * (log pi - log pi_ref), or without a reference the mean
-    log-probability of a token."""
+def reward(row: PairSample, side: str) -> float:
+    """Return the reward of a response: the classifier's, or beta * (log pi - log pi_ref), or without a reference the
+    mean log-probability per token."""
+    values: Mapping[str, Any] = row
     if row["mode"] == CLASSIFIER:
-        return row[f"{side}_reward"]
-    reference = row[f"{side}_reference_logprob"]
+        return values[f"{side}_reward"]
+    reference = values[f"{side}_reference_logprob"]
     if reference is None:
-        return row[f"{side}_logprob"] / row[f"{side}_tokens"]
-    return row["beta"] * (row[f"{side}_logprob"] - reference)
+        return values[f"{side}_logprob"] / values[f"{side}_tokens"]
+    return values["beta"] * (values[f"{side}_logprob"] - reference)

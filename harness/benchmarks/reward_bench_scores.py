@@ -1,6 +1,6 @@
-"""RewardBench's scores from verdicts or from accuracies of subsets: sections, their mean, and the leaderboard's totals.
+"""RewardBench's scores from verdicts or from subset accuracies: sections, their mean, and the leaderboard's totals.
 
-One implementation for live runs and for files that exist already. An accuracy keeps its unit: fractions give fractions.
+Live runs and existing files share one implementation. An accuracy keeps its unit: fractions give fractions.
 """
 
 from collections import defaultdict
@@ -8,9 +8,11 @@ from collections.abc import Mapping
 from math import isfinite
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 from harness.benchmarks import files
 from harness.errors import UserError
+from harness.files.rows import read_json
 
 SECTIONS = {  # section -> subset -> official example count (allenai/reward-bench, rewardbench/constants.py)
     "Chat": {
@@ -37,34 +39,35 @@ SECTIONS = {  # section -> subset -> official example count (allenai/reward-benc
     },
     "Reasoning": {"math-prm": 984, **{f"hep-{each}": 164 for each in ("cpp", "go", "java", "js", "python", "rust")}},
 }
-ROWS_OF_MATH_PRM = 447  # math-prm is weighted as 984 = 6 * 164, so that it equals all of HumanEvalPack
+ROWS_OF_MATH_PRM = 447  # math-prm is weighted as 984 = 6 * 164, to equal all of HumanEvalPack
 PRIOR_SETS = ("anthropic_helpful", "anthropic_hhh", "shp", "summarize")
-PRIOR_WEIGHT = 0.5  # of a section's, in the leaderboard's older total
-CORRECT = ("correct", "results", "result")  # names that files have for the verdict of a row
+PRIOR_WEIGHT = 0.5  # relative to a section, in the leaderboard's older total
+CORRECT = ("correct", "results", "result")  # names of a row's verdict in files
 
 
 def section_scores(
     accuracies: Mapping[str, float], counts: Mapping[str, int], section_of: Mapping[str, str]
 ) -> dict[str, float]:
-    """Accuracy of each section: its subsets weighted by the official example counts (math-prm counts 984)."""
-    sums, totals = defaultdict(float), defaultdict(float)
+    """Return the accuracy of each section: its subsets weighted by the official example counts (math-prm: 984)."""
+    sums: dict[str, float] = defaultdict(float)
+    totals: dict[str, float] = defaultdict(float)
     for subset, accuracy in accuracies.items():
         sums[section_of[subset]] += accuracy * counts[subset]
         totals[section_of[subset]] += counts[subset]
     return {section: sums[section] / totals[section] for section in sums}
 
 
-def score_results(path: Path) -> dict:
-    """Scores of a file with accuracies by subset (an object), or with rows of subset and verdict (1, 0; 0.5 for a tie).
+def score_results(path: Path) -> dict[str, Any]:
+    """Score a file with accuracies by subset (an object), or with rows of subset and verdict (1, 0; 0.5 for a tie).
 
     Returns:
         sections; mean, the plain mean of the sections, as papers report it; total, the leaderboard's, which is the same
-        without prior sets and has these at half a section's weight where all four are there; micro, the mean over all
-        2,985 examples (None where subsets are absent); subsets; absent, the official subsets that are not in the file;
-        unit, "fraction" or "percent".
+        without prior sets and gives them half a section's weight if all four are there; micro, the mean over all 2,985
+        examples (None if subsets are missing); subsets; absent, the official subsets that are not in the file; unit,
+        "fraction" or "percent".
 
     Raises:
-        UserError: for another form, an unknown subset in rows, or a value that is no accuracy.
+        UserError: for a malformed file, an unknown subset in rows, or a value that is not an accuracy.
     """
     accuracies, rows = _accuracies(path)
     known = {subset: section for section, subsets in SECTIONS.items() for subset in subsets}
@@ -96,35 +99,40 @@ def score_results(path: Path) -> dict:
 
 
 def _accuracies(path: Path) -> tuple[dict[str, float], dict[str, int]]:
-    """Subset -> accuracy, and subset -> number of rows where the file has rows."""
+    """Return subset -> accuracy, and subset -> number of rows if the file has rows."""
     if path.name.removesuffix(".gz").endswith(".json"):
-        value = files.read_json(path)
+        value = read_json(path)
         if isinstance(value, dict):
             return _from_object(path, value), {}
     values = defaultdict(list)
     known = {subset for subsets in SECTIONS.values() for subset in subsets} | set(PRIOR_SETS)
     for where, row in files.read_located_rows(path, subset=str):
         if row["subset"] not in known:
-            raise UserError(f"{where}: {row['subset']!r:.60} is no subset of RewardBench")
-        verdict = next((row[name] for name in CORRECT if name in row), None)
+            raise UserError(f"{where}: {row['subset']!r:.60} is not a subset of RewardBench")
+        verdict: Any = next((row[name] for name in CORRECT if name in row), None)
         if type(verdict) not in (bool, int, float) or not 0 <= verdict <= 1:
             raise UserError(f"{where}: field 'correct' must be true, false or within 0 and 1, not {verdict!r:.60}")
         values[row["subset"]].append(float(verdict))
-    return {name: fmean(own) for name, own in values.items()}, {name: len(own) for name, own in values.items()}
+    return (
+        {name: fmean(verdicts) for name, verdicts in values.items()},
+        {name: len(verdicts) for name, verdicts in values.items()},
+    )
 
 
-def _from_object(path: Path, value: dict) -> dict[str, float]:
-    """The numbers of an object, or of the mapping in it that has subsets; other entries describe the model."""
+def _from_object(path: Path, value: dict[str, Any]) -> dict[str, float]:
+    """Return the numbers of an object, or of the mapping in it that has subsets; other entries describe the model."""
     known = {subset for subsets in SECTIONS.values() for subset in subsets} | set(PRIOR_SETS)
-    for each in (value, *(inner for inner in value.values() if isinstance(inner, dict))):
-        if known & each.keys():
-            found = {name: each[name] for name in known & each.keys()}
-            if wrong := [name for name, number in found.items() if type(number) not in (int, float)]:
-                raise UserError(f"{path}: the accuracy of {wrong[0]} must be a number, not {found[wrong[0]]!r:.60}")
-            if wrong := [name for name, number in found.items() if not isfinite(number)]:
+    for mapping in (value, *(inner for inner in value.values() if isinstance(inner, dict))):
+        if known & mapping.keys():
+            accuracies = {name: mapping[name] for name in known & mapping.keys()}
+            if wrong := [name for name, number in accuracies.items() if type(number) not in (int, float)]:
                 raise UserError(
-                    f"{path}: the accuracy of {wrong[0]} is {found[wrong[0]]}, as a run over an absent subset writes: "
-                    "leave the subset out, or run it"
+                    f"{path}: the accuracy of {wrong[0]} must be a number, not {accuracies[wrong[0]]!r:.60}"
                 )
-            return found
+            if wrong := [name for name, number in accuracies.items() if not isfinite(number)]:
+                raise UserError(
+                    f"{path}: the accuracy of {wrong[0]} is {accuracies[wrong[0]]}, as written for a missing subset: "
+                    "remove the subset, or run it"
+                )
+            return accuracies
     return {}

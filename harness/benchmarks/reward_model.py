@@ -1,7 +1,7 @@
-"""The data of a method as a reward model: trained on its pairs, scored on RewardBench (the paper's second result).
+"""A method's pairs as the data of a reward model, scored on RewardBench (the paper's second result).
 
-Every method's reward model starts from the same untrained model and gets the same settings, so that only the pairs
-differ. What its training spends is recorded with the score, apart from the budget of the run.
+Each method's reward model starts from the same untrained model with the same settings, so that only the pairs differ.
+What its training spends is recorded with the score, outside the budget of the run.
 """
 
 import random
@@ -10,10 +10,13 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.reward_bench import RewardBench, pair_score
 from harness.benchmarks.reward_bench_modes import classifier_rows
+from harness.benchmarks.rows import PairSample, RewardBenchItem
 from harness.errors import UserError
 from harness.methods.prompts import PromptFile, load_prompts, rows_by_name
 from harness.progress import Advance
@@ -25,48 +28,53 @@ FOLDER = "reward-model"  # below the policy's folder
 
 @dataclass(frozen=True)
 class RewardModelBenchOptions(RewardOptions):
-    """Settings of the training, and what it is given beside the method's pairs."""
+    """Settings of the training, and its data besides the method's pairs."""
 
-    preferences: str | None = None  # a file of labelled pairs that are mixed in, such as Skywork's
-    max_pairs: int | None = None  # of the method's pairs, a sample: makes methods equal in number
+    preferences: str | None = None  # a file of labelled pairs to mix in, such as Skywork's
+    max_pairs: int | None = None  # sample this many of the method's pairs, to give methods equal numbers
 
 
-class RewardModelBench:
+class RewardModelBench(BenchmarkDefaults):
     name = "reward-model"
     title = "RewardBench (reward model)"
-    needs_judge = False
     needs_pairs = True
-    needs_logprobs = False
     turns = 2
     sections = "section"
     Options = RewardModelBenchOptions
 
     def pairs(self, own: Sequence[Prompt] | None, settings: Settings) -> list[Prompt]:
-        """What a reward model is trained on: a method's pairs, and given ones."""
+        """Return what a reward model is trained on: a method's pairs, and given ones."""
         options = settings.options or RewardModelBenchOptions()
         return [*own_pairs(own, options, settings.seed), *given_pairs(options).prompts]
 
-    def load(self, data_dir: Path, settings: Settings) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> list[RewardBenchItem]:
         return RewardBench().load(data_dir, replace(settings, options=None))
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def answer(
+        self, policy: Policy, items: list[RewardBenchItem], settings: Settings, advance: Advance | None
+    ) -> list[PairSample]:
         from harness.engines.classifier import RewardModel
         from harness.training.reward_model import train_reward_model
 
         options = settings.options or RewardModelBenchOptions()
-        start = policy.reference or policy.engine
+        engine = policy.reference or policy.engine
+        if (start := engine.local) is None:
+            raise UserError(f"{self.name}: {engine.name} cannot be trained here: its weights are not in this process")
         own, given = own_pairs(policy.pairs, options, settings.seed), given_pairs(options)
         pairs = [*own, *given.prompts]
         if not pairs:
             raise UserError(f"{self.name}: there are no pairs to train on; give --set {self.name}.preferences=FILE")
         if given.unused:
             print(f"{options.preferences}: columns that are not used: {rows_by_name(given.unused)}", file=sys.stderr)
-        print(f"reward model: training on {len(own)} own and {len(given.prompts)} given pairs", file=sys.stderr)
+        print(
+            f"reward model: training on {len(own)} of the method's pairs and {len(given.prompts)} given ones",
+            file=sys.stderr,
+        )
         with tempfile.TemporaryDirectory() as temporary:
             result = train_reward_model(
                 start, pairs, _training(options), (policy.folder or Path(temporary)) / FOLDER, settings.seed
             )
-            model = RewardModel.load(result.checkpoint, str(start.device), start.batch_size)
+            model = RewardModel.load(result.checkpoint, str(start.device), engine.batch_size)
         training = {
             "own_pairs": len(own),
             "given_pairs": len(given.prompts),
@@ -85,10 +93,10 @@ class RewardModelBench:
         model.release()
         return [{**row, "training": training} for row in rows]
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: list[RewardBenchItem], samples: list[PairSample], judgments: list[Any]) -> Score:
         scored = pair_score(self.name, items, samples)
         if not scored.values:
-            raise UserError(f"{self.name}: no pair has a reward; each is longer than the context of the reward model")
+            raise UserError(f"{self.name}: no pair has a reward: each is longer than the context of the reward model")
         known = [row for row in samples if not row.get("too_long")]
         details = {
             "ties": sum(row["chosen_reward"] == row["rejected_reward"] for row in known),
@@ -98,7 +106,7 @@ class RewardModelBench:
 
 
 def own_pairs(own: Sequence[Prompt] | None, options: RewardModelBenchOptions, seed: int) -> list[Prompt]:
-    """The method's pairs, or a sample of them where max_pairs asks for fewer."""
+    """Return the method's pairs, or a sample of them if max_pairs asks for fewer."""
     pairs = list(own or ())
     if options.max_pairs is None or options.max_pairs >= len(pairs):
         return pairs
@@ -108,10 +116,11 @@ def own_pairs(own: Sequence[Prompt] | None, options: RewardModelBenchOptions, se
 
 
 def given_pairs(options: RewardModelBenchOptions) -> PromptFile:
+    """Return the labelled pairs to mix in."""
     if options.preferences is None:
         return PromptFile([], 0, 0, {})
     return load_prompts(options.preferences, labelled=True)
 
 
 def _training(options: RewardModelBenchOptions) -> RewardOptions:
-    return RewardOptions(**{each.name: getattr(options, each.name) for each in fields(RewardOptions)})
+    return RewardOptions(**{field.name: getattr(options, field.name) for field in fields(RewardOptions)})

@@ -19,6 +19,7 @@ from harness.errors import UserError
 from harness.files import store
 from harness.files.disk import TEMPORARY, remove, writing
 
+SPENT = "spent.json"  # in the folder of a judge's log
 ROUNDING = 1e-9  # USD
 POLL = 0.002  # seconds between two tries to get the lock, which is held for about as long
 
@@ -70,7 +71,7 @@ class Spend:
         Args:
             recount: calls and USD by the log, for a folder without the file, or with an empty one.
         """
-        self.folder, self.file = folder, folder / "spent.json"
+        self.folder, self.file = folder, folder / SPENT
         self.recount = recount
 
     def read(self) -> SpendRecord:

@@ -1,1 +1,1 @@
-"""What a finished run gives to other tools: data sets, models with cards, scores in the formats of others."""
+"""Export a finished run for other tools: data sets, models with cards, scores in the formats of others."""

@@ -1,6 +1,6 @@
-"""Which arm of a run is exported, where to, and the card (README.md) that says where it comes from.
+"""Cards (README.md) of exported data sets and models, which say where they come from.
 
-Texts of models, data and users stand in cards as code, and in front matter as YAML writes texts.
+Texts of models, data and users are written as code, and in front matter as YAML.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ README = "README.md"
 
 
 def card(front: Mapping[str, Any], *parts: str) -> str:
-    """A README.md: front matter and the parts of its text."""
+    """A README.md of front matter and the parts of its text."""
     matter = yaml.safe_dump(dict(front), sort_keys=False, allow_unicode=True)
     return "\n\n".join([f"---\n{matter}---", *parts]) + "\n"
 
@@ -24,11 +24,11 @@ def table(head: Sequence[str], rows: Mapping[str, Any]) -> str:
 
 
 class Prose(str):
-    """A text of ours, which needs no quoting."""
+    """A text of this package, which needs no quoting."""
 
 
 def code(value: Any) -> str:
-    """A value in one line as code, in a table too: no markup in it is any. None is a dash."""
+    """A value as code on one line, safe in a table; None as a dash."""
     if value is None or isinstance(value, Prose):
         return value or "–"
     text = "".join(mark if mark.isprintable() else " " for mark in str(value)).replace("`", "'")

@@ -1,4 +1,4 @@
-"""Scores as the hub's evaluation results: model-index of a model card, and .eval_results of a model's repository."""
+"""Scores as evaluation results of the hub: model-index of a model card, and .eval_results of a model repository."""
 
 import math
 from pathlib import Path
@@ -8,7 +8,7 @@ import yaml
 
 from harness.benchmarks.base import Score
 from harness.experiment import registry
-from harness.exports.arms import metric_name
+from harness.exports.arms import metric_name, scores_of
 from harness.files import store
 from harness.models.folder import TESTBED
 from harness.runs.arm import Arm
@@ -26,14 +26,14 @@ MODEL_INDEX, ENTRIES = "model-index.yaml", Path(".eval_results", "harness.yaml")
 
 
 def write(arm: Arm, folder: Path) -> None:
-    """model-index.yaml, for the front matter of a card, and the file of entries where real benchmarks were run."""
+    """Write model-index.yaml, for the front matter of a card, and the file of entries if real benchmarks were run."""
     store.write_text(folder / MODEL_INDEX, _yaml(model_index(f"{arm.experiment.name}: {arm.label}", arm)))
     if found := entries(arm):
         store.write_text(folder / ENTRIES, _yaml(found))
 
 
 def model_index(name: str, arm: Arm) -> dict[str, Any]:
-    """{"model-index": [...]} with a result for each benchmark that has a value."""
+    """{"model-index": [...]} with one result per benchmark that has a value."""
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
@@ -57,7 +57,7 @@ def model_index(name: str, arm: Arm) -> dict[str, Any]:
 
 
 def entries(arm: Arm) -> list[dict[str, Any]]:
-    """Entries of .eval_results/*.yaml, for benchmarks whose questions are a data set of the hub."""
+    """Entries of .eval_results/*.yaml, for benchmarks whose questions are a data set on the hub."""
     from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
     found = []
@@ -70,22 +70,20 @@ def entries(arm: Arm) -> list[dict[str, Any]]:
 
 
 def _known(arm: Arm) -> dict[str, Score]:
-    from harness.exports.arms import scores_of
-
     return {name: score for name, score in scores_of(arm).items() if math.isfinite(score.value)}
 
 
 def _dataset(arm: Arm, benchmark: str) -> tuple[str, str | None]:
-    """A name for the questions, and the task where they are a data set of the hub."""
+    """A name for the questions, and the task if they are a data set on the hub."""
     if arm.experiment.data_dir == TESTBED:
         return f"testbed/{benchmark}", None
     if benchmark == "math" and arm.experiment.benchmark_options(benchmark).problems != 500:
-        return benchmark, None  # the whole test set is another data set
+        return benchmark, None  # the full test set is another data set
     return DATASETS.get(benchmark, (benchmark, None))
 
 
 def _setting(score: Score) -> dict[str, Any]:
-    """How a score came about."""
+    """How a score was made."""
     details = {name: score.details[name] for name in ("protocol", "num_fewshot", "chat") if name in score.details}
     counts = {"questions": score.questions, "missing": score.missing, "unparsed": score.unparsed}
     return {**({"judge": score.judge} if score.judge else {}), **details, **counts}

@@ -1,7 +1,7 @@
-"""Scores as lm-eval writes its results: results_DATE.json and samples_TASK_DATE.jsonl, one model a folder.
+"""Scores in lm-eval's format: results_DATE.json and samples_TASK_DATE.jsonl, one folder per model.
 
-Percentages are fractions there. A question is a document, the answers of all its turns are one response. Metrics have
-their own names ("win rate %" is win_rate), so that nobody takes them for those of lm-eval's tasks.
+Percentages are fractions there. A question is a document; the answers of all its turns are one response. Metrics keep
+their own names ("win rate %" is win_rate), so that they cannot be mistaken for those of lm-eval's tasks.
 """
 
 import hashlib
@@ -14,27 +14,29 @@ from pathlib import Path
 from typing import Any
 
 from harness import __version__
-from harness.benchmarks.base import Score, Settings
-from harness.benchmarks.files import with_suite_settings
-from harness.benchmarks.questions import load_questions
-from harness.errors import UserError
+from harness.benchmarks.base import Score
 from harness.experiment import registry
 from harness.exports import arms
 from harness.exports.arms import metric_name, scores_of
 from harness.files import store
 from harness.runs.arm import Arm
-from harness.runs.inputs import data_folder
-from harness.statistics.intervals import Stack, estimates, grid
+from harness.runs.questions import read_questions
+from harness.statistics.estimates import Stack, estimates
+from harness.statistics.grids import grid
 
 FILTER = "none"
-ANSWERS = ("output", "response", "turns")  # where samples of benchmarks have what the model wrote
-QUESTIONS, TARGETS = ("prompt", "instruction", "question", "turns"), ("answer", "reference")  # of items
+ANSWERS = ("output", "response", "turns")  # fields of samples with the text of the model
+QUESTIONS, TARGETS = ("prompt", "instruction", "question", "turns"), ("answer", "reference")  # fields of questions
 
 
 def write(arm: Arm, folder: Path, samples: bool) -> None:
-    """The files of one arm."""
+    """Write the files of one arm.
+
+    Args:
+        samples: whether to write the questions and answers too.
+    """
     scores = scores_of(arm)
-    when = max((_score_file(arm, name).stat().st_mtime for name in scores), default=0.0)
+    when = max((arm.folder.score(name).stat().st_mtime for name in scores), default=0.0)
     date = datetime.fromtimestamp(when).isoformat().replace(":", "-")
     rows = {name: list(_samples(arm, name, score)) for name, score in scores.items()} if samples else {}
     found = results(arm, scores, when)
@@ -45,10 +47,10 @@ def write(arm: Arm, folder: Path, samples: bool) -> None:
 
 
 def results(arm: Arm, scores: dict[str, Score], when: float) -> dict[str, Any]:
-    """lm-eval's results (lm_eval.result_schema.EvalResults) of an arm.
+    """The results of an arm as lm_eval.result_schema.EvalResults.
 
     Args:
-        when: the scores were finished, in seconds since 1970.
+        when: the time when the scores were finished, in seconds since 1970.
     """
     experiment, seed = arm.experiment, arm.seed
     named = f"{experiment.name}/{arm.folder.path.name}"
@@ -82,17 +84,16 @@ def results(arm: Arm, scores: dict[str, Score], when: float) -> dict[str, Any]:
 
 
 def standard_error(score: Score) -> float | None:
-    """Of the weighted mean: sqrt(n / (n - 1) * sum over n clusters of (sum w (v - m))^2) / sum w, which is the sample
-    standard deviation / sqrt(n) for equal weights without clusters. None for fewer than two clusters."""
+    """The standard error of the weighted mean, sqrt(n / (n - 1) * sum over n clusters of (sum w (v - m))^2) / sum w;
+    for equal weights without clusters, the sample standard deviation / sqrt(n). None for fewer than two clusters."""
     if len(score.values) < 2 or not math.isfinite(score.value):
         return None
-    own = grid({0: score.values}, {0: score.weights}, score.clusters)
-    found = estimates(Stack.of([own]))
+    found = estimates(Stack.of([grid({0: score.values}, {0: score.weights}, score.clusters)]))
     return float(found.error[0]) if found.groups[0] > 1 else None
 
 
 def _unit(score: Score) -> float:
-    """What a value is divided by."""
+    """The divisor of a value: 100 for percentages."""
     return 100.0 if "%" in score.metric else 1.0
 
 
@@ -127,10 +128,9 @@ def _config(name: str, score: Score, arm: Arm) -> dict[str, Any]:
 
 
 def _samples(arm: Arm, name: str, score: Score) -> Iterator[dict[str, Any]]:
-    """lm-eval's row of every question; the metric is absent where a question has no value."""
-    items, metric = _items(arm, name), metric_name(score)
-    file = arm.folder / "samples" / f"{name}.jsonl"
-    for number, row in enumerate(store.iterate_jsonl(file)):
+    """lm-eval's row of each question, without the metric where a question has no value."""
+    items, metric = read_questions(arm.experiment, arm.root.path, name), metric_name(score)
+    for number, row in enumerate(store.iterate_jsonl(arm.folder.samples(name))):
         question = str(row["id"])
         document = items.get(question, {"id": question})
         prompt, target = _text(document, *QUESTIONS), _text(document, *TARGETS)
@@ -152,26 +152,10 @@ def _samples(arm: Arm, name: str, score: Score) -> Iterator[dict[str, Any]]:
         }
 
 
-def _items(arm: Arm, name: str) -> dict[str, dict]:
-    """The questions by id; none where their files are not there any more."""
-    experiment = arm.experiment
-    folder = data_folder(experiment, arm.root.path)
-    settings = Settings(arm.seed, limit=experiment.limit, options=experiment.benchmark_options(name))
-    try:
-        items = load_questions(name, folder, with_suite_settings(folder, settings))
-    except UserError:
-        return {}
-    return {str(item["id"]): item for item in items}
-
-
-def _text(row: dict, *names: str) -> str:
-    """The first of these entries that there is, as a text; that of all turns, one below the other."""
+def _text(row: dict[str, Any], *names: str) -> str:
+    """The first of these entries that exists, as a text; several turns are joined by blank lines."""
     value = next((row[name] for name in names if row.get(name)), "")
     return "\n\n".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-def _score_file(arm: Arm, name: str) -> Path:
-    return arm.folder / "scores" / f"{name}.json"
 
 
 def _hash(text: str) -> str:

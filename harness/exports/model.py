@@ -1,4 +1,4 @@
-"""A checkpoint with a model card: what it was trained with, what that cost, and how it scored."""
+"""Export a checkpoint with a model card: its training, the cost, and the scores."""
 
 import shutil
 from pathlib import Path
@@ -11,32 +11,34 @@ from harness.results.folder import table_of
 from harness.runs.arm import Arm
 from harness.tables import to_markdown
 
-LICENCE = "None is given here: that of the start model and of its training data binds. Add `license:` above."
+LICENCE = "None is given here; those of the start model and its training data apply. Add `license:` above."
 
 
 def export_model(run: Path, method: str, seed: int, output: Path, stage: str | None = None) -> Path:
-    """Writes the checkpoint of an arm's stage (safetensors, config, tokenizer, chat template) and a card; the folder.
+    """Write the checkpoint of a stage of an arm (safetensors, config, tokenizer, chat template) and a card.
 
     Args:
-        stage: its name; else the last, whose scores the card then has.
+        stage: its name; by default the last, whose scores the card then has.
+
+    Returns: the folder.
 
     Raises:
-        UserError: when the run is not finished or the arm trains nothing, or something is at `output` already.
+        UserError: when the run is not finished, the arm trains nothing, or `output` already exists.
     """
     arms.check_free(output)
     arm = arms.arm_of(run, method, seed)
     chosen = arms.stage_of(arm, stage)
     mark = arms.finished(arm, chosen.name)
-    checkpoint = Path("checkpoints", chosen.name)
+    checkpoint = arm.folder.checkpoint(chosen.name)
     digests = {
-        str(Path(name).relative_to(checkpoint)): digest
+        str((arm.folder / name).relative_to(checkpoint)): digest
         for name, digest in mark.files.items()
-        if Path(name).is_relative_to(checkpoint)
+        if (arm.folder / name).is_relative_to(checkpoint)
     }
     with whole(output.resolve()) as folder:
         for name in digests:
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(arm.folder / str(checkpoint / name), folder / name)
+            shutil.copyfile(checkpoint / name, folder / name)
         store.write_text(folder / cards.README, _card(run, arm, chosen, digests))
     return output
 
@@ -52,14 +54,16 @@ def _card(run: Path, arm: Arm, stage: Stage, digests: dict[str, str]) -> str:
         "tags": ["trl", "preference", method.name],
         **(hub_results.model_index(name, arm) if scored else {}),
     }
-    own = f"This model is one of {experiment.seeds} seed(s) of {cards.code(arm.name)} in the table."
+    about = f"This model is one of {experiment.seeds} seed(s) of {cards.code(arm.name)} in the table."
+    if not scored:
+        about = f"This is not the model that was scored, but that of the stage {cards.code(stage.name)}."
     return cards.card(
         front,
         f"# {cards.code(arm.label)}, {cards.code(stage.name)}",
         f"{cards.code(arms.model_name(experiment))} after {cards.code(method.name)}: {cards.code(method.summary)}. "
         f"Where the preferences come from: {cards.code(method.supervision(arm.options))}.",
         "## Results of the experiment",
-        own if scored else f"This is not the model that was scored, but that of the stage {cards.code(stage.name)}.",
+        about,
         _below(to_markdown(table_of(run))),
         "## Budget",
         cards.table(("role", "spent"), arms.ledger(arm)),
@@ -75,5 +79,5 @@ def _card(run: Path, arm: Arm, stage: Stage, digests: dict[str, str]) -> str:
 
 
 def _below(markdown: str) -> str:
-    """A text whose headings stand below those of the card."""
+    """The text with its headings one level lower."""
     return "\n".join(f"#{line}" if line.startswith("## ") else line for line in markdown.rstrip().split("\n"))

@@ -1,4 +1,4 @@
-"""The pairs of a stage as a data set in TRL's conversational format: prompt, chosen and rejected are messages."""
+"""Export the pairs of a stage as a data set in TRL's conversational format: prompt, chosen, rejected as messages."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,32 +16,34 @@ from harness.types import reply_messages
 DATA_FILE = "train.parquet"
 SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 COLUMNS = {
-    "id": "of the prompt",
+    "id": "id of the prompt",
     "prompt": "messages up to the reply",
     "chosen": "the preferred reply, a message",
     "rejected": "the other reply, a message",
-    "tools": "functions that the chat template is told of",
-    "chat_template_kwargs": "variables that the chat template is given",
+    "tools": "functions that the chat template describes",
+    "chat_template_kwargs": "variables for the chat template",
     "features": "what the principles are about",
-    "good_principle": "principle under which the chosen reply was sampled",
-    "bad_principle": "principle under which the rejected reply was sampled",
-    "plain": "reply without a principle",
+    "good_principle": "principle with which the chosen reply was sampled",
+    "bad_principle": "principle with which the rejected reply was sampled",
+    "plain": "reply that was sampled without a principle",
 }
-OTHER = "what the method noted"
+OTHER = "noted by the method"
 LICENCE = (
-    "None is given here. The prompts have the licence of where they were taken from, and the replies that of the model "
-    "that wrote them: add `license:` above when you publish this."
+    "None is given here. The prompts have the licence of their source, and the replies that of the model that wrote "
+    "them: add `license:` above when you publish this."
 )
 
 
 def export_preferences(run: Path, method: str, seed: int, output: Path, stage: str | None = None) -> Path:
-    """Writes the pairs that a stage of an arm was trained on, with a card; the folder.
+    """Write the pairs that a stage of an arm was trained on, with a card.
 
     Args:
-        stage: its name; else the last.
+        stage: its name; by default the last.
+
+    Returns: the folder.
 
     Raises:
-        UserError: when the stage is not finished or is not trained on pairs, or something is at `output` already.
+        UserError: when the stage is not finished or not trained on pairs, or `output` already exists.
     """
     from datasets import Dataset
 
@@ -49,7 +51,7 @@ def export_preferences(run: Path, method: str, seed: int, output: Path, stage: s
     arm = arms.arm_of(run, method, seed)
     chosen = arms.stage_of(arm, stage)
     arms.finished(arm, collecting(chosen))
-    rows = list(_rows(arm.folder / "preferences" / f"{chosen.name}.jsonl"))
+    rows = list(_rows(arm.folder.preferences(chosen.name)))
     if not rows:
         raise UserError(f"{method} is not trained on pairs in stage {chosen.name!r}: it has no preferences to export")
     dataset = Dataset.from_list(rows)
@@ -62,7 +64,7 @@ def export_preferences(run: Path, method: str, seed: int, output: Path, stage: s
 
 
 def _rows(file: Path) -> Iterator[dict[str, Any]]:
-    """The pairs with all that is known of them but their token ids."""
+    """The pairs with everything but their token ids."""
     for row in store.iterate_jsonl(file):
         if {"chosen", "rejected"} <= row.keys():
             del row["sequences"]

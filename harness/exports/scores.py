@@ -1,4 +1,4 @@
-"""Scores of a run's arms as lm-eval writes results, and as the hub reads evaluation results: a folder for each arm."""
+"""Export scores in lm-eval's format, or as evaluation results of the hub: one folder per arm."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,19 +13,22 @@ FORMATS = ("lm-eval", "hub")
 def export_scores(
     run: Path, form: str, output: Path, methods: Sequence[str] = (), seed: int | None = None, samples: bool = False
 ) -> Path:
-    """Writes the scores of these arms, by default of all; the folder.
+    """Write the scores of these arms.
 
     Args:
         form: one of FORMATS.
-        samples: lm-eval's form of every question and answer, too.
+        methods, seed: the arms; by default all.
+        samples: whether to write each question and answer too, in lm-eval's format.
+
+    Returns: the folder.
 
     Raises:
-        UserError: when the run is not finished or has no such arm, or something is at `output` already.
+        UserError: when the run is not finished or has no such arm, or `output` already exists.
     """
     from harness.exports import hub_results, lm_eval_results
 
     if form not in FORMATS:
-        raise UserError(f"format {form!r} is not known: give {' or '.join(FORMATS)}")
+        raise UserError(f"unknown format {form!r}: give {' or '.join(FORMATS)}")
     if samples and form != "lm-eval":
         raise UserError("samples are exported with --format lm-eval only")
     check_free(output)

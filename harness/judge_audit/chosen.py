@@ -6,7 +6,7 @@ from dataclasses import fields
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.judges.base import Judge
 from harness.runs.inputs import load_judge
 
@@ -31,7 +31,7 @@ def folder_name(experiment: Experiment) -> str:
     return f"{readable}-{store.digest([name, experiment.judge_url, experiment.judge_engine])[:SHOWN_DIGEST]}"
 
 
-def load_chosen(experiment: Experiment, folder: Folder) -> Judge:
+def load_chosen(experiment: Experiment, folder: RunFolder) -> Judge:
     """The judge; what it is asked is kept in `folder`/judge, or in --judge-log."""
     check_given(experiment)
     return load_judge(experiment, folder)

@@ -15,7 +15,8 @@ from math import inf, isfinite, sqrt
 import numpy as np
 from scipy.special import ndtri
 
-from harness.statistics.intervals import LEVEL, Interval
+from harness.statistics.estimates import LEVEL
+from harness.statistics.intervals import Interval
 from harness.statistics.resampling import CHUNK, DRAWS, resamples
 
 CATEGORIES = (0.0, 0.5, 1.0)  # B, tie, A

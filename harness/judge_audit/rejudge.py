@@ -14,7 +14,7 @@ from harness.benchmarks.base import Score
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import sources, store
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.judge_audit.chosen import check_given, folder_name, load_chosen
 from harness.judges.base import Judge
 from harness.models import fingerprints
@@ -25,13 +25,13 @@ from harness.runs.run import arms_of
 from harness.runs.scoring import SCORERS, Scoring, scored
 from harness.signals import stoppable
 from harness.statistics import intervals
-from harness.statistics.intervals import Difference, Grid, Interval
+from harness.statistics.grids import Grid
+from harness.statistics.intervals import Difference, Interval
 from harness.tables.build import grid_of
 from harness.tables.markdown import escape
 
-REJUDGED = "rejudged"
 MOST_FAILED = 0.02  # share of the judgments of an arm: with more, scores are not compared
-REPORT, TABLE = "rejudged.json", "table.md"
+REPORT = "rejudged.json"
 
 
 def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
@@ -57,7 +57,7 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
         raise UserError(f"{run_folder}: no benchmark of this run has a judge ({', '.join(left_out)} need none)")
     for scoring in judged:
         _check_answers(scoring)
-    root = Folder(run_folder).folder(REJUDGED).folder(folder_name(given))
+    root = RunFolder(run_folder).rejudged(folder_name(given))
     with stoppable(root.path), store.only_writer(root.path):
         judge = load_chosen(given, root)
         scores: dict[str, dict[str, dict[int, Score]]] = {}
@@ -79,13 +79,13 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
         }
         report = store.plain(report)
         store.write_json(root / REPORT, report)
-        store.write_text(root / TABLE, to_markdown(report))
+        store.write_text(root.table_markdown, to_markdown(report))
     return report
 
 
 def _judged(experiment: Experiment, inputs: Inputs, run_folder: Path) -> tuple[list[Scoring], list[str]]:
     """What has judgments; and the names of the benchmarks that need no judge."""
-    scorings = [scoring for arm in arms_of(experiment, Folder(run_folder)) for scoring in arm.scorings(inputs)]
+    scorings = [scoring for arm in arms_of(experiment, RunFolder(run_folder)) for scoring in arm.scorings(inputs)]
     left_out = dict.fromkeys(each.name for each in scorings if not each.benchmark.needs_judge)
     return [each for each in scorings if each.benchmark.needs_judge], list(left_out)
 
@@ -109,12 +109,12 @@ def _check_answers(scoring: Scoring) -> None:
         )
 
 
-def _score(scoring: Scoring, judge: Judge, root: Folder) -> Score:
+def _score(scoring: Scoring, judge: Judge, root: RunFolder) -> Score:
     """By the other judge; read where it was judged so before."""
     arm = scoring.arm
-    folder = root.folder("arms").folder(scoring.folder.path.name)
-    score_file = folder / "scores" / f"{scoring.name}.json"
-    judgments_file = folder / "judgments" / f"{scoring.name}.jsonl"
+    folder = root.arm(arm.name, arm.seed)
+    score_file = folder.score(scoring.name)
+    judgments_file = folder.judgments(scoring.name)
     roots = (sources.SCORING, sources.Part.of(scoring.benchmark, sources.ANSWERS), type(judge).__module__)
     depends_on = {
         "samples": list(scoring.folder.mark(scoring.samples_step).files.values()),

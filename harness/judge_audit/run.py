@@ -7,6 +7,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import store
+from harness.files.folders import RunFolder
 from harness.files.marks import Folder
 from harness.judge_audit.audit import audit
 from harness.judge_audit.chosen import check_given, folder_name, load_chosen
@@ -40,7 +41,7 @@ def run_audit(
     if labels and names:
         raise UserError("give --labels or --label-sets, not both")
     sets, absent = ([read_labels(labels)], []) if labels else load_sets(data_dir, names)
-    folder = Folder(results).folder("audits").folder(folder_name(experiment))
+    folder = RunFolder(Folder(results).folder("audits").folder(folder_name(experiment)).path)
     with stoppable(folder.path), store.only_writer(folder.path):
         judge = load_chosen(experiment, folder)
         report = audit(judge, sets, limit=limit, seed=seed, rejudge=experiment.rejudge, own=own)

@@ -1,99 +1,103 @@
-"""An object in a process of its own, called from here one method at a time.
+"""An object in its own process, called from here one method at a time.
 
-Contenders are measured in turns, so that what disturbs the machine disturbs all of them, and each has a process of its
-own, so that its peak of memory is its own.
+Contenders are measured in turns, so that a disturbance of the machine affects all of them, and each has its own process
+(by pebble), so that its peak of memory is its own.
 """
 
-import contextlib
-import multiprocessing
 import os
 import sys
+import traceback
 import warnings
-from collections.abc import Callable
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from multiprocessing import get_context
 from typing import Any
+
+from pebble import ProcessExpired, ProcessPool
 
 from harness.errors import UserError
 
 STATUS = "/proc/self/status"
-PATIENCE = 10.0  # seconds that a process gets to end by itself
+
+_served: Any = None  # in the contender's process: the object
 
 
 class Remote:
-    """The object that `build(*arguments)` gives, in a new process. To be used in a `with` block, which starts when the
-    object is there; the process starts before that.
+    """The object that `build(*arguments)` returns, in a new process. The process starts at once; the `with` block
+    starts when the object is there.
 
     Raises:
-        UserError: from any call, when the object raised one, memory ran out, or the process ended.
+        UserError: from any call, when the object raised one, memory ran out, or the process died.
     """
 
     def __init__(self, label: str, build: Callable[..., Any], *arguments: Any) -> None:
         self.label = label
-        context = multiprocessing.get_context("spawn")
-        self._connection, other = context.Pipe()
-        self._process = context.Process(target=_serve, args=(other, build, arguments), daemon=True)
-        self._process.start()
-        other.close()
+        self._pool = ProcessPool(1, context=get_context("spawn"), initializer=_start)
+        self._built = self._pool.schedule(_build, args=(build, arguments))
 
     def __enter__(self) -> "Remote":
-        self._receive()
+        self._result(self._built)
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._connection.close()
-        self._process.join(PATIENCE)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join()
+        self._pool.stop()
+        self._pool.join()
 
     def call(self, method: str, *arguments: Any) -> Any:
-        self._connection.send((method, arguments))
-        return self._receive()
+        """Call a method of the object and return its result."""
+        return self._result(self._pool.schedule(_call, args=(method, arguments)))
 
-    def _receive(self) -> Any:
+    def _result(self, future: "Future[Any]") -> Any:
         try:
-            failed, value = self._connection.recv()
-        except EOFError:
-            self._process.join(PATIENCE)
-            raise UserError(f"{self.label}: {_ended(self._process.exitcode)}") from None
-        if failed:
-            raise UserError(f"{self.label}: {value}")
-        return value
+            return future.result()
+        except UserError as error:
+            raise UserError(f"{self.label}: {error}") from None
+        except ProcessExpired as error:
+            raise UserError(f"{self.label}: {_ended(error.exitcode)}") from None
 
 
 def _ended(code: int | None) -> str:
     if code == -9:
-        return "its process was killed, most likely because memory ran out: take a smaller --batch or shape"
-    return f"its process ended with code {code}; what it said is above"
+        return "its process was killed, most likely because memory ran out: use a smaller --batch or shape"
+    return f"its process ended with code {code}; its output is above"
 
 
-def _serve(connection: Connection, build: Callable[..., Any], arguments: tuple) -> None:
-    """Runs in the new process until the other end closes. Standard output belongs to the caller's results."""
+def _start() -> None:
+    """Keep standard output for the caller's results."""
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("ignore")
-    served = None
-    with contextlib.suppress(EOFError):
-        method, given = "", arguments
-        while True:
-            try:
-                if served is None:
-                    served, result = build(*given), None
-                else:
-                    result = getattr(served, method)(*given)
-                connection.send((False, result))
-            except UserError as error:
-                connection.send((True, str(error)))
-            except (MemoryError, RuntimeError) as error:
-                if not isinstance(error, MemoryError) and "memory" not in str(error):
-                    raise
-                connection.send((True, f"memory ran out: take a smaller --batch or shape ({error})"))
-            method, given = connection.recv()
+
+
+def _build(build: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    global _served
+    with _failures():
+        _served = build(*arguments)
+
+
+def _call(method: str, arguments: tuple[Any, ...]) -> Any:
+    with _failures():
+        return getattr(_served, method)(*arguments)
+
+
+@contextmanager
+def _failures() -> Iterator[None]:
+    """Inside, an exception other than a user's mistake or a lack of memory ends the process."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+            raise UserError(f"memory ran out: use a smaller --batch or shape ({error})") from None
+        traceback.print_exc()
+        os._exit(1)
 
 
 def peak_memory(device: str) -> int | None:
-    """Bytes: the most that this process held so far; on a GPU, the most that its tensors took there.
+    """Return the peak memory of this process in bytes; on a GPU, that of its tensors there.
 
-    None where the system does not say. (The resource module would give the parent's peak where that is larger.)
+    None if the system does not report it. (The resource module gives the parent's peak if that is larger.)
     """
     if device != "cpu":
         import torch
@@ -103,7 +107,7 @@ def peak_memory(device: str) -> int | None:
 
 
 def memory(device: str) -> int | None:
-    """Bytes that this process holds now, in the same terms."""
+    """Return the memory in use now, in bytes (see `peak_memory`)."""
     if device != "cpu":
         import torch
 

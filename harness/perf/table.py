@@ -21,7 +21,7 @@ from harness.benchmarks.base import Score, step_names
 from harness.budget import Ledger
 from harness.experiment.options import Experiment
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import ArmFolder, RunFolder
 from harness.progress import progress
 from harness.results.folder import FORMAT
 from harness.work import Nominal, Work
@@ -47,11 +47,11 @@ def measure(runs: int, questions: int, seeds: int, rounds: int) -> dict[str, Any
             for number in range(runs):
                 write_run(root / "results" / "runs" / f"run-{number}", questions, seeds, [number])
                 advance(1)
-            write_run(root / "arms" / "runs" / "arms", questions, seeds, range(runs))
+            write_run(root / "one" / "runs" / "run", questions, seeds, range(runs))
             advance(runs)
         folders = [f"results/runs/run-{number}" for number in range(runs)]
         commands = {
-            f"table of a run with {runs} methods": ["table", "arms/runs/arms"],
+            f"table of a run with {runs} methods": ["table", "one/runs/run"],
             f"table of {runs} runs": ["table", *folders],
             f"leaderboard of {runs} runs": ["leaderboard"],
         }
@@ -90,22 +90,23 @@ def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
         seeds=seeds,
         budget=f"{CAP:g}",
     )
-    store.write_text(path / "experiment.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False))
-    store.write_json(path / "versions.json", {"format": FORMAT, "harness": "bench"})
+    run = RunFolder(path)
+    store.write_text(run.experiment, yaml.safe_dump(experiment.as_dict(), sort_keys=False))
+    store.write_json(run.versions, {"format": FORMAT, "harness": "bench"})
     for number, arm in [(None, "base"), *zip(numbers, arms, strict=True)]:
         for seed in range(seeds):
-            folder = Folder(path / "arms" / f"{arm}-seed{seed}")
+            folder = run.arm(arm, seed)
             for suite in SUITES:
                 _write_score(folder, suite, questions, number, seed)
             ledger = Ledger(CAP, rule=experiment.ledger)
             if number is not None:
                 ledger.charge("train", Nominal(PARAMETERS).training(Work(read=TRAINED)), trained_tokens=TRAINED)
-            _write(folder / "ledger.json", ledger.as_dict())
-            _write(folder / "seconds.json", {"training": 30.0, "scoring": 10.0})
-    _write(path / "index.json", {"format": FORMAT, "key": path.name, "files": {}})
+            _write(folder.ledger, ledger.as_dict())
+            _write(folder.seconds, {"training": 30.0, "scoring": 10.0})
+    _write(run.index, {"format": FORMAT, "key": path.name, "files": {}})
 
 
-def _write_score(folder: Folder, suite: str, questions: int, number: int | None, seed: int) -> None:
+def _write_score(folder: ArmFolder, suite: str, questions: int, number: int | None, seed: int) -> None:
     metric, kinds = SUITES[suite]
     own = 0 if number is None else 1 + number
     hard = np.random.default_rng([1, len(suite)]).normal(size=questions)  # the same questions for all
@@ -120,14 +121,14 @@ def _write_score(folder: Folder, suite: str, questions: int, number: int | None,
     mean = sum(known.values()) / len(known)
     judge = "made-up" if suite in ("mt-bench", "alpaca-eval") else None
     score = Score(suite, metric, mean, known, {}, questions, 0, questions - len(known), judge)
-    _write(folder / "scores" / f"{suite}.json", vars(score))
+    _write(folder.score(suite), vars(score))
     samples_step, score_step = step_names(suite)
     model = {"weights": "0" * 16}
     asked = {"questions": suite, "settings": {"seed": seed}, "option files": {}, "model": model, "packages": {}}
     asked |= {"reference": None if number is None else model, "device": "cpu", "code": suite}
     scored = {"judge": judge, "judging": {}, "packages": {}, "code": suite}
     for step, depends_on in ((samples_step, asked), (score_step, scored)):
-        _write(folder / "steps" / f"{step}.json", {"key": "", "depends_on": depends_on, "files": {}, "facts": {}})
+        _write(folder.mark_file(step), {"key": "", "depends_on": depends_on, "files": {}, "facts": {}})
 
 
 def _write(file: Path, value: Any) -> None:

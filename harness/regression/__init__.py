@@ -1,1 +1,1 @@
-"""The gate: is a run as good as a stored reference, beyond what runs differ by chance?"""
+"""The regression gate: is a run worse than a stored reference, beyond what chance explains?"""

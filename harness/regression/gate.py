@@ -1,9 +1,9 @@
-"""Holds a run against a reference: identity first, else tests whose false alarms are stated and bounded.
+"""Compare a run with a reference: identity first, otherwise tests with a bounded rate of false alarms.
 
-Scores: for each arm and benchmark, the run must be no worse than the reference by a margin (one-sided, non-inferiority,
-`harness.statistics.power`). Training: each measure must lie where another seed of the reference's program would
-(two-sided prediction interval, Student's t). The margins and intervals are as wide as it takes for a run that is equal
-in truth to pass all of them in 1 - ALARM of cases, also where runs have heavier tails than a normal distribution.
+Scores: for each arm and benchmark, the run must not be worse than the reference by a margin (one-sided test of
+non-inferiority, `harness.statistics.power`). Training: each measure must lie where another seed of the reference would
+(two-sided prediction interval, Student's t). Margins and intervals are so wide that a run that is truly equal passes
+all of them with probability 1 - ALARM, even if runs have heavier tails than a normal distribution.
 """
 
 import math
@@ -17,25 +17,27 @@ from harness.experiment.options import Experiment
 from harness.files.marks import differences
 from harness.regression.measures import meaning
 from harness.regression.reference import MeasuredRun, shared
-from harness.statistics.intervals import mean
+from harness.statistics.grids import mean
 from harness.statistics.power import ALPHA, margin_for, non_inferiority
 from harness.training.examples import TrainingOptions
 
-DEFAULTS = {each.name: each.default for each in fields(TrainingOptions)}  # of options that a reference is older than
-ALARM = 0.02  # how often a run that is equal in truth fails; half of it for scores, half for training
-HEAVY = 2.0  # degrees of freedom are so many times fewer: scores and gradients of runs may have a kurtosis of 5, not 3
-LEAST_MARGIN = 0.02  # of the reference's score: less is never called a regression
+DEFAULTS = {each.name: each.default for each in fields(TrainingOptions)}  # for options that older references lack
+ALARM = 0.02  # how often a truly equal run fails: half for scores, half for training
+HEAVY = 2.0  # divisor of degrees of freedom: scores and gradients of runs may have a kurtosis of 5, not 3
+LEAST_MARGIN = 0.02  # of the reference's score: a smaller loss is never a regression
 LEAST_SPREAD = 0.005  # of a measure, between runs
+SCORE_MEANING = "what the model has learned, how it is asked, or how answers are scored"
 
 
 @dataclass(frozen=True)
 class Finding:
     """One comparison.
 
-    kind: "score" (of a benchmark) or "training" (a measure). value: the run's; expected: the reference's mean.
-    low, high: what passes; high is None for scores, where more is always well.
-    difference, margin, bound, p_value, power: of the non-inferiority test, None for training.
-    meaning: what usually is the matter when it fails.
+    kind: "score" (of a benchmark) or "training" (a measure). name: of the benchmark or measure.
+    value: of the run. expected: the mean of the reference.
+    low, high: the range that passes; high is None for scores, where more is never worse.
+    difference, margin, bound, p_value, power: of the non-inferiority test; None for training.
+    meaning: the usual cause, where it failed.
     """
 
     kind: str
@@ -56,10 +58,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Check:
-    """verdict: "identical", "no worse" or "worse". unequal: what of the common seeds is not identical.
+    """The result of the gate.
 
-    false_alarms: how often a run that is equal in truth is called worse, at most. not_checked: arms of the reference
-    that the run has not.
+    verdict: "identical", "no worse" or "worse". unequal: what differs in the common seeds.
+    not_checked: arms of the reference that the run lacks.
+    false_alarms: how often a truly equal run is called worse, at most.
     """
 
     verdict: str
@@ -76,12 +79,13 @@ class Check:
 
 
 def check(run: MeasuredRun, reference: MeasuredRun, margin: float | None = None) -> Check:
-    """
+    """Compare a run with a reference.
+
     Args:
-        margin: how much worse a score may be, as a share of the reference's; else as much as lets equal runs pass.
+        margin: how much worse a score may be, as a share of the reference's; by default, enough for equal runs to pass.
 
     Raises:
-        UserError: when the two can not be compared, naming what differs.
+        UserError: when the two cannot be compared, naming what differs.
     """
     _comparable(run, reference)
     seeds = tuple(sorted({seed for each in run.arms.values() for seed in each}))
@@ -101,14 +105,14 @@ def _comparable(run: MeasuredRun, reference: MeasuredRun) -> None:
     if more := [name for name in run.arms if name not in reference.arms]:
         raise UserError(f"the reference has no {', '.join(more)}: check a run of {', '.join(reference.arms)}")
     of_run, of_reference = dict(run.of), dict(reference.of)
-    for each in (of_run, of_reference):  # either may be from before an option was there
+    for each in (of_run, of_reference):  # either may be older than an option
         methods = {name: DEFAULTS | value for name, value in each["options"]["options"].items() if name in run.arms}
         each["options"] = shared(Experiment()) | each["options"] | {"options": methods}
     changes = [f"{name} ({there}, here {here})" for name, there, here in differences(of_reference, of_run)]
     if changes:
         raise UserError(
-            f"the run can not be held against the reference, which has another {', '.join(changes[:3])}: run it with "
-            "the reference's options, or make a new reference (--update)"
+            f"the run cannot be compared with the reference, which has a different {', '.join(changes[:3])}: run it "
+            "with the options of the reference, or make a new reference (--update)"
         )
 
 
@@ -135,13 +139,24 @@ def _scores(run: MeasuredRun, reference: MeasuredRun, share: float | None) -> li
         least = abs(expected) * (LEAST_MARGIN if share is None else share)
         margin = least if share is not None else max(least, margin_for(len(new.seeds), old, ALPHA, power, HEAVY))
         found = non_inferiority(new, old, margin)
+        if found is None:
+            raise UserError(f"the run and the reference have no question of {name} in common")
         findings.append(
             Finding(
-                *("score", arm, name, found.passed, value, expected, expected - margin, None),
-                *(found.difference, margin, found.bound, found.p_value, found.power),
-                meaning=None
-                if found.passed
-                else "what the model has learned, how it is asked, or how answers are scored",
+                kind="score",
+                arm=arm,
+                name=name,
+                passed=found.passed,
+                value=value,
+                expected=expected,
+                low=expected - margin,
+                high=None,
+                difference=found.difference,
+                margin=margin,
+                bound=found.bound,
+                p_value=found.p_value,
+                power=found.power,
+                meaning=None if found.passed else SCORE_MEANING,
             )
         )
     return findings
@@ -157,16 +172,23 @@ def _training(run: MeasuredRun, reference: MeasuredRun) -> list[Finding]:
         spread = max(stdev(before), LEAST_SPREAD * abs(expected)) * math.sqrt(1 / len(before) + 1 / max(1, len(now)))
         width = spread * float(stdtrit((len(before) - 1) / HEAVY, 1 - ALARM / 4 / len(names)))
         passed = abs(value - expected) <= width
-        low, high = expected - width, expected + width
         findings.append(
             Finding(
-                "training", arm, name, passed, value, expected, low, high, meaning=None if passed else meaning(name)
+                kind="training",
+                arm=arm,
+                name=name,
+                passed=passed,
+                value=value,
+                expected=expected,
+                low=expected - width,
+                high=expected + width,
+                meaning=None if passed else meaning(name),
             )
         )
     return findings
 
 
 def _measures(reference: MeasuredRun, arm: str) -> list[str]:
-    """Those that all seeds of an arm have."""
+    """The measures that all seeds of an arm have."""
     seeds = [each.measures for each in reference.arms[arm].values()]
     return [name for name in seeds[0] if all(name in each for each in seeds)]

@@ -1,21 +1,23 @@
-"""What a training run left that shows how it was trained, a number each: the gate compares them, beside the scores.
+"""Measures of training that the gate compares besides the scores.
 
-A fault in training need not show in the scores of a small run, but it moves these: how long texts are in tokens, how
+A fault in training need not show in the scores of a small run, but it changes these: how long texts are in tokens, how
 likely they are under the model, and how losses and gradients begin and end.
 """
 
 from collections import Counter
 from collections.abc import Iterator
 from statistics import fmean, median
+from typing import Any
 
+from harness.budget import Ledger
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import ArmFolder
 
-FIRST, LAST = 5, 10  # updates whose median is taken: single ones can have any gradient
-AT_FIRST = ("loss", "grad_norm", "chosen_logp", "rejected_logp")  # margins are 0 there, and their signs rounding
+FIRST, LAST = 5, 10  # updates for a median; the gradient of a single one can have any size
+AT_FIRST = ("loss", "grad_norm", "chosen_logp", "rejected_logp")  # without margins: they are still 0 up to rounding
 AT_LAST = ("loss", "grad_norm", "accuracy", "margin", "chosen_logp", "rejected_logp", "chosen_logratio")
 HEALTH = ("finished", "pair_accuracy", "chosen_probability", "rejected_probability")
-MEANING = {  # of a measure that is not as in the reference: what to look at
+MEANING = {  # measure -> where to look when it differs from the reference
     "tokens of a prompt": "the chat template or the tokenizer",
     "tokens of a first completion": "where completions begin and end, how they are sampled",
     "tokens of a second completion": "where completions begin and end, how they are sampled",
@@ -37,29 +39,29 @@ MEANING = {  # of a measure that is not as in the reference: what to look at
 }
 
 
-def of_arm(folder: Folder) -> dict[str, float]:
-    """The measures of an arm with a seed, "STAGE: NAME" each; none of an arm that was not trained."""
-    found = {}
-    for file in sorted((folder / "training").glob("*.jsonl")):
+def of_arm(folder: ArmFolder) -> dict[str, float]:
+    """The measures of an arm, "STAGE: NAME" -> number; empty for an arm that was not trained."""
+    found: dict[str, float] = {}
+    for file in folder.histories():
         stage = file.stem
-        health = store.read_json(folder / "health" / f"{stage}.json")
+        health = store.read_json(folder.health(stage))
         found |= {f"{stage}: {name}": value for name, value in _of_pairs(folder, stage)}
         found |= {f"{stage}: {name}": value for name, value in _of_updates(store.read_jsonl(file))}
         found |= {f"{stage}: {name}": health[name] for name in HEALTH if health.get(name) is not None}
-    trained = store.read_json(folder / "ledger.json")["roles"].get("train")
+    trained = Ledger.from_dict(store.read_json(folder.ledger)).roles.get("train")
     if trained:
-        found["updates"] = float(trained["updates"])
-        found["trained tokens an update"] = trained["trained_tokens"] / trained["updates"]
+        found["updates"] = float(trained.updates)
+        found["trained tokens an update"] = trained.trained_tokens / trained.updates
     return found
 
 
 def meaning(measure: str) -> str | None:
-    """What usually is the matter when this measure is not as it was."""
+    """The usual cause when this measure differs from the reference; None where it is not known."""
     return MEANING.get(measure.rpartition(": ")[2])
 
 
-def _of_pairs(folder: Folder, stage: str) -> Iterator[tuple[str, float]]:
-    rows = [row["sequences"] for row in store.iterate_jsonl(folder / "preferences" / f"{stage}.jsonl")]
+def _of_pairs(folder: ArmFolder, stage: str) -> Iterator[tuple[str, float]]:
+    rows = [row["sequences"] for row in store.iterate_jsonl(folder.preferences(stage))]
     yield "tokens of a prompt", fmean(len(row[0]["prompt_ids"]) for row in rows)
     for place, name in enumerate(("first", "second")[: len(rows[0])]):
         yield f"tokens of a {name} completion", fmean(len(row[place]["completion_ids"]) for row in rows)
@@ -67,7 +69,7 @@ def _of_pairs(folder: Folder, stage: str) -> Iterator[tuple[str, float]]:
     yield "ends with the stop token", max(ends.values()) / ends.total()
 
 
-def _of_updates(history: list[dict]) -> Iterator[tuple[str, float]]:
+def _of_updates(history: list[dict[str, Any]]) -> Iterator[tuple[str, float]]:
     yield "learning rate, largest", max(row["learning_rate"] for row in history)
     parts = ((AT_FIRST, "first", history[:FIRST]), (AT_LAST, "last", history[-LAST:]))
     for names, when, updates in parts:

@@ -1,4 +1,4 @@
-"""How much differences vary, from a finished run or a reference of the gate: what a plan of a run rests on."""
+"""How much differences vary in a finished run or a reference of the gate, to plan another run."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from statistics import fmean
 from harness.errors import UserError, unknown_name
 from harness.regression import reference
 from harness.results.folder import StoredRun
-from harness.statistics.intervals import Grid, pair
+from harness.statistics.grids import Grid, pair
 from harness.statistics.power import Variance, variance
 from harness.tables.build import grid_of
 
@@ -18,8 +18,11 @@ BASE = "base"
 
 @dataclass(frozen=True)
 class Pilot:
-    """Of a benchmark: the variance of differences, on average over pairs of methods; how many seeds and independent
-    questions it was seen in, and seconds of a training run and of an answer where they are known."""
+    """The variance of differences on a benchmark, on average over pairs of methods.
+
+    pairs: "A - B" for each. seeds, questions: how many seeds and independent questions it was estimated from.
+    run_seconds, answer_seconds: time of a training run and of an answer; None where it is unknown.
+    """
 
     benchmark: str
     variance: Variance
@@ -31,29 +34,29 @@ class Pilot:
 
 
 def pilots(path: Path, methods: Sequence[str] = ()) -> list[Pilot]:
-    """Of each benchmark of a run folder, or of a reference (a JSON file).
+    """One pilot per benchmark of a run folder, or of a reference (a JSON file).
 
     Args:
-        methods: the two that are compared; none named: every pair of trained methods, or the only one with the base.
+        methods: the methods to compare; by default each pair of trained methods, or the only one with the base.
 
     Raises:
         UserError: when there is no such run, method or pair.
     """
     grids, seconds = _of_reference(path) if path.is_file() else _of_run(path)
-    known = list(dict.fromkeys(method for own in grids.values() for method in own))
+    known = list(dict.fromkeys(method for by_method in grids.values() for method in by_method))
     for name in methods:
         if name not in known:
             raise unknown_name("method", name, known)
     trained = [name for name in known if name != BASE]
     chosen = list(methods) or (trained if len(trained) > 1 else known)
     found = []
-    for benchmark, own in grids.items():
-        pairs = [(a, b) for a, b in combinations([name for name in chosen if name in own], 2)]
-        both = {f"{a} - {b}": pair(own[a], own[b])[0] for a, b in pairs}
+    for benchmark, by_method in grids.items():
+        pairs = combinations([name for name in chosen if name in by_method], 2)
+        both = {f"{a} - {b}": pair(by_method[a], by_method[b])[0] for a, b in pairs}
         if both := {name: each for name, each in both.items() if len(each.questions) > 1}:
             found.append(_pilot(benchmark, both, *seconds.get(benchmark, (None, None))))
     if not found:
-        raise UserError(f"{path} has no two methods with questions in common: give --methods A,B")
+        raise UserError(f"{path} has no two methods with common questions: give --methods A,B")
     return found
 
 
@@ -65,7 +68,7 @@ def _pilot(benchmark: str, both: Mapping[str, Grid], run_seconds: float | None, 
     return Pilot(benchmark, average, tuple(both), seeds, questions, run_seconds, answer_seconds)
 
 
-def _of_reference(path: Path) -> tuple[dict[str, dict[str, Grid]], dict]:
+def _of_reference(path: Path) -> tuple[dict[str, dict[str, Grid]], dict[str, tuple[float, float]]]:
     found = reference.read(path)
     names = next(iter(next(iter(found.arms.values())).values())).scores
     return {name: {arm: found.grid(arm, name) for arm in found.arms} for name in names}, {}
@@ -79,6 +82,6 @@ def _of_run(path: Path) -> tuple[dict[str, dict[str, Grid]], dict[str, tuple[flo
     if not trained:
         return grids, {}
     run_seconds = fmean(each["training"] for each in trained)
-    asked = sum(max((len(each.questions) for each in own.values()), default=0) for own in grids.values())
+    asked = sum(max((len(grid.questions) for grid in by_method.values()), default=0) for by_method in grids.values())
     answer_seconds = fmean(each["scoring"] for each in trained) / max(1, asked)
     return grids, dict.fromkeys(names, (run_seconds, answer_seconds))

@@ -1,26 +1,26 @@
-"""What is kept of a run to hold later ones against: the scores of every question, measures of training, digests."""
+"""The reference that later runs are compared with: scores of every question, measures of training, digests."""
 
 import json
 from collections.abc import Container, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import Score, step_names
+from harness.budget import Ledger
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import rows, sources, store
-from harness.files.marks import Folder
+from harness.files.folders import ArmFolder, RunFolder
 from harness.regression import measures
 from harness.results.folder import StoredRun
-from harness.runs.run import arms_of
 from harness.runs.verify import verify
-from harness.statistics.intervals import Grid, grid
+from harness.statistics.grids import Grid, grid
 
 FORMAT = 1
-LEAST_SEEDS = 5  # fewer do not say how much runs differ
-FREE = (  # of the options
+LEAST_SEEDS = 5  # fewer do not show how much runs differ
+FREE = (  # options that may differ between compared runs
     *("name", "seeds", "methods", "judge_log", "batch_size", "judge_concurrency", "judge_missing", "accept_missing"),
     "report_to",
 )
@@ -30,8 +30,9 @@ FREE = (  # of the options
 class Seed:
     """One arm with one seed.
 
-    scores: benchmark -> question -> value; weights: the same, of the questions. digests: of what must be equal, to the
-    byte, where the same program runs again. measures: see `harness.regression.measures`.
+    scores: benchmark -> question -> value. weights: benchmark -> question -> weight.
+    digests: of everything that is equal to the byte when the same program runs again.
+    measures: see `harness.regression.measures`.
     """
 
     scores: dict[str, dict[str, float]]
@@ -42,7 +43,10 @@ class Seed:
 
 @dataclass(frozen=True)
 class MeasuredRun:
-    """A finished run: what it is of (equal for runs that can be compared), and its arms by name and seed."""
+    """A finished run.
+
+    of: model, questions and options, equal for runs that can be compared. arms: name -> seed -> arm.
+    """
 
     of: dict[str, Any]
     arms: dict[str, dict[int, Seed]]
@@ -55,7 +59,7 @@ class MeasuredRun:
         )
 
     def of_seeds(self, chosen: Container[int]) -> "MeasuredRun":
-        """The same with these seeds alone."""
+        """This run with these seeds only."""
         arms = {
             name: {seed: each for seed, each in seeds.items() if seed in chosen} for name, seeds in self.arms.items()
         }
@@ -63,33 +67,34 @@ class MeasuredRun:
 
 
 def measure(path: Path) -> MeasuredRun:
-    """
+    """Read and measure a run.
+
     Raises:
-        UserError: when the folder holds no finished run.
+        UserError: when the folder has no finished run.
     """
     run = StoredRun.read(path)
-    experiment = run.experiment
+    experiment, folder = run.experiment, run.folder
     arms: dict[str, dict[int, Seed]] = {}
-    folders = arms_of(experiment, Folder(path))
-    scores = {row.method: row.scores for row in run.rows}
-    for arm in folders:
-        own = {name: by_seed[arm.seed] for name, by_seed in scores[arm.name].items() if arm.seed in by_seed}
-        arms.setdefault(arm.name, {})[arm.seed] = _seed(arm.folder, own)
-    return MeasuredRun({"options": _options(experiment), **_made_of(folders[0].folder, experiment)}, arms)
+    for row in run.rows:
+        for seed, ledger in row.ledgers.items():
+            scores = {name: by_seed[seed] for name, by_seed in row.scores.items() if seed in by_seed}
+            arms.setdefault(row.method, {})[seed] = _seed(folder.arm(row.method, seed), scores, ledger)
+    first = folder.arm(run.rows[0].method, 0)
+    return MeasuredRun({"options": _options(experiment), **_made_of(first, experiment)}, arms)
 
 
 def shared(experiment: Experiment) -> dict[str, Any]:
-    """The options whose values all runs that are compared must share."""
+    """The options that compared runs must share."""
     return {name: value for name, value in experiment.as_dict().items() if name not in FREE}
 
 
 def _options(experiment: Experiment) -> dict[str, Any]:
-    """Those that runs must share to be compared; the options of each method by its name."""
+    """The options that compared runs must share, with all options of each method."""
     methods = {arm: vars(experiment.method_options(arm)) for arm in experiment.arms()}
     return shared(experiment) | {"options": methods}
 
 
-def _made_of(base: Folder, experiment: Experiment) -> dict[str, Any]:
+def _made_of(base: ArmFolder, experiment: Experiment) -> dict[str, Any]:
     """The model that the run started from, and its questions."""
     marks = {name: base.mark(step_names(name)[0]) for name in experiment.benchmarks}
     return {
@@ -98,35 +103,37 @@ def _made_of(base: Folder, experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _seed(folder: Folder, by_benchmark: Mapping[str, Score]) -> Seed:
-    scores, weights, digests = {}, {}, {}
+def _seed(folder: ArmFolder, by_benchmark: Mapping[str, Score], ledger: Ledger) -> Seed:
+    scores: dict[str, dict[str, float]] = {}
+    weights: dict[str, dict[str, float]] = {}
+    digests: dict[str, str] = {}
     for name, score in by_benchmark.items():
         scores[name] = score.values
         weights[name] = {} if set(score.weights.values()) <= {1.0} else score.weights
         digests[f"scores/{name}"] = store.digest([score.value, score.values])
-    for file in sorted((folder / "preferences").glob("*.jsonl")):
+    for file in folder.all_preferences():
         digests[f"preferences/{file.stem}"] = store.file_digest(file)[:16]
-    ledger = store.read_json(folder / "ledger.json")["total"]
-    digests["ledger"] = store.digest({name: amount for name, amount in ledger.items() if name != "seconds"})
+    spent = asdict(ledger.total)
+    digests["ledger"] = store.digest({name: amount for name, amount in spent.items() if name != "seconds"})
     return Seed(scores, weights, digests, measures.of_arm(folder))
 
 
 def write(path: Path, run: Path, command: str) -> MeasuredRun:
-    """Makes the reference of a run.
+    """Write the reference of a run.
 
     Raises:
-        UserError: when the run is not finished, has too few seeds, or is not as its steps have left it.
+        UserError: when the run is not finished, has too few seeds, or does not verify.
     """
     measured = measure(run)
     seeds = {seed for each in measured.arms.values() for seed in each}
     if len(seeds) < LEAST_SEEDS:
         raise UserError(
-            f"{run} has {len(seeds)} seeds: a reference needs at least {LEAST_SEEDS}, to know how much runs differ "
+            f"{run} has {len(seeds)} seeds: a reference needs at least {LEAST_SEEDS}, to show how much runs differ "
             f"(harness run with --seeds {LEAST_SEEDS} or more)"
         )
     if problems := verify(run)["problems"]:
-        raise UserError(f"{run} can not be a reference: {problems[0]} (harness verify {run} has all)")
-    versions = store.read_json(run / "versions.json")
+        raise UserError(f"{run} cannot be a reference: {problems[0]} (harness verify {run} lists all problems)")
+    versions = store.read_json(RunFolder(run).versions)
     code = sources.of_packages(*sources.OURS)
     made = {**versions, "command": command, "date": date.today().isoformat(), "code": code}
     questions: dict[str, dict[str, None]] = {}
@@ -146,25 +153,26 @@ def write(path: Path, run: Path, command: str) -> MeasuredRun:
 
 
 def _packed(seed: Seed, questions: dict[str, list[str]]) -> dict[str, Any]:
-    """Values in the order of the questions, null where there is none; weights are left out where they are 1."""
+    """Values in the order of the questions, null where there is none; weights that are all 1 are left out."""
     scores = {name: [values.get(each) for each in questions[name]] for name, values in seed.scores.items()}
-    weights = {name: [own.get(each) for each in questions[name]] for name, own in seed.weights.items() if own}
+    weights = {name: [known.get(each) for each in questions[name]] for name, known in seed.weights.items() if known}
     return {"scores": scores, "weights": weights, "digests": seed.digests, "measures": seed.measures}
 
 
 def _unpacked(packed: dict[str, Any], questions: dict[str, list[str]]) -> Seed:
-    def by_question(lists: dict[str, list]) -> dict[str, dict[str, float]]:
+    def by_question(lists: dict[str, list[float | None]]) -> dict[str, dict[str, float]]:
         return {
             name: {each: value for each, value in zip(questions[name], values, strict=True) if value is not None}
             for name, values in lists.items()
         }
 
-    weights = {name: {} for name in packed["scores"]} | by_question(packed["weights"])
+    weights: dict[str, dict[str, float]] = {name: {} for name in packed["scores"]}
+    weights |= by_question(packed["weights"])
     return Seed(by_question(packed["scores"]), weights, packed["digests"], packed["measures"])
 
 
 def _in_lines(found: dict[str, Any]) -> str:
-    """JSON with a line for each seed of an arm, so that a change shows what has changed."""
+    """JSON with one line per seed of an arm, for readable diffs."""
     arms = found.pop("arms")
     lines = json.dumps(found, indent=1, ensure_ascii=False)[:-2]
     parts = [
@@ -179,15 +187,16 @@ def _in_lines(found: dict[str, Any]) -> str:
 
 
 def read(path: Path) -> MeasuredRun:
-    """
+    """Read a reference.
+
     Raises:
-        UserError: when the file is absent or no reference of this format.
+        UserError: when the file is missing or is not a reference of this format.
     """
     if not path.is_file():
         raise UserError(f"no reference at {path}: give a file, or write it from a run: harness check RUN --update")
     found = rows.read_json(path)
     if not isinstance(found, dict) or found.get("format") != FORMAT:
-        raise UserError(f"{path} is no reference of format {FORMAT}: write it again with harness check RUN --update")
+        raise UserError(f"{path} is not a reference of format {FORMAT}: write it again with harness check RUN --update")
     try:
         arms = {
             name: {int(seed): _unpacked(each, found["questions"]) for seed, each in by_seed.items()}

@@ -1,1 +1,1 @@
-"""The report page of a run: one HTML file with everything in it, made from the run folder alone."""
+"""The report page of a run: one self-contained HTML file, made from the run folder alone."""

@@ -1,7 +1,7 @@
-"""Charts: Vega-Lite specifications, drawn as static SVG by vl-convert. The page needs no script to show them.
+"""Charts: Vega-Lite specifications, drawn as static SVG by vl-convert; the page shows them without a script.
 
-Colours are CSS variables, so that one drawing serves light and dark. Charts are as wide as half a page, and still
-readable where a phone shows them smaller.
+Colours are CSS variables, so that one drawing serves light and dark. Charts are half a page wide, and still readable
+when a phone shows them smaller.
 """
 
 import re
@@ -11,7 +11,7 @@ from typing import Any
 
 WIDTH = 440  # pixels of a whole chart
 SHAPES = ("circle", "square", "triangle-up", "diamond", "cross", "triangle-down", "triangle-right", "triangle-left")
-OUTLINES = (  # of the same shapes, for texts: SVG paths within 5 of the middle
+OUTLINES = (  # the same shapes for texts, as SVG paths within 5 of the centre
     "M4,0A4,4,0,1,1,-4,0A4,4,0,1,1,4,0",
     "M-3.5,-3.5h7v7h-7Z",
     "M0,-4L4.5,3.8H-4.5Z",
@@ -21,9 +21,10 @@ OUTLINES = (  # of the same shapes, for texts: SVG paths within 5 of the middle
     "M4,0L-3.8,4.5V-4.5Z",
     "M-4,0L3.8,4.5V-4.5Z",
 )
-FONT = "sans-serif"  # to be measured; the page shows its own
-LONGEST = 16  # characters of a name beside a chart
+FONT = "sans-serif"  # for measuring; the page uses its own
+LONGEST = 16  # characters shown of a name beside a chart
 SIZE = 12.5
+VIEW_BOX = re.compile(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"')
 TEXT, MUTED, LINE = "var(--text)", "var(--muted)", "var(--line)"
 CONFIG = {
     "background": None,
@@ -55,7 +56,7 @@ CONFIG = {
 
 @dataclass(frozen=True)
 class Series:
-    """A method as all charts and tables of the page show it: its colour and shape by its place in the table."""
+    """A method as all charts and tables of the page show it; its place in the table decides its colour and shape."""
 
     name: str
     index: int
@@ -75,7 +76,7 @@ class Series:
 
 @dataclass(frozen=True)
 class Figure:
-    """A chart with its text alternative: what it shows in a sentence, and its numbers."""
+    """A chart with its text alternative: a sentence that describes it, and its numbers."""
 
     title: str
     svg: str
@@ -85,16 +86,23 @@ class Figure:
 
 
 def draw(spec: dict[str, Any]) -> str:
-    """The SVG element of a specification; it is read by the figure's description, and not mark by mark."""
+    """Draw a specification as an SVG element, hidden from screen readers, which read the description instead."""
     import vl_convert
 
     svg = vl_convert.vegalite_to_svg({**spec, "config": CONFIG}, allowed_base_urls=[])
-    width, height = map(float, re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', svg).groups())
+    width, height = size_of(svg)
     opening = f'<svg class="chart" aria-hidden="true" viewBox="0 0 {max(width, WIDTH):g} {height:g}">'
     return re.sub(r"^.*?<svg [^>]*>", opening, svg, count=1, flags=re.DOTALL).replace(f' font-family="{FONT}"', "")
 
 
-def scales(series: Sequence[Series]) -> dict[str, dict]:
+def size_of(svg: str) -> tuple[float, float]:
+    """Width and height of an SVG element, from its viewBox."""
+    size = VIEW_BOX.search(svg)
+    assert size, "vl-convert and `draw` write a viewBox"
+    return float(size[1]), float(size[2])
+
+
+def scales(series: Sequence[Series]) -> dict[str, dict[str, Any]]:
     """Encodings of colour and shape by the field "method"."""
     names = [each.name for each in series]
     scale = {"domain": names, "range": [each.color for each in series]}
@@ -106,21 +114,22 @@ def scales(series: Sequence[Series]) -> dict[str, dict]:
 
 
 def short(name: str) -> str:
+    """The name, shortened to LONGEST characters."""
     return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
 
 
 SHORT_LABELS = f"length(datum.label) <= {LONGEST} ? datum.label : slice(datum.label, 0, {LONGEST - 1}) + '…'"
 
 
-def values(rows: Sequence[dict]) -> dict[str, Any]:
+def values(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The data of a specification."""
     return {"values": list(rows)}
 
 
 def apart(places: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Places moved as little as need be to stand `gap` apart in the same order, within [low, high] where they fit."""
+    """Move places as little as possible so that they are `gap` apart, in order, and within [low, high] if they fit."""
     order = sorted(range(len(places)), key=places.__getitem__)
-    blocks: list[list[float]] = []  # each: [mean of the wished first places, members]
+    blocks: list[list[float]] = []  # [mean of the wanted first places, members]
     for index, place in enumerate(places[i] for i in order):
         blocks.append([place - gap * index, 1])
         while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:

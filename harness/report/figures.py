@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from math import floor, isnan, log10
 from statistics import fmean
+from typing import Any
 
+from harness.budget import Spending
 from harness.report.drawing import (
     MUTED,
     SHORT_LABELS,
@@ -31,34 +33,34 @@ ROW = 30  # pixels of a row in a chart of rows
 
 
 def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
-    """Paired differences to the baseline with their 95 % intervals; None where there is no difference."""
+    """Paired differences to the baseline with their 95 % intervals; None where there are none."""
     digits, rows, table = digits_of(column.metric), [], []
     for row in run.table.rows:
         cell = row.cells[column.name]
         if cell.difference is None:
             continue
-        own, sure = cell.difference, cell.p_holm is not None and cell.p_holm < SIGNIFICANT
-        low, high = (own.value if isnan(end) else end for end in (own.low, own.high))
-        shown = f"{signed(own.value, digits)} {interval(own.low, own.high, digits, sign=True)}"
+        found, sure = cell.difference, cell.p_holm is not None and cell.p_holm < SIGNIFICANT
+        low, high = (found.value if isnan(end) else end for end in (found.low, found.high))
+        shown = f"{signed(found.value, digits)} {interval(found.low, found.high, digits, sign=True)}"
         tooltip = f"{row.method} minus {run.table.baseline}: {shown}"
         rows.append(
-            {"method": row.method, "value": own.value, "low": low, "high": high, "sure": sure}
-            | {"label": signed(own.value, digits), "p": p_value(cell.p_holm)}
+            {"method": row.method, "value": found.value, "low": low, "high": high, "sure": sure}
+            | {"label": signed(found.value, digits), "p": p_value(cell.p_holm)}
             | {"tooltip": f"{tooltip}, {p_value(cell.p_holm)} after correction"}
         )
         table.append(
             (
                 row.method,
-                signed(own.value, digits),
-                interval(own.low, own.high, digits, True),
-                p_value(own.p_value),
+                signed(found.value, digits),
+                interval(found.low, found.high, digits, True),
+                p_value(found.p_value),
                 p_value(cell.p_holm),
             )
         )
     if not rows:
         return None
-    own = scales(series)
-    filled = {"condition": {"test": "datum.sure", **own["color"]}, "value": "var(--panel)"}
+    scale = scales(series)
+    filled = {"condition": {"test": "datum.sure", **scale["color"]}, "value": "var(--panel)"}
     x = {"field": "value", "type": "quantitative", "title": f"difference to {run.table.baseline}, {column.metric}"}
     y = {"field": "method", "type": "nominal", "title": None, "sort": None, "axis": NAMES}
     text = {"type": "text", "align": "left", "x": {"expr": "width + 12"}}
@@ -78,7 +80,7 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
                 "encoding": {
                     "x": {**x, "field": "low"},
                     "x2": {"field": "high"},
-                    "color": own["color"],
+                    "color": scale["color"],
                     "description": {"field": "tooltip"},
                 },
             },
@@ -86,8 +88,8 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
                 "mark": {"type": "point", "strokeWidth": 2, "size": 70},
                 "encoding": {
                     "fill": filled,
-                    "stroke": own["color"],
-                    "shape": own["shape"],
+                    "stroke": scale["color"],
+                    "shape": scale["shape"],
                     "description": {"field": "tooltip"},
                 },
             },
@@ -109,7 +111,7 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
 
 
 def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
-    """Score against FLOPs spent in training: a point for each run, a line from the untrained model to the mean."""
+    """Score against FLOPs spent in training: a point per run, a line from the untrained model to the mean."""
     digits, points, lines, table = digits_of(column.metric), [], [], []
     means: dict[str, tuple[float, float]] = {}
     unit = _exponent([row.spent.flops for row in run.table.rows])
@@ -119,7 +121,7 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
             continue
         means[row.method] = (row.spent.flops / 10**unit, cell.value)
         for seed, value in cell.by_seed.items():
-            flops = run.ledgers[row.method][seed]["total"]["flops"]
+            flops = run.ledgers[row.method][seed].flops
             tooltip = f"{row.method}, seed {seed}: {number(value, digits)} at {power(flops)} FLOPs"
             points.append({"method": row.method, "flops": flops / 10**unit, "value": value, "tooltip": tooltip})
         table.append(
@@ -140,7 +142,7 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
         {"method": method, "name": short(method), "place": place}
         for (method, _), place in zip(means.items(), apart(wished, 16, 4, height), strict=True)
     ]
-    own = scales(series)
+    scale = scales(series)
     x = {
         "field": "flops",
         "type": "quantitative",
@@ -161,32 +163,36 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
         "data": values(points),
         "encoding": {"x": x, "y": y},
         "layer": [
-            {"mark": {"type": "line", "strokeWidth": 1.5}, "data": values(lines), "encoding": {"color": own["color"]}},
+            {
+                "mark": {"type": "line", "strokeWidth": 1.5},
+                "data": values(lines),
+                "encoding": {"color": scale["color"]},
+            },
             {
                 "mark": {"type": "point", "size": 40},
-                "encoding": {"color": own["color"], "shape": own["shape"], "description": {"field": "tooltip"}},
+                "encoding": {"color": scale["color"], "shape": scale["shape"], "description": {"field": "tooltip"}},
             },
-            *_labels(labels, own),
+            *_labels(labels, scale),
         ],
     }
     return Figure(
         f"{column.title}, {column.metric}",
         draw(spec),
-        f"{column.title}, {column.metric}, against the FLOPs that training spent: a mark for each run, a line from the "
+        f"{column.title}, {column.metric}, against the FLOPs that training spent: a mark per run, a line from the "
         "untrained model to the mean of the method.",
         ("method", "FLOPs", "mean", "95 % interval"),
         tuple(table),
     )
 
 
-def _labels(labels: Sequence[dict], own: dict) -> list[dict]:
-    """Names to the right of a chart, at "place" pixels from its top, each behind its mark."""
+def _labels(labels: Sequence[dict[str, Any]], scale: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Names to the right of a chart, "place" pixels from its top, each after its mark."""
     y = {"field": "place", "type": "quantitative", "scale": None, "axis": None}
     return [
         {
             "mark": {"type": "point", "size": 40, "x": {"expr": "width + 12"}},
             "data": values(labels),
-            "encoding": {"y": y, "x": None, "color": own["color"], "shape": own["shape"]},
+            "encoding": {"y": y, "x": None, "color": scale["color"], "shape": scale["shape"]},
         },
         {
             "mark": {"type": "text", "align": "left", "baseline": "middle", "x": {"expr": "width + 21"}},
@@ -196,24 +202,24 @@ def _labels(labels: Sequence[dict], own: dict) -> list[dict]:
     ]
 
 
-def _exponent(found: Sequence[float]) -> int:
-    """Of the power of ten that the largest is counted in."""
-    return floor(log10(max(found))) if max(found, default=0) else 0
+def _exponent(numbers: Sequence[float]) -> int:
+    """The exponent of the power of ten of the largest number."""
+    return floor(log10(max(numbers))) if max(numbers, default=0) else 0
 
 
-def _domain(found: Sequence[float]) -> tuple[float, float]:
-    """A little more than the range of values."""
-    margin = 0.08 * (max(found) - min(found)) or 1.0
-    return min(found) - margin, max(found) + margin
+def _domain(numbers: Sequence[float]) -> tuple[float, float]:
+    """The range of numbers with a margin."""
+    margin = 0.08 * (max(numbers) - min(numbers)) or 1.0
+    return min(numbers) - margin, max(numbers) + margin
 
 
 def budget(run: Run) -> Figure | None:
-    """FLOPs by role, the mean over the runs of a method."""
+    """FLOPs by role, the mean over the runs of each method."""
     rows, table = [], []
     shares = {
         method: {
-            role: fmean(ledger["roles"].get(role, {}).get("flops", 0.0) for ledger in by_seed.values())
-            for role in dict.fromkeys(role for ledger in by_seed.values() for role in ledger["roles"])
+            role: fmean(ledger.roles.get(role, Spending()).flops for ledger in by_seed.values())
+            for role in dict.fromkeys(role for ledger in by_seed.values() for role in ledger.roles)
         }
         for method, by_seed in run.ledgers.items()
     }
@@ -227,7 +233,7 @@ def budget(run: Run) -> Figure | None:
             flops = by_role.get(role, 0.0)
             tooltip = f"{method}, {role}: {power(flops)} FLOPs"
             rows.append({"method": method, "role": role, "flops": flops / 10**unit, "place": place, "tooltip": tooltip})
-        wasted = fmean(ledger["total"].get("wasted_flops", 0.0) for ledger in run.ledgers[method].values())
+        wasted = fmean(ledger.total.wasted_flops for ledger in run.ledgers[method].values())
         spent = (*(by_role.get(role, 0.0) for role in roles), sum(by_role.values()), wasted)
         table.append((method, *map(power, spent)))
     if not rows:
@@ -243,7 +249,7 @@ def budget(run: Run) -> Figure | None:
             "x": {
                 "field": "flops",
                 "type": "quantitative",
-                "title": f"{ten(unit)} FLOPs a run, mean over seeds",
+                "title": f"{ten(unit)} FLOPs per run, mean over seeds",
                 "axis": {"tickCount": 4},
             },
             "order": {"field": "place"},
@@ -266,8 +272,8 @@ def budget(run: Run) -> Figure | None:
     return Figure(
         "Budget by role",
         draw(spec),
-        "What the FLOPs of a run went into, mean over the seeds of a method. Wasted, beside the cap: padding, and "
-        "finished sequences that wait for their batch.",
+        "What the FLOPs of a run were spent on, mean over the seeds of a method. Wasted, not part of the cap: padding, "
+        "and finished sequences that wait for their batch.",
         ("method", *roles, "all", "wasted"),
         tuple(table),
     )
@@ -276,11 +282,12 @@ def budget(run: Run) -> Figure | None:
 def parts(
     column: Column, how: str, found: Mapping[str, Mapping[str, float]], series: Sequence[Series], ordered: bool = False
 ) -> Figure | None:
-    """Means of parts of a benchmark (sections, categories, levels), a mark for each method.
+    """Means of parts of a benchmark (sections, categories, levels), a mark per method.
 
     Args:
+        how: the kind of parts, such as "by section".
         found: part -> method -> mean over seeds.
-        ordered: the parts are steps of one scale, such as levels; a line joins them.
+        ordered: whether the parts are steps of a scale, such as levels; a line then joins them.
     """
     if not found:
         return None
@@ -295,7 +302,7 @@ def parts(
     return Figure(
         f"{how}, {column.metric}",
         draw(draws(rows, list(found), series)),
-        f"{column.title} {how}: {column.metric}, mean over seeds, for each method.",
+        f"{column.title} {how}: {column.metric}, mean over seeds, per method.",
         ("", *methods),
         tuple(
             (part, *(number(by_method.get(method), digits) for method in methods)) for part, by_method in found.items()
@@ -303,8 +310,8 @@ def parts(
     )
 
 
-def _dots(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict:
-    own = scales(series)
+def _dots(rows: list[dict[str, Any]], names: list[str], series: Sequence[Series]) -> dict[str, Any]:
+    scale = scales(series)
     y = {
         "field": "part",
         "type": "nominal",
@@ -324,12 +331,18 @@ def _dots(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict:
         "height": {"step": 30},
         "data": values(rows),
         "mark": {"type": "point", "size": 56, "stroke": "var(--panel)", "strokeWidth": 0.7},
-        "encoding": {"x": x, "y": y, "fill": own["color"], "shape": own["shape"], "description": {"field": "tooltip"}},
+        "encoding": {
+            "x": x,
+            "y": y,
+            "fill": scale["color"],
+            "shape": scale["shape"],
+            "description": {"field": "tooltip"},
+        },
     }
 
 
-def _steps(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict:
-    own, height = scales(series), 220
+def _steps(rows: list[dict[str, Any]], names: list[str], series: Sequence[Series]) -> dict[str, Any]:
+    scale, height = scales(series), 220
     low, high = _domain([row["value"] for row in rows])
     ends = [row for row in rows if row["part"] == names[-1]]
     wished = [height * (high - row["value"]) / (high - low) for row in ends]
@@ -352,11 +365,11 @@ def _steps(rows: list[dict], names: list[str], series: Sequence[Series]) -> dict
         "data": values(rows),
         "encoding": {"x": x, "y": y},
         "layer": [
-            {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"color": own["color"]}},
+            {"mark": {"type": "line", "strokeWidth": 1.5}, "encoding": {"color": scale["color"]}},
             {
                 "mark": {"type": "point", "size": 40},
-                "encoding": {"color": own["color"], "shape": own["shape"], **tooltip},
+                "encoding": {"color": scale["color"], "shape": scale["shape"], **tooltip},
             },
-            *_labels(labels, own),
+            *_labels(labels, scale),
         ],
     }

@@ -1,7 +1,7 @@
-"""The page: figures, tables, texts and samples put into one HTML file that asks for nothing else.
+"""The page: figures, tables, texts and samples in one HTML file that loads nothing else.
 
-Texts of models, judges, prompts and files are data. The template escapes every one of them, the script only ever sets
-text, samples stand in the page as base64, and the page's policy (CSP) lets no other script or style run.
+Texts of models, judges, prompts and files are data. The template escapes all of them, the script only sets text,
+samples are stored as base64, and the page's policy (CSP) lets no other script or style run.
 """
 
 import base64
@@ -22,22 +22,22 @@ from harness.report.verdict import Verdict, verdict
 from harness.results import tuning_record
 from harness.results.folder import MACHINE
 from harness.statistics.ranking import SIGNIFICANT
-from harness.tables.layout import count, digits_of, duration
+from harness.tables.layout import NONE, count, digits_of, duration
 from harness.tables.schema import Cell, Column, Row
 
-PARTS = (  # fields of a score's details that hold a value for each part of the benchmark
+PARTS = (  # fields of a score's details with a value per part of the benchmark
     ("sections", "by section"),
     ("categories", "by category"),
     ("level", "by level"),
     ("subject", "by subject"),
     ("groups", "by group of instructions"),
 )
-NO_VERSIONS = ("format", "command", "machine", "system", *MACHINE)  # in versions.json
-FURTHER = {  # fields that hold one more number about a benchmark
+NO_VERSIONS = ("format", "command", "machine", "system", *MACHINE)  # other fields of versions.json
+FURTHER = {  # fields with one further number of a benchmark
     "turn_1": "turn 1",
     "turn_2": "turn 2",
     "length_controlled_win_rate": "length-controlled win rate %",
-    "average_length": "characters an answer",
+    "average_length": "characters per answer",
     "strict": "strict %",
     "math_verify": "math-verify %",
     "minerva": "Minerva %",
@@ -59,8 +59,8 @@ def page(run: Run, made: datetime) -> str:
     texts = {name: (files("harness.report") / "html" / name).read_text("utf-8") for name in ("page.css", "page.js")}
     style, script = texts["page.css"], texts["page.js"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {name: getattr(wording, name) for name in ("number", "signed", "power")} | {"count": count}
-    environment.filters["duration"] = duration
+    environment.filters |= {"number": wording.number, "signed": wording.signed, "power": wording.power}
+    environment.filters |= {"count": count, "duration": duration}
     environment.globals |= {"p_value": wording.p_value, "interval": wording.interval, "listed": wording.listed}
     template = environment.from_string((files("harness.report") / "html" / "page.html.jinja").read_text("utf-8"))
     return template.render(
@@ -103,7 +103,7 @@ def _drawn(found: Any) -> list[Figure]:
 
 
 def _marks(row: Row, conclusion: Verdict) -> dict[str, list[str]]:
-    """Benchmark -> what a cell of the leaderboard is: "sure" (differs from the baseline), "best" (clearly ahead of all
+    """Benchmark -> marks of a cell of the leaderboard: "sure" (differs from the baseline), "best" (clearly ahead of all
     others)."""
     clear = {leader.column.name for leader in conclusion.leaders if leader.clear and leader.row is row}
     return {name: ["sure"] * _sure(cell) + ["best"] * (name in clear) for name, cell in row.cells.items()}
@@ -122,7 +122,7 @@ def _parts(run: Run, column: Column, series: list[Series]) -> Iterator[Figure]:
                     value = value["strict"] if isinstance(value, dict) else value
                     if value is not None:
                         found.setdefault(part, {}).setdefault(method, []).append(value)
-        means = {part: {method: fmean(own) for method, own in by_method.items()} for part, by_method in found.items()}
+        means = {part: {method: fmean(each) for method, each in by_method.items()} for part, by_method in found.items()}
         if figure := figures.parts(column, how, means, series, ordered=field == "level"):
             yield figure
 
@@ -136,10 +136,16 @@ def _further(run: Run, column: Column) -> tuple[list[str], list[tuple[str, list[
         }
         for method, by_seed in run.scores[column.name].items()
     }
-    known = [name for name in FURTHER if any(own[name] for own in by_method.values())]
+    known = [name for name in FURTHER if any(numbers[name] for numbers in by_method.values())]
     rows = [
-        (method, [wording.number(fmean(own[name]), 2 if "turn" in name else 1) if own[name] else "–" for name in known])
-        for method, own in by_method.items()
+        (
+            method,
+            [
+                wording.number(fmean(numbers[name]), 2 if "turn" in name else 1) if numbers[name] else NONE
+                for name in known
+            ],
+        )
+        for method, numbers in by_method.items()
     ]
     return [FURTHER[name] for name in known], rows
 
@@ -152,7 +158,7 @@ def _provenance(run: Run, made: datetime) -> list[tuple[str, str]]:
         ("Prompts", experiment.prompts),
         ("Labelled pairs", experiment.preferences),
         ("Benchmark files", experiment.data_dir),
-        ("Budget of a run", str(experiment.cap)),
+        ("Budget per run", str(experiment.cap)),
         ("Seeds", ", ".join(map(str, range(experiment.seeds)))),
         ("Judge", ", ".join(sorted(judges)) or "none needed"),
         ("Versions", versions),

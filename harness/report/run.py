@@ -1,4 +1,4 @@
-"""What the report page is made from, read from the files of a finished run."""
+"""A finished run as the report page needs it: the stored run, its table, and the training of each stage."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import Score
+from harness.budget import Ledger
+from harness.endpoints.spend import SPENT
 from harness.experiment.options import Experiment
 from harness.files import store
-from harness.files.marks import Folder
-from harness.results.folder import read_experiment, table_of
+from harness.results.folder import StoredRun
 from harness.runs.arm import Arm
 from harness.runs.run import arms_of
 from harness.tables.schema import Table
@@ -19,35 +20,46 @@ from harness.tables.schema import Table
 
 @dataclass(frozen=True)
 class StageReport:
-    """The training of one stage of an arm: a row for each update, and its health (empty where none is stored)."""
+    """The training of one stage of an arm: one row per update, and its health (empty where none is stored)."""
 
     method: str
     seed: int
     name: str
-    history: list[dict]
-    health: dict
+    history: list[dict[str, Any]]
+    health: dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run."""
+    """A finished run with its table."""
 
-    path: Path
-    experiment: Experiment
+    stored: StoredRun
     table: Table
-    versions: dict[str, Any]
 
     @classmethod
     def read(cls, path: Path) -> "Run":
         """
         Raises:
-            UserError: when the folder holds no run, or one that is not finished.
+            UserError: when the folder is not a run folder, or the run is not finished.
         """
-        return cls(path, read_experiment(path), table_of(path), store.read_json(path / "versions.json"))
+        stored = StoredRun.read(path)
+        return cls(stored, stored.table())
+
+    @property
+    def path(self) -> Path:
+        return self.stored.path
+
+    @property
+    def experiment(self) -> Experiment:
+        return self.stored.experiment
+
+    @property
+    def versions(self) -> dict[str, Any]:
+        return self.stored.versions
 
     @cached_property
     def arms(self) -> list[Arm]:
-        return arms_of(self.experiment, Folder(self.path))
+        return arms_of(self.experiment, self.stored.folder)
 
     @property
     def methods(self) -> tuple[str, ...]:
@@ -56,22 +68,16 @@ class Run:
 
     @cached_property
     def scores(self) -> dict[str, dict[str, dict[int, Score]]]:
-        """Benchmark -> method -> seed -> score; what was left out is absent."""
-        found: dict[str, dict[str, dict[int, Score]]] = {column.name: {} for column in self.table.benchmarks}
-        for arm in self.arms:
-            for name, by_method in found.items():
-                file = arm.folder / "scores" / f"{name}.json"
-                if file.exists():
-                    by_method.setdefault(arm.name, {})[arm.seed] = Score(**store.read_json(file))
-        return found
+        """Benchmark -> method -> seed -> score, without those that a method left out."""
+        names = [column.name for column in self.table.benchmarks]
+        rows = self.stored.rows
+        return {name: {row.method: row.scores[name] for row in rows if row.scores.get(name)} for name in names}
 
-    @cached_property
-    def ledgers(self) -> dict[str, dict[int, dict]]:
-        """Method -> seed -> what was spent."""
-        found: dict[str, dict[int, dict]] = {name: {} for name in self.methods}
-        for arm in self.arms:
-            found[arm.name][arm.seed] = store.read_json(arm.folder / "ledger.json")
-        return found
+    @property
+    def ledgers(self) -> dict[str, dict[int, Ledger]]:
+        """Method -> seed -> what was spent, in the order of the table."""
+        by_method = {row.method: row.ledgers for row in self.stored.rows}
+        return {method: by_method[method] for method in self.methods}
 
     @cached_property
     def stages(self) -> list[StageReport]:
@@ -80,8 +86,8 @@ class Run:
 
     @property
     def judge_spending(self) -> dict[str, float] | None:
-        """{"calls", "usd"} of a judge behind an endpoint, None where there was none."""
-        file = self.path / "judge" / "spent.json"
+        """{"calls", "usd"} of a judge behind an endpoint; None without one."""
+        file = self.stored.folder.judge_log / SPENT
         if not file.exists():
             return None
         spent = store.read_json(file)
@@ -89,14 +95,14 @@ class Run:
 
     @property
     def finished(self) -> datetime:
-        """When the youngest score was written."""
-        files = (self.path / "arms").glob("*/scores/*.json")
-        return datetime.fromtimestamp(max(file.stat().st_mtime for file in files))
+        """When the latest score was written."""
+        files = [arm.folder.score(name) for arm in self.arms for name in self.experiment.benchmarks]
+        return datetime.fromtimestamp(max(file.stat().st_mtime for file in files if file.exists()))
 
 
 def _stages(arm: Arm) -> Iterator[StageReport]:
     for stage in arm.stages:
-        history, health = arm.folder / "training" / f"{stage.name}.jsonl", arm.folder / "health" / f"{stage.name}.json"
+        history, health = arm.folder.history(stage.name), arm.folder.health(stage.name)
         yield StageReport(
             arm.name,
             arm.seed,

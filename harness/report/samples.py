@@ -1,7 +1,7 @@
-"""Questions, answers and judgments for the page's sample browser: compact, and never more than fits.
+"""Questions, answers and judgments for the sample browser of the page, compact and within a limit.
 
-A benchmark is one block of JSON, its texts stored once each, as gzip in base64: nothing in it can end the element of
-the page that holds it, and the browser unpacks it when it is looked at.
+Each benchmark is one block of JSON with each text stored once, as gzip in base64: nothing in it can end the element of
+the page that holds it, and the browser unpacks it when it is opened.
 """
 
 import base64
@@ -12,33 +12,33 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from harness.benchmarks.base import Settings
-from harness.benchmarks.files import with_suite_settings
-from harness.benchmarks.questions import load_questions
-from harness.errors import UserError
 from harness.files import store
 from harness.report.run import Run
 from harness.runs.arm import Arm
-from harness.runs.inputs import data_folder
+from harness.runs.questions import read_questions
 from harness.tables.layout import digits_of
 from harness.tables.schema import Column
 
-MOST_BYTES = 3_500_000  # of all blocks of a page, as they stand in it
-LONG = 60  # characters from which a text is shown as a text, not as a fact
+MOST_BYTES = 3_500_000  # of all blocks of a page, compressed
+LONG = 60  # characters; longer values are shown as texts, not as facts
 TURNS = "turns"
 TEXTS = ("output", "response", "instruction", "prompt", "question", "reference", "chosen", "rejected", "text")
 ANSWERS = ("output", "response")
-UNSHOWN = {  # of rows: what is shown elsewhere, is the same in all, or only serves the machinery
+UNSHOWN = {  # fields that are shown elsewhere, are the same in all rows, or are internal
     *("id", "question_id", "settings", "training", "finished", "judge", "user_prompt", "fingerprint", "date", "turn"),
     *("judge_prompts", "reference_file", "examples", "official_index", "df_gamed", "protocol", "count", "sections"),
 }
-GROUPS = ("category", "subset", "subject")  # the field of a question that names its group, the first that it has
-Part = tuple[str, str, str]  # "text", "judgment" or "fact"; label; text
+GROUPS = ("category", "subset", "subject")  # fields that name the group of a question; the first present counts
+Row = dict[str, Any]
+Part = tuple[str, str, str]  # ("text", "judgment" or "fact"; label; text)
 
 
 @dataclass(frozen=True)
 class Block:
-    """The samples of a benchmark as they stand in the page. questions: in the block; of: in the benchmark."""
+    """The samples of a benchmark as the page has them.
+
+    questions: how many are in the block. of: how many the benchmark has.
+    """
 
     benchmark: str
     data: str
@@ -47,8 +47,8 @@ class Block:
 
 
 def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
-    """The samples of all benchmarks. Where all would be more than `most_bytes`, each benchmark keeps the same share of
-    its questions: those that no verdict was found for, and those on which methods differ most."""
+    """The samples of all benchmarks. If they exceed `most_bytes`, each benchmark keeps the same share of its questions:
+    those that lack a verdict, then those on which methods differ most."""
     found = {column.name: _Samples(run, column) for column in run.table.benchmarks}
     share = 1.0
     while True:
@@ -60,12 +60,12 @@ def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
 
 
 class _Samples:
-    """Everything of a benchmark, and which questions matter most."""
+    """All samples of a benchmark, and which questions matter most."""
 
     def __init__(self, run: Run, column: Column):
         self.run, self.column = run, column
-        self.arms = [arm for arm in run.arms if (arm.folder / "samples" / f"{column.name}.jsonl").exists()]
-        self.items = {item["id"]: item for item in _items(run, column.name)}
+        self.arms = [arm for arm in run.arms if arm.folder.samples(column.name).exists()]
+        self.items = read_questions(run.experiment, run.path, column.name)
         self.cells: list[dict[str, dict[str, Any]]] = [_cells(run, arm, column.name) for arm in self.arms]
         known = dict.fromkeys(question for cells in self.cells for question in cells)
         self.questions = [question for question in self.items if question in known]
@@ -78,7 +78,7 @@ class _Samples:
         def place(text: str) -> int:
             return texts.setdefault(text, len(texts))
 
-        def packed(parts: Iterator[Part]) -> list[list]:
+        def packed(parts: Iterator[Part] | list[Part]) -> list[list[str | int]]:
             return [[kind[0], place(label), place(text)] for kind, label, text in parts]
 
         content = {
@@ -108,16 +108,16 @@ class _Samples:
         return Block(self.column.name, data, len(kept), len(self.questions))
 
     def _kept(self, share: float) -> list[str]:
-        """The questions that matter most, in their order."""
+        """The questions that matter most, in their original order."""
         number = int(share * len(self.questions))
         if number == len(self.questions):
             return self.questions
-        matter = sorted(self.questions, key=self._spread, reverse=True)
-        chosen = set(matter[:number])
+        by_spread = sorted(self.questions, key=self._spread, reverse=True)
+        chosen = set(by_spread[:number])
         return [question for question in self.questions if question in chosen]
 
     def _spread(self, question: str) -> tuple[bool, float]:
-        """Whether a verdict is missing, and how far the means of methods are apart."""
+        """Whether a verdict is missing, and by how much the means of methods differ."""
         by_method: dict[str, list[float]] = {}
         is_open = False
         for arm, cells in zip(self.arms, self.cells, strict=True):
@@ -125,42 +125,34 @@ class _Samples:
             is_open |= cell is None or cell["open"]
             if cell and cell["value"] is not None:
                 by_method.setdefault(arm.name, []).append(cell["value"])
-        means = [fmean(own) for own in by_method.values()] or [0.0]
+        means = [fmean(scores) for scores in by_method.values()] or [0.0]
         return is_open, max(means) - min(means)
 
 
-def _items(run: Run, benchmark: str) -> list[dict]:
-    """The questions, none where their file is not there any more."""
-    folder = data_folder(run.experiment, run.path)
-    settings = Settings(limit=run.experiment.limit, options=run.experiment.benchmark_options(benchmark))
-    try:
-        return load_questions(benchmark, folder, with_suite_settings(folder, settings))
-    except UserError:
-        return []
-
-
 def _cells(run: Run, arm: Arm, benchmark: str) -> dict[str, dict[str, Any]]:
-    """Question -> {"value" (None without a verdict), "open" (a verdict is missing), "parts"} of an arm."""
+    """Question -> {"value" (None without a verdict), "open" (whether a verdict is missing), "parts"} for an arm."""
     values = run.scores[benchmark][arm.name][arm.seed].values
-    judgments: dict[str, list[dict]] = {}
-    file = arm.folder / "judgments" / f"{benchmark}.jsonl"
+    judgments: dict[str, list[Row]] = {}
+    file = arm.folder.judgments(benchmark)
     for row in store.iterate_jsonl(file) if file.exists() else ():
         judgments.setdefault(str(row.get("id", row.get("question_id"))), []).append(row)
     cells = {}
-    for sample in store.iterate_jsonl(arm.folder / "samples" / f"{benchmark}.jsonl"):
+    for sample in store.iterate_jsonl(arm.folder.samples(benchmark)):
         question = str(sample["id"])
-        own = judgments.get(question, [])
+        rows = judgments.get(question, [])
         value = values.get(question)
         cells[question] = {
             "value": None if value is None else round(value, 4),
-            "open": value is None or ("extracted" in sample and sample["extracted"] is None) or any(map(_open, own)),
-            "parts": _with_judgments(list(_parts(sample, "Answer")), own),
+            "open": value is None
+            or ("extracted" in sample and sample["extracted"] is None)
+            or any(map(_is_open, rows)),
+            "parts": _with_judgments(list(_parts(sample, "Answer")), rows),
         }
     return cells
 
 
-def _with_judgments(parts: list[Part], judgments: list[dict]) -> list[Part]:
-    """The judgment of a turn stands behind the answer of that turn, others at the end."""
+def _with_judgments(parts: list[Part], judgments: list[Row]) -> list[Part]:
+    """Insert the judgment of a turn after the answer of that turn, others at the end."""
     texts = [place for place, (kind, *_) in enumerate(parts) if kind == "text"]
     for row in reversed(judgments):
         turn = row.get("turn")
@@ -169,17 +161,17 @@ def _with_judgments(parts: list[Part], judgments: list[dict]) -> list[Part]:
     return parts
 
 
-def _open(judgment: dict) -> bool:
-    """Whether a judgment has no verdict."""
+def _is_open(judgment: Row) -> bool:
+    """Whether a judgment lacks a verdict."""
     return bool(judgment.get("error")) or judgment.get("score") == -1 or judgment.get("preference", 0) is None
 
 
-def _group(item: dict) -> str:
+def _group(item: Row) -> str:
     found = next((str(item[name]) for name in GROUPS if name in item), "")
     return f"{found}, level {item['level']}" if "level" in item else found
 
 
-def _judgment(row: dict) -> Iterator[Part]:
+def _judgment(row: Row) -> Iterator[Part]:
     turn = f", turn {row['turn']}" if "turn" in row else ""
     if row.get("error"):
         yield "judgment", f"Judge{turn}: failed", str(row["error"])
@@ -191,15 +183,19 @@ def _judgment(row: dict) -> Iterator[Part]:
     if "askings" in row:
         for asking in row["askings"]:
             preference = asking["preference"]
-            verdict = "no verdict" if preference is None else f"this answer preferred to {100 * (preference - 1):.1f} %"
+            verdict = "no verdict" if preference is None else f"this answer preferred, {100 * (preference - 1):.1f} %"
             order = {True: "shown first", False: "shown second", None: "not shown, the same as the reference"}
             yield "judgment", f"Judge: {verdict} ({order[asking['policy_first']]})", asking["text"] or ""
         return
     yield from _parts(row, "Judge")
 
 
-def _parts(row: dict, what: str) -> Iterator[Part]:
-    """What people want to see of a row of any benchmark: texts, and facts. what: "Question", "Answer" or "Judge"."""
+def _parts(row: Row, what: str) -> Iterator[Part]:
+    """The texts and facts of a row of any benchmark that people want to see.
+
+    Args:
+        what: "Question", "Answer" or "Judge".
+    """
     for name, value in row.items():
         if name in UNSHOWN or value is None:
             continue

@@ -1,13 +1,14 @@
-"""Figures as SVG files of their own, for papers and documents: of one run, or of several with other budgets."""
+"""Figures as SVG files, for papers and documents: of one run, or of several with different budgets."""
 
 import re
 from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 from math import isnan
+from typing import Any
 
 from harness.errors import UserError
-from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, values
+from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, size_of, values
 from harness.report.figures import NUMBERS
 from harness.report.run import Run
 from harness.report.training import pair_quality
@@ -18,18 +19,18 @@ from harness.tables.schema import Cell, Column
 STYLE = files("harness.report") / "html" / "page.css"
 COLOR = re.compile(r"(--[\w-]+): light-dark\((#\w+), #\w+\)")
 PANEL = WIDTH - 150
-KEY_LINE, KEY_LETTER = 20, 7.2  # pixels of a line in the key, and of a letter
-APART = 1.02  # factor between methods of one cap
+KEY_LINE, KEY_LETTER = 20, 7.2  # pixels per line of the key, and per letter
+APART = 1.02  # factor between neighbouring methods with the same cap
 
 
 def pairs(runs: Sequence[Run]) -> Figure:
-    """Accuracy of the pairs against the probability of the chosen response: the SSO paper's figure 3.
+    """Accuracy of the pairs against the probability of the chosen response, as in figure 3 of the SSO paper.
 
     Raises:
         UserError: when there is nothing to draw.
     """
     if len(runs) > 1:
-        raise UserError(f"this figure is of one run, not of {len(runs)}")
+        raise UserError(f"this figure shows one run: give one, not {len(runs)}")
     (run,) = runs
     figure = pair_quality(run, _series(runs))
     if figure is None:
@@ -38,32 +39,34 @@ def pairs(runs: Sequence[Run]) -> Figure:
 
 
 def budgets(runs: Sequence[Run]) -> Figure:
-    """Scores of the same methods under several budgets, with their 95 % intervals; a panel for each benchmark.
+    """Scores of the same methods under several budgets, with their 95 % intervals; one panel per benchmark.
 
     Raises:
-        UserError: when a run has no cap in FLOPs, or other benchmarks than the first.
+        UserError: when a run has no cap in FLOPs, or different benchmarks than the first.
     """
     series, columns = _series(runs), runs[0].table.benchmarks
-    points, table, caps = [], [], set()
+    points: list[dict[str, Any]] = []
+    table: list[tuple[str, ...]] = []
+    caps: set[float] = set()
     places = {each.name: each.index - len(series) / 2 for each in series}
     for run in runs:
         if [each.name for each in run.table.benchmarks] != [each.name for each in columns]:
-            raise UserError(f"{run.path} has other benchmarks than {runs[0].path}: draw runs of the same ones")
+            raise UserError(f"{run.path} has different benchmarks than {runs[0].path}: give runs with the same ones")
         for row in run.table.rows:
-            if row.spent.flops and row.spent.cap_flops is None:
-                raise UserError(f"{run.path}: {row.method} has no cap in FLOPs: draw runs with a budget in FLOPs")
+            cap = row.spent.cap_flops
+            if row.spent.flops and cap is None:
+                raise UserError(f"{run.path}: {row.method} has no cap in FLOPs: give runs with a budget in FLOPs")
             for column in columns:
                 cell = row.cells[column.name]
                 digits, place = digits_of(column.metric), {"method": row.method, "benchmark": column.title}
-                if row.spent.flops:
-                    moved = row.spent.cap_flops * APART ** places[row.method]
-                    points.append(place | {"flops": moved} | _ends(cell))
-                    caps.add(row.spent.cap_flops)
+                if row.spent.flops and cap is not None:
+                    points.append(place | {"flops": cap * APART ** places[row.method]} | _ends(cell))
+                    caps.add(cap)
                 elif run is runs[0]:
                     points.append(place | {"base": cell.value})
                 shown = (number(cell.value, digits), interval(cell.low, cell.high, digits))
-                cap = power(row.spent.cap_flops) if row.spent.flops else "-"
-                table.append((row.method, cap, column.title, *shown))
+                spent = power(cap) if row.spent.flops and cap is not None else "-"
+                table.append((row.method, spent, column.title, *shown))
     panels = [_panel(column, points, sorted(caps), series) for column in columns]
     spec = {
         "vconcat": [{"hconcat": panels[place : place + 2], "spacing": 40} for place in range(0, len(panels), 2)],
@@ -84,13 +87,13 @@ FIGURES = {"pairs": pairs, "budgets": budgets}
 
 
 def as_file(figure: Figure, runs: Sequence[Run], command: str) -> str:
-    """An SVG document on white with a key, its colours those of the page in light: few programs know others.
+    """An SVG document on white with a key, in the light colours of the page, because few programs support both.
 
     Args:
-        command: what makes this file, to stand in it.
+        command: the command that makes this file; the file names it.
     """
     colors = dict(COLOR.findall(STYLE.read_text("utf-8")))
-    width, height = map(float, re.search(r'viewBox="0 0 ([0-9.]+) ([0-9.]+)"', figure.svg).groups())
+    width, height = size_of(figure.svg)
     key, below = _key([each for each in _series(runs) if each.color in figure.svg], width, height)
     inner = re.sub(r"^<svg [^>]*>|</svg>\s*$", "", figure.svg)
     drawn = (
@@ -103,7 +106,7 @@ def as_file(figure: Figure, runs: Sequence[Run], command: str) -> str:
 
 
 def _key(series: Sequence[Series], width: float, top: float) -> tuple[str, float]:
-    """Marks and names in lines below a drawing that ends at `top`, and where they end."""
+    """Marks and names in lines below a drawing that ends at `top`, and where the lines end."""
     parts, x, y = [], 16.0, top + KEY_LINE
     for each in series:
         wide = 26 + KEY_LETTER * len(each.name)
@@ -127,8 +130,10 @@ def _ends(cell: Cell) -> dict[str, float]:
     return {"value": cell.value, "low": low, "high": high}
 
 
-def _panel(column: Column, points: list[dict], caps: Sequence[float], series: Sequence[Series]) -> dict:
-    own = scales(series)
+def _panel(
+    column: Column, points: list[dict[str, Any]], caps: Sequence[float], series: Sequence[Series]
+) -> dict[str, Any]:
+    scale = scales(series)
     rows = [each for each in points if each["benchmark"] == column.title]
     trained = [each for each in rows if "flops" in each]
     x = {
@@ -149,7 +154,7 @@ def _panel(column: Column, points: list[dict], caps: Sequence[float], series: Se
             "fontSize": 13,
         },
         "data": values(trained),
-        "encoding": {"x": x, "color": own["color"]},
+        "encoding": {"x": x, "color": scale["color"]},
         "layer": [
             {
                 "mark": {"type": "rule", "color": MUTED, "strokeDash": [4, 3]},
@@ -163,7 +168,7 @@ def _panel(column: Column, points: list[dict], caps: Sequence[float], series: Se
             },
             {
                 "mark": {"type": "point", "size": 56},
-                "encoding": {"y": y, "shape": own["shape"]},
+                "encoding": {"y": y, "shape": scale["shape"]},
             },
         ],
     }

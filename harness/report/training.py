@@ -1,28 +1,32 @@
-"""Training as the page shows it: curves of every method, and what made its pairs good or bad."""
+"""Training as the page shows it: curves of each method, and the quality of its pairs."""
 
 from collections.abc import Sequence
 from itertools import groupby
 from statistics import fmean
+from typing import Any
 
 from harness.report.drawing import MUTED, SIZE, WIDTH, Figure, Series, draw, scales, values
 from harness.report.run import Run, StageReport
 from harness.report.wording import number
 from harness.tables.layout import NONE
 
-POINTS = 100  # of a curve: longer ones are shown as means of neighbours
+POINTS = 100  # of a curve; longer ones are shown as means of neighbours
 CURVES = (  # title, and name -> (field of the history, dashes)
     ("loss", {"loss": ("loss", [1, 0])}),
     ("accuracy of pairs", {"accuracy": ("accuracy", [1, 0])}),
     (
-        "log-probability a token: chosen, and rejected dashed",
+        "log-probability per token: chosen; rejected dashed",
         {"chosen": ("chosen_logp", [1, 0]), "rejected": ("rejected_logp", [4, 3])},
     ),
-    ("chosen against the reference, nats a token", {"chosen against the reference": ("chosen_logratio", [1, 0])}),
+    (
+        "chosen compared with the reference, nats per token",
+        {"chosen compared with the reference": ("chosen_logratio", [1, 0])},
+    ),
 )
 
 
 def curves(run: Run, series: Series) -> Figure | None:
-    """Curves of a method's training over its updates, all stages after each other; None where nothing is stored."""
+    """Curves of a method's training over its updates, one stage after the other; None where nothing is stored."""
     by_seed = {
         seed: list(stages)
         for seed, stages in groupby(
@@ -35,13 +39,13 @@ def curves(run: Run, series: Series) -> Figure | None:
     for title, lines in CURVES:
         rows = []
         for name, (field, _) in lines.items():
-            own = {seed: _points(stages, field) for seed, stages in by_seed.items()}
+            curve = {seed: _points(stages, field) for seed, stages in by_seed.items()}
             rows += [
                 {"line": name, "run": f"{name} {seed} {stage}", "step": step, "value": value, "mean": False}
-                for seed, points in own.items()
+                for seed, points in curve.items()
                 for stage, step, value in points
             ]
-            mean = _mean(own)
+            mean = _mean(curve)
             rows += [
                 {"line": name, "run": f"{name} {stage}", "step": step, "value": value, "mean": True}
                 for stage, step, value in mean
@@ -58,38 +62,38 @@ def curves(run: Run, series: Series) -> Figure | None:
     return Figure(
         series.name,
         draw({"vconcat": panels, "spacing": 14, "resolve": {"scale": {"strokeDash": "independent"}}}),
-        f"Training of {series.name}: thin lines are seeds, the thick line is their mean. Of log-probabilities, the "
-        "full line is that of chosen responses, the dashed one of rejected.",
+        f"Training of {series.name}: thin lines are seeds, the thick line is their mean. For log-probabilities, the "
+        "full line shows chosen responses, the dashed line rejected ones.",
         ("", "first update", "last update"),
         tuple(table),
     )
 
 
 def _points(stages: Sequence[StageReport], field: str) -> list[tuple[str, float, float]]:
-    """(stage, update counted over all stages, value) of a field, at most about POINTS a stage."""
+    """(stage, update counted over all stages, value) of a field, at most about POINTS per stage."""
     found, before = [], 0
     for stage in stages:
-        own = [(before + row["step"], row[field]) for row in stage.history if row.get(field) is not None]
-        size = max(1, -(-len(own) // POINTS))
-        for start in range(0, len(own), size):
-            steps, measured = zip(*own[start : start + size], strict=True)
+        points = [(before + row["step"], row[field]) for row in stage.history if row.get(field) is not None]
+        size = max(1, -(-len(points) // POINTS))
+        for start in range(0, len(points), size):
+            steps, measured = zip(*points[start : start + size], strict=True)
             found.append((stage.name, fmean(steps), fmean(measured)))
         before += len(stage.history)
     return found
 
 
 def _mean(by_seed: dict[int, list[tuple[str, float, float]]]) -> list[tuple[str, float, float]]:
-    """The mean over seeds of the n-th point of each stage, where all seeds have it."""
+    """The mean over seeds of the n-th point of each stage, for points that all seeds have."""
     stages = dict.fromkeys(stage for points in by_seed.values() for stage, *_ in points)
     found = []
     for stage in stages:
-        own = [[point for point in points if point[0] == stage] for points in by_seed.values()]
-        for same in zip(*own, strict=False):
+        of_stage = [[point for point in points if point[0] == stage] for points in by_seed.values()]
+        for same in zip(*of_stage, strict=False):
             found.append((stage, fmean(point[1] for point in same), fmean(point[2] for point in same)))
     return found
 
 
-def _starts(stages: Sequence[StageReport]) -> list[dict]:
+def _starts(stages: Sequence[StageReport]) -> list[dict[str, Any]]:
     starts, before = [], 0
     for stage in stages:
         starts.append({"step": before, "stage": stage.name})
@@ -97,7 +101,7 @@ def _starts(stages: Sequence[StageReport]) -> list[dict]:
     return starts if len(starts) > 1 else []
 
 
-def _boundaries(starts: list[dict], labels: bool) -> dict:
+def _boundaries(starts: list[dict[str, Any]], labels: bool) -> dict[str, Any]:
     x = {"field": "step", "type": "quantitative"}
     layer = [{"mark": {"type": "rule", "color": MUTED, "strokeDash": [2, 3], "aria": False}, "encoding": {"x": x}}]
     if labels:
@@ -106,7 +110,9 @@ def _boundaries(starts: list[dict], labels: bool) -> dict:
     return {"data": values(starts), "layer": layer}
 
 
-def _panel(title: str, rows: list[dict], lines: dict[str, tuple[str, list[int]]], series: Series) -> dict:
+def _panel(
+    title: str, rows: list[dict[str, Any]], lines: dict[str, tuple[str, list[int]]], series: Series
+) -> dict[str, Any]:
     dash = {
         "field": "line",
         "type": "nominal",
@@ -128,7 +134,7 @@ def _panel(title: str, rows: list[dict], lines: dict[str, tuple[str, list[int]]]
         "axis": {"grid": True, "tickCount": 3, "minExtent": 44, "maxExtent": 44},
     }
 
-    def layer(mean: bool) -> dict:
+    def layer(mean: bool) -> dict[str, Any]:
         return {
             "transform": [{"filter": {"field": "mean", "equal": mean}}],
             "mark": {
@@ -158,7 +164,7 @@ def _panel(title: str, rows: list[dict], lines: dict[str, tuple[str, list[int]]]
 
 
 def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
-    """Accuracy of pairs against the probability of the chosen response (the SSO paper's figure 3), a mark a stage."""
+    """Accuracy of pairs against the probability of the chosen response (SSO paper, figure 3), a mark per stage."""
     rows = [
         {
             "method": stage.method,
@@ -172,7 +178,7 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
     ]
     if not rows:
         return None
-    own, height = scales(series), 220
+    scale, height = scales(series), 220
     axis = {"grid": True, "tickCount": 4}
     spec = {
         "width": WIDTH - 60,
@@ -194,8 +200,8 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
                 "scale": {"zero": False},
                 "axis": axis,
             },
-            "fill": own["color"],
-            "shape": own["shape"],
+            "fill": scale["color"],
+            "shape": scale["shape"],
             "description": {"field": "tooltip"},
         },
     }
@@ -203,22 +209,22 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
         "Are the pairs right, and are they the model's own?",
         draw(spec),
         "How often the judge prefers the chosen response of a pair, against how probable its tokens are for the model "
-        "before training; a mark for each stage and seed.",
+        "before training; one mark per stage and seed.",
         ("run and stage",),
         tuple((row["tooltip"],) for row in rows),
     )
 
 
-def health_rows(run: Run) -> list[dict]:
-    """A row for each method and stage: means over seeds, counts summed, as texts; and all warnings."""
+def health_rows(run: Run) -> list[dict[str, Any]]:
+    """One row per method and stage, as texts: means over seeds, sums of counts, and all warnings."""
     found = []
     order = {method: place for place, method in enumerate(run.methods)}
     stages = sorted((stage for stage in run.stages if stage.health), key=lambda stage: order[stage.method])
     for (method, name), group in groupby(_by_stage(stages), key=lambda stage: (stage.method, stage.name)):
-        own = list(group)
+        runs = list(group)
         discarded: dict[str, int] = {}
         events: dict[str, int] = {}
-        for stage in own:
+        for stage in runs:
             for into, field in ((discarded, "discarded"), (events, "events")):
                 for reason, times in stage.health.get(field, {}).items():
                     into[reason] = into.get(reason, 0) + times
@@ -226,21 +232,21 @@ def health_rows(run: Run) -> list[dict]:
             {
                 "method": method,
                 "stage": name,
-                "examples": _average(own, "examples", 0),
-                "accuracy": _average(own, "pair_accuracy", 1, 100),
-                "chosen": _average(own, "chosen_probability", 3),
-                "rejected": _average(own, "rejected_probability", 3),
-                "tokens": _average(own, "completion_tokens", 1),
-                "finished": _average(own, "finished", 1, 100),
+                "examples": _average(runs, "examples", 0),
+                "accuracy": _average(runs, "pair_accuracy", 1, 100),
+                "chosen": _average(runs, "chosen_probability", 3),
+                "rejected": _average(runs, "rejected_probability", 3),
+                "tokens": _average(runs, "completion_tokens", 1),
+                "finished": _average(runs, "finished", 1, 100),
                 "discarded": "; ".join(f"{times} {reason}" for reason, times in (discarded | events).items()) or NONE,
-                "warnings": [f"seed {stage.seed}: {text}" for stage in own for text in stage.health["warnings"]],
+                "warnings": [f"seed {stage.seed}: {text}" for stage in runs for text in stage.health["warnings"]],
             }
         )
     return found
 
 
 def _by_stage(stages: Sequence[StageReport]) -> list[StageReport]:
-    """Stages of one name and method beside each other, in the order of the first."""
+    """Stages with the same method and name next to each other, in the order of the first."""
     places = {key: place for place, key in enumerate(dict.fromkeys((stage.method, stage.name) for stage in stages))}
     return sorted(stages, key=lambda stage: places[stage.method, stage.name])
 

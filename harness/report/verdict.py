@@ -1,8 +1,7 @@
-"""Who won, by how much, how sure that is and what it cost: the summary at the top of the page, computed from scores.
+"""The summary at the top of the page: who won, by how much, how certain that is and what it cost.
 
-Methods are compared with the baseline in the table. Which of them is best is another question, answered by its
-ranks: there every pair of ranked methods is compared on every benchmark (`harness.statistics.ranking`); these are its
-pairs.
+The table compares methods with the baseline. Which of them is best is another question, which the ranks answer: they
+compare every pair of ranked methods on every benchmark (`harness.statistics.ranking`). The pairs here are the same.
 """
 
 from collections import Counter
@@ -11,7 +10,8 @@ from itertools import combinations
 
 from harness.report.run import Run
 from harness.report.wording import listed, number, power, span
-from harness.statistics.intervals import LEAST_SEEDS, Difference, differences, holm
+from harness.statistics.grids import LEAST_SEEDS
+from harness.statistics.intervals import Difference, differences, holm
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.build import grid_of
 from harness.tables.layout import count, digits_of, duration
@@ -19,15 +19,17 @@ from harness.tables.schema import Cell, Column, Row, Table
 
 TOO_FEW = "Too few training runs to name a winner."
 WHY_TOO_FEW = (
-    f"With fewer than {LEAST_SEEDS} training runs per method no difference is called significant, however large: "
-    f"another run could turn out otherwise (--seeds {LEAST_SEEDS} adds runs)."
+    f"With fewer than {LEAST_SEEDS} training runs per method no difference counts as significant, however large: "
+    f"run-to-run variance is unknown (--seeds {LEAST_SEEDS} adds runs)."
 )
 
 
 @dataclass(frozen=True)
 class ComparedPair:
-    """The paired difference first - second on a benchmark; p_holm counts all pairs of the page, and is None where there
-    are too few seeds to call it."""
+    """The difference first - second on a benchmark.
+
+    p_holm: corrected for all pairs of the page; None where there are too few seeds for a test.
+    """
 
     benchmark: str
     first: str
@@ -40,14 +42,18 @@ class ComparedPair:
         return self.p_holm is not None and self.p_holm < SIGNIFICANT
 
     def turned(self) -> "ComparedPair":
-        own = self.difference
-        turned = replace(own, value=-own.value, low=-own.high, high=-own.low)
+        """The difference second - first."""
+        found = self.difference
+        turned = replace(found, value=-found.value, low=-found.high, high=-found.low)
         return ComparedPair(self.benchmark, self.second, self.first, turned, self.p_holm)
 
 
 @dataclass(frozen=True)
 class Leader:
-    """The highest score on a benchmark. pairs: the leader against each other ranked method, the nearest first."""
+    """The method with the highest score on a benchmark.
+
+    pairs: the leader compared with each other ranked method, the nearest first.
+    """
 
     column: Column
     row: Row
@@ -63,12 +69,12 @@ class Leader:
 
     @property
     def clear(self) -> bool:
-        """Significantly ahead of every other ranked method."""
+        """Whether it is significantly ahead of every other ranked method."""
         return self.cell.best
 
     @property
     def can_be_called(self) -> bool:
-        """Whether there are runs enough to say that it leads."""
+        """Whether there are enough runs to test its lead."""
         return any(pair.p_holm is not None for pair in self.pairs)
 
     @property
@@ -90,6 +96,7 @@ class Verdict:
 
 
 def verdict(run: Run) -> Verdict:
+    """Compute the summary of a run."""
     ranked = [row for row in run.table.rows if row.ranked]
     pairs = _pairs(run, [row.method for row in ranked])
     leaders = tuple(found for column in run.table.benchmarks if (found := _leader(column, ranked, pairs)))
@@ -113,13 +120,13 @@ def _leader(column: Column, ranked: list[Row], pairs: tuple[ComparedPair, ...]) 
     if not scored:
         return None
     best = max(scored, key=lambda row: row.cells[column.name].value)
-    own = [
+    of_best = [
         pair if pair.first == best.method else pair.turned()
         for pair in pairs
         if pair.benchmark == column.name and best.method in (pair.first, pair.second)
     ]
     values = {row.method: row.cells[column.name].value for row in scored}
-    return Leader(column, best, tuple(sorted(own, key=lambda pair: -values[pair.second])))
+    return Leader(column, best, tuple(sorted(of_best, key=lambda pair: -values[pair.second])))
 
 
 def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> tuple[str, list[str]]:
@@ -127,7 +134,7 @@ def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> t
         trained = [row.method for row in table.rows if row.spent.flops]
         if not trained:
             return "No method was trained: these are the scores of the model as it is.", []
-        return f"No winner can be named: {listed(trained)} did not spend the same budget.", []
+        return f"No winner: {listed(trained)} did not spend the same budget.", []
     against_baseline = _against_baseline(table, ranked)
     if not table.comparisons:
         return TOO_FEW, [f"{_highest(leaders)}. {WHY_TOO_FEW}"]
@@ -137,7 +144,7 @@ def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> t
     first, most = Counter(leader.row.method for leader in leaders).most_common(1)[0]
     clear = [leader for leader in leaders if leader.clear]
     if not clear:
-        sure = "No lead over the next method is significant, so the data do not say which of them is best."
+        sure = "No lead over the next method is significant, so the data do not show which is best."
     elif len(clear) == number_of_benchmarks:
         sure = "Every lead over all other methods is significant."
     else:
@@ -149,9 +156,9 @@ def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> t
     if most == number_of_benchmarks and len(clear) == number_of_benchmarks:
         headline = f"{first} wins."
     elif winners == {first} and 2 * most > number_of_benchmarks:
-        headline = f"{first} is ahead, not everywhere for certain."
+        headline = f"{first} is ahead, but not significantly everywhere."
     elif winners:
-        headline = f"No method wins everywhere: clear leads of {listed(sorted(winners))}."
+        headline = f"No method wins everywhere; clear leads: {listed(sorted(winners))}."
     else:
         headline = "No clear winner among the methods."
     return headline, [f"{_highest(leaders)}. {sure}", *against_baseline]
@@ -164,13 +171,17 @@ def _highest(leaders: tuple[Leader, ...]) -> str:
 
 
 def _against_baseline(table: Table, ranked: list[Row]) -> list[str]:
-    """How many benchmarks each method is significantly better or worse on than the baseline."""
+    """On how many benchmarks each method is significantly better or worse than the baseline."""
     better: dict[int, list[str]] = {}
     worse = []
     for row in ranked:
-        sure = [cell for cell in row.cells.values() if cell.p_holm is not None and cell.p_holm < SIGNIFICANT]
-        better.setdefault(sum(cell.difference.value > 0 for cell in sure), []).append(row.method)
-        if times := sum(cell.difference.value < 0 for cell in sure):
+        significant = [
+            cell.difference.value
+            for cell in row.cells.values()
+            if cell.difference and cell.p_holm is not None and cell.p_holm < SIGNIFICANT
+        ]
+        better.setdefault(sum(value > 0 for value in significant), []).append(row.method)
+        if times := sum(value < 0 for value in significant):
             worse.append(f"{row.method} on {times}")
     number_of_benchmarks = len(table.benchmarks)
     parts = [
@@ -181,7 +192,7 @@ def _against_baseline(table: Table, ranked: list[Row]) -> list[str]:
     sentences = [f"Significantly better than {table.baseline}: {'; '.join(parts) or 'none'}."]
     if better.get(0):
         verb = "is" if len(better[0]) == 1 else "are"
-        sentences.append(f"{listed(better[0])} {verb} on no benchmark significantly better than {table.baseline}.")
+        sentences.append(f"{listed(better[0])} {verb} not significantly better than {table.baseline} on any benchmark.")
     if worse:
         sentences.append(f"Significantly worse than {table.baseline}: {', '.join(worse)}.")
     return sentences
@@ -200,23 +211,23 @@ def _of(times: int, number_of_benchmarks: int) -> str:
 def _certainty(table: Table) -> list[str]:
     seeds = sorted(len(row.seeds) for row in table.rows)
     asked = sorted(cell.asked for row in table.rows for cell in row.cells.values() if cell.asked)
-    runs = f"{span([str(seeds[0]), str(seeds[-1])])} training run{'s' * (seeds[-1] > 1)} (seeds) a method"
-    sentences = [f"{runs}, {span([str(asked[0]), str(asked[-1])])} questions a benchmark."] if asked else []
+    runs = f"{span([str(seeds[0]), str(seeds[-1])])} training run{'s' * (seeds[-1] > 1)} (seeds) per method"
+    sentences = [f"{runs}, {span([str(asked[0]), str(asked[-1])])} questions per benchmark."] if asked else []
     sentences.append(
-        "Numbers in brackets are 95 % intervals: over other questions"
-        + (" and other training runs." if seeds[-1] > 1 else ", for these very models.")
+        "Numbers in brackets are 95 % intervals over questions"
+        + (" and training runs." if seeds[-1] > 1 else ", for these models only.")
     )
     if seeds[0] < LEAST_SEEDS:
         sentences.append(
-            f"With fewer than {LEAST_SEEDS} runs a method nothing can be called: whether it would win again when it is "
-            "trained anew is unknown."
+            f"With fewer than {LEAST_SEEDS} runs per method nothing can be tested: whether a method would win "
+            "again with another run is unknown."
         )
     if table.comparisons:
         family = f"{table.comparisons} comparisons with {table.baseline}"
         between = f" (or {table.pairs} between methods)" if table.pairs else ""
         sentences.append(
-            f"Differences are on the same questions. One is called significant when p < {SIGNIFICANT} after "
-            f"Holm's correction for {family}{between}; one that is not may still be real, but too small to be seen."
+            f"Differences are on the same questions. They are significant when p < {SIGNIFICANT} after Holm's "
+            f"correction for {family}{between}; others may be real, but too small to be detected."
         )
     return sentences
 
@@ -233,18 +244,18 @@ def _cost(run: Run) -> list[str]:
     if caps and shares:
         spent = f"{span([number(min(shares)), number(max(shares))])} %"
         sentences.append(
-            f"Every training run may spend {span([power(cap) for cap in caps])} FLOPs, the making of its training data "
-            f"included; the runs spent {spent} of that."
+            f"Each training run may spend {span([power(cap) for cap in caps])} FLOPs, including the making of its "
+            f"training data; the runs spent {spent} of that."
         )
     else:
         flops = sorted(row.spent.flops for row in trained)
         sentences.append(f"A training run spent {span([power(flops[0]), power(flops[-1])])} FLOPs.")
     seconds = sorted(row.spent.training_seconds for row in trained)
-    total = sum(ledger["total"]["flops"] for by_seed in run.ledgers.values() for ledger in by_seed.values())
+    total = sum(ledger.flops for by_seed in run.ledgers.values() for ledger in by_seed.values())
     runs = sum(len(row.seeds) for row in trained)
     sentences.append(
         f"{runs} training runs took {power(total)} FLOPs in all, {span([duration(seconds[0]), duration(seconds[-1])])} "
-        "each by the clock; scoring comes on top and is not part of the budget."
+        "of wall time each; scoring comes on top and is not part of the budget."
     )
     if spending := run.judge_spending:
         sentences.append(f"The judge was called {count(spending['calls'])} times, for {spending['usd']:.2f} USD.")

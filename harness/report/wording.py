@@ -23,18 +23,18 @@ def signed(value: float | None, digits: int = 1) -> str:
 
 
 def _whole(text: str) -> str:
-    """With a real minus; what is rounded to 0 has no sign."""
+    """The number with a real minus sign, and without a sign when it is rounded to 0."""
     return text.replace("-", MINUS) if float(text) else text.lstrip("+-")
 
 
 def interval(low: float, high: float, digits: int = 1, sign: bool = False) -> str:
-    """In brackets; empty where there is none."""
+    """The interval in brackets; empty where there is none."""
     shown = signed if sign else number
     return "" if math.isnan(low) else f"[{shown(low, digits)}, {shown(high, digits)}]"
 
 
 def p_value(value: float | None) -> str:
-    """With its sign of relation: "p = 0.03"; None where nothing can be called."""
+    """The p-value with its relation, such as "p = 0.03"; "too few seeds" where there is none."""
     if value is None:
         return "too few seeds"
     text = layout.p_value(value)
@@ -42,7 +42,7 @@ def p_value(value: float | None) -> str:
 
 
 def power(value: float) -> str:
-    """A large number in powers of ten: 3 × 10¹¹."""
+    """A large number with a power of ten: 3 × 10¹¹."""
     if not value:
         return "0"
     digits, _, exponent = f"{value:.2e}".partition("e")
@@ -55,10 +55,10 @@ def ten(exponent: int) -> str:
 
 
 def span(texts: Sequence[str]) -> str:
-    """First and last of ordered texts, or one where they look the same."""
+    """First and last of ordered texts, or one where both look the same."""
     return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """a, b and c."""
+    """The names as a list: "a, b and c"."""
     return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

@@ -1,1 +1,1 @@
-"""Finished run folders: reading them, merging them, leaderboards."""
+"""Read finished run folders, merge them, and make leaderboards."""

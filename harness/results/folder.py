@@ -1,4 +1,4 @@
-"""What a run folder holds when its arms are finished: its experiment, its scores, and its table."""
+"""A run folder whose arms are finished: its experiment, its scores, and its table."""
 
 import json
 from dataclasses import dataclass, field
@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import NO_PAIRS, Score, step_names
+from harness.budget import Ledger
 from harness.errors import UserError
 from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.files import store, typed
-from harness.files.marks import Folder, Mark, read_mark
+from harness.files.folders import HEALTH, SCORES, ArmFolder, RunFolder
+from harness.files.marks import Mark, read_mark
 from harness.models.folder import TESTBED
 from harness.results import tuning_record
 from harness.tables import to_json, to_markdown
@@ -18,10 +20,9 @@ from harness.tables.build import build
 from harness.tables.schema import ResultRow, Table
 
 FORMAT = 3  # of a run folder
-MACHINE = ("processor", "cores", "memory_gib", "gpu")  # in versions.json, of the last call that wrote there
-SINCE = {  # what a format has that the one before had not
-    3: "the digest of a step's code names modules by their new places",
-}
+MACHINE = ("processor", "cores", "memory_gib", "gpu")  # fields of versions.json, of the last call that wrote it
+SINCE = {3: "the digest of a step's code names modules by their new places"}  # what each format changed
+FINISH = "finish the run first (harness run with the same options)"
 
 
 def check_format(path: Path) -> None:
@@ -29,14 +30,15 @@ def check_format(path: Path) -> None:
     Raises:
         UserError: when a run folder was written in another format.
     """
-    if (path / "experiment.yaml").exists():
-        found = store.read_json(path / "versions.json").get("format") if (path / "versions.json").exists() else None
-        if found != FORMAT:
-            since = f" (since format {FORMAT}, {SINCE[FORMAT]})" if found == FORMAT - 1 else ""
+    folder = RunFolder(path)
+    if folder.experiment.exists():
+        written = store.read_json(folder.versions).get("format") if folder.versions.exists() else None
+        if written != FORMAT:
+            since = f" (since format {FORMAT}, {SINCE[FORMAT]})" if written == FORMAT - 1 else ""
             raise UserError(
-                f"{path} has format {found}, and this harness reads format {FORMAT}{since}: its table.md and "
-                "table.json can still be read; to go on there, use the harness that made it (versions.json), or run it "
-                "again under another --name"
+                f"{path} has format {written}, and this harness reads format {FORMAT}{since}: its table.md and "
+                "table.json can still be read; to continue there, use the harness that made it (versions.json), or "
+                "run it again under another --name"
             )
 
 
@@ -44,53 +46,64 @@ def read_experiment(path: Path) -> Experiment:
     """The experiment of a run folder.
 
     Raises:
-        UserError: when the folder holds none.
+        UserError: when the folder is not a run folder, or has another format.
     """
-    file = path / "experiment.yaml"
+    file = RunFolder(path).experiment
     if not file.exists():
-        raise UserError(f"{path} is no run folder: it has no experiment.yaml")
+        raise UserError(f"{path} is not a run folder: it has no {file.name}")
     check_format(path)
-    return typed.build(Experiment, {"ledger": "nominal"} | typed.load(file), "option")  # there was no other rule
+    experiment: Experiment = typed.build(Experiment, {"ledger": "nominal"} | typed.load(file), "option")
+    return experiment  # files without "ledger" are older than any rule but "nominal"
 
 
 @dataclass
 class Reader:
-    """Reads stored JSON; files with the same content (the base model's in many runs) are parsed once, and shared."""
+    """Reads stored JSON. Files with the same content (the base model's in many runs) are parsed once, and shared."""
 
     _known: dict[bytes, Any] = field(default_factory=dict)
     _scores: dict[int, Score] = field(default_factory=dict)
 
     def json(self, file: Path) -> Any:
-        """What a file holds; never to be changed."""
+        """The content of a file; do not change it: others share it."""
         try:
             content = file.read_bytes()
         except FileNotFoundError:
-            raise UserError(f"{file} is missing: finish the run first (harness run with the same options)") from None
+            raise UserError(f"{file} is missing: {FINISH}") from None
         if content not in self._known:
             try:
                 self._known[content] = json.loads(content)
             except ValueError:
-                return store.read_json(file)  # which says what is wrong with it
+                return store.read_json(file)  # raises an error with the line
         return self._known[content]
 
-    def mark(self, arm: Folder, step: str) -> Mark | None:
-        """The mark of a finished step of an arm; None where it is not finished."""
-        file = arm / "steps" / f"{step}.json"
+    def mark(self, arm: ArmFolder, step: str) -> Mark | None:
+        """The mark of a finished step of an arm; None when it is not finished."""
+        file = arm.mark_file(step)
         return read_mark(file, self.json) if file.exists() else None
 
     def score(self, file: Path) -> Score:
+        """The score in a file: one object for all files of equal content."""
         values = self.json(file)
         if id(values) not in self._scores:
             try:
                 self._scores[id(values)] = Score(**{"clusters": None} | values)
             except TypeError:
-                raise UserError(f"{file}: is no score; delete the file to make it again") from None
+                raise UserError(f"{file}: is not a valid score; delete the file to compute it again") from None
         return self._scores[id(values)]
+
+    def ledger(self, file: Path) -> Ledger:
+        try:
+            return Ledger.from_dict(self.json(file))
+        except (TypeError, KeyError, AttributeError):
+            raise UserError(f"{file}: is not a valid ledger: put the file of the run back") from None
 
 
 @dataclass(frozen=True)
 class StoredRun:
-    """A finished run. name: that of its folder."""
+    """A finished run.
+
+    rows: its arms, in the order of the experiment. reader: with which it was read.
+    """
 
     path: Path
     experiment: Experiment
@@ -100,14 +113,24 @@ class StoredRun:
     @classmethod
     def read(cls, path: Path, reader: Reader | None = None) -> "StoredRun":
         """
+        Args:
+            reader: shared by runs that are read together.
+
         Raises:
-            UserError: when the folder holds no run, or one that is not finished.
+            UserError: when the folder is not a run folder, or the run is not finished.
         """
         experiment, reader = read_experiment(path), reader or Reader()
-        return cls(path, experiment, tuple(_row(experiment, name, path, reader) for name in experiment.arms()), reader)
+        folder = RunFolder(path)
+        rows = tuple(_row(experiment, name, folder, reader) for name in experiment.arms())
+        return cls(path, experiment, rows, reader)
+
+    @property
+    def folder(self) -> RunFolder:
+        return RunFolder(self.path)
 
     @property
     def name(self) -> str:
+        """The name of its folder."""
         return self.path.resolve().name
 
     @property
@@ -115,38 +138,50 @@ class StoredRun:
         """Whether its scores are of the embedded suites."""
         return self.experiment.data_dir == TESTBED
 
-    def arms(self, seed: int) -> list[Folder]:
-        return [_arm(self.path, name, seed) for name in self.experiment.arms()]
+    @property
+    def versions(self) -> dict[str, Any]:
+        """Format, packages and machine of the last call that wrote in the folder."""
+        versions: dict[str, Any] = store.read_json(self.folder.versions)
+        return versions
 
-    def depends_on(self, arm: Folder, step: str) -> dict[str, Any] | None:
-        """What a step of an arm was made from; None where it is not finished."""
+    def arms(self, seed: int) -> list[ArmFolder]:
+        return [self.folder.arm(name, seed) for name in self.experiment.arms()]
+
+    def depends_on(self, arm: ArmFolder, step: str) -> dict[str, Any] | None:
+        """What a step of an arm was computed from; None when it is not finished."""
         mark = self.reader.mark(arm, step)
         return mark.depends_on if mark else None
 
+    def table(self, baseline: str = "base") -> Table:
+        """
+        Raises:
+            UserError: when the run has no such baseline.
+        """
+        return build(
+            self.rows,
+            baseline,
+            title=self.experiment.name,
+            testbed=self.testbed,
+            titles=titles(self.experiment.benchmarks),
+            limit=self.experiment.limit,
+            remarks=[*_options(self), *_machine(self.versions), *_not_shown(self)],
+            command=self.experiment.command,
+        )
+
 
 def table_of(path: Path, baseline: str = "base") -> Table:
-    """The table of a run folder from its stored scores."""
-    run = StoredRun.read(path)
-    return build(
-        run.rows,
-        baseline,
-        title=run.experiment.name,
-        testbed=run.testbed,
-        titles=titles(run.experiment.benchmarks),
-        limit=run.experiment.limit,
-        remarks=[*_options(run), *_machine(path), *_not_shown(run)],
-        command=run.experiment.command,
-    )
+    """The table of a run folder, computed from its stored scores."""
+    return StoredRun.read(path).table(baseline)
 
 
 def _options(run: StoredRun) -> list[str]:
-    """All options of each trained method, defaults and what tuning chose included."""
+    """All options of each trained method, those with defaults and those that tuning chose included."""
     lines = []
     for arm in run.experiment.arms():
         if run.experiment.stages(arm):
-            own = vars(run.experiment.method_options(arm)) | (tuning_record.choice(run.path, arm) or {})
-            shown = ", ".join(f"{name} {_plain(value)}" for name, value in own.items() if value is not None)
-            lines.append(f"Options of {arm}: {shown}.")
+            options = vars(run.experiment.method_options(arm)) | (tuning_record.choice(run.path, arm) or {})
+            listed = ", ".join(f"{name} {_plain(value)}" for name, value in options.items() if value is not None)
+            lines.append(f"Options of {arm}: {listed}.")
     return lines
 
 
@@ -154,80 +189,75 @@ def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _machine(path: Path) -> list[str]:
-    found = store.read_json(path / "versions.json")
-    if "processor" not in found:
+def _machine(versions: dict[str, Any]) -> list[str]:
+    if "processor" not in versions:
         return []
-    gpu = f"{found['gpu']}; " if "gpu" in found else ""
-    return [f"Machine: {gpu}{found['processor']}, {found['cores']} cores, {found['memory_gib']:g} GiB."]
+    gpu = f"{versions['gpu']}; " if "gpu" in versions else ""
+    return [f"Machine: {gpu}{versions['processor']}, {versions['cores']} cores, {versions['memory_gib']:g} GiB."]
 
 
 def _not_shown(run: StoredRun) -> list[str]:
-    """What is to be said of arms (a method with a seed) that are in the folder and not in its experiment."""
+    """A remark on arms that are in the folder but not in its experiment."""
     shown = {arm.path.name for seed in range(run.experiment.seeds) for arm in run.arms(seed)}
-    others = sorted(place.name for place in (run.path / "arms").glob("*/") if place.name not in shown)
+    others = [arm.path.name for arm in run.folder.arm_folders() if arm.path.name not in shown]
     if not others:
         return []
-    return [f"In the folder and not in this table, unfinished or made in another way: {', '.join(others)}."]
+    return [f"In the folder but not in this table, because unfinished or made in another way: {', '.join(others)}."]
 
 
 def titles(benchmarks: tuple[str, ...]) -> dict[str, str]:
+    """Benchmark -> its title for people."""
     return {name: registry.load("benchmark", name).title for name in benchmarks}
 
 
 def write_table(path: Path) -> Table:
     """The table of a run folder, written there as table.md and table.json."""
-    table = table_of(path)
-    store.write_text(path / "table.md", to_markdown(table))
-    store.write_json(path / "table.json", to_json(table))
+    table, folder = table_of(path), RunFolder(path)
+    store.write_text(folder.table_markdown, to_markdown(table))
+    store.write_json(folder.table_json, to_json(table))
     return table
 
 
-def _arm(path: Path, name: str, seed: int) -> Folder:
-    return Folder(path).folder("arms").folder(f"{name}-seed{seed}")
+def check_there(arm: ArmFolder, mark: Mark, kind: str) -> None:
+    """Check that the files of a finished step are still there: a table without one would be of other scores.
 
-
-def check_there(arm: Folder, mark: Mark, kind: str) -> None:
-    """
     Args:
-        kind: folder of the files that matter: others need not be kept with a run.
+        kind: SCORES or HEALTH, the folder of the files to check; others need not be kept with a run.
 
     Raises:
-        UserError: when a file that a finished step left is gone: a table without it would be one of other scores.
+        UserError: when one was deleted.
     """
     for name in mark.files:
         if name.startswith(f"{kind}/") and not (arm / name).exists():
             raise UserError(
-                f"{arm / name} was deleted after its step had finished: put it back, or make it again from the stored "
-                "answers with the same harness run"
+                f"{arm / name} was deleted after its step had finished: put it back, or run the same harness run, "
+                "which makes it again from the stored answers"
             )
 
 
-def _row(experiment: Experiment, name: str, path: Path, reader: Reader) -> ResultRow:
+def _row(experiment: Experiment, name: str, folder: RunFolder, reader: Reader) -> ResultRow:
     scores: dict[str, dict[int, Score]] = {}
-    ledgers, seconds, warnings = {}, {}, {}
+    ledgers: dict[int, Ledger] = {}
+    seconds: dict[int, dict[str, float]] = {}
+    warnings: dict[str, list[int]] = {}
     for seed in range(experiment.seeds):
-        arm = _arm(path, name, seed)
+        arm = folder.arm(name, seed)
         for benchmark in experiment.benchmarks:
-            file = arm / "scores" / f"{benchmark}.json"
             mark = reader.mark(arm, step := step_names(benchmark)[1])
             if mark is None:
-                raise UserError(
-                    f"{arm.path} has no mark of step {step}, so that score is not finished: finish the run first "
-                    "(harness run with the same options)"
-                )
-            check_there(arm, mark, "scores")
+                raise UserError(f"{arm.path} has no mark of step {step}, so that score is not finished: {FINISH}")
+            check_there(arm, mark, SCORES)
             if mark.depends_on == NO_PAIRS:
                 continue
-            scores.setdefault(benchmark, {})[seed] = reader.score(file)
-        ledgers[seed] = reader.json(arm / "ledger.json")
-        seconds[seed] = reader.json(arm / "seconds.json")
+            scores.setdefault(benchmark, {})[seed] = reader.score(arm.score(benchmark))
+        ledgers[seed] = reader.ledger(arm.ledger)
+        seconds[seed] = reader.json(arm.seconds)
         for stage in experiment.stages(name):
             if mark := reader.mark(arm, stage.name):
-                check_there(arm, mark, "health")
-        for file in sorted((arm / "health").glob("*.json")):
+                check_there(arm, mark, HEALTH)
+        for file in arm.all_health():
             for warning in reader.json(file).get("warnings", []):
                 warnings.setdefault(f"{file.stem}: {warning}", []).append(seed)
-    method = experiment.method(name)
-    supervision = method.supervision(experiment.method_options(name))
-    return ResultRow(name, supervision, scores, ledgers, seconds, tuning_record.of_row(path, name), warnings)
+    supervision = experiment.method(name).supervision(experiment.method_options(name))
+    tuning = tuning_record.of_row(folder.path, name)
+    return ResultRow(name, supervision, scores, ledgers, seconds, tuning, warnings)

@@ -1,7 +1,7 @@
-"""results/LEADERBOARD.md: all finished experiments, each group of those that can be compared with its ranks.
+"""results/LEADERBOARD.md: all finished experiments, in groups that can be compared, ranked within each group.
 
-Experiments are below results/runs, or kept as results/NAME: with their arms (scores, marks and ledgers), which are
-compared like any run, or as a table alone, which is shown as it was. The same files give the same document.
+Experiments are below results/runs, or kept as results/NAME: either with their arms (scores, marks and ledgers), which
+are compared like any run, or as a table alone, which is shown as it was. The same files give the same document.
 """
 
 from collections.abc import Sequence
@@ -16,6 +16,7 @@ from harness.benchmarks.base import step_names
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import store, typed
+from harness.files.folders import RUNS, RunFolder
 from harness.results.folder import Reader, StoredRun
 from harness.results.merging import Basis, merge
 from harness.tables.json import from_json
@@ -24,16 +25,15 @@ from harness.tables.markdown import bullets, code, entry, escape, lines
 from harness.tables.schema import Row, Table
 
 FILE = "LEADERBOARD.md"
-RUNS = "runs"
-INDEX = "index.json"  # of a finished run
-TABLE = "table.json"
-MODEL_DIGITS = 8  # of the digest of a start model
+MODEL_DIGITS = 8  # shown of the digest of a start model
 LEFT_OUT = "Left out"
+Content = frozenset[tuple[object, ...]]
 
 
 @dataclass(frozen=True)
 class Found:
-    """What is stored: runs with their arms, tables alone (folder -> table), and why others are left out."""
+    """The experiments below a folder: runs with their arms, tables alone (folder -> table), and (name, reason) of those
+    that are left out."""
 
     runs: tuple[StoredRun, ...]
     tables: dict[Path, Table]
@@ -44,10 +44,10 @@ def leaderboard(results: Path, command: str) -> str:
     """The document, as markdown.
 
     Args:
-        command: what makes this document, to stand in it.
+        command: the command that makes this document; the document names it.
 
     Raises:
-        UserError: when there is no such folder.
+        UserError: when the folder does not exist.
     """
     if not results.is_dir():
         raise UserError(f"no results at {results}: make some with harness run, or give --results")
@@ -75,59 +75,61 @@ def leaderboard(results: Path, command: str) -> str:
 
 def _legend() -> str:
     return (
-        "Experiments that stand together have the same start model, questions, judge and budget. Rows are in the order "
-        "of their mean rank; each group's notes say what the marks mean. Groups can not be compared with each other."
+        "Experiments of a group have the same start model, questions, judge and budget. Rows are ordered by mean rank; "
+        "the notes of each group explain the marks. Groups cannot be compared with each other."
     )
 
 
 def find(results: Path) -> Found:
-    """All that is stored below a folder of results; an experiment that is there twice counts where it is kept."""
+    """Find the experiments below a folder of results; one that is there twice counts where it is kept."""
     runs: dict[str, StoredRun] = {}
     tables: dict[Path, Table] = {}
     left_out: list[tuple[str, str]] = []
-    known: dict[frozenset, str] = {}
+    known: dict[Content, str] = {}
     reader = Reader()
     kept = [path for path in _folders(results) if path.name != RUNS]
     for path in [*kept, *_folders(results / RUNS)]:
         shown = path.relative_to(results).as_posix()
+        folder = RunFolder(path)
         try:
-            if (path / "arms").is_dir():
-                _check_finished(path)
+            if folder.arms.is_dir():
+                _check_finished(folder)
                 run = StoredRun.read(path, reader)
-                if (same := known.setdefault(_content(run), shown)) != shown:
-                    left_out.append((shown, f"has the same scores as {same}"))
+                if (first := known.setdefault(_content(run), shown)) != shown:
+                    left_out.append((shown, f"has the same scores as {first}"))
                 elif path.name in runs:
-                    left_out.append((shown, f"another experiment has the name {path.name}: rename one of them"))
+                    left_out.append((shown, f"another experiment is also named {path.name}: rename one of them"))
                 else:
                     runs[path.name] = run
-            elif path in kept and (path / TABLE).exists():
-                tables[path] = from_json(store.read_json(path / TABLE), str(path / TABLE))
+            elif path in kept and (file := folder.table_json).exists():
+                tables[path] = from_json(store.read_json(file), str(file))
             elif path not in kept:
                 left_out.append((shown, "not finished: it has no arms"))
         except UserError as error:
             left_out.append((shown, str(error)))
     for path, table in list(tables.items()):
-        if same := next((run.name for run in runs.values() if _holds(run, table)), None):
+        if holder := next((run.name for run in runs.values() if _holds(run, table)), None):
             del tables[path]
-            left_out.append((path.relative_to(results).as_posix(), f"the table of {RUNS}/{same}"))
+            left_out.append((path.relative_to(results).as_posix(), f"the table of {RUNS}/{holder}"))
     return Found(tuple(runs.values()), tables, tuple(left_out))
 
 
-def _content(run: StoredRun) -> frozenset:
-    """What tells the scores of runs apart that one reader has read: it makes one object of equal files. Equal verdicts
-    of judges at two endpoints are two results."""
-    endpoints = {
+def _content(run: StoredRun) -> Content:
+    """A key of the scores of a run, equal for runs with the same scores that one reader read: it makes one object of
+    equal files. Equal verdicts of judges at two endpoints are two results."""
+    endpoints: Content = frozenset(
         (benchmark, made.get("judge endpoint"))
         for arm in run.arms(seed=0)
         for benchmark in run.experiment.benchmarks
         if (made := run.depends_on(arm, step_names(benchmark)[1]))
-    }
-    return frozenset(
+    )
+    scores: Content = frozenset(
         (row.method, benchmark, seed, id(score))
         for row in run.rows
         for benchmark, scores in row.scores.items()
         for seed, score in scores.items()
-    ) | frozenset(endpoints)
+    )
+    return scores | endpoints
 
 
 def _folders(path: Path) -> list[Path]:
@@ -136,13 +138,13 @@ def _folders(path: Path) -> list[Path]:
     return sorted(each for each in path.iterdir() if each.is_dir() and not each.name.startswith("."))
 
 
-def _check_finished(path: Path) -> None:
-    if not (path / INDEX).exists():
-        raise UserError("not finished: the same harness run goes on")
+def _check_finished(folder: RunFolder) -> None:
+    if not folder.index.exists():
+        raise UserError("not finished: the same harness run continues it")
 
 
 def _holds(run: StoredRun, table: Table) -> bool:
-    """Whether the run has all scores that a table has."""
+    """Whether the run has all scores of a table."""
     rows = {row.method: row for row in run.rows}
     return all(
         row.method in rows
@@ -159,7 +161,7 @@ def _group(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> str:
     suites = "testbed" if basis.testbed else "real benchmarks"
     digest = basis.model.get("weights", "")[:MODEL_DIGITS]
     model = Path(runs[0].experiment.model).name + (f" ({digest})" if digest else "")
-    parts = [f"## {escape(f'{suites}, start model {model}, {runs[0].experiment.cap} a run')}"]
+    parts = [f"## {escape(f'{suites}, start model {model}, {runs[0].experiment.cap} per run')}"]
     parts.append(lines(_rows(table, len(runs) > 1)))
     parts.append(bullets(table.notes))
     parts.append("\n".join(_made(run.name, run.experiment, run.path) for run in runs))
@@ -167,7 +169,7 @@ def _group(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> str:
 
 
 def _rows(table: Table, several: bool) -> list[list[str]]:
-    """Headings, and a row for each method: ranked ones by their mean rank, then by their first score, others last."""
+    """Headings and one row per method: ranked ones by mean rank, then by their first score; others last."""
     with_tuning = any(row.tuning for row in table.rows)
     head = ["method", *["run"] * several, *map(heading, table.benchmarks), "budget spent"]
     rows = [[escape(text) for text in [*head, *["options"] * with_tuning, "seeds"]]]
@@ -186,12 +188,13 @@ def _place(row: Row) -> tuple[float, float, float, str]:
 
 
 def _made(name: str, experiment: Experiment, path: Path) -> str:
-    """When, with which version and with which command an experiment was made, as an item of a list."""
-    versions: dict[str, Any] = store.read_json(path / "versions.json") if (path / "versions.json").exists() else {}
+    """Seeds, version, date and command of an experiment, as an item of a list."""
+    folder = RunFolder(path)
+    versions: dict[str, Any] = store.read_json(folder.versions) if folder.versions.exists() else {}
     with_version = f"harness {versions.get('harness', 'of unknown version')}"
     facts = [f"{experiment.seeds} seed{'s' * (experiment.seeds > 1)}", with_version]
-    if path.parent.name == RUNS:  # what git has laid down anew has no date
-        facts.append(f"finished {datetime.fromtimestamp((path / INDEX).stat().st_mtime, UTC):%Y-%m-%d}")
+    if path.parent.name == RUNS:  # git does not keep the dates of files
+        facts.append(f"finished {datetime.fromtimestamp(folder.index.stat().st_mtime, UTC):%Y-%m-%d}")
     return f"- {escape(name)}: {escape(', '.join(facts))}; made by {code(experiment.command)}"
 
 
@@ -199,7 +202,7 @@ def _kept(path: Path, table: Table) -> str:
     parts = [f"## {escape(f'Kept table: {path.name}')}"]
     parts.append(lines(_rows(table, False)))
     parts.append(bullets(table.notes))
-    if (file := path / "experiment.yaml").exists():
+    if (file := RunFolder(path).experiment).exists():
         experiment = typed.build(Experiment, typed.load(file), "option")
         parts.append(_made(path.name, experiment, path))
     return "\n\n".join(parts)

@@ -1,8 +1,8 @@
-"""Several finished runs in one table: what can be compared is put together, what can not is refused with the reason.
+"""Several finished runs in one table; runs that cannot be compared are refused with the reason.
 
-Runs can be compared when they start from the same model and have asked the same questions in the same way, with the
-same judge. All of that stands by name in the marks of their steps. Budgets, seeds, training data and options may
-differ: they are what is compared, or stand in the rows and notes.
+Runs can be compared when they start from the same model and asked the same questions in the same way, with the same
+judge. The marks of their steps record all of that by name. Budgets, seeds, training data and options may differ: they
+are what is compared, or the rows and notes name them.
 """
 
 from collections import Counter
@@ -18,8 +18,8 @@ from harness.tables.build import build
 from harness.tables.schema import ResultRow, Table
 
 BASE = "base"
-MOST_NAMED = 10  # runs that are told apart in notes
-NOT_COMPARED = (  # options that change no number, or are told apart otherwise
+MOST_NAMED = 10  # runs that the notes name
+NOT_COMPARED = (  # options that change no number, or that the table shows in another way
     *("name", "methods", "benchmarks", "seeds", "judge_concurrency", "judge_rate", "judge_max_calls"),
     *("judge_max_cost", "judge_price", "judge_log", "judge_missing", "accept_missing", "report_to", "options", "scale"),
 )
@@ -27,8 +27,12 @@ NOT_COMPARED = (  # options that change no number, or are told apart otherwise
 
 @dataclass(frozen=True)
 class Basis:
-    """What scores of two runs must have in common, by name: the start model, and of each benchmark how it was asked and
-    judged; and what may differ: packages and code."""
+    """What the scores of a run rest on, by name.
+
+    model, benchmarks: the start model, and how each benchmark was asked and judged; equal for runs that can be
+        compared.
+    surroundings: packages, code and device, which may differ.
+    """
 
     testbed: bool
     model: dict[str, str]
@@ -42,12 +46,13 @@ class Basis:
             UserError: when the marks of the run's steps are missing.
         """
         model: dict[str, str] = {}
-        benchmarks, surroundings = {}, {}
+        benchmarks: dict[str, dict[str, Any]] = {}
+        surroundings: dict[str, Any] = {}
         for name in run.experiment.benchmarks:
-            found = _asked(run, name)
-            if found is None:  # left out everywhere
+            dependencies = _dependencies(run, name)
+            if dependencies is None:  # every arm leaves it out
                 continue
-            samples, scored = found
+            samples, scored = dependencies
             settings = {key: value for key, value in samples["settings"].items() if key != "seed"}
             model = samples["reference"] or samples["model"]
             benchmarks[name] = {
@@ -68,15 +73,15 @@ class Basis:
         return {"testbed": self.testbed, "model": self.model, "benchmarks": self.benchmarks}
 
 
-def _asked(run: StoredRun, benchmark: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """What the answers to a benchmark and their score depend on, of the first arm that has them."""
+def _dependencies(run: StoredRun, benchmark: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+    """What the answers to a benchmark and their score depend on, from the first arm that has both."""
     samples_step, score_step = step_names(benchmark)
     for arm in run.arms(seed=0):
         samples, scored = run.depends_on(arm, samples_step), run.depends_on(arm, score_step)
         if samples and scored:
             return samples, scored
         if not scored:
-            raise UserError(f"{arm.path}: has no mark of step {score_step}, which says what its scores rest on")
+            raise UserError(f"{arm.path}: has no mark of step {score_step}, which records what its scores rest on")
     return None
 
 
@@ -85,17 +90,17 @@ def merge(
 ) -> Table:
     """One table of several runs.
 
-    A method that several runs have stands there as RUN/METHOD, but for the base model where its scores are the same.
+    A method that several runs have is named RUN/METHOD, except a base model whose scores are the same in all.
 
     Args:
-        bases: of the runs, where they are known.
+        bases: those of the runs, when the caller has them.
 
     Raises:
-        UserError: when two of them can not be compared, naming both and what differs, or the baseline is in none.
+        UserError: when two runs cannot be compared, naming both and what differs, or none has the baseline.
     """
     names = Counter(run.name for run in runs)
     if twice := [name for name, times in names.items() if times > 1]:
-        raise UserError(f"{twice[0]} is given twice: runs in one table need names of their own")
+        raise UserError(f"{twice[0]} is given twice: runs in one table need different names")
     bases = bases or [Basis.of(run) for run in runs]
     check_comparable(runs, bases)
     rows = merge_rows(runs)
@@ -119,44 +124,44 @@ def merge(
 def check_comparable(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> None:
     """
     Raises:
-        UserError: naming two runs and why they can not be compared.
+        UserError: naming two runs and why they cannot be compared.
     """
     first_with: dict[str, int] = {}
     for place, (run, basis) in enumerate(zip(runs, bases, strict=True)):
         if reason := _other_model(bases[0], basis):
-            raise UserError(f"{runs[0].path} and {run.path} can not be compared: {reason}")
+            raise UserError(f"{runs[0].path} and {run.path} cannot be compared: {reason}")
         common = [name for name in basis.benchmarks if name in first_with]
         if place and not common:
-            raise UserError(f"{runs[0].path} and {run.path} can not be compared: they have no benchmark in common")
+            raise UserError(f"{runs[0].path} and {run.path} cannot be compared: they have no benchmark in common")
         for name in common:
             earlier = first_with[name]
             if reason := _otherwise_asked(name, bases[earlier].benchmarks[name], basis.benchmarks[name]):
-                raise UserError(f"{runs[earlier].path} and {run.path} can not be compared: {reason}")
+                raise UserError(f"{runs[earlier].path} and {run.path} cannot be compared: {reason}")
         for name in basis.benchmarks:
             first_with.setdefault(name, place)
 
 
 def _other_model(one: Basis, other: Basis) -> str | None:
     if one.testbed != other.testbed:
-        return "the scores of one are of the testbed's own suites, those of the other of real benchmarks"
+        return "one was scored on the testbed's own suites, the other on real benchmarks"
     for name, before, now in differences(one.model, other.model) if one.model != other.model else ():
-        return f"they start from other models ({name} {before} and {now})"
+        return f"they start from different models ({name} {before} and {now})"
     return None
 
 
 def _otherwise_asked(benchmark: str, one: dict[str, Any], other: dict[str, Any]) -> str | None:
-    """Why scores of a benchmark can not be compared, if so."""
+    """Why scores of a benchmark cannot be compared; None where they can."""
     if one == other:
         return None
     if one["judge"] != other["judge"]:
         return f"{benchmark} was judged by {one['judge']} in one and by {other['judge']} in the other"
     for name, before, now in differences(one["judge is"], other["judge is"]):
-        return f"{benchmark} was judged by {one['judge']} in both, and they are not the same: {name} {before} and {now}"
+        return f"{benchmark} was judged by {one['judge']} in both, but not by the same one: {name} {before} and {now}"
     for part, said in (
-        ("settings", f"{benchmark} was answered with another"),
-        ("questions", f"{benchmark} has other questions:"),
-        ("option files", f"{benchmark} was asked with other files:"),
-        ("judging", f"{benchmark} was judged with another"),
+        ("settings", f"{benchmark} was answered with a different"),
+        ("questions", f"{benchmark} has different questions:"),
+        ("option files", f"{benchmark} was asked with different files:"),
+        ("judging", f"{benchmark} was judged with a different"),
     ):
         for name, before, now in differences(one[part], other[part], "" if isinstance(one[part], dict) else part):
             return f"{said} {name} ({before} and {now})"
@@ -164,7 +169,7 @@ def _otherwise_asked(benchmark: str, one: dict[str, Any], other: dict[str, Any])
 
 
 def merge_rows(runs: Sequence[StoredRun]) -> list[ResultRow]:
-    """The rows of all runs, each under a name of its own."""
+    """The rows of all runs under distinct names."""
     bases = [row for run in runs for row in run.rows if row.method == BASE]
     merged = _one_base(bases)
     times = Counter(row.method for run in runs for row in run.rows)
@@ -179,15 +184,15 @@ def merge_rows(runs: Sequence[StoredRun]) -> list[ResultRow]:
 
 
 def _one_base(rows: Sequence[ResultRow]) -> ResultRow | None:
-    """The base model's rows as one, with all seeds and benchmarks that any has; None where scores differ."""
+    """One row for the base model, with the seeds and benchmarks of all its rows; None where their scores differ."""
     first = rows[0]
     scores = {name: dict(by_seed) for name, by_seed in first.scores.items()}
     ledgers, seconds = dict(first.ledgers), dict(first.seconds)
     for row in rows[1:]:
         for name, by_seed in row.scores.items():
-            own = scores.setdefault(name, {})
+            known = scores.setdefault(name, {})
             for seed, score in by_seed.items():
-                if not _same(own.setdefault(seed, score), score):
+                if not _same(known.setdefault(seed, score), score):
                     return None
         ledgers, seconds = row.ledgers | ledgers, row.seconds | seconds
     return replace(first, scores=scores, ledgers=ledgers, seconds=seconds)
@@ -201,8 +206,8 @@ def _same(one: Score, other: Score) -> bool:
 
 
 def _remarks(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> Iterator[str]:
-    """How runs differ in what was chosen, and in versions: each against the first."""
-    kinds: dict[str, list[str]] = {}
+    """How the options and versions of each run differ from those of the first."""
+    runs_by_change: dict[str, list[str]] = {}
     for run, basis in zip(runs[1:], bases[1:], strict=True):
         parts = _options(runs[0], run)
         if basis.surroundings != bases[0].surroundings:
@@ -213,21 +218,21 @@ def _remarks(runs: Sequence[StoredRun], bases: Sequence[Basis]) -> Iterator[str]
             )
             parts.append(f"made with other versions ({', '.join(kinds)})")
         if parts:
-            kinds.setdefault("; ".join(parts), []).append(run.name)
-    for place, (said, names) in enumerate(kinds.items()):
+            runs_by_change.setdefault("; ".join(parts), []).append(run.name)
+    for place, (change, names) in enumerate(runs_by_change.items()):
         if place == MOST_NAMED:
-            yield f"{len(kinds) - MOST_NAMED} more kinds of runs differ from {runs[0].name}."
+            yield f"{len(runs_by_change) - MOST_NAMED} more kinds of runs differ from {runs[0].name}."
             return
         more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
-        yield f"Against {runs[0].name}, {', '.join(names[:MOST_NAMED])}{more}: {said}."
+        yield f"Compared with {runs[0].name}, {', '.join(names[:MOST_NAMED])}{more}: {change}."
 
 
 def _options(one: StoredRun, other: StoredRun) -> list[str]:
-    """What was chosen otherwise in the other of two runs."""
+    """The options of the other run that differ from the first."""
     before, now = _chosen(one), _chosen(other)
     if before == now:
         return []
-    return [f"{name} {value} for {own}" for name, own, value in differences(before, now)]
+    return [f"{name} {value} instead of {first}" for name, first, value in differences(before, now)]
 
 
 def _chosen(run: StoredRun) -> dict[str, Any]:

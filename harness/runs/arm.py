@@ -14,7 +14,7 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import sources, store
 from harness.files.disk import disk_errors
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.methods.base import Lengths, Method, Stage
 from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
@@ -37,30 +37,33 @@ if TYPE_CHECKING:
 
 
 class Arm:
-    """A method with a seed."""
+    """A method with a seed.
 
-    def __init__(self, experiment: Experiment, method: str, seed: int, root: Folder):
+    label: its name in messages. folder: its own, in the run folder `root`. worked: whether this call did any step.
+    """
+
+    def __init__(self, experiment: Experiment, method: str, seed: int, root: RunFolder):
         self.experiment, self.name, self.seed, self.root = experiment, method, seed, root
         self.label = f"{method} seed {seed}"
-        self.folder = root.folder("arms").folder(f"{method}-seed{seed}")
+        self.folder = root.arm(method, seed)
         self.benchmarks = experiment.benchmarks
         self.method: Method = experiment.method(method)
-        self.worked = False  # whether this call did any step
+        self.worked = False
 
-    def __reduce__(self) -> tuple:
-        """For other processes: how it is made anew there."""
+    def __reduce__(self) -> tuple[Any, ...]:
+        """How another process builds the same arm."""
         return type(self), (self.experiment, self.name, self.seed, self.root)
 
     def is_tuned(self) -> bool:
-        """Whether its options are known: there is nothing to choose, or it was chosen."""
+        """Whether its options are known: nothing is tuned, or tuning has chosen them."""
         return not self.experiment.tuned(self.name) or choice(self.root.path, self.name) is not None
 
     @cached_property
     def options(self) -> Any:
-        """Those of the experiment, with what tuning chose.
+        """The options of the method in the experiment, with those that tuning chose.
 
         Raises:
-            UserError: when there is to be tuning, and it is not finished.
+            UserError: when the method is tuned, and its tuning is not finished.
         """
         options = self.experiment.method_options(self.name)
         if not self.experiment.tuned(self.name):
@@ -74,7 +77,7 @@ class Arm:
         return self.method.stages(self.options)
 
     def training_steps(self) -> list[str]:
-        """Names, in order; they are the same whatever tuning chooses."""
+        """Names of the steps of training, in order; they do not depend on what tuning chooses."""
         stages = self.experiment.stages(self.name)
         return [name for stage in stages for name in (collecting(stage), stage.name)]
 
@@ -83,12 +86,12 @@ class Arm:
         return [*self.training_steps(), *chain.from_iterable(map(step_names, self.benchmarks))]
 
     def damage(self, step: str) -> Iterator[str]:
-        """What is wrong with the files of a finished step, a text for each."""
+        """What is wrong with the files of a finished step, one text per problem."""
         return self.folder.damage(step)
 
     def forget(self, step: str) -> bool:
-        """Forgets that a step, and those that depend on it, were done. Whether the arm has such a step."""
-        for steps in (*map(step_names, self.benchmarks), self.steps()):  # none follows a benchmark's own
+        """Forget that a step, and those that depend on it, were done. Returns whether the arm has such a step."""
+        for steps in (*map(step_names, self.benchmarks), self.steps()):  # nothing depends on steps of a benchmark
             if step in steps:
                 for later in steps[steps.index(step) :]:
                     self.folder.forget(later)
@@ -96,20 +99,21 @@ class Arm:
         return False
 
     def stage_steps(self, inputs: Inputs) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and dependencies of each step of training, as of `pipeline.stage_steps`."""
-        return stage_steps(self.stages, self._setup(inputs))
+        """Name and dependencies of each step of training (`harness.stages.train.stage_steps`)."""
+        return stage_steps(self.stages, self.setup(inputs))
 
     def trained(self, inputs: Inputs) -> bool:
-        """
+        """Whether all stages are finished.
+
         Raises:
-            UserError: when a finished stage was made from other things than it depends on now, naming them.
+            UserError: when a finished stage depends on something that has changed since, naming it.
         """
         return all(self.folder.finished(*step) for step in self.stage_steps(inputs))
 
     def check(self, inputs: Inputs) -> None:
         """
         Raises:
-            UserError: when a finished step was made from other things than it depends on now, naming them.
+            UserError: when a finished step depends on something that has changed since, naming it.
         """
         if self.trained(inputs):
             for scoring in self.scorings(inputs):
@@ -119,24 +123,24 @@ class Arm:
         return [Scoring(self, name, inputs) for name in self.benchmarks]
 
     def learn(self, inputs: Inputs) -> None:
-        """Training alone; `run` then scores, in another process or on another machine."""
+        """Train, but do not score: `run` does that later, in another process or on another machine."""
         start = time.perf_counter()
         if not self.trained(inputs):
             self.train(inputs)
             self._book_seconds(time.perf_counter() - start, 0.0)
 
     def run(self, inputs: Inputs) -> None:
-        """Training, where it is not finished, and scoring."""
+        """Train, where that is not finished, and score."""
         start = time.perf_counter()
         trained = self.train(inputs)
-        scoring = time.perf_counter()
-        for each in self.scorings(inputs):
-            self.worked |= each.run(trained)
-        self._book_seconds(scoring - start, time.perf_counter() - scoring)
+        middle = time.perf_counter()
+        for scoring in self.scorings(inputs):
+            self.worked |= scoring.run(trained)
+        self._book_seconds(middle - start, time.perf_counter() - middle)
 
     def _book_seconds(self, training: float, scoring: float) -> None:
-        """Adds to the wall time of earlier calls, unless this call found all steps finished."""
-        file = self.folder / "seconds.json"
+        """Add to the wall time of earlier calls, unless all steps were already finished."""
+        file = self.folder.seconds
         if file.exists() and not self.worked:
             return
         before = store.read_json(file) if file.exists() else {"training": 0.0, "scoring": 0.0}
@@ -144,13 +148,13 @@ class Arm:
         store.write_json(file, seconds)
 
     def seconds(self) -> dict[str, float]:
-        """Wall time spent in training (data generation included) and in scoring."""
-        return store.read_json(self.folder / "seconds.json")
+        """Wall time of training (data generation included) and of scoring."""
+        return store.read_json(self.folder.seconds)
 
     def train(self, inputs: Inputs) -> Trained:
-        """The trained policy; the files of each stage and the ledger are left in the folder."""
+        """Train the policy; the folder then has the files of each stage and the ledger."""
         needed = not (self.trained(inputs) and all(scoring.answered() for scoring in self.scorings(inputs)))
-        trained = train_stages(self.stages, self._setup(inputs), needed)
+        trained = train_stages(self.stages, self.setup(inputs), needed)
         self.worked |= trained.worked
         return trained
 
@@ -158,22 +162,29 @@ class Arm:
         """Digests of the parts of the finished policy."""
         return self.folder.facts(self.stages[-1].name)["model"] if self.stages else inputs.model
 
+    @property
+    def beta(self) -> float | None:
+        """The factor of the implicit reward, for methods with an option of this name; None for others."""
+        return asdict(self.options).get("beta")
+
     def policy(self, trained: Trained, inputs: Inputs) -> Policy:
+        """The model to score; with its reference, where it was trained."""
         if not self.stages:
             return Policy(trained.engine(), folder=self.folder.path)
         return Policy(
             trained.engine(),
             reference=inputs.base,
-            beta=getattr(self.options, "beta", 1.0),
+            beta=1.0 if self.beta is None else self.beta,
             pairs=self.pairs(),
             folder=self.folder.path,
         )
 
-    def _setup(self, inputs: Inputs) -> "ArmSetup":
+    def setup(self, inputs: Inputs) -> RunSetup:
+        """What its stages share; a kind of arm that trains in another way overrides this."""
         experiment = self.experiment
         return ArmSetup(
             folder=self.folder,
-            shared=self.root.path,
+            shared=self.root,
             budget=experiment.cap,
             rule=experiment.ledger,
             sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
@@ -246,12 +257,12 @@ class Arm:
         )
 
     def pairs(self) -> list[Prompt] | None:
-        """The pairs that the policy was trained on: those of its last stage, and of the stages that it went on from."""
+        """The pairs that the policy was trained on: those of its last stage and of the stages it continued from."""
         starts = [index for index, stage in enumerate(self.stages) if index == 0 or stage.start == "base"]
         rows = []
         for stage in self.stages[starts[-1] if starts else 0 :]:
             self.folder.check(collecting(stage))
-            rows += store.read_jsonl(self.folder / "preferences" / f"{stage.name}.jsonl")
+            rows += store.read_jsonl(self.folder.preferences(stage.name))
         pairs = [Prompt.of_record(row) for row in rows if {"chosen", "rejected"} <= row.keys()]
         return pairs or None
 
@@ -287,7 +298,7 @@ class ArmSetup(RunSetup):
 
 
 def failure_of(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:
-    """Does some work of an arm: what the user is told when it fails."""
+    """Do some work of an arm. Returns the message for the user when it fails."""
     try:
         with disk_errors():
             work(inputs())

@@ -1,8 +1,8 @@
-"""What an experiment will take: hours of GPUs, their memory, calls to the judge and their price, and disk.
+"""What an experiment will take: GPU hours and memory, calls to the judge and their price, and disk.
 
-From the plan (tokens by role) and the speed of a device: of a GPU's data sheet with assumed utilisation, or as a
-finished run has measured it. Training takes 6 N FLOPs a token, reading 2 N, both bound by arithmetic; a generated token
-also waits for the weights and the key-value cache to be read from memory, once for all sequences of a batch.
+Estimated from the plan (tokens by role) and the speed of a device, either from the data sheet of a GPU with assumed
+utilisation, or as measured in a finished run. Training takes 6 N FLOPs per token and reading 2 N, both limited by
+arithmetic; generating a token also has to read the weights and the key-value cache, once for all sequences of a batch.
 """
 
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.budget import Ledger, Spending
 from harness.endpoints.limits import known_prices, parse_price
 from harness.errors import UserError, unknown_name
 from harness.experiment import presets
 from harness.experiment.options import Experiment
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.methods.base import Lengths
 from harness.models.folder import TESTBED, NoModel, base_folder, model_folder, text_config
 from harness.models.weights import parameter_count
@@ -33,22 +34,25 @@ GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
     "a100": (312e12, 2.04e12, 80),
     "l40s": (362e12, 0.864e12, 48),
 }
-TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are reached
-WEIGHT = 2  # bytes, as they are kept and generated with
-TRAINED = 16  # bytes a parameter in training: float32 weights, gradients and two moments
-MERGED = 4  # bytes a parameter while adapters are merged
-MORE = (2, 4, 8, 16, 32, 64)  # GPUs that are proposed
-RANK = 16  # of adapters that are proposed
+TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are achieved
+WEIGHT = 2  # bytes per parameter in checkpoints and generation
+TRAINED = 16  # bytes per parameter in training: float32 weights, gradients and two moments
+MERGED = 4  # bytes per parameter while adapters are merged
+MORE = (2, 4, 8, 16, 32, 64)  # numbers of GPUs to suggest
+RANK = 16  # of adapters to suggest
 ADAPTED = 23  # inputs and outputs of a layer's matrices, in units of its width, where the inner width is 4
-STATE = 12  # bytes a parameter of a training's state on the disk: weights and two moments
-KEPT_TOKEN = 34  # bytes of a layer's activations a token and unit of width (Korthikanti et al. 2022, eq. 2)
-PROMPT, SYSTEM = 160.0, 60.0  # tokens, where the model is not on this machine
-TEXT = 5  # bytes a token of what is stored of answers
+STATE = 12  # bytes per parameter of a training state on disk: weights and two moments
+KEPT_TOKEN = 34  # bytes of a layer's activations per token and unit of width (Korthikanti et al. 2022, eq. 2)
+PROMPT, SYSTEM = 160.0, 60.0  # tokens, assumed where the model is not on this machine
+TEXT = 5  # bytes per token of stored answers
 
 
 @dataclass(frozen=True)
 class ModelSizes:
-    """A model's sizes. kv_bytes: of a token in the key-value cache."""
+    """The sizes of a model.
+
+    kv_bytes: bytes of a token in the key-value cache.
+    """
 
     parameters: int
     layers: int
@@ -58,9 +62,11 @@ class ModelSizes:
 
 @dataclass(frozen=True)
 class Speed:
-    """train, read: FLOP/s. token: seconds that a generated token takes on one device, alone in its share of a batch.
+    """The speed of one device.
 
-    name: of the device, or the run that it was measured in. memory: GiB of one; None where it is not known.
+    name: the device, or the run in which it was measured. train, read: FLOP/s.
+    token: seconds per generated token, with the time of a batch divided by its sequences.
+    memory: GiB; None where it is unknown.
     """
 
     name: str
@@ -70,7 +76,7 @@ class Speed:
     memory: float | None = None
 
     def seconds(self, parameters: int, read: float = 0.0, sampled: float = 0.0, trained: float = 0.0) -> float:
-        """Of so many tokens."""
+        """Seconds to read, sample and train these numbers of tokens."""
         reading, training = read * FORWARD_FLOPS * parameters, trained * TRAIN_FLOPS * parameters
         return reading / self.read + sampled * self.token + training / self.train
 
@@ -79,10 +85,10 @@ def of_gpu(name: str, shape: ModelSizes, batch: int, context: float) -> Speed:
     """The speed of a model on a GPU.
 
     Args:
-        batch: sequences that are generated at once; context: their tokens in the middle of it.
+        batch: sequences that are generated at once. context: tokens of each, halfway through.
 
     Raises:
-        UserError: for a GPU that is not in the table.
+        UserError: when the GPU is not in the table.
     """
     if name not in GPUS:
         raise unknown_name("GPU", name, GPUS)
@@ -93,40 +99,36 @@ def of_gpu(name: str, shape: ModelSizes, batch: int, context: float) -> Speed:
 
 
 def measured(run: Path) -> Speed:
-    """The speed at which a finished run went, from its ledgers.
+    """The speed of a finished run, from its ledgers.
 
     Raises:
-        UserError: when no arm of it trained, read and generated.
+        UserError: when none of its arms trained, read and generated.
     """
     experiment = read_experiment(run)
     parameters = parameter_count(model_folder(experiment.model))
-    total: dict[str, dict[str, float]] = {}
-    for arm in arms_of(experiment, Folder(run)):
-        for role, spent in store.read_json(arm.folder / "ledger.json")["roles"].items():
-            sums = total.setdefault(role, dict.fromkeys(spent, 0.0))
-            for name, amount in spent.items():
-                sums[name] += amount
-    found = [total.get(role, {}) for role in ("train", "reference", "generate")]
-    if not all(each.get("seconds") for each in found):
+    spent = Ledger()
+    for arm in arms_of(experiment, RunFolder(run)):
+        spent.add(Ledger.from_dict(store.read_json(arm.folder.ledger)))
+    train, reference, generate = (spent.roles.get(role, Spending()) for role in ("train", "reference", "generate"))
+    if not (train.seconds and reference.seconds and generate.seconds):
         raise UserError(f"{run} has no method that samples, has a reference and trains, such as sso or pbaa")
-    train, reference, generate = found
-    read = FORWARD_FLOPS * parameters * reference["prompt_tokens"] / reference["seconds"]
-    reading = FORWARD_FLOPS * parameters * generate["prompt_tokens"] / read
-    token = max(0.0, generate["seconds"] - reading) / generate["generated_tokens"]
-    return Speed(str(run), TRAIN_FLOPS * parameters * train["trained_tokens"] / train["seconds"], read, token)
+    read = FORWARD_FLOPS * parameters * reference.prompt_tokens / reference.seconds
+    reading = FORWARD_FLOPS * parameters * generate.prompt_tokens / read
+    token = max(0.0, generate.seconds - reading) / generate.generated_tokens
+    return Speed(str(run), TRAIN_FLOPS * parameters * train.trained_tokens / train.seconds, read, token)
 
 
 def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = None) -> dict[str, Any]:
-    """The plan of `planning.estimate` and, as "cost", what it takes on so many GPUs.
+    """The plan of `harness.stages.plan.estimate` and, as "cost", what it takes on a number of GPUs.
 
-    "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "memory", "judge", "disk"}, as
-    docs/presets.md explains them.
+    "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "memory", "judge", "disk"}; see
+    docs/presets.md.
 
     Args:
-        calibrate: a finished run on this device, whose speed counts in place of a GPU's.
+        calibrate: a finished run on this device, whose speed is used instead of that of a GPU.
 
     Raises:
-        UserError: for a model whose size is not known, a GPU that is not, or a budget that does not pay for an update.
+        UserError: when the size of the model or the GPU is unknown, or the budget does not pay for one update.
     """
     shape = shape_of(experiment.model)
     lengths = _lengths(experiment)
@@ -151,7 +153,7 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
         "train": speed.seconds(parameters, trained=trained),
     }
     tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
-    seconds["tuning"] = sum(seconds.values()) * tuning  # its trials are as these runs
+    seconds["tuning"] = sum(seconds.values()) * tuning  # trials are like these runs
     seconds["score"] = models * scoring["seconds"]
     hours = {role: value / 3600 for role, value in seconds.items()}
     methods = [name for name, method in planned["methods"].items() if method["stages"]]
@@ -175,19 +177,19 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
 
 @cache
 def shape_of(model: str) -> ModelSizes:
-    """Of a model on this machine, or of one that the presets name.
+    """The sizes of a model on this machine, or of one that the presets name.
 
     Raises:
-        UserError: for any other.
+        UserError: for any other model.
     """
     known = presets.numbers(presets.SHAPES)
     try:
         folder = model_folder(model)
     except NoModel as error:
         if model not in known:
-            raise UserError(f"{error}; sizes are known without it of {', '.join(known)}") from None
-        own = known[model]
-        return ModelSizes(own["parameters"], own["layers"], own["hidden"], _kv_bytes(**own))
+            raise UserError(f"{error}; without it, sizes are known for {', '.join(known)}") from None
+        sizes = known[model]
+        return ModelSizes(sizes["parameters"], sizes["layers"], sizes["hidden"], _kv_bytes(**sizes))
     folder = base_folder(folder) or folder
     config = text_config(folder)
     try:
@@ -201,7 +203,7 @@ def shape_of(model: str) -> ModelSizes:
 
 
 def _model_cost(experiment: Experiment, adapters: Any) -> Cost:
-    """As `planning.cost_of`, also for a model that the presets name: its layers are Llama's."""
+    """`harness.stages.plan.cost_of`, also for a model that the presets name: its layers are like Llama's."""
     known = presets.numbers(presets.SHAPES)
     try:
         return cost_of(experiment, adapters)
@@ -230,7 +232,7 @@ def _kv_bytes(layers: int, kv_heads: int, head_dim: int, **_sizes: int) -> int:
 
 
 def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
-    """Of prompts, or of labelled pairs: counted where the model's tokenizer is on this machine, and else assumed."""
+    """Lengths of prompts, or of labelled pairs: counted if the model's tokenizer is on this machine, else assumed."""
     try:
         model_folder(experiment.model)
     except UserError:
@@ -241,7 +243,7 @@ def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
 
 
 def _known_prompts(experiment: Experiment) -> tuple[int, int] | None:
-    """How many prompts and labelled pairs there are, where the model, and so its training data, are on this machine."""
+    """How many prompts and labelled pairs there are; None where the model is not on this machine."""
     try:
         model_folder(experiment.model)
     except NoModel:
@@ -251,41 +253,41 @@ def _known_prompts(experiment: Experiment) -> tuple[int, int] | None:
 
 
 def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """What each benchmark asks, as far as it is known."""
+    """What each benchmark asks, for the benchmarks in the presets."""
     known = presets.numbers(presets.WORKLOADS)
     suite = f"{TESTBED}/" if experiment.data_dir == TESTBED else ""
-    own = {name: known[suite + name] for name in experiment.benchmarks if suite + name in known}
+    workloads = {name: known[suite + name] for name in experiment.benchmarks if suite + name in known}
     return {
         name: each | {"questions": min(each["questions"], experiment.limit or each["questions"])}
-        for name, each in own.items()
+        for name, each in workloads.items()
     }
 
 
 def _scoring(experiment: Experiment, shape: ModelSizes, speed: Speed) -> dict[str, float]:
-    """Seconds and tokens of the answers of one model."""
+    """Seconds and tokens for the answers of one model."""
     seconds = tokens = 0.0
-    for own in _workloads(experiment).values():
-        asked = own["questions"] * own["turns"]
-        read = asked * own["prompt"] * (own.get("reads", 1))
-        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * own["answer"])
-        tokens += asked * (own["prompt"] + own["answer"])
+    for workload in _workloads(experiment).values():
+        asked = workload["questions"] * workload["turns"]
+        read = asked * workload["prompt"] * workload.get("reads", 1)
+        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * workload["answer"])
+        tokens += asked * (workload["prompt"] + workload["answer"])
     return {"seconds": seconds, "tokens": tokens}
 
 
 def _memory(
     experiment: Experiment, shape: ModelSizes, gpus: int, lengths: Lengths, methods: list[str], limit: float | None
 ) -> dict[str, Any]:
-    """GiB on each GPU while it trains methods (states shared by all, as FSDP does) and while it generates; where that
-    is more than the limit, what would fit ("remedies")."""
+    """GiB on each GPU in training (states divided over all, as FSDP does) and in generation, and what would fit
+    ("remedies") where that is more than the limit."""
     longest = lengths.prompt + lengths.system + experiment.max_new_tokens
     options = [experiment.method_options(name) for name in methods]
     micro = max((each.micro_batch_size for each in options), default=0)
-    rank = min((each.lora_rank for each in options), default=0)  # 0 where one method trains all weights
+    rank = min((each.lora_rank for each in options), default=0)  # 0 if any method trains all weights
 
     def training(gpus: int, rank: int, micro: int) -> float:
         if not methods:
             return 0.0
-        sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions an example
+        sequence = micro * 2 * longest * shape.hidden * WEIGHT  # two completions per example
         activations = shape.layers * sequence + KEPT_TOKEN / WEIGHT * sequence  # checkpoints, and one layer's own
         return (WEIGHT * shape.parameters + _states(shape, gpus, rank, activations)) / GIB
 
@@ -311,7 +313,7 @@ def _memory(
 
 
 def _states(shape: ModelSizes, gpus: int, rank: int, activations: float) -> float:
-    """Bytes of what is trained on each GPU. Adapters lie on a copy of the weights, and are merged in float32."""
+    """Bytes of training states on each GPU. Adapters are added to a copy of the weights, and merged in float32."""
     if not rank:
         return TRAINED * shape.parameters / gpus + activations
     adapters = rank * shape.layers * ADAPTED * shape.hidden
@@ -319,18 +321,18 @@ def _states(shape: ModelSizes, gpus: int, rank: int, activations: float) -> floa
 
 
 def _judge(experiment: Experiment, models: int) -> dict[str, Any]:
-    """Calls and USD, with the date of the list that the price is from; None where these are not known."""
+    """Calls, tokens and USD of judging, with the date of the price list; None where the price is unknown."""
     price = known_prices().get(experiment.judge_model or "")
     if experiment.judge_price:
         price = parse_price(experiment.judge_price)
     calls = prompts = replies = 0
     asks = experiment.judge_model or experiment.judge_engine or experiment.data_dir != TESTBED
-    for own in _workloads(experiment).values() if asks else ():
-        if "judge_prompt" in own:
-            asked = models * own["questions"] * own["turns"] * (2 if experiment.both_orders else 1)
+    for workload in _workloads(experiment).values() if asks else ():
+        if "judge_prompt" in workload:
+            asked = models * workload["questions"] * workload["turns"] * (2 if experiment.both_orders else 1)
             calls += asked
-            prompts += asked * own["judge_prompt"]
-            replies += asked * own["judge_reply"]
+            prompts += asked * workload["judge_prompt"]
+            replies += asked * workload["judge_reply"]
     usd = None if price is None else price.cost(prompts, replies)
     tokens = {"prompt_tokens": prompts, "reply_tokens": replies}
     return {"calls": calls, **tokens, "usd": usd, "prices": price.date if price else None}

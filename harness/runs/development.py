@@ -1,13 +1,15 @@
-"""The prompts that trials of tuning are scored on: kept from all training, answered, and rated by the judge.
+"""The prompts that trials of tuning are scored on: held out from training, answered, and rated by the judge.
 
-They take the way of a benchmark: answers, judgments and score are files, each made from the one before.
+They are scored like a benchmark: answers, judgments and score are files, each made from the one before.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 
-from harness.benchmarks.base import Judging, Policy, Score, Settings
+from harness.benchmarks.base import Judging, Policy, Questions, Score, Settings
+from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.engines.base import Sampling
 from harness.errors import UserError
 from harness.experiment.options import Experiment
@@ -25,7 +27,7 @@ Prompts = Sequence[Prompt]
 
 @dataclass(frozen=True)
 class PromptSplit:
-    """Prompts for scoring trials, and what of prompts and labelled pairs is left to train on."""
+    """Prompts for scoring trials, and the prompts and labelled pairs that are left for training."""
 
     development: Prompts
     prompts: Prompts
@@ -33,21 +35,21 @@ class PromptSplit:
 
 
 def split(experiment: Experiment, prompts: Prompts, labelled: Prompts) -> PromptSplit:
-    """Keeps prompts from training: of the prompts, or of the labelled pairs where only these were given.
+    """Hold out prompts from training: from the prompts, or from the labelled pairs where only these were given.
 
-    Of the testbed's, those about certain content; of others, those whose messages have the smallest digests. All that
-    asks the same leaves the training data with them.
+    From the testbed's prompts, those about certain content; from others, those whose messages have the smallest
+    digests. Everything that asks the same leaves the training data too.
 
     Raises:
         UserError: when too few would be left.
     """
-    only_pairs = experiment.prompts == TESTBED != experiment.preferences
+    only_pairs = experiment.prompts == TESTBED and experiment.preferences != TESTBED
     option, source = ("preferences", labelled) if only_pairs else ("prompts", prompts)
     kept = _kept(source, getattr(experiment, option) == TESTBED, experiment.tune_prompts)
     found = [prompt for prompt in source if kept(prompt)]
     if len(found) < experiment.tune_prompts or 2 * experiment.tune_prompts > len(source):
         raise UserError(
-            f"the {option} are too few to keep {experiment.tune_prompts} of them for tuning "
+            f"there are too few {option} to hold out {experiment.tune_prompts} for tuning "
             f"(at most {min(len(found), len(source) // 2)}): give fewer --tune-prompts, or more {option}"
         )
     left = [[prompt for prompt in each if not kept(prompt)] for each in (prompts, labelled)]
@@ -67,22 +69,31 @@ def _digest(prompt: Prompt) -> str:
     return store.digest(prompt.messages)
 
 
-class Development:
-    """Answers to the kept prompts, sampled as training data are, each rated by the judge from 1 to 10."""
+@dataclass(frozen=True)
+class DevelopmentOptions:
+    """top_p: that of training data."""
+
+    top_p: float = 1.0
+
+
+class Development(BenchmarkDefaults):
+    """Answers to the held-out prompts, sampled like training data, each rated by the judge from 1 to 10."""
 
     name = NAME
     title = "kept prompts"
     needs_judge = True
-    needs_pairs = False
-    turns = 1
 
-    @dataclass(frozen=True)
-    class Options:
-        top_p: float = 1.0
+    Options: type = DevelopmentOptions
 
-    def answer(self, policy: Policy, items: list[dict], settings: Settings, advance: Advance | None) -> list[dict]:
+    def load(self, data_dir: Path, settings: Settings) -> Questions:
+        """No questions: they are the prompts of the experiment."""
+        return Questions(())
+
+    def answer(self, policy: Policy, items: Questions, settings: Settings, advance: Advance | None) -> list[dict]:
         prompts = [policy.engine.encode_chat(_chat(item)) for item in items]
-        sampling = Sampling(settings.max_new_tokens, settings.temperature, settings.options.top_p, settings.seed)
+        tokens, temperature = settings.max_new_tokens, settings.temperature
+        assert tokens is not None and temperature is not None, "a trial samples as training does"
+        sampling = Sampling(tokens, temperature, settings.options.top_p, settings.seed)
         completions = policy.engine.generate(prompts, [f"{NAME}/{item['id']}" for item in items], sampling, advance)
         return [
             {
@@ -96,7 +107,7 @@ class Development:
         ]
 
     def judge(
-        self, items: list[dict], samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
+        self, items: Questions, samples: list[dict], judge: Judge, judging: Judging, advance: Advance | None
     ) -> list[dict]:
         outputs = {sample["id"]: sample["output"] for sample in samples}
         requests = [rating_request(item["id"], item["messages"], outputs[item["id"]]) for item in items]
@@ -116,7 +127,7 @@ class Development:
             for reply in replies
         ]
 
-    def score(self, items: list[dict], samples: list[dict], judgments: list[dict]) -> Score:
+    def score(self, items: Questions, samples: list[dict], judgments: list[dict]) -> Score:
         values = {row["id"]: row["rating"] for row in judgments if row["rating"] is not None}
         replied = [row for row in judgments if not row["error"]]
         return Score(

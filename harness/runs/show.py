@@ -1,33 +1,34 @@
-"""From a cell of a table to what it was made of: the values of all questions, and one question in full."""
+"""What a cell of a table was computed from: the values of all questions, and one question in full."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from harness.benchmarks.base import Settings, step_names
-from harness.benchmarks.files import with_suite_settings
-from harness.benchmarks.questions import load_questions
+from harness.benchmarks.base import step_names
 from harness.errors import UserError, unknown_name
-from harness.experiment.options import Experiment
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import SCORES, RunFolder
 from harness.results.folder import check_there, read_experiment
 from harness.runs.arm import Arm
-from harness.runs.inputs import data_folder
+from harness.runs.questions import read_questions
 from harness.runs.run import arms_of
 
 
 def values(
     path: Path, benchmark: str, methods: Sequence[str] = (), seed: int | None = None, differing: bool = False
 ) -> dict[str, Any]:
-    """The value of every question, by method.
+    """The values of all questions of a benchmark.
 
     Args:
+        methods: all where none is named. seed: one seed; None for the mean over all.
         differing: leave out questions on which all methods have the same value.
 
     Returns: {"benchmark", "methods": [...], "score": {METHOD: mean of the scores of its seeds, as in the table},
         "questions": [{"question": ID, METHOD: mean over seeds or None}], "left_out": questions that do not differ}.
+
+    Raises:
+        UserError: when the run, the benchmark or a method is not there.
     """
     arms = _chosen(path, benchmark, methods, seed)
     scores = {arm: _score(arm, benchmark) for arm in arms}
@@ -58,10 +59,10 @@ def values(
 def question(
     path: Path, benchmark: str, question: str, methods: Sequence[str] = (), seed: int | None = None
 ) -> dict[str, Any]:
-    """All that is stored of one question.
+    """All that is stored for one question.
 
     Returns: {"benchmark", "question": its item, "arms": [{"method", "seed", "value", "samples": [...],
-        "judgments": [...], "files": {path: SHA-256}}]}, value None where it has none.
+        "judgments": [...], "files": {path: SHA-256}}]}, value None without a verdict.
 
     Raises:
         UserError: when the run, the benchmark, a method or the question is not there.
@@ -69,25 +70,26 @@ def question(
     arms = _chosen(path, benchmark, methods, seed)
     shown = []
     for arm in arms:
-        samples = _rows(arm, "samples", benchmark, question)
+        samples = _rows(arm.folder.samples(benchmark), question)
         shown.append(
             {
                 "method": arm.name,
                 "seed": arm.seed,
                 "value": _score(arm, benchmark)["values"].get(question),
                 "samples": samples,
-                "judgments": _rows(arm, "judgments", benchmark, question),
+                "judgments": _rows(arm.folder.judgments(benchmark), question),
                 "files": {
-                    f"arms/{arm.folder.path.name}/{name}": digest
+                    str((arm.folder / name).relative_to(path)): digest
                     for step in step_names(benchmark)
-                    for name, digest in arm.folder.mark(step).files.items()
+                    for name, digest in arm.folder.files(step).items()
                 },
             }
         )
     if not any(each["samples"] for each in shown):
         known = list(_score(arms[0], benchmark)["values"])
         raise UserError(f"{benchmark} has no question {question!r} in {path}: its questions are {_some(known)}")
-    return {"benchmark": benchmark, "question": _item(arms[0].experiment, path, benchmark, question), "arms": shown}
+    item = read_questions(arms[0].experiment, path, benchmark).get(question)
+    return {"benchmark": benchmark, "question": item, "arms": shown}
 
 
 def _chosen(path: Path, benchmark: str, methods: Sequence[str], seed: int | None) -> list[Arm]:
@@ -99,38 +101,27 @@ def _chosen(path: Path, benchmark: str, methods: Sequence[str], seed: int | None
             raise unknown_name("method of this run", name, experiment.arms())
     arms = [
         arm
-        for arm in arms_of(experiment, Folder(path))
+        for arm in arms_of(experiment, RunFolder(path))
         if arm.name in (methods or experiment.arms()) and seed in (None, arm.seed)
     ]
     for arm in arms:
         if mark := arm.folder.mark(step_names(benchmark)[1]):
-            check_there(arm.folder, mark, "scores")
-    scored = [arm for arm in arms if (arm.folder / "scores" / f"{benchmark}.json").exists()]
+            check_there(arm.folder, mark, SCORES)
+    scored = [arm for arm in arms if arm.folder.score(benchmark).exists()]
     if not scored:
         raise UserError(f"{path} has no scores of {benchmark}{'' if seed is None else f' with seed {seed}'} yet")
     return scored
 
 
-def _score(arm: Arm, benchmark: str) -> dict:
-    return store.read_json(arm.folder / "scores" / f"{benchmark}.json")
+def _score(arm: Arm, benchmark: str) -> dict[str, Any]:
+    return store.read_json(arm.folder.score(benchmark))
 
 
-def _rows(arm: Arm, kind: str, benchmark: str, question: str) -> list[dict]:
-    file = arm.folder / kind / f"{benchmark}.jsonl"
+def _rows(file: Path, question: str) -> list[dict[str, Any]]:
+    """The rows of one question."""
     if not file.exists():
         return []
     return [row for row in store.iterate_jsonl(file) if str(row.get("id", row.get("question_id"))) == question]
-
-
-def _item(experiment: Experiment, path: Path, benchmark: str, question: str) -> dict | None:
-    """The question itself, where its file is still there."""
-    folder = data_folder(experiment, path)
-    settings = Settings(limit=experiment.limit, options=experiment.benchmark_options(benchmark))
-    try:
-        items = load_questions(benchmark, folder, with_suite_settings(folder, settings))
-    except UserError:
-        return None
-    return next((item for item in items if str(item["id"]) == question), None)
 
 
 def _some(names: Sequence[str]) -> str:

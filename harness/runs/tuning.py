@@ -1,7 +1,7 @@
 """Equal tuning: the same number of trials for every method, scored on prompts that no method trains on.
 
-A trial is an arm with options of the method's search space, with a seed that no run has and the budget that every run
-has. The options of the best trial, ties going to the earlier one, are those of all of the method's runs.
+A trial is an arm with options from the search space of its method, a seed that no run has, and the budget of a run. All
+runs of a method use the options of its best trial; of equal ones, the earlier wins.
 """
 
 import shutil
@@ -13,15 +13,16 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any
 
-from harness.benchmarks.base import Benchmark, Questions, Settings, step_names
+from harness.benchmarks.base import Questions, Settings, step_names
+from harness.benchmarks.loading import CompleteBenchmark
 from harness.budget import Ledger
 from harness.errors import UserError
 from harness.experiment.options import MOST_SEEDS, Experiment
 from harness.files import store
-from harness.files.marks import Folder
-from harness.results.tuning_record import FILE, document
+from harness.files.folders import RunFolder
+from harness.results.tuning_record import TrialRecord, TrialRow
 from harness.runs.arm import Arm
-from harness.runs.development import NAME, Development
+from harness.runs.development import NAME, Development, DevelopmentOptions
 from harness.runs.inputs import Inputs
 from harness.runs.scoring import Scoring
 from harness.runs.workers import run_arms
@@ -31,21 +32,21 @@ from harness.stages.train import RunSetup
 from harness.types import Prompt
 from harness.work import sampled, total
 
-SEED = MOST_SEEDS  # runs have smaller ones
-FAILED = "failed"  # the step of a trial that came to no end
+SEED = MOST_SEEDS  # seeds of runs are smaller
+FAILED = "failed"  # the step of a trial that failed
 
 
 class Trial(Arm):
     """One configuration of a method, trained with SEED and scored on the development prompts."""
 
-    def __init__(self, experiment: Experiment, method: str, number: int, root: Folder):
+    def __init__(self, experiment: Experiment, method: str, number: int, root: RunFolder):
         super().__init__(experiment, method, SEED, root)
         self.number = number
         self.label = f"{method} trial {number}"
-        self.folder = root.folder(FILE.parts[0]).folder(method).folder(f"trial-{number}")
+        self.folder = root.trial(method, number)
         self.benchmarks = (NAME,)
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.experiment, self.name, self.number, self.root)
 
     @cached_property
@@ -61,15 +62,16 @@ class Trial(Arm):
     def scorings(self, inputs: Inputs) -> list[Scoring]:
         return [DevelopmentScoring(self, NAME, inputs)]
 
-    def _setup(self, inputs: Inputs) -> RunSetup:
-        return replace(super()._setup(inputs), check_pairs=0)  # an LLM judge looks at the pairs of runs only
+    def setup(self, inputs: Inputs) -> RunSetup:
+        """The setup of a run, except that no judge checks the pairs of a trial."""
+        return replace(super().setup(inputs), check_pairs=0)
 
     def learn(self, inputs: Inputs) -> None:
         with self._failing(inputs):
             super().learn(inputs)
 
     def run(self, inputs: Inputs) -> None:
-        """Leaves a score, or why there is none. Its models go: the chosen options are trained anew."""
+        """Write the score, or why there is none, and delete the models: runs train with the chosen options again."""
         if not self.over(inputs):
             with self._failing(inputs):
                 super().run(inputs)
@@ -86,13 +88,14 @@ class Trial(Arm):
             self._fail(inputs, str(error))
 
     def drop_models(self) -> None:
-        shutil.rmtree(self.folder / "checkpoints", ignore_errors=True)  # not there where training has failed at once
+        shutil.rmtree(self.folder.checkpoints, ignore_errors=True)  # absent where training failed at once
 
     def damage(self, step: str) -> Iterator[str]:
-        return (found for found in super().damage(step) if not found.startswith(str(self.folder / "checkpoints")))
+        """Problems of a finished step, without the models, which are deleted."""
+        return (found for found in super().damage(step) if not found.startswith(str(self.folder.checkpoints)))
 
     def is_outdated(self, inputs: Inputs) -> bool:
-        """Whether a finished step was made from other things than it depends on now."""
+        """Whether a finished step depends on something that has changed since."""
         try:
             self.check(inputs)
         except UserError:
@@ -103,7 +106,7 @@ class Trial(Arm):
         """Whether there is nothing left to do.
 
         Raises:
-            UserError: when a finished step was made from other things than it depends on now, naming them.
+            UserError: when a finished step depends on something that has changed since, naming it.
         """
         if unfinished := self._unfinished(inputs):
             mark = self.folder.mark(FAILED)
@@ -119,8 +122,8 @@ class Trial(Arm):
         return None
 
     def _fail(self, inputs: Inputs, reason: str) -> None:
-        """Marks the trial as failed, charged with all that was planned for it."""
-        setup, ledger = self._setup(inputs), Ledger(rule=self.experiment.ledger)
+        """Mark the trial as failed, charged with everything that was planned for it."""
+        setup, ledger = self.setup(inputs), Ledger(rule=self.experiment.ledger)
         for stage in self.stages:
             cost = cost_of(self.experiment, setup.adapters(stage))
             judge = setup.judge_cost() if stage.judged else None
@@ -128,16 +131,16 @@ class Trial(Arm):
             ledger.charge("generate", plan.generate_flops, prompt_tokens=plan.generate_tokens)
             ledger.charge("reference", plan.reference_flops, prompt_tokens=plan.reference_tokens)
             ledger.charge("train", plan.train_flops, trained_tokens=plan.trained_tokens, updates=plan.updates)
-        store.write_json(file := self.folder / "ledger.json", ledger.as_dict())
-        self.folder.finish(FAILED, self._unfinished(inputs), [file], reason=reason)
+        store.write_json(self.folder.ledger, ledger.as_dict())
+        self.folder.finish(FAILED, self._unfinished(inputs) or {}, [self.folder.ledger], reason=reason)
         print(f"warning: {self.label} has no score: {reason}", file=sys.stderr)
 
     def ledger(self) -> Ledger:
-        """What was spent on training and on the answers that were scored."""
-        spent = replace(Ledger.from_dict(store.read_json(self.folder / "ledger.json")), cap=None)
+        """What training and the scored answers cost."""
+        spent = replace(Ledger.from_dict(store.read_json(self.folder.ledger)), cap=None)
         if self.folder.mark(FAILED):
             return spent
-        samples = store.read_jsonl(self.folder / "samples" / f"{NAME}.jsonl")
+        samples = store.read_jsonl(self.folder.samples(NAME))
         answers = total(sampled(sample["prompt_tokens"], sample["tokens"]) for sample in samples)
         spent.charge(
             NAME,
@@ -148,10 +151,10 @@ class Trial(Arm):
         )
         return spent
 
-    def row(self) -> dict[str, Any]:
-        """What trials.json says of it, without whether it was chosen."""
+    def row(self) -> TrialRow:
+        """Its row in trials.json, not yet chosen."""
         experiment, failed = self.experiment, self.folder.mark(FAILED)
-        score = {} if failed else store.read_json(self.folder / "scores" / f"{NAME}.json")
+        score = {} if failed else store.read_json(self.folder.score(NAME))
         tuned = experiment.tuned(self.name)
         return {
             "method": self.name,
@@ -159,24 +162,30 @@ class Trial(Arm):
             "options": {name: getattr(self.options, name) for name in tuned},
             "fixed": [name for name in experiment.search_space(self.name) if name not in tuned],
             "score": score.get("value"),
-            **{name: score.get(name) for name in ("metric", "judge", "questions", "missing", "unparsed")},
+            "metric": score.get("metric"),
+            "judge": score.get("judge"),
+            "questions": score.get("questions"),
+            "missing": score.get("missing"),
+            "unparsed": score.get("unparsed"),
             "failed": failed.facts["reason"] if failed else None,
             "ledger": {name: amount for name, amount in asdict(self.ledger().total).items() if name != "seconds"},
+            "chosen": False,
         }
 
 
 class DevelopmentScoring(Scoring):
-    """The answers of a trial to the development prompts, sampled as training data are, and their ratings."""
+    """The answers of a trial to the development prompts, sampled like training data, and their ratings."""
 
-    def _asked(self) -> tuple[Benchmark, Settings]:
+    def asked(self) -> tuple[CompleteBenchmark, Settings]:
+        """The development prompts as a benchmark, answered with the sampling of training."""
         experiment, benchmark = self.arm.experiment, Development()
-        options = benchmark.Options(experiment.top_p)
+        options = DevelopmentOptions(experiment.top_p)
         settings = Settings(self.arm.seed, experiment.temperature, experiment.max_new_tokens, options=options)
         return benchmark, settings
 
     @property
     def system_prompt(self) -> str | None:
-        """None: training data are sampled without one."""
+        """None, because training data are sampled without one."""
         return None
 
     @property
@@ -190,61 +199,61 @@ class DevelopmentScoring(Scoring):
 
 
 def _question(prompt: Prompt) -> dict[str, Any]:
-    """A prompt with all that its chat template is given."""
-    given = prompt.record
-    return {"id": prompt.id, "messages": given.pop("prompt"), **given}
+    """A prompt with everything that its chat template gets."""
+    record = prompt.record
+    return {"id": prompt.id, "messages": record.pop("prompt"), **record}
 
 
-def trials_of(experiment: Experiment, root: Folder) -> list[Trial]:
-    """All trials of the methods that have options to choose, in the order in which they run."""
+def trials_of(experiment: Experiment, root: RunFolder) -> list[Trial]:
+    """All trials of the methods that are tuned, in the order in which they run."""
     tuned = [arm for arm in experiment.arms() if experiment.tuned(arm)]
     return [Trial(experiment, arm, number, root) for arm in tuned for number in range(experiment.tune)]
 
 
-def check_arms(root: Folder, arms: Sequence[Arm], inputs: Inputs) -> None:
-    """Checks the arms whose options are known before their method is tuned.
+def check_arms(root: RunFolder, arms: Sequence[Arm], inputs: Inputs) -> None:
+    """Check the arms whose options are known before tuning.
 
     Raises:
-        UserError: when a finished step was made from other things than it depends on now, naming them.
+        UserError: when a finished step depends on something that has changed since, naming it.
     """
     for arm in arms:
         if arm.is_tuned():
             arm.check(inputs)
-        elif arm.folder.mark(first := arm.training_steps()[0]) and not (root / FILE.parent).exists():
+        elif arm.folder.mark(first := arm.training_steps()[0]) and not root.tuning.exists():
             raise UserError(
-                f"{arm.folder.path}: was trained without tuning, also on prompts that tuning keeps: take another "
-                f"folder (--name), or train it anew: --restart-from {first}"
+                f"{arm.folder.path}: was trained without tuning, on prompts that tuning now holds out: use another "
+                f"--name, or train it again: --restart-from {first}"
             )
 
 
 def tune(
     experiment: Experiment,
-    root: Folder,
+    root: RunFolder,
     trials: Sequence[Trial],
     inputs: Inputs,
     jobs: int,
     ray: str | None = None,
 ) -> None:
-    """Runs the trials that are not over, and writes what came of all.
+    """Run the trials that are not over, and write the results of all.
 
     Raises:
         UserError: when no trial of a method has a score.
     """
     if not experiment.tune:
-        (root / FILE).unlink(missing_ok=True)
+        root.trials.unlink(missing_ok=True)
         return
     for arm in experiment.arms():
         if fixed := [name for name in experiment.search_space(arm) if name not in experiment.tuned(arm)]:
-            print(f"{arm}: not tuned, because it is set: {', '.join(fixed)}", file=sys.stderr)
+            print(f"{arm}: not tuned, because set by the user: {', '.join(fixed)}", file=sys.stderr)
     waiting = [trial for trial in trials if not trial.over(inputs)]
     run_arms(experiment, root, waiting, inputs, jobs, ray)
     for trial in trials:
-        trial.drop_models()  # that a run left which was killed
+        trial.drop_models()  # left by a call that was killed
     for method, spent in ledgers(trials).items():
-        store.write_json(root / FILE.parent / method / "ledger.json", spent.as_dict())
-    found = rows(trials)
-    store.write_json(root / FILE, document(found, experiment.command))
-    for row in found:
+        store.write_json(root.tuning_ledger(method), spent.as_dict())
+    content = record(trials, experiment.command)
+    store.write_json(root.trials, content)
+    for row in content["trials"]:
         if row["chosen"]:
             values = ", ".join(f"{name} {value:g}" for name, value in row["options"].items())
             choice = f"trial {row['trial']} of {experiment.tune}, {row['metric']} {row['score']:.2f}: {values}"
@@ -252,26 +261,28 @@ def tune(
 
 
 def ledgers(trials: Sequence[Trial]) -> dict[str, Ledger]:
-    """What the trials of each method, all of them over, have spent together."""
+    """Method -> what its trials, all of them over, spent together."""
     spent: dict[str, Ledger] = {}
     for trial in trials:
         spent.setdefault(trial.name, Ledger(rule=trial.experiment.ledger)).add(trial.ledger())
     return spent
 
 
-def rows(trials: Sequence[Trial]) -> list[dict[str, Any]]:
-    """What trials.json holds of trials that are over (see `harness.results.tuning_record`), from their own files.
+def record(trials: Sequence[Trial], command: str) -> TrialRecord:
+    """The content of trials.json for trials that are over, from their own files.
 
     Raises:
         UserError: when no trial of a method has a score.
     """
-    found = []
-    for method, own in groupby((trial.row() for trial in trials), lambda row: row["method"]):
-        own = list(own)
-        scored = [row for row in own if row["score"] is not None]
-        if not scored:
-            why = next((row["failed"] for row in own if row["failed"]), "no answer has a rating by the judge")
+    rows: list[TrialRow] = []
+    for method, group in groupby((trial.row() for trial in trials), lambda row: row["method"]):
+        of_method = list(group)
+        scores = {row["trial"]: row["score"] for row in of_method if row["score"] is not None}
+        if not scores:
+            why = next((row["failed"] for row in of_method if row["failed"]), "no answer has a rating by the judge")
             raise UserError(f"no trial of {method} has a score: {why}")
-        best = max(scored, key=lambda row: row["score"])  # the first of equal ones
-        found += [{**row, "chosen": row is best} for row in own]
-    return found
+        best = max(scores, key=scores.__getitem__)  # the first of equal ones
+        for row in of_method:
+            row["chosen"] = row["trial"] == best
+        rows += of_method
+    return {"command": command, "trials": rows}

@@ -1,4 +1,4 @@
-"""Arms of an experiment in processes of their own. When one fails or dies, the others end, and can go on later."""
+"""Run arms of an experiment in worker processes. When one fails or dies, the others end, and can continue later."""
 
 import os
 import signal
@@ -15,27 +15,28 @@ from threading import Thread
 
 from harness.errors import UserError
 from harness.experiment.options import Experiment
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.progress import PLAIN_VARIABLE
 from harness.runs.arm import Arm, failure_of
 from harness.runs.inputs import Inputs, load_inputs
 from harness.signals import GO_ON, how_ended
 
-GRACE = 10.0  # seconds in which a process may end what it does by itself
-ASKED_AGAIN = 2.0  # seconds after which it is told once more to end
+GRACE = 10.0  # seconds in which a process may end by itself
+ASKED_AGAIN = 2.0  # seconds until the signal is repeated
 
 
 def run_arms(
-    experiment: Experiment, root: Folder, arms: Sequence[Arm], inputs: Inputs, jobs: int, ray: str | None = None
+    experiment: Experiment, root: RunFolder, arms: Sequence[Arm], inputs: Inputs, jobs: int, ray: str | None = None
 ) -> None:
-    """Runs arms one after the other, in so many processes, or on a Ray cluster.
+    """Run arms one after the other in this process, in several processes, or on a Ray cluster.
 
     Args:
-        inputs: of arms that run in this process.
+        inputs: for arms that run in this process.
+        jobs: processes, 1 for this one.
         ray: address of the cluster.
 
     Raises:
-        UserError: that of an arm, or when its process died; the processes of the others have ended too.
+        UserError: that of an arm, or when its process died; the other processes have ended by then.
     """
     if ray:
         from harness.runs.ray import run_arms_on_ray
@@ -50,7 +51,8 @@ def run_arms(
         waiting = deque(arms)
         running = {connection: _start(connection, waiting) for connection in processes}
         while running:
-            for connection in wait(running):
+            ready = wait(running)
+            for connection in [each for each in running if each in ready]:
                 arm = running.pop(connection)
                 try:
                     failure = connection.recv()
@@ -63,26 +65,26 @@ def run_arms(
 
 
 def _start(connection: Connection, waiting: deque[Arm]) -> Arm:
-    """Sends the next arm to a process."""
+    """Send the next arm to a process."""
     arm = waiting.popleft()
-    with suppress(BrokenPipeError):  # it has died, which is seen when its answer is read
+    with suppress(BrokenPipeError):  # the process has died, which reading its answer shows
         connection.send(arm)
     return arm
 
 
 def _died(process: SpawnProcess, arm: str) -> UserError:
     process.join()
-    status = process.exitcode
-    memory = " (is memory short? fewer --jobs need less)" if status == -signal.SIGKILL else ""
+    status = process.exitcode or 0
+    memory = " (out of memory? fewer --jobs need less)" if status == -signal.SIGKILL else ""
     return UserError(f"{arm}: its process {process.pid} {how_ended(status)}{memory}; {GO_ON}")
 
 
 @contextmanager
-def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[dict[Connection, SpawnProcess]]:
-    """Processes, each with its connection; none is left afterwards."""
+def _processes(experiment: Experiment, root: RunFolder, number: int) -> Iterator[dict[Connection, SpawnProcess]]:
+    """Start processes, each with its connection; all have ended afterwards."""
     context = get_context("spawn")
-    processes = {}
-    resource_tracker.ensure_running()  # by itself it would let SIGINT through to the first process
+    processes: dict[Connection, SpawnProcess] = {}
+    resource_tracker.ensure_running()  # else the first process would start it, and receive SIGINT
     try:
         for _ in range(number):
             ours, theirs = context.Pipe()
@@ -97,8 +99,7 @@ def _processes(experiment: Experiment, root: Folder, number: int) -> Iterator[di
 
 
 def _end(processes: Sequence[SpawnProcess]) -> None:
-    """Ends processes: they are told until they do, because Python loses an exception that a signal raises within a
-    destructor."""
+    """End processes. The signal is repeated, because Python loses an exception that it raises within a destructor."""
     deadline = time.monotonic() + GRACE
     while (running := [process for process in processes if process.is_alive()]) and time.monotonic() < deadline:
         again = time.monotonic() + ASKED_AGAIN
@@ -113,7 +114,7 @@ def _end(processes: Sequence[SpawnProcess]) -> None:
 
 @contextmanager
 def _uninterrupted() -> Iterator[None]:
-    """Inside, a signal to stop waits; processes that are started inside never see Ctrl-C: their parent does."""
+    """Delay signals to stop. Processes that are started inside never see Ctrl-C: their parent does."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
@@ -121,26 +122,26 @@ def _uninterrupted() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _work(connection: Connection, experiment: Experiment, root: Folder) -> None:
+def _work(connection: Connection, experiment: Experiment, root: RunFolder) -> None:
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
-    sys.unraisablehook = _tell_unless_ending
+    sys.unraisablehook = _report_unless_ending
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     Thread(target=_end_with_parent, daemon=True).start()
-    os.environ[PLAIN_VARIABLE] = "1"  # several bars would overwrite each other
+    os.environ[PLAIN_VARIABLE] = "1"  # bars of several processes would overwrite each other
     try:
         _run_what_comes(connection, experiment, root)
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # nothing is left but what the interpreter does to end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # only the interpreter's own shutdown is left
 
 
-def _tell_unless_ending(lost: "sys.UnraisableHookArgs") -> None:
-    """The end that a signal asked for is no error, wherever it was lost: it is asked for again."""
+def _report_unless_ending(lost: "sys.UnraisableHookArgs") -> None:
+    """Do not report an exit that a signal asked for and that was lost: the signal is repeated."""
     if not issubclass(lost.exc_type, SystemExit):
         sys.__unraisablehook__(lost)
 
 
-def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder) -> None:
-    """Runs the arms that are sent, until there are no more."""
+def _run_what_comes(connection: Connection, experiment: Experiment, root: RunFolder) -> None:
+    """Run the arms that are sent, until there are no more."""
     inputs = cache(lambda: load_inputs(experiment, root))
     while True:
         try:
@@ -151,6 +152,7 @@ def _run_what_comes(connection: Connection, experiment: Experiment, root: Folder
 
 
 def _end_with_parent() -> None:
-    """Ends this process when its parent has died: the folder is then free for the next run, and must not be written."""
-    parent_process().join()
+    """End this process when its parent dies: the folder is then free for another run, and must not be written."""
+    if parent := parent_process():
+        parent.join()
     os._exit(1)

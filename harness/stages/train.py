@@ -14,7 +14,7 @@ from harness.budget import Budget, Ledger
 from harness.engines.base import Sampling, TrainableEngine
 from harness.engines.logged import LoggedTrainableEngine
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import ArmFolder, RunFolder
 from harness.judges.base import GradingJudge, Judge
 from harness.methods.base import Lengths, Stage, Workbench
 from harness.methods.prompts import PromptStream
@@ -61,8 +61,8 @@ class RunSetup(ABC):
     label: what progress and warnings show.
     """
 
-    folder: Folder
-    shared: Path
+    folder: ArmFolder
+    shared: RunFolder
     budget: Budget
     rule: Rule
     sampling: Sampling
@@ -120,18 +120,18 @@ class RunSetup(ABC):
         return None
 
     def examples(self, stage: Stage) -> Path:
-        return self.folder / "preferences" / f"{stage.name}.jsonl"
+        return self.folder.preferences(stage.name)
 
     def record(self, stage: Stage) -> Path:
         """What models were asked while examples were made (see `Workbench.keep`)."""
-        return self.folder / "asked" / f"{stage.name}.jsonl"
+        return self.folder.asked(stage.name)
 
     def checkpoint(self, stage: Stage) -> Path:
-        return self.folder / "checkpoints" / stage.name
+        return self.folder.checkpoint(stage.name)
 
     def work(self, stage: Stage) -> Path:
         """Folder of files that a stage needs only until it is finished."""
-        return self.folder / "training" / stage.name
+        return self.folder.training_work(stage.name)
 
 
 def collecting(stage: Stage) -> str:
@@ -197,7 +197,7 @@ def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) 
         engines = {"base": setup.base(), "current": current()}
         ledger = _run_stage(stages, index, engines, ledger, setup)
         current = _loader(stages[index], setup)
-    store.write_json(folder / "ledger.json", ledger.as_dict())
+    store.write_json(folder.ledger, ledger.as_dict())
     return Trained(current, ledger, worked=done < len(stages))
 
 
@@ -299,7 +299,7 @@ def _collect(
         judge_cost=judge_cost,
         record=setup.record(stage),
         label=setup.label,
-        shared=setup.shared,
+        shared=setup.shared.path,
     )
     cost = ledger.cost(engines[stage.start], setup.adapters(stage))
     plan = plan_stage(stage, setup.budget, setup.lengths(stage), cost, judge_cost)
@@ -343,17 +343,17 @@ def _train(
     if objective.needs_reference:
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on.get(name) for name in READING])
-            cache = setup.shared / "reference" / surroundings
+            cache = setup.shared.reference / surroundings
             logged = LoggedTrainableEngine(start, work / f"reference-{surroundings}.jsonl")
             reference = reference_logprobs(logged, data, ledger, cache, advance)
     training = setup.training(stage, work / f"state-{store.digest(depends_on)}")
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setup.checkpoint(stage), ledger, advance)
-    history = setup.folder / "training" / f"{stage.name}.jsonl"
+    history = setup.folder.history(stage.name)
     store.write_jsonl(history, result.history)
     examples = read_examples(setup.examples(stage))
     health = stage_health(examples, reference, collected, setup.judge, setup.check_pairs, result.history)
-    health_file = setup.folder / "health" / f"{stage.name}.json"
+    health_file = setup.folder.health(stage.name)
     store.write_json(health_file, health)
     for warning in health["warnings"]:
         print(f"warning: {label}: {warning}", file=sys.stderr)

@@ -1,1 +1,1 @@
-"""Intervals, differences, ranks and power. Numbers in, numbers out: nothing here reads a file."""
+"""Intervals, differences, ranks and power: pure functions of numbers; nothing here reads a file."""

@@ -3,14 +3,19 @@
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
-from harness.statistics.intervals import Difference, Grid, Interval, differences, holm, intervals
+from harness.statistics.grids import Grid
+from harness.statistics.intervals import Difference, Interval, differences, holm, intervals
 from harness.statistics.ranking import Ranking, rank
 
 
 @dataclass(frozen=True)
 class Judged:
-    """What is said of methods on benchmarks: benchmark -> method -> each, but for p_holm, which has the key
-    (benchmark, method). The baseline has no difference."""
+    """The statistics of a table.
+
+    intervals: benchmark -> method -> interval of the mean.
+    differences: benchmark -> method -> difference to the baseline, which has none itself.
+    p_holm: (benchmark, method) -> corrected p-value of the difference, where there are enough seeds.
+    """
 
     intervals: dict[str, dict[str, Interval | None]]
     differences: dict[str, dict[str, Difference | None]]
@@ -24,19 +29,29 @@ def judge(
     ranked: Collection[str],
     limits: Mapping[str, tuple[float, float] | None],
 ) -> Judged:
-    """All intervals, differences to the baseline, corrected p-values and ranks of a table.
+    """Compute all intervals, differences to the baseline, corrected p-values and ranks of a table.
 
     Args:
         grids: benchmark -> method -> values.
-        limits: benchmark -> the lowest and the highest value of a question, if any.
+        ranked: the methods that have ranks.
+        limits: benchmark -> the lowest and the highest value of a question, if there are any.
     """
-    shown, apart = {}, {}
-    for name, own in grids.items():
-        others = [method for method in own if method != baseline]
-        shown[name] = dict(zip(own, intervals(list(own.values()), limits.get(name)), strict=True))
-        found = differences([(own[method], own[baseline]) for method in others])
+    means: dict[str, dict[str, Interval | None]] = {}
+    apart: dict[str, dict[str, Difference | None]] = {}
+    for name, by_method in grids.items():
+        others = [method for method in by_method if method != baseline]
+        means[name] = dict(zip(by_method, intervals(list(by_method.values()), limits.get(name)), strict=True))
+        found = differences([(by_method[method], by_method[baseline]) for method in others])
         apart[name] = dict(zip(others, found, strict=True))
-    called = [(name, method) for name, own in apart.items() for method, each in own.items() if each and each.called]
-    adjusted = holm([apart[name][method].p_value for name, method in called])
-    compared = {name: {method: each for method, each in own.items() if method in ranked} for name, own in grids.items()}
-    return Judged(shown, apart, dict(zip(called, adjusted, strict=True)), rank(compared))
+    p_values = {
+        (name, method): difference.p_value
+        for name, by_other in apart.items()
+        for method, difference in by_other.items()
+        if difference and difference.called
+    }
+    p_holm = dict(zip(p_values, holm(list(p_values.values())), strict=True))
+    compared = {
+        name: {method: each for method, each in by_method.items() if method in ranked}
+        for name, by_method in grids.items()
+    }
+    return Judged(means, apart, p_holm, rank(compared))

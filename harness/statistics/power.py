@@ -1,12 +1,12 @@
-"""How small a difference can be seen, what that takes, and whether one run is no worse than another.
+"""Power: the smallest difference that can be found, what it takes, and tests of non-inferiority.
 
-The model is that of `harness.statistics.intervals`: value[s, q] = mean + seed[s] + question[q] + rest[s, q]. A
+The model is that of `harness.statistics.estimates`: value[s, q] = mean + seed[s] + question[q] + rest[s, q]. A
 difference over S seeds and Q questions has the squared standard error
 
     V_question / Q + (V_seed + V_rest / Q) / S,
 
-and the tests there know its second part from S seeds alone. What they find is integrated here over what they may
-estimate of it (a chi-square of S - 1 degrees of freedom) and the mean that they may see (a normal).
+and the tests estimate its second part from S seeds alone. The power is an integral over that estimate (a chi-square
+with S - 1 degrees of freedom) and over the observed mean (a normal).
 """
 
 from collections.abc import Callable, Sequence
@@ -16,11 +16,12 @@ from math import sqrt
 import numpy as np
 from scipy.special import chdtri, nctdtr, ndtr, stdtr, stdtrit
 
-from harness.statistics.intervals import LEAST_SEEDS, LEVEL, Estimates, Grid, Stack, weighted_sums
+from harness.statistics.estimates import LEVEL, Estimates, Stack
+from harness.statistics.grids import LEAST_SEEDS, Floats, Grid, weighted_sums
 
 ALPHA = 0.05
 POWER = 0.8
-MOST_QUESTIONS = 10_000_000  # more are said to be out of reach
+MOST_QUESTIONS = 10_000_000  # more are out of reach
 MOST_SEEDS = 100
 NODES = 64  # of an integral over a chi-square: its quantiles at evenly spaced probabilities
 HALVINGS = 40
@@ -28,10 +29,10 @@ HALVINGS = 40
 
 @dataclass(frozen=True)
 class Variance:
-    """Of differences: of one question, of the rest of one answer, and of one training run (seed).
+    """The parts of the variance of differences: of one question, of the rest of one answer, of one training run (seed).
 
-    Questions are independent ones: clusters, where questions hang together. With one seed in the pilot the variance
-    between runs is unknown (0 here, and the rest is in that of questions): what follows holds for that very model.
+    Questions are independent; dependent ones count as one cluster. With one seed in the pilot the variance between runs
+    is unknown: it is 0 here, the rest is part of that of questions, and results hold for that one model.
     """
 
     question: float
@@ -41,7 +42,7 @@ class Variance:
 
 @dataclass(frozen=True)
 class Mix:
-    """So many seeds of each method on so many questions. cost: of one method, in the unit of the given costs."""
+    """A number of seeds per method and of questions, with the cost of one method in the unit of the given costs."""
 
     seeds: int
     questions: int
@@ -50,13 +51,13 @@ class Mix:
 
 @dataclass(frozen=True)
 class NonInferiority:
-    """Whether runs are no worse than those of a reference, by more than a margin, on the same questions.
+    """A test whether runs are worse than a reference by a margin or more, on the same questions.
 
-    difference: mean of the runs minus that of the reference, on the questions that both have.
+    difference: the mean of the runs minus that of the reference, on the questions that both have.
     bound: the difference is above it with confidence 1 - alpha (one-sided).
-    p_value: of being worse by the margin or more.
-    power: how often runs that are equal to the reference's in truth pass.
-    questions: in common; dropped: of one side alone. seeds: of the runs, of the reference.
+    p_value: for the hypothesis that the runs are worse by the margin or more.
+    power: how often runs that are truly equal to the reference pass.
+    questions: how many both have. dropped: how many one side alone has. seeds: of the runs, and of the reference.
     """
 
     difference: float
@@ -73,12 +74,13 @@ class NonInferiority:
         return self.bound > -self.margin
 
 
-def variance(values: np.ndarray, weights: np.ndarray | None = None, clusters: tuple[str, ...] = ()) -> Variance:
-    """The parts of the variance of values (seeds, questions), NaN where there is none, by the method of moments
-    (Searle et al. 1992, Variance Components, ch. 5), each cut at 0.
+def variance(values: Floats, weights: Floats | None = None, clusters: tuple[str, ...] = ()) -> Variance:
+    """Estimate the parts of a variance by the method of moments (Searle et al. 1992, Variance Components, ch. 5), each
+    at least 0.
 
     Args:
-        values: differences of two methods, for what a comparison of them can see.
+        values: (seeds, questions), NaN where there is none: the differences of two methods, to plan a comparison.
+        weights: of the same shape.
     """
     weights = np.ones_like(values) if weights is None else weights
     stack = Stack(values[None], weights[None], clusters)
@@ -93,9 +95,9 @@ def variance(values: np.ndarray, weights: np.ndarray | None = None, clusters: tu
 
 
 def power_of(effect: float, variance: Variance, seeds: int, questions: int, alpha: float = ALPHA) -> float:
-    """How often the two-sided test of `statistics.Estimates` finds a true difference of this size.
+    """How often the two-sided test of `Estimates` finds a true difference of this size.
 
-    Of one seed, it is the difference of these very models.
+    With one seed it is the difference between two given models.
 
     Raises:
         ValueError: for fewer than two questions.
@@ -107,7 +109,7 @@ def power_of(effect: float, variance: Variance, seeds: int, questions: int, alph
 
 
 def half_width(variance: Variance, seeds: int, questions: int, level: float = LEVEL) -> float:
-    """What half the width of the interval of a difference will be, on average over experiments.
+    """Half the width of the interval of a difference, on average over experiments.
 
     Raises:
         ValueError: for fewer than two questions.
@@ -126,8 +128,8 @@ def minimum_detectable_effect(
 
 
 def detectable(error: float, freedom: float, alpha: float = ALPHA, power: float = POWER) -> float:
-    """The smallest true difference that is found with this power by a t test of this standard error and freedom: the
-    noncentral t distribution."""
+    """The smallest true difference that a t test with this standard error and these degrees of freedom finds with this
+    power (noncentral t distribution)."""
     if not error > 0:
         return 0.0
     freedom = min(freedom, 1e6)
@@ -138,8 +140,8 @@ def detectable(error: float, freedom: float, alpha: float = ALPHA, power: float 
 def questions_needed(
     effect: float, variance: Variance, seeds: int, alpha: float = ALPHA, power: float = POWER
 ) -> int | None:
-    """The fewest questions at which a true difference of this size is found with this power; None where no number of
-    questions is enough, because the training runs vary too much: take more seeds."""
+    """The fewest questions that find a true difference of this size with this power; None where no number is enough,
+    because the training runs vary too much (more seeds are needed)."""
 
     def enough(questions: int) -> bool:
         return power_of(effect, variance, seeds, questions, alpha) >= power
@@ -165,7 +167,7 @@ def cheapest(
     """The cheapest seeds and questions that find a difference of this size; None where MOST_SEEDS are not enough.
 
     Args:
-        run_cost, answer_cost: of one training run, and of one answer with its judgment; each seed has both.
+        run_cost, answer_cost: costs of one training run, and of one answer with its judgment.
     """
     best: Mix | None = None
     for seeds in range(LEAST_SEEDS, MOST_SEEDS + 1):
@@ -179,11 +181,11 @@ def cheapest(
 
 
 def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = ALPHA) -> NonInferiority | None:
-    """Whether runs are no worse than a reference by the margin; None where they have no question in common.
+    """Test whether runs are worse than a reference by the margin; None where they have no question in common.
 
-    The questions are the same and take no part in chance: it is in the training runs alone. How much their scores on
-    these questions vary is what the reference's say, by Student's t with its seeds' degrees of freedom: a run that is
-    checked cannot widen its own margin. The two sides may have other seeds, and other numbers of them.
+    The questions are the same, so only the training runs are random. The variance of their scores is estimated from the
+    reference alone, by Student's t with the degrees of freedom of its seeds: a run that is checked cannot widen its own
+    margin. The two sides may have different seeds, and different numbers of them.
 
     Raises:
         ValueError: when the reference has one seed.
@@ -210,12 +212,12 @@ def non_inferiority(new: Grid, reference: Grid, margin: float, alpha: float = AL
 def margin_for(
     new_seeds: int, reference: Grid, alpha: float = ALPHA, power: float = POWER, heavy: float = 1.0
 ) -> float:
-    """The smallest margin at which so many runs that equal the reference's in truth pass with this power: over all
-    references of as many seeds, each with a margin of its own.
+    """The smallest margin at which runs that are truly equal to the reference pass with this power, over all references
+    with as many seeds, each with its own margin.
 
     Args:
-        heavy: the share that has to pass is reckoned with so many times fewer degrees of freedom, for runs whose scores
-            have heavier tails than a normal: the variance of a variance is (kurtosis - 1) / 2 times that of a normal's.
+        heavy: a divisor of the degrees of freedom for the share that has to pass, for scores with heavier tails than a
+            normal distribution: the variance of a variance is (kurtosis - 1) / 2 times that of a normal.
 
     Raises:
         ValueError: when the reference has one seed: how much equal runs differ is then unknown.
@@ -225,16 +227,20 @@ def margin_for(
     return error * float(stdtrit(freedom, 1 - alpha) + stdtrit(freedom / heavy, power))
 
 
-def _scores(side: Grid, questions: Sequence[str]) -> np.ndarray:
+def _scores(side: Grid, questions: Sequence[str]) -> Floats:
     """The mean of each seed on these questions, (S,)."""
     places = [side.questions.index(each) for each in questions]
     weighted, weights = weighted_sums(side.values[:, places], side.weights[:, places])
-    return weighted.sum(1) / weights.sum(1)
+    scores: Floats = weighted.sum(1) / weights.sum(1)
+    return scores
 
 
-def _error(new_seeds: int, reference: np.ndarray) -> tuple[float, int]:
-    """Standard error of the difference of a mean of so many runs to that of the reference's, and its degrees of
-    freedom."""
+def _error(new_seeds: int, reference: Floats) -> tuple[float, int]:
+    """Standard error, and its degrees of freedom, of the difference between the mean of new runs and of the reference.
+
+    Args:
+        reference: the scores of its seeds, (S,).
+    """
     if len(reference) < 2:
         raise ValueError("a reference with one seed does not say how much runs differ")
     return float(np.std(reference, ddof=1)) * sqrt(1 / new_seeds + 1 / len(reference)), len(reference) - 1
@@ -246,7 +252,7 @@ def _passes(shift: float, freedom: int, alpha: float) -> float:
 
 
 def _parts(variance: Variance, seeds: int, questions: int) -> tuple[float, float]:
-    """What questions and what runs add to the squared standard error; of one seed, all is of questions."""
+    """What questions and what runs add to the squared standard error; with one seed, questions add all."""
     if questions < 2:
         raise ValueError("one question has no variance")
     if seeds == 1:
@@ -254,20 +260,20 @@ def _parts(variance: Variance, seeds: int, questions: int) -> tuple[float, float
     return variance.question / questions, (variance.seed + variance.rest / questions) / seeds
 
 
-def _half_widths(of_questions: float, of_runs: float, seeds: int, questions: int, level: float) -> np.ndarray:
-    """Half the width of intervals of this level, for each of the values that the runs' part may be estimated as."""
+def _half_widths(of_questions: float, of_runs: float, seeds: int, questions: int, level: float) -> Floats:
+    """Half the width of intervals of this level, (NODES,), for quantiles of the estimate of the runs' part."""
     if seeds == 1:
         runs = np.zeros(1)
     else:
         runs = of_runs * chdtri(seeds - 1, (np.arange(NODES) + 0.5) / NODES) / (seeds - 1)
     ones = np.ones_like(runs)
-    asked = questions * ones
+    asked: Floats = questions * ones
     found = Estimates(0 * ones, of_questions * ones, runs, asked, asked, seeds - 1, of_questions * ones)
     return found.half_width(level)
 
 
 def _smallest(enough: Callable[[float], bool], unit: float) -> float:
-    """The smallest size that is enough, found in steps that begin with `unit`; 0 where nothing varies."""
+    """The smallest number that is enough, by doubling from `unit` and halving; 0 where nothing varies (unit 0)."""
     if not unit:
         return 0.0
     low, high = 0.0, unit

@@ -1,24 +1,30 @@
 """Ranks with ties: which of the ranked methods differ, each pair compared on each benchmark.
 
-rank = 1 + the number of ranked methods that are significantly better: the best place that the data leave open, as in
-leaderboards of pairwise votes, and never a better one than a method with a higher mean has. Methods that cannot be
-told apart share one. All pairs on all benchmarks are one family for Holm's correction, because which method is best was
-not known before. A method with fewer than LEAST_SEEDS seeds takes no part: how much its runs vary is not known.
+rank = 1 + the number of ranked methods that are significantly better: the best place that the data allow, as in
+leaderboards of pairwise votes, but never better than that of a method with a higher mean. Methods that the data cannot
+tell apart share a rank. All pairs on all benchmarks are one family for Holm's correction, because which method is best
+was not known before. A method with fewer than LEAST_SEEDS seeds has no rank, because the variance of its runs is
+unknown.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from harness.statistics.intervals import LEAST_SEEDS, Estimates, Grid, Stack, differences, estimates, mean
+from harness.statistics.estimates import Estimates, Integers, Stack, estimates
+from harness.statistics.grids import LEAST_SEEDS, Floats, Grid, mean
+from harness.statistics.intervals import differences
 
 SIGNIFICANT = 0.05
 
 
 @dataclass(frozen=True)
 class Standing:
-    """best: significantly better than every other ranked method."""
+    """The place of a method on a benchmark.
+
+    best: significantly better than every other ranked method.
+    """
 
     rank: int
     best: bool
@@ -26,10 +32,11 @@ class Standing:
 
 @dataclass(frozen=True)
 class Ranking:
-    """Benchmark -> method -> standing. pairs: how many comparisons Holm's correction counts.
+    """The standings of a table.
 
-    errors: benchmark -> (standard error, its degrees of freedom) of a difference between two of its methods, the
-    median over the pairs.
+    standings: benchmark -> method -> standing. pairs: how many comparisons Holm's correction counts.
+    errors: benchmark -> (standard error, its degrees of freedom) of a difference between two methods, medians over the
+        pairs.
     """
 
     standings: dict[str, dict[str, Standing]]
@@ -39,36 +46,46 @@ class Ranking:
 
 @dataclass(frozen=True)
 class PairwiseTests:
-    """Methods compared with each other: how much a row's is better than a column's, the p-value, the standard error and
-    its degrees of freedom; (n, n), NaN where two have nothing in common and on and below the diagonal."""
+    """n methods compared with each other, as (n, n) arrays, NaN on and below the diagonal and where two methods have
+    nothing in common.
 
-    apart: np.ndarray
-    p_values: np.ndarray
-    errors: np.ndarray
-    freedom: np.ndarray
+    apart: by how much the method of the row is better than that of the column. errors, freedom: the standard errors of
+        these differences and their degrees of freedom.
+    """
+
+    apart: Floats
+    p_values: Floats
+    errors: Floats
+    freedom: Floats
 
     @classmethod
     def blank(cls, methods: int) -> "PairwiseTests":
         return cls(*np.full((4, methods, methods), np.nan))
 
-    def put(self, first: int, others: Sequence[int], found: Estimates) -> None:
+    def put(self, first: int, others: Integers, found: Estimates) -> None:
+        """Enter the differences of one method to others."""
         self.apart[first, others], self.p_values[first, others] = found.value, found.p_values()
         self.errors[first, others], self.freedom[first, others] = found.error, found.freedom
 
 
 def rank(grids: Mapping[str, Mapping[str, Grid]]) -> Ranking:
-    """The ranking of methods by their values: benchmark -> ranked method -> grid."""
+    """Rank methods by their values.
+
+    Args:
+        grids: benchmark -> ranked method -> values.
+    """
     scored = {
-        name: {method: each for method, each in own.items() if len(each.seeds) >= LEAST_SEEDS}
-        for name, own in grids.items()
+        name: {method: grid for method, grid in by_method.items() if len(grid.seeds) >= LEAST_SEEDS}
+        for name, by_method in grids.items()
     }
-    compared = {name: compare(list(own.values())) for name, own in scored.items() if own}
+    compared = {name: compare(list(by_method.values())) for name, by_method in scored.items() if by_method}
     family = {name: np.argwhere(~np.isnan(each.p_values)) for name, each in compared.items()}
     raw = [each.p_values[tuple(family[name].T)] for name, each in compared.items()]
     limit = threshold(np.concatenate(raw)) if raw else 0.0
-    standings, errors = {}, {}
-    for (name, each), own in zip(compared.items(), raw, strict=True):
-        first, second = family[name][own <= limit].T
+    standings: dict[str, dict[str, Standing]] = {}
+    errors: dict[str, tuple[float, float]] = {}
+    for (name, each), p_values in zip(compared.items(), raw, strict=True):
+        first, second = family[name][p_values <= limit].T
         ahead, methods = each.apart[first, second] > 0, len(each.apart)
         losses = np.bincount(np.where(ahead, second, first), minlength=methods)
         wins = np.bincount(np.where(ahead, first, second), minlength=methods)
@@ -77,21 +94,23 @@ def rank(grids: Mapping[str, Mapping[str, Grid]]) -> Ranking:
             method: Standing(place, methods > 1 and int(won) == methods - 1)
             for method, place, won in zip(scored[name], _places(losses, means), wins, strict=True)
         }
-        if len(own):
-            errors[name] = tuple(float(np.median(part[tuple(family[name].T)])) for part in (each.errors, each.freedom))
+        if len(p_values):
+            pairs = tuple(family[name].T)
+            errors[name] = float(np.median(each.errors[pairs])), float(np.median(each.freedom[pairs]))
     return Ranking(standings, sum(map(len, raw)), errors)
 
 
-def _places(losses: Sequence[int], means: Sequence[float]) -> list[int]:
-    """1 + losses, or the place of a method with a higher mean where that is worse."""
+def _places(losses: Sequence[int] | Integers, means: Sequence[float]) -> list[int]:
+    """1 + losses, or the place of a method with a higher mean if that is worse."""
     places, worst = [0] * len(means), 0
     for index in sorted(range(len(means)), key=lambda index: -means[index]):
         places[index] = worst = max(worst, 1 + int(losses[index]))
     return places
 
 
-def threshold(p_values: np.ndarray) -> float:
-    """The largest of these that is significant after Holm's correction (see `statistics.holm`), -1 where none is."""
+def threshold(p_values: Floats) -> float:
+    """The largest p-value that is significant after Holm's correction (`harness.statistics.intervals.holm`); -1 where
+    none is."""
     ordered = np.sort(p_values)
     passed = ordered * np.arange(len(ordered), 0, -1) < SIGNIFICANT
     first_failed = len(passed) if passed.all() else int(np.argmin(passed))
@@ -99,25 +118,28 @@ def threshold(p_values: np.ndarray) -> float:
 
 
 def compare(grids: Sequence[Grid]) -> PairwiseTests:
-    """Each method with each later one: those with the same seeds and questions at once, the others pair by pair."""
+    """Compare each method with each later one: those with equal seeds and questions at once, others pair by pair."""
     found = PairwiseTests.blank(len(grids))
-    groups: dict[tuple, list[int]] = {}
+    groups: dict[Hashable, list[int]] = {}
     for place, each in enumerate(grids):
         groups.setdefault((each.seeds, each.questions, each.clusters), []).append(place)
     for places in groups.values():
         _compare_alike([grids[place] for place in places], places, found)
-    first, second = np.nonzero(np.triu(np.isnan(found.p_values), 1))
-    sides = [(grids[i], grids[j]) for i, j in zip(first, second, strict=True)]
-    for i, j, each in zip(first, second, differences(sides), strict=True):
-        if each:
-            found.apart[i, j], found.p_values[i, j] = each.value, each.p_value
-            found.errors[i, j], found.freedom[i, j] = each.error, each.freedom
+    pairs = np.argwhere(np.triu(np.isnan(found.p_values), 1)).tolist()
+    for (i, j), difference in zip(pairs, differences([(grids[i], grids[j]) for i, j in pairs]), strict=True):
+        if difference:
+            found.apart[i, j], found.p_values[i, j] = difference.value, difference.p_value
+            found.errors[i, j], found.freedom[i, j] = difference.error, difference.freedom
     return found
 
 
 def _compare_alike(grids: Sequence[Grid], places: Sequence[int], found: PairwiseTests) -> None:
-    """Those with the same seeds and questions, where every seed of two has a question in common."""
-    values, weights = (np.stack([getattr(each, name) for each in grids]) for name in ("values", "weights"))
+    """Compare methods with the same seeds and questions, where every seed of two has a question in common.
+
+    Args:
+        places: those of the grids in `found`.
+    """
+    values, weights = np.stack([each.values for each in grids]), np.stack([each.weights for each in grids])
     for first in range(len(grids) - 1):
         apart = values[first] - values[first + 1 :]
         whole = np.flatnonzero(~np.isnan(apart).all(2).any(1))

@@ -1,6 +1,6 @@
-"""Shows a table: markdown for people, LaTeX for papers, HTML for pages, CSV and JSON for programs.
+"""Render a table: markdown for people, LaTeX for papers, HTML for pages, CSV and JSON for programs.
 
-Names and texts of files, models and judges are data: every format escapes them.
+Names and texts of files, models and judges are data; every format escapes them.
 """
 
 from harness.errors import unknown_name
@@ -18,7 +18,7 @@ SUFFIXES = {".md": "markdown", ".tex": "latex", ".csv": "csv", ".json": "json", 
 
 
 def render(table: Table, form: str) -> str:
-    """The table as a text, ending with a line break.
+    """The table as text that ends with a line break.
 
     Raises:
         UserError: when the format is not known.

@@ -1,9 +1,9 @@
-"""A table as CSV: a row for each method and benchmark, for pandas and spreadsheets.
+"""A table as CSV, one row per method and benchmark, for pandas and spreadsheets.
 
     pandas.read_csv("table.csv").pivot(index="method", columns="benchmark", values="value")
 
-A length-controlled win rate is a benchmark of its own, NAME-lc. A published row has its source, and nothing but values.
-What does not exist is empty. A text that a spreadsheet would take for a formula has an apostrophe before it.
+A length-controlled win rate is a separate benchmark, NAME-lc. A published row has its source and values only. What does
+not exist is empty. A text that a spreadsheet would take for a formula gets a leading apostrophe.
 """
 
 import csv
@@ -17,20 +17,8 @@ from harness.tables.schema import Cell, Column, Row, Table
 
 FORMULA = ("=", "+", "-", "@")
 COLUMNS = (
-    *(
-        "method",
-        "run",
-        "benchmark",
-        "metric",
-        "testbed",
-        "judge",
-        "value",
-        "low",
-        "high",
-        "seeds",
-        "questions",
-        "asked",
-    ),
+    *("method", "run", "benchmark", "metric", "testbed", "judge", "value", "low", "high", "seeds"),
+    *("questions", "asked"),
     *("missing", "unparsed", "ranked", "reason", "rank", "best", "baseline", "difference", "difference_low"),
     *("difference_high", "p_value", "p_holm", "supervision", "tuning_trials", "tuning_flops", "cap_flops", "share_min"),
     *("share_max", "ledger", "flops", "wasted_flops", "trained_tokens", "generated_tokens", "updates"),

@@ -1,4 +1,4 @@
-"""A table as one plain HTML page: no script, nothing loaded, readable by screen readers, light and dark."""
+"""A table as one plain HTML page: no script, nothing loaded, accessible to screen readers, light and dark."""
 
 from html import escape as escape_html
 
@@ -55,7 +55,7 @@ def _grid(grid: TextGrid, caption: str) -> str:
         f'<tr><th scope="row">{_entry(row[0])}</th>{"".join(f"<td>{_entry(each)}</td>" for each in row[1:])}</tr>'
         for row in grid.rows
     )
-    # the region can be scrolled by keyboard
+    # tabindex: scrollable by keyboard
     return "\n".join(
         [
             f'<div role="region" aria-label="{escape(caption)}" tabindex="0">',

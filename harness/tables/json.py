@@ -1,7 +1,7 @@
 """A table as JSON: the fields of `harness.tables.schema.Table`, by their names.
 
-rows[i].method, .ranked, .spent.flops, .cells[benchmark].value, .low, .high, .rank, .difference.p_value, .p_holm and so
-on. A number that does not exist is null.
+For example rows[i].method, .ranked, .spent.flops, .cells[benchmark].value, .low, .high, .rank, .difference.p_value and
+.p_holm. A number that does not exist is null.
 """
 
 import json
@@ -18,9 +18,10 @@ from harness.tables.schema import Cell, Column, Row, RunCost, Table, Tuning
 NUMBERS = ("value", "low", "high", "error", "freedom")
 
 
-def to_json(table: Table) -> dict:
-    """Plain data for JSON, with the dataclasses' field names."""
-    return plain(asdict(table))
+def to_json(table: Table) -> dict[str, Any]:
+    """The table as plain data for JSON, with the field names of the dataclasses."""
+    data: dict[str, Any] = plain(asdict(table))
+    return data
 
 
 def dumps(table: Table) -> str:
@@ -28,17 +29,17 @@ def dumps(table: Table) -> str:
 
 
 def from_json(data: Any, where: str) -> Table:
-    """The table that `to_json` has made; what an older one does not say has its default.
+    """The table that `to_json` wrote; fields that an older one lacks get their defaults.
 
     Args:
         where: the file, for error messages.
 
     Raises:
-        UserError: when it is no such table.
+        UserError: when the data are not such a table.
     """
     try:
         return Table(
-            **{"ledger": "nominal"}  # of tables from before there was another rule
+            **{"ledger": "nominal"}  # tables without it are older than any other rule
             | data
             | {
                 "benchmarks": tuple(Column(**each) for each in data["benchmarks"]),
@@ -49,7 +50,7 @@ def from_json(data: Any, where: str) -> Table:
             }
         )
     except (TypeError, KeyError, ValueError, AttributeError):
-        raise UserError(f"{where}: is no table of harness") from None
+        raise UserError(f"{where}: is not a table of harness") from None
 
 
 def _row(data: dict[str, Any]) -> Row:
@@ -77,5 +78,5 @@ def _cell(data: dict[str, Any]) -> Cell:
 
 
 def _with_nan(data: dict[str, Any]) -> dict[str, Any]:
-    """Numbers that do not exist, as they are in a table."""
+    """Replace null by NaN, as tables have it."""
     return data | {name: math.nan for name in NUMBERS if name in data and data[name] is None}

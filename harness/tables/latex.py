@@ -1,7 +1,7 @@
-r"""A table as LaTeX, to be put into a paper by \input: tables with booktabs, as wide as the text.
+r"""A table as LaTeX, for \input into a paper: booktabs tables as wide as the text.
 
 The paper needs \usepackage{booktabs} and \usepackage{graphicx}. It compiles with pdflatex whatever the names hold:
-marks that LaTeX would obey are escaped, letters that it can not set stand by their number.
+special characters are escaped, and letters that pdflatex cannot set are written as their number.
 """
 
 import re
@@ -10,7 +10,7 @@ import unicodedata
 from harness.tables.layout import DIFFERENCES, Entry, TextGrid, one_line, sheet
 from harness.tables.schema import Table
 
-_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")  # the sign of a number, no hyphen
+_MINUS = re.compile(r"(?<![\w.)\]-])-(?=\d)")  # the sign of a number, not a hyphen
 MARKS = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -54,7 +54,7 @@ def to_latex(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """Of one line; nothing in it is a command."""
+    """The text on one line, without commands."""
     return "".join(map(_mark, _MINUS.sub("−", one_line(text))))
 
 
@@ -63,7 +63,8 @@ def _mark(mark: str) -> str:
         return MARKS[mark]
     if mark.isascii():
         return mark
-    letter, *accents = unicodedata.normalize("NFD", mark)
+    decomposed = unicodedata.normalize("NFD", mark)
+    letter, accents = decomposed[0], decomposed[1:]
     if letter.isascii() and letter.isalpha() and len(accents) == 1 and accents[0] in ACCENTS:
         base = rf"\{letter}{{}}" if letter in "ij" and accents[0] != "\u0327" else letter
         return rf"{{\{ACCENTS[accents[0]]}{{{base}}}}}"
@@ -71,7 +72,7 @@ def _mark(mark: str) -> str:
 
 
 def _comment(text: str) -> str:
-    """One line in which nothing ends the comment."""
+    """The text on one line that cannot end the comment."""
     return one_line(text).encode("ascii", "backslashreplace").decode()
 
 

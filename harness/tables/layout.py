@@ -1,4 +1,4 @@
-"""What people see of a table, whatever the format: headings, texts of cells, and notes. Nothing is escaped here."""
+"""The texts of a table in every format for people: headings, cells and notes. Nothing is escaped here."""
 
 import math
 from collections.abc import Sequence
@@ -14,14 +14,17 @@ NONE = "–"
 SPENDING = ("budget spent", "trained tokens", "generated tokens", "updates", "time")
 DIFFERENCES = "Paired differences on the same questions, with p / p after Holm's correction:"
 REPORTED = (
-    "Rows marked reported are published numbers, of other models, judges and budgets: not measured here, not ranked, "
-    "in no comparison."
+    "Rows marked reported are published numbers of other models, judges and budgets: not measured here, not ranked, "
+    "not compared."
 )
 
 
 @dataclass(frozen=True)
 class Entry:
-    """The text of a cell; strong: how much of its beginning is bold, in characters."""
+    """The text of a cell.
+
+    strong: how many characters at its beginning are bold.
+    """
 
     text: str
     strong: int = 0
@@ -29,7 +32,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class TextGrid:
-    """Headings, and a row of entries for each method; the first is its name."""
+    """Headings, and one row of entries per method that starts with its name."""
 
     head: tuple[str, ...]
     rows: tuple[tuple[Entry, ...], ...]
@@ -37,7 +40,10 @@ class TextGrid:
 
 @dataclass(frozen=True)
 class Sheet:
-    """differences: None where nothing is compared with the baseline."""
+    """All texts of a table.
+
+    differences: None where nothing is compared with the baseline.
+    """
 
     title: str
     scores: TextGrid
@@ -57,7 +63,7 @@ def sheet(table: Table) -> Sheet:
 
 
 def _score_columns(table: Table) -> list[tuple[Column, str, bool]]:
-    """Benchmark, heading, and whether it is its length-controlled win rate."""
+    """(benchmark, heading, whether it is the length-controlled win rate) of each column."""
     columns = []
     for column in table.benchmarks:
         columns.append((column, heading(column), False))
@@ -78,12 +84,12 @@ def controlled(benchmark: str) -> str:
 
 
 def digits_of(metric: str) -> int:
-    """Decimals of a score: one in percent, two else."""
+    """Decimals of a score: one for percentages, two otherwise."""
     return 1 if "%" in metric else 2
 
 
 def name(row: Row) -> str:
-    """With a mark where it was trained and is not ranked."""
+    """The name of a method, with † where it was trained but is not ranked."""
     return f"{row.method} †" if row.spent.flops and not row.ranked else row.method
 
 
@@ -100,7 +106,7 @@ def _scores(row: Row, columns: Sequence[tuple[Column, str, bool]], with_tuning: 
 def _reported(
     row: Reported, columns: Sequence[tuple[Column, str, bool]], with_tuning: bool
 ) -> tuple[Entry, ...] | None:
-    """A published row; None where it has no score of these benchmarks."""
+    """A published row; None where it has no score on these benchmarks."""
     scores = [
         row.scores.get(controlled(column.name) if is_controlled else column.name)
         for column, _, is_controlled in columns
@@ -125,7 +131,7 @@ def _differences(table: Table) -> TextGrid | None:
 
 
 def score(cell: Cell, column: Column) -> Entry:
-    """Value, interval, the mark of a significant difference and the rank; the value of the best is bold."""
+    """Value, interval, the mark of a significant difference, and rank; the value of the best method is bold."""
     if math.isnan(cell.value):
         return Entry(NONE)
     text = _estimate(cell, digits_of(column.metric))
@@ -173,8 +179,8 @@ def spending(spent: RunCost) -> list[str]:
 
 
 def budget(spent: RunCost) -> str:
-    """The share of the cap, or FLOPs where there was none."""
-    if spent.share_min is None:
+    """The share of the cap, or the FLOPs where there was no cap."""
+    if spent.share_min is None or spent.share_max is None:
         return f"{spent.flops:.3g} FLOPs"
     return f"{number_range([100 * spent.share_min, 100 * spent.share_max], '{:.1f}')} %"
 
@@ -195,5 +201,5 @@ def duration(seconds: float) -> str:
 
 
 def one_line(text: str) -> str:
-    """What can be seen of a text, on one line: no control characters, no turns of direction."""
+    """The printable characters of a text on one line, without control characters and changes of direction."""
     return " ".join("".join(mark if mark.isprintable() else " " for mark in text).split())

@@ -1,4 +1,4 @@
-"""A table as markdown that is aligned for reading as plain text."""
+"""A table as markdown, aligned so that it also reads well as plain text."""
 
 import re
 from collections.abc import Sequence
@@ -22,12 +22,12 @@ def to_markdown(table: Table) -> str:
 
 
 def escape(text: str) -> str:
-    """One line of what can be seen, without a mark that would end a table's cell, begin HTML or make a link."""
+    """The text on one line, escaped so that it cannot end a table cell, begin HTML or make a link."""
     return _MARKUP.sub(r"\\\g<0>", one_line(text))
 
 
 def code(text: str) -> str:
-    """A span of code, in as many backticks as end it nowhere in the text."""
+    """A code span, with more backticks than the text has in a row."""
     text = one_line(text)
     longest = max(map(len, re.findall("`+", text)), default=0)
     marks, space = "`" * (longest + 1), " " * (longest > 0)
@@ -39,7 +39,7 @@ def bullets(texts: Sequence[str]) -> str:
 
 
 def lines(rows: Sequence[Sequence[str]]) -> str:
-    """Rows of escaped texts, the first the headings, their columns aligned."""
+    """An aligned table of escaped texts; the first row has the headings."""
     widths = [max(3, *map(len, column)) for column in zip(*rows, strict=True)]
     ruled = [rows[0], ["-" * width for width in widths], *rows[1:]]
     return "\n".join(f"| {' | '.join(map(str.ljust, row, widths))} |" for row in ruled)

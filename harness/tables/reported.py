@@ -1,7 +1,8 @@
-"""Published numbers with their sources, from a file: shown beside measured ones, never ranked with them."""
+"""Published numbers with their sources, read from a file: shown beside measured ones, never ranked with them."""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.errors import UserError, unknown_name
 from harness.files.typed import build, load
@@ -11,20 +12,23 @@ ALL = "all"
 
 @dataclass(frozen=True)
 class Reported:
-    """A published row: the model it started from, the method, and its scores by benchmark (in the benchmark's unit)."""
+    """A published row: start model, method, base loss, source, and scores by benchmark in the unit of each."""
 
     model: str
     method: str
     base_loss: str
     source: str
-    scores: dict
+    scores: dict[str, Any]
 
 
 def read(path: Path, model: str) -> tuple[Reported, ...]:
-    """The rows of a model, or of all models.
+    """Read the rows of a model, or of all models.
+
+    Args:
+        model: as the rows name it, or ALL.
 
     Raises:
-        UserError: for a file that is absent or malformed, or a model without rows (the nearest is suggested).
+        UserError: when the file is absent or malformed, or the model has no rows (the nearest name is suggested).
     """
     rows = load(path).get("rows")
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
@@ -36,10 +40,10 @@ def read(path: Path, model: str) -> tuple[Reported, ...]:
     return tuple(row for row in reported if model in (ALL, row.model))
 
 
-def _row(values: dict, where: str) -> Reported:
+def _row(values: dict[str, Any], where: str) -> Reported:
     if absent := [name for name in Reported.__annotations__ if name not in values]:
         raise UserError(f"{where}: lacks {', '.join(absent)}")
-    row = build(Reported, values, f"{where}: field")
+    row: Reported = build(Reported, values, f"{where}: field")
     if wrong := [name for name, score in row.scores.items() if type(score) not in (int, float)]:
-        raise UserError(f"{where}: the score of {wrong[0]!r} is no number")
+        raise UserError(f"{where}: the score of {wrong[0]!r} is not a number")
     return row

@@ -1,9 +1,15 @@
-"""A table of scores: columns, rows and cells."""
+"""A table of scores: columns, rows and cells.
+
+The dataclasses of a table are also its JSON, field by field (`harness.tables.json`): other programs read it, so their
+fields keep their names.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from harness.benchmarks.base import Score
+from harness.budget import Ledger, Spending
 from harness.statistics.intervals import Difference, Interval
 from harness.tables.reported import Reported
 from harness.work import Rule
@@ -11,7 +17,7 @@ from harness.work import Rule
 
 @dataclass(frozen=True)
 class Tuning:
-    """How a method's options were chosen: in so many trials, which cost so many FLOPs."""
+    """How the options of a method were chosen: the number of trials, and their FLOPs in all."""
 
     trials: int
     flops: float
@@ -19,29 +25,38 @@ class Tuning:
 
 @dataclass(frozen=True)
 class ResultRow:
-    """What is stored of a method: benchmark -> seed -> score, and seed -> ledger (`Ledger.as_dict`) and wall seconds
-    ({"training": data generation included, "scoring": ...}).
+    """The stored results of a method.
 
+    scores: benchmark -> seed -> score.
+    ledgers: seed -> what was spent.
+    seconds: seed -> wall time, {"training": data generation included, "scoring": ...}.
     tuning: how its options were chosen; None for defaults, or what the user set.
-    warnings: of the health of its training, as texts -> the seeds that they are about.
-    run: the run it is of, where a table has several.
+    warnings: text of a health warning -> the seeds that it is about.
+    run: its run, in a table of several.
     """
 
     method: str
     supervision: str
     scores: dict[str, dict[int, Score]]
-    ledgers: dict[int, dict]
+    ledgers: dict[int, Ledger]
     seconds: dict[int, dict[str, float]]
     tuning: Tuning | None = None
     warnings: Mapping[str, Sequence[int]] = field(default_factory=dict)
     run: str | None = None
 
+    @cached_property
+    def totals(self) -> tuple[Spending, ...]:
+        """What each seed spent, over all roles."""
+        return tuple(ledger.total for ledger in self.ledgers.values())
+
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark of the table; judge is None where none is needed. setting: few-shot examples and chat, if it says.
+    """A benchmark of the table.
 
-    clusters: how many questions are independent of each other; None where stored scores do not say what hangs together.
+    judge: None where none is needed. setting: few-shot examples and chat, if the benchmark states them.
+    clusters: how many independent questions there are (clusters of dependent ones count once); None where the stored
+        scores do not name clusters.
     """
 
     name: str
@@ -59,10 +74,11 @@ class Cell:
     value, low, high: mean over seeds and questions with its 95 % interval; NaN where there is none.
     by_seed: the mean of each seed. questions: how many have a value in any seed. asked: the most that a seed was asked.
     missing, unparsed: summed over the seeds.
-    difference: to the baseline, on the same questions and seeds; p_holm is its p-value adjusted for all of the table,
-        None where there are too few seeds to call it (see `Difference.called`).
-    rank: among the ranked methods, best: significantly better than all others of them (see
-        `harness.statistics.ranking`); None and False where there are not two with seeds enough to compare.
+    difference: to the baseline, on the same questions and seeds.
+    p_holm: its p-value corrected for all differences of the table; None where there are too few seeds for a test (see
+        `Difference.called`).
+    rank, best: the place among the ranked methods, and whether it is significantly better than all others of them (see
+        `harness.statistics.ranking`); None and False where fewer than two have enough seeds.
     length_controlled: AlpacaEval's length-controlled win rate, mean over seeds, where scores have it.
     """
 
@@ -83,10 +99,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run of a method spent, mean over seeds; share_min and share_max of the cap are over the seeds.
+    """What a run of a method spent, mean over seeds.
 
-    flops: needed or nominal, by the table's rule. wasted_flops: for padding and finished sequences that wait, beside
-        them.
+    share_min, share_max: the smallest and largest share of the cap that a seed spent.
+    flops: needed or nominal, by the rule of the table.
+    wasted_flops: for padding and for finished sequences that wait for their batch; not part of flops.
     """
 
     cap_flops: float | None
@@ -103,7 +120,10 @@ class RunCost:
 
 @dataclass(frozen=True)
 class Row:
-    """A method. ranked: it was trained and spent 95-100 % of the same cap as the others; else reason says why not."""
+    """A method.
+
+    ranked: whether it was trained and spent 95-100 % of the same cap as the others; if not, reason says why.
+    """
 
     method: str
     supervision: str
@@ -120,12 +140,12 @@ class Row:
 class Table:
     """All rows, the baseline first.
 
-    comparisons: how many p-values of differences to the baseline Holm's correction counts.
-    pairs: how many of pairs of ranked methods, for ranks.
-    detectable: benchmark -> the smallest difference of two ranked methods (or of one and the baseline) that is found in
-        80 % of experiments like this one, in one comparison alone and after the correction for all.
-    reported: published rows to stand below; they take part in no comparison.
-    command: what has made the table, where that is to stand in it.
+    comparisons: how many differences to the baseline Holm's correction counts.
+    pairs: how many pairs of ranked methods it counts, for ranks.
+    detectable: benchmark -> the smallest difference between two ranked methods (or one and the baseline) that 80 % of
+        experiments like this one would find, as a single comparison and after the correction for all.
+    reported: published rows, shown below the others; they take part in no comparison.
+    command: the command that made the table; None to leave it out.
     ledger: the rule by which FLOPs were counted; None where no row was trained.
     """
 

@@ -158,8 +158,8 @@ def test_one_row_has_no_standard_error(tmp_path):
         ([row(1, 3)], "entry 1: preference must be from 1 to 2"),
         ([row(1, "2")], "entry 1: preference must be"),
         ([row(1, None)], "no row has a preference"),
-        ([{"instruction": "a", "output_1": "b", "output_2": "c"}], "entry 1: has no field 'preference'"),
-        ([row(1), row(2, output_2="\ud800")], "entry 2: field 'output_2' is no Unicode text"),
+        ([{"instruction": "a", "output_1": "b", "output_2": "c"}], "entry 1: field 'preference' is missing"),
+        ([row(1), row(2, output_2="\ud800")], "entry 2: field 'output_2' is not Unicode text"),
         ([{"instruction": "a"}], "entry 1: field 'output_1'"),
     ],
 )

@@ -25,7 +25,7 @@ def logistic(scores):
     return 1 / (1 + np.exp(-scores))
 
 
-@pytest.mark.parametrize(("own", "longer"), [(-0.4, 0), pytest.param(-1.7, 300, marks=pytest.mark.long)])
+@pytest.mark.parametrize(("own", "longer"), [(-0.4, 0), pytest.param(-1.7, 300, marks=pytest.mark.slow)])
 def test_intervals_cover_the_truth(own, longer):
     """Preferences that are nearly 0 or 1, as from log-probabilities, drawn from the logistic model itself; the gamed
     models lie on it. An interval from the package's standard error, which ignores the fit, would cover far too little.

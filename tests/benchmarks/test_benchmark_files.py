@@ -128,7 +128,7 @@ def test_read_json(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ('"\\ud83d"', "r.jsonl:2: field 'prompt' is no Unicode text (it holds half a character)"),
+        ('"\\ud83d"', "r.jsonl:2: field 'prompt' is not Unicode text (it holds half a character)"),
         ('["a", {"b": "\\ude00"}]', "r.jsonl:2: field 'prompt' must be of type str"),
         ("[" * 100_000, "r.jsonl:2: not JSON (nested deeper than 100 levels)"),
         ("9" * 5000, "r.jsonl:2: not JSON (Exceeds the limit"),
@@ -142,7 +142,7 @@ def test_what_is_no_text_or_ambiguous(tmp_path, value, said):
 
 def test_half_characters_in_lists_are_found(tmp_path):
     (tmp_path / "r.jsonl").write_text('{"turns": ["a", {"b": "\\ude00"}]}')
-    assert "r.jsonl:1: field 'turns' is no Unicode text" in message(read_rows, tmp_path / "r.jsonl", turns=list)
+    assert "r.jsonl:1: field 'turns' is not Unicode text" in message(read_rows, tmp_path / "r.jsonl", turns=list)
 
 
 @pytest.mark.parametrize("text", ['{"temperature": NaN}', '{"temperature": -1}', '{"max_new_tokens": 0}'])

@@ -13,7 +13,8 @@ from harness.benchmarks.mmlu import MMLU
 from harness.benchmarks.questions import load_questions
 from harness.benchmarks.reward_bench import RewardBench
 from harness.runs.scoring import scored
-from harness.statistics.intervals import differences, grid
+from harness.statistics.grids import grid
+from harness.statistics.intervals import differences
 from harness.testbed.clusters import clusters
 from harness.testbed.suites import write_suites
 
@@ -68,7 +69,7 @@ def test_what_scores_declare_reaches_the_table(tmp_path):
 def test_a_folder_from_before_clusters_is_told(tmp_path):
     run(tmp_path / "run", None)
     text = harness("table", "run", cwd=tmp_path)
-    assert "40 questions; judge judge; what hangs together was not stored: each question counts by itself" in text
+    assert "40 questions; judge judge; clusters were not stored: each question counts as independent" in text
     assert json.loads(harness("table", "run", "--json", cwd=tmp_path))["benchmarks"][0]["clusters"] is None
 
 

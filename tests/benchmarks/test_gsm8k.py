@@ -191,7 +191,7 @@ def test_10_000_rewritings_of_gold_solutions(data_dir):
 
 @pytest.mark.parametrize("answer", ["", "four", "1 or 2"])
 def test_gold_answers_must_be_one_number(tmp_path, answer):
-    with pytest.raises(UserError, match=":1: .* is no gold answer"):
+    with pytest.raises(UserError, match=":1: .* is not a gold answer"):
         score_responses(write(tmp_path, [{"response": "4", "answer": answer}]))
 
 

@@ -55,7 +55,7 @@ def test_faulty_problems(tmp_path):
     (tmp_path / "math").mkdir()
     row = {"problem": "?", "answer": "2", "subject": "Algebra", "level": 1, "unique_id": "p"}
     (tmp_path / "math" / "math500.jsonl").write_text((json.dumps(row) + "\n") * 2)
-    with pytest.raises(UserError, match="math500.jsonl:2: unique_id 'p' was there before"):
+    with pytest.raises(UserError, match="math500.jsonl:2: unique_id 'p' occurs twice"):
         Math().load(tmp_path, Settings())
     row = {"problem": "?", "solution": "It is 2.", "type": "Algebra", "level": "Level 1"}
     (tmp_path / "math" / "test.jsonl").write_text(json.dumps(row) + "\n")

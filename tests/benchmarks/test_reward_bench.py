@@ -204,7 +204,7 @@ def test_rows_of_verdicts(tmp_path, name):
         ({"hep-go": 150}, "must lie within"),
         ([{"subset": "hep-go", "correct": 3}], "entry 1: field 'correct'"),
         ([{"subset": "hep-go"}], "entry 1: field 'correct'"),
-        ([{"subset": "hep", "correct": 1}], "'hep' is no subset"),
+        ([{"subset": "hep", "correct": 1}], "'hep' is not a subset"),
     ],
 )
 def test_bad_results(tmp_path, value, said):
@@ -291,7 +291,7 @@ def test_parse_choice(text, choice):
 def test_a_mode_that_the_model_can_not_do(tmp_path, tiny_model_dir):
     engine = TransformersEngine.load(str(tiny_model_dir))
     settings = Settings(options=RewardBenchOptions(mode="classifier"))
-    with pytest.raises(UserError, match="no sequence classifier"):
+    with pytest.raises(UserError, match="not a sequence classifier"):
         RewardBench().answer(Policy(engine), [], settings, None)
     assert hasattr(RewardModel, "rewards")
     with pytest.raises(UserError, match="did you mean 'generative'"):

@@ -50,7 +50,7 @@ def test_help_imports_nothing_heavy():
 def test_the_module_is_the_command(tmp_path):
     done = subprocess.run([sys.executable, "-m", "harness", "table", "nowhere"], cwd=tmp_path, capture_output=True)
     assert (done.returncode, done.stdout) == (2, b"")
-    assert done.stderr.startswith(b"error: nowhere is no run folder")
+    assert done.stderr.startswith(b"error: nowhere is not a run folder")
 
 
 def test_list_names_all(tmp_path):

@@ -66,7 +66,7 @@ def test_a_reference_is_a_pilot(tmp_path):
         ((REFERENCE, "--methods", "sso,dpp"), "unknown method 'dpp': did you mean 'dpo'"),
         ((REFERENCE, "--seeds", "3;5"), "--seeds '3;5'"),
         ((REFERENCE, "--questions", "1"), "--questions '1'"),
-        (("nowhere",), "no run folder"),
+        (("nowhere",), "not a run folder"),
     ],
 )
 def test_mistakes(tmp_path, arguments, message):

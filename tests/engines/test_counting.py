@@ -1,9 +1,7 @@
 """FLOPs that a model needs, next to torch's flop counter on real forward and backward passes of every architecture.
 
-By default of a few architectures; HARNESS_TEST_ALL=1 takes all of `small_models` (about 4 minutes).
+By default of a few architectures; -m slow takes the others of `small_models` (about 4 minutes).
 """
-
-import os
 
 import pytest
 import small_models
@@ -23,11 +21,6 @@ LATENT = (
     *("axk1", "bailing_hybrid", "deepseek_v2", "deepseek_v3", "glm4_moe_lite", "kimi_linear", "longcat_flash"),
     *("minicpm3", "youtu"),
 )
-
-
-def architectures() -> list[str]:
-    built = small_models.built() if os.environ.get("HARNESS_TEST_ALL") else SHORT
-    return [each for each in built if each != WITHOUT_REFERENCE]
 
 
 def small_model(model_type: str) -> torch.nn.Module:
@@ -56,7 +49,15 @@ def depthwise(model: torch.nn.Module) -> bool:
     return any(getattr(module, "groups", 1) > 1 for module in model.modules())
 
 
-@pytest.mark.parametrize("model_type", architectures())
+@pytest.mark.slow
+def test_flops_of_the_other_architectures(subtests):
+    for model_type in small_models.built():
+        if model_type not in (*SHORT, WITHOUT_REFERENCE):
+            with subtests.test(model_type):
+                test_flops_are_those_of_torch_s_counter(model_type)
+
+
+@pytest.mark.parametrize("model_type", SHORT)
 def test_flops_are_those_of_torch_s_counter(model_type):
     model = small_model(model_type)
     needed = counting.of_config(model.config)

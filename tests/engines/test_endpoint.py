@@ -51,7 +51,7 @@ def test_the_scores_are_those_of_the_model_itself(testbed_model_dir, tmp_path):
 @pytest.mark.parametrize(
     ("command", "message"),
     [
-        (("eval", "m"), "reward-bench needs log-probabilities of given texts, which an endpoint does not give"),
+        (("eval", "m"), "reward-bench needs log-probabilities of given texts, which an endpoint does not return"),
         (("eval", "m", "--benchmark", "math"), "the model at http://127.0.0.1:9/v1 cannot be reached"),
         (("run", "--method", "sso"), "a model behind an endpoint can be scored, not trained"),
     ],

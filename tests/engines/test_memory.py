@@ -70,7 +70,12 @@ def test_generation_goes_on_with_half_the_batch(load, monkeypatch, capsys):
     assert given == [11, 5, *(2, 2, 2, 2, 2, 1) * 2]
     assert sum(advanced) == 11
     told = capsys.readouterr().err
-    assert told.count("warning") == 1 and "11 prompts at once" in told and "--batch-size 2" in told
+    assert (
+        told.count("warning") == 1
+        and "11 prompts of " in told
+        and "at once: continuing with" in told
+        and "--batch-size 2" in told
+    )
 
 
 def test_scoring_goes_on_with_half_the_batch(load, monkeypatch, capsys):
@@ -87,7 +92,7 @@ def test_one_that_does_not_fit_is_an_error(load, monkeypatch):
     engine = load(4)
     hold(monkeypatch, "generate_batch", 0, len)
     with pytest.raises(
-        UserError, match=r"does not hold one sequence of .*Tried to allocate 2.00 GiB.*--max-new-tokens"
+        UserError, match=r"one sequence of .* does not fit in memory .*Tried to allocate 2.00 GiB.*--max-new-tokens"
     ):
         engine.generate(PROMPTS, ITEMS, SAMPLING)
 
@@ -254,4 +259,4 @@ def test_generation_in_a_process_whose_memory_ends(tiny_model_dir):
     assert done.returncode == 0, done.stderr
     size = int(done.stdout.split()[-1])
     assert 1 < size < 128
-    assert f"128 prompts at once with {tiny_model_dir}: going on with {size}" in done.stderr
+    assert f"128 prompts of {tiny_model_dir} do not fit in memory at once: continuing with {size}" in done.stderr

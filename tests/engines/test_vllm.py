@@ -18,6 +18,8 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.runs import engine_choice as choice
 
+pytestmark = pytest.mark.vllm
+
 needs_vllm = pytest.mark.skipif(not importlib.util.find_spec("vllm"), reason="vLLM is not installed: make vllm-env")
 PROMPTS = 60
 
@@ -232,7 +234,9 @@ def test_a_server_that_does_not_load_other_weights_is_refused(server, tiny_model
     first, second = engine_of(tiny_model_dir, backend), engine_of(other_model_dir, backend)
     prompt = first.encode_chat([{"role": "user", "content": "a"}])
     first.generate([prompt], ["1"], Sampling(2))
-    with pytest.raises(UserError, match=f"does not run the weights of {other_model_dir}: .* differ by .* nats a token"):
+    with pytest.raises(
+        UserError, match=f"does not run the weights of {other_model_dir}: .* differ by .* nats per token"
+    ):
         second.generate([prompt], ["1"], Sampling(2))
     assert first.generate([prompt], ["1"], Sampling(2)) == first.local.generate([prompt], ["1"], Sampling(2))
 

@@ -198,12 +198,12 @@ def test_texts_of_others_are_only_texts(finished):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("model", "--method", "base"), "base trains nothing, so it has nothing to export but its scores"),
+        (("model", "--method", "base"), "base trains nothing, so only its scores can be exported"),
         (("preferences", "--method", "sft"), "sft is not trained on pairs in stage 'policy'"),
         (("preferences", "--method", "dpo"), "unknown method of this run 'dpo'"),
         (("model", "--method", "sso", "--seed", "1"), "has no seed 1: its seeds are 0 to 0"),
         (("model", "--method", "sso", "--stage", "generater"), "did you mean 'generator'?"),
-        (("scores", "--format", "csv"), "format 'csv' is not known: give lm-eval or hub"),
+        (("scores", "--format", "csv"), "unknown format 'csv': give lm-eval or hub"),
     ],
 )
 def test_what_can_not_be_exported(finished, arguments, message, tmp_path):
@@ -223,7 +223,7 @@ def test_nothing_is_replaced_and_nothing_changed_is_exported(finished, tmp_path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "notes.txt").write_text("keep")
     model = ("export", "model", finished[1], "--method", "sft", "-o")
-    assert "mine is there already" in harness(*model, tmp_path / "mine", cwd=tmp_path, code=2)
+    assert "mine already exists" in harness(*model, tmp_path / "mine", cwd=tmp_path, code=2)
     assert (tmp_path / "mine" / "notes.txt").read_text() == "keep"
     file = finished[1] / "arms" / "sft-seed0" / "scores" / "math.json"
     before = file.read_text()

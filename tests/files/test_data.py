@@ -43,7 +43,7 @@ def running(tmp_path, monkeypatch):
     (folder / "question.jsonl").write_bytes(CONTENT)
     with ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Handler, directory=folder)) as running:
         running.script, running.ranges = [], []
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield running
         running.shutdown()
 

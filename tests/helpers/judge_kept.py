@@ -18,7 +18,9 @@ import numpy as np
 from paths import RESULTS
 from scipy.special import ndtr, stdtrit
 
-from harness.statistics.intervals import LEAST_SEEDS, Estimates, holm
+from harness.statistics.estimates import Estimates
+from harness.statistics.grids import LEAST_SEEDS
+from harness.statistics.intervals import holm
 from harness.statistics.ranking import SIGNIFICANT
 
 FILE = RESULTS / "JUDGED_AGAIN.md"

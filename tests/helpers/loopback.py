@@ -10,7 +10,7 @@ from threading import Thread
 def serving(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
     """The URL of a server with this handler."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    thread = Thread(target=server.serve_forever)
+    thread = Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})  # shutdown waits for it
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"

@@ -14,15 +14,15 @@ def score(values: list[float | None], benchmark: str = "mt-bench", metric: str =
     return Score(benchmark, metric, sum(present.values()) / len(present), present, **given)
 
 
-def ledger(cap: float | None, trained: int, generated: int = 0, updates: int = 0) -> dict:
+def ledger(cap: float | None, trained: int, generated: int = 0, updates: int = 0) -> Ledger:
     spent = Ledger(cap)
     if trained:
         spent.charge("generate", 2 * PARAMETERS * generated, generated_tokens=generated)
         spent.charge("train", 6 * PARAMETERS * trained, trained_tokens=trained, updates=updates)
-    return spent.as_dict()
+    return spent
 
 
-def row(method: str, scores: dict, ledgers: list[dict] | None = None, supervision: str = "none") -> ResultRow:
+def row(method: str, scores: dict, ledgers: list[Ledger] | None = None, supervision: str = "none") -> ResultRow:
     """Scores: benchmark -> score of each seed. Without ledgers the method is trained for 97 % of 1e12 FLOPs."""
     seeds = max(map(len, scores.values()))
     ledgers = ledgers or [ledger(1e12, 0 if method == "base" else 161_700)] * seeds

@@ -16,7 +16,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections import Counter
 from contextlib import redirect_stderr
@@ -177,12 +176,12 @@ def run_of(place: Path, method: str, budget: str, judge_url: str):
 
 def main(method: str, budget: str, kinds: str, points: str) -> int:
     os.environ["OPENAI_API_KEY"] = "none"
-    from loopback_judge import serve
+    from loopback import serving
+    from loopback_judge import Handler
 
     place, failed = Path(tempfile.mkdtemp(prefix="write-faults-")), 0
-    with serve() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        run = run_of(place, method, budget, f"http://127.0.0.1:{server.server_port}/v1")
+    with serving(Handler) as judge:
+        run = run_of(place, method, budget, f"{judge}/v1")
         told = run(place / "undisturbed")
         assert told is None, told
         expected = content(place / "undisturbed")
@@ -196,7 +195,6 @@ def main(method: str, budget: str, kinds: str, points: str) -> int:
             print(f"{kind}: {findings.points.total()} points ({counts}) in {time.perf_counter() - start:.0f} s")
             print("\n".join(findings.problems))
             failed += len(findings.problems)
-        server.shutdown()
     shutil.rmtree(place)
     return failed > 0
 

@@ -150,7 +150,7 @@ def test_an_interrupted_judge_goes_on(copy):
 
 def test_what_cannot_be_judged_again(copy, tmp_path):
     assert "no judge was chosen" in harness("rejudge", RUN, cwd=copy, code=2)
-    assert "is no run folder" in harness(
+    assert "is not a run folder" in harness(
         "rejudge", "results", "--judge-model", "m", "--judge-url", "http://localhost:1/v1", cwd=copy, code=2
     )
     samples = copy / RUN / "arms/dpo-seed0/samples/mt-bench.jsonl"

@@ -128,7 +128,7 @@ def test_columns_that_are_not_used_are_named_once(tmp_path, capsys):
     rows = [{**ROWS["a question"], "id": 1, "source": "web"}, {**ROWS["texts"], "id": 2}]
     runner.run(experiment(tmp_path, rows, family="chatml"), tmp_path)
     said = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
-    assert said == [f"{tmp_path / 'pairs.jsonl'}: columns that are not used: id (2 rows), source (1 rows)"]
+    assert said == [f"{tmp_path / 'pairs.jsonl'}: unused columns: id (2 rows), source (1 rows)"]
 
 
 # The date

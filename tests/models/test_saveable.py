@@ -264,7 +264,7 @@ def test_weights_without_a_place_are_told(model, capsys):
         ({"vocab_size": 1000}, ["vocab_size 1,000", "261 rows"]),
         ({"hidden_size": 64, "head_dim": 8}, ["cannot be loaded"]),
         ({"num_hidden_layers": 3}, ["lack", "model.layers.2"]),
-        ({"num_hidden_layers": 40}, ["describes a model of", "not of one model"]),
+        ({"num_hidden_layers": 40}, ["describes a model of", "do not belong to one model"]),
         ({"num_attention_heads": 0}, ["cannot be loaded"]),
         ({"hidden_size": "many"}, ["cannot be loaded"]),
         ({"hidden_act": "none such"}, ["none such"]),

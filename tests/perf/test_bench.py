@@ -208,7 +208,7 @@ class Dies:
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("memory", "memory ran out: take a smaller --batch or shape"),
+        ("memory", "memory ran out: use a smaller --batch or shape"),
         ("mistake", "wrong"),
         ("killed", "its process was killed"),
         ("fault", "its process ended with code 1"),

@@ -148,7 +148,7 @@ def wrong_template(patch):
     [
         *((learning_rate, "dpo"), (swapped, "dpo"), (ipo_summed, "ipo"), (no_eos, "dpo")),
         *(
-            pytest.param(fault, "dpo", marks=pytest.mark.long)
+            pytest.param(fault, "dpo", marks=pytest.mark.slow)
             for fault in (moving_reference, prompt_in_the_loss, wrong_template, padding_counted)
         ),
     ],
@@ -279,8 +279,8 @@ def test_github(worse, tmp_path, monkeypatch, capsys):
     [
         (None, "no reference at"),
         ("{", r"reference\.json:1: not JSON"),
-        ("[]", "no reference of format 1"),
-        ('{"format": 9}', "no reference of format 1"),
+        ("[]", "not a reference of format 1"),
+        ('{"format": 9}', "not a reference of format 1"),
         ('{"format": 1}', "is damaged"),
         ('{"format": 1, "of": {}, "arms": {"dpo": {"x": {}}}}', "is damaged"),
     ],

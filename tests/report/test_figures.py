@@ -45,7 +45,8 @@ def test_accuracy_of_pairs_and_hostile_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("kind", "number", "message"), [("pears", 1, "did you mean 'pairs'"), ("pairs", 2, "is of one run, not of 2")]
+    ("kind", "number", "message"),
+    [("pears", 1, "did you mean 'pairs'"), ("pairs", 2, "this figure shows one run: give one, not 2")],
 )
 def test_what_can_not_be_drawn(tmp_path, kind, number, message):
     run = forge(tmp_path / "run", VALUES)
@@ -55,5 +56,5 @@ def test_what_can_not_be_drawn(tmp_path, kind, number, message):
 
 def test_runs_of_other_benchmarks_are_refused(tmp_path):
     runs = [forge(tmp_path / "a", VALUES), forge(tmp_path / "b", {"math": VALUES["math"]})]
-    with pytest.raises(UserError, match="has other benchmarks"):
+    with pytest.raises(UserError, match="has different benchmarks"):
         write_figure("budgets", runs, tmp_path / "figure.svg")

@@ -58,7 +58,7 @@ def test_leads_within_the_noise_are_no_win(tmp_path):
     sso = [[5.0, 6.0] * 19 + [6.5, 5.0]] * 3
     told = verdict(read(tmp_path, {MT: {"base": base, "dpo": dpo, "sso": sso}}))
     assert told.headline == "No clear winner among the methods."
-    assert "do not say which of them is best" in told.sentences[0]
+    assert "do not show which is best" in told.sentences[0]
     assert told.leaders[0].row.method == "sso" and told.leaders[0].undecided == ["dpo"]
 
 
@@ -73,12 +73,12 @@ def test_without_training_or_with_other_budgets_nobody_wins(tmp_path):
     assert verdict(read(tmp_path / "a", {MT: {"base": alike(1, 2)}})).headline.startswith("No method was trained")
     values = {MT: {"base": alike(1, 2), "dpo": alike(3, 4)}}
     told = verdict(read(tmp_path / "b", values, trained_tokens=100_000))  # 60 % of the cap
-    assert told.headline == "No winner can be named: dpo did not spend the same budget."
+    assert told.headline == "No winner: dpo did not spend the same budget."
 
 
 def test_one_seed_is_said_to_be_one(tmp_path):
     told = verdict(read(tmp_path, {MT: {"base": alike(1, 2)[:1], "dpo": alike(3, 4)[:1]}}))
-    assert "With fewer than 3 runs a method nothing can be called" in " ".join(told.certainty)
+    assert "With fewer than 3 runs per method nothing can be tested" in " ".join(told.certainty)
     assert not told.leaders[0].clear
 
 
@@ -225,7 +225,7 @@ def test_a_folder_is_not_replaced_by_the_page(tmp_path):
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path):
-    assert "is no run folder" in harness("report", ".", cwd=tmp_path, code=2)
+    assert "is not a run folder" in harness("report", ".", cwd=tmp_path, code=2)
 
 
 def test_the_command_gives_the_experiment_again():

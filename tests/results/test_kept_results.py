@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy.special import stdtrit
 
-from harness.statistics.intervals import Stack, estimates
+from harness.statistics.estimates import Stack, estimates
 
 
 def test_what_is_kept_is_what_the_tables_give():

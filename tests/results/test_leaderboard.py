@@ -45,7 +45,7 @@ def test_groups_rows_and_reasons(results):
     assert rows.count("\n| base ") == 1 and all(name in rows for name in ("| one/dpo-1 ", "| two/dpo-1 ", "| dpo-2 "))
     assert rows.splitlines()[2].startswith("| method ") and "| seeds |" in rows
     other = second if rows is first else first
-    assert "| dpo-3 " in other and "3e+12 FLOPs a run" in other
+    assert "| dpo-3 " in other and "3e+12 FLOPs per run" in other
     assert "## Left out\n\n- runs/half: not finished" in text
     assert "Made by `harness leaderboard --results" in text
     assert (
@@ -91,7 +91,7 @@ def test_damaged_experiments_are_left_out_with_the_reason(results):
     write(results / "bad" / "table.json", {"rows": 3})
     text = document(results).split("## Left out")[1]
     assert "math.json:1: not JSON" in text and "ledger.json is missing" in text and "has format 99" in text
-    assert "- runs/odd: not finished" in text and "is no table of harness" in text
+    assert "- runs/odd: not finished" in text and "is not a table of harness" in text
 
 
 def test_nothing_finished(tmp_path):

@@ -70,7 +70,7 @@ def test_base_is_whole_when_runs_have_other_seeds(place, tmp_path):
         ("dpo-1", (0, 1, 2)),
         ("dpo-5", (0, 1, 2, 3)),
     ]
-    assert "Against a, d: seeds 4 for 3." not in table.notes
+    assert "Compared with a, d: seeds 4 instead of 3." not in table.notes
     (note,) = [note for note in table.notes if note.startswith("Unequal seeds")]
     assert note.startswith("Unequal seeds: base 0, 1, 2, 3; dpo-1 0, 1, 2; dpo-5 0, 1, 2, 3. ")
     assert not [note for note in merged(place / "a").notes if note.startswith("Unequal seeds")]
@@ -104,14 +104,18 @@ def ask(name, value):
         (
             "score-mt-bench",
             ask("judge endpoint", "http://127.0.0.1:9/v1"),
-            "mt-bench was judged by made-up in both, and they are not the same: judge endpoint",
+            "mt-bench was judged by made-up in both, but not by the same one: judge endpoint",
         ),
-        ("samples-math", ask("questions", "others"), 'math has other questions: questions ("math" and "others")'),
-        ("samples-math", ask("settings.limit", 10), "math was answered with another limit (null and 10)"),
-        ("samples-math", ask("settings.temperature", 0.7), "math was answered with another temperature (null and 0.7)"),
-        ("samples-*", ask("model.weights", "f00d"), 'they start from other models (weights "00000'),
-        ("score-alpaca-eval", ask("judging.both_orders", True), "alpaca-eval was judged with another both_orders"),
-        ("samples-math", ask("option files.reference", "f00d"), "math was asked with other files: reference"),
+        ("samples-math", ask("questions", "others"), 'math has different questions: questions ("math" and "others")'),
+        ("samples-math", ask("settings.limit", 10), "math was answered with a different limit (null and 10)"),
+        (
+            "samples-math",
+            ask("settings.temperature", 0.7),
+            "math was answered with a different temperature (null and 0.7)",
+        ),
+        ("samples-*", ask("model.weights", "f00d"), 'they start from different models (weights "00000'),
+        ("score-alpaca-eval", ask("judging.both_orders", True), "alpaca-eval was judged with a different both_orders"),
+        ("samples-math", ask("option files.reference", "f00d"), "math was asked with different files: reference"),
     ],
 )
 def test_what_can_not_be_compared_is_refused(place, tmp_path, file, change, reason):
@@ -119,7 +123,7 @@ def test_what_can_not_be_compared_is_refused(place, tmp_path, file, change, reas
     with pytest.raises(UserError) as caught:
         merged(place / "a", other)
     told = str(caught.value)
-    assert told.startswith(f"{place / 'a'} and {other} can not be compared: {reason}") and "\n" not in told
+    assert told.startswith(f"{place / 'a'} and {other} cannot be compared: {reason}") and "\n" not in told
 
 
 def test_testbed_and_real_scores_are_refused(place, tmp_path):
@@ -167,4 +171,4 @@ def test_what_differs_and_may_is_noted(place, tmp_path):
     file = other / "experiment.yaml"
     file.write_text(file.read_text().replace("options: {}", "options: {dpo-1: {beta: 0.5}}"))
     notes = merged(place / "a", other).notes
-    assert notes[-1] == "Against a, c: dpo-1.beta 0.5 for null; made with other versions (torch)."
+    assert notes[-1] == "Compared with a, c: dpo-1.beta 0.5 instead of null; made with other versions (torch)."

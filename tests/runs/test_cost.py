@@ -107,10 +107,10 @@ def test_the_command_reads_the_speed_of_a_run(tmp_path, testbed_model_dir):
 
 
 def test_the_command(tmp_path):
-    assert "none is no run folder" in harness("estimate", "--calibrate", "none", cwd=tmp_path, code=2)
+    assert "none is not a run folder" in harness("estimate", "--calibrate", "none", cwd=tmp_path, code=2)
     assert "not both" in harness("estimate", "qwen2-7b-sft", "--config", "qwen2-7b-sft", cwd=tmp_path, code=2)
     unknown = ("estimate", "--model", "some/model", "--prompts", "testbed")
-    assert "sizes are known without it of" in harness(*unknown, cwd=tmp_path, code=2)
+    assert "without it, sizes are known for" in harness(*unknown, cwd=tmp_path, code=2)
     assert "none.jsonl" in harness("estimate", "--prompts", "none.jsonl", cwd=tmp_path, code=2)
     shown = harness("estimate", "llama3-8b-instruct", "--gpu", "a100", cwd=tmp_path)
     assert "Cost on 8 x a100" in shown and "17,370 calls, of unknown price (--judge-price)" in shown

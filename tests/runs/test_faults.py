@@ -6,13 +6,13 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from loopback_judge import serve
+from loopback import serving
+from loopback_judge import Handler
 from paths import HELPERS
 from write_faults import content
 
@@ -91,12 +91,11 @@ def test_a_stopped_run_says_how_it_goes_on_and_ends_with_the_same_bytes(tmp_path
     suites.write_suites(tmp_path / "suites")
     store.write_jsonl(tmp_path / "prompts.jsonl", map(vars, prompts.prompts()[:500]))
     store.write_jsonl(tmp_path / "pairs.jsonl", map(vars, prompts.preferences()[:500]))
-    with serve() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(Handler) as judge:
         options = (
             *("--data-dir", str(tmp_path / "suites"), "--prompts", str(tmp_path / "prompts.jsonl")),
             *("--preferences", str(tmp_path / "pairs.jsonl"), "--judge-model", "loopback"),
-            *("--judge-url", f"http://127.0.0.1:{server.server_port}/v1", "--judge-concurrency", "1"),
+            *("--judge-url", f"{judge}/v1", "--judge-concurrency", "1"),
         )
         with Run(tmp_path / "a", *options) as undisturbed:
             assert undisturbed.process.wait() == 0, undisturbed.said()

@@ -10,7 +10,7 @@ from loopback_judge import serve
 
 from harness.benchmarks.ifeval_checks import _MODEL_FILES
 from harness.experiment.options import Experiment
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.models import fingerprints
 from harness.runs import inputs
 from harness.runs.arm import Arm
@@ -152,7 +152,7 @@ def test_the_model_that_splits_sentences(testbed_model_dir, tmp_path, monkeypatc
     experiment = Experiment(benchmarks=("ifeval",), methods=("base",), data_dir=str(tmp_path / "data"))
 
     def depends_on():
-        arm = Arm(experiment, "base", 0, Folder(tmp_path / "run"))
+        arm = Arm(experiment, "base", 0, RunFolder(tmp_path / "run"))
         (scoring,) = arm.scorings(Inputs(experiment, (), (), tmp_path / "data", None))
         return scoring._samples_depend_on
 

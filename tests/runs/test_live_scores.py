@@ -23,7 +23,7 @@ from harness.runs import run as runner
 @pytest.fixture
 def judge_url():
     with serve() as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/v1"
         server.shutdown()
 
@@ -107,7 +107,7 @@ class Listed:
 
 def test_state_is_refused_and_lists_are_taken(tmp_path, monkeypatch):
     monkeypatch.setattr(registry, "load", lambda kind, name: {"keeping": Keeping, "listed": Listed}[name]())
-    with pytest.raises(UserError, match="benchmark keeping keeps found in itself"):
+    with pytest.raises(UserError, match="benchmark keeping stores found in itself"):
         load_questions("keeping", tmp_path, Settings())
     found = load_questions("listed", tmp_path, Settings(limit=4))
     assert isinstance(found, Questions) and len(found) == 4 and (found.answering, found.scoring) == ({}, {})

@@ -19,6 +19,8 @@ from harness.experiment.options import Experiment
 from harness.models import fingerprints
 from harness.runs import ray as ray_cluster
 
+pytestmark = pytest.mark.ray
+
 needs_ray = pytest.mark.skipif(not importlib.util.find_spec("ray"), reason="Ray is not installed: pip install '.[ray]'")
 OPTIONS = ("--method", "dpo", "--seeds", "3", "--budget", "4e11", "--benchmark", "math,reward-bench", "--limit", "20")
 COMMAND = [sys.executable, "-m", "harness", "run", *OPTIONS]

@@ -16,7 +16,7 @@ from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.experiment.search import LogUniform, Uniform, trial_points
 from harness.files import store
-from harness.files.marks import Folder
+from harness.files.folders import RunFolder
 from harness.results.tuning_record import of_row, read
 from harness.runs import arm, tuning
 from harness.runs.development import Development, split
@@ -158,7 +158,7 @@ def test_prompts_of_a_file():
     assert {str(each.messages) for each in split(experiment, plain[::-1], labelled).development} == asked
     only_pairs = dataclasses.replace(experiment, prompts="testbed")
     assert all(each.chosen for each in split(only_pairs, prompts(), labelled).development)
-    with pytest.raises(UserError, match=r"the prompts are too few to keep 4 of them for tuning \(at most 3\)"):
+    with pytest.raises(UserError, match=r"there are too few prompts to hold out 4 for tuning \(at most 3\)"):
         split(experiment, plain[:7], labelled)
 
 
@@ -333,7 +333,7 @@ def test_a_trial_that_diverges_is_counted_and_not_chosen(tmp_path, testbed_model
     assert bad["options"] == {"learning_rate": tried[1]} and tried[1] > 1e-4
     assert 0.95 <= bad["ledger"]["flops"] / 3e10 <= 1
     told = capsys.readouterr().err
-    assert "dpo: not tuned, because it is set: beta" in told and "dpo trial 1 has no score" in told
+    assert "dpo: not tuned, because set by the user: beta" in told and "dpo trial 1 has no score" in told
     assert verify(root)["problems"] == []
     (root / "index.json").unlink()
     assert run(experiment, tmp_path) == table and len(tried) == 3  # not tried again
@@ -364,7 +364,7 @@ def test_tuning_needs_a_judge(tmp_path):
 
 
 def test_trials_in_other_processes(finished, testbed_model_dir):
-    each = tuning.trials_of(dataclasses.replace(TUNED, methods=("dpo", "b=dpo")), Folder(finished))
+    each = tuning.trials_of(dataclasses.replace(TUNED, methods=("dpo", "b=dpo")), RunFolder(finished))
     assert [trial.label for trial in each] == [f"{name} trial {n}" for name in ("dpo", "b") for n in range(3)]
     assert each[1].stages
     sent = pickle.loads(pickle.dumps(each[1]))

@@ -83,8 +83,8 @@ def test_a_judgment_that_was_improved_by_hand_with_its_mark(copy):
     report = verify(copy)
     told = "\n".join(report["problems"])
     assert "scores/mt-bench.json is not what its samples and judgments give" in told
-    assert "judgments/mt-bench.jsonl is not what index.json says of it" in told
-    assert "steps/score-mt-bench.json is not what index.json says of it" in told
+    assert "judgments/mt-bench.jsonl does not have the digest in index.json" in told
+    assert "steps/score-mt-bench.json does not have the digest in index.json" in told
     assert [(each["method"], each["benchmark"]) for each in report["numbers"] if not each["verified"]] == [
         ("dpo", "mt-bench")
     ]
@@ -106,7 +106,7 @@ def test_questions_that_were_changed(copy):
     change(copy / RUN / "data/math/math500.jsonl", '"answer": "', '"answer": "1')
     report = verify(copy)
     told = "\n".join(report["problems"])
-    assert "step samples-math was made from something else: questions was" in told
+    assert "step samples-math depends on something that has changed: questions was" in told
     assert {each["benchmark"] for each in report["numbers"] if each["verified"]} == {"mt-bench"}
 
 
@@ -150,8 +150,11 @@ def test_everything_that_is_broken_is_reported_at_once(copy):
         ),
         *("dpo-seed0/scores/mt-bench.json has changed since step", "table.json: UnicodeDecodeError"),
         *("steps/policy.json was changed: its key is not the digest", "not in the run folder"),
-        f"{cached.relative_to(copy)} was changed since it was written",
-        *("arms/dpo-seed1 is none of the experiment's", "steps/samples-gsm8k.json is of a step that the experiment"),
+        f"{cached.relative_to(copy)} is not what was computed there",
+        *(
+            "arms/dpo-seed1 is not part of the experiment",
+            "steps/samples-gsm8k.json is the mark of a step that the experiment",
+        ),
     ):
         assert part in told, part
     assert {(each["method"], each["benchmark"]) for each in report["numbers"]} == {
@@ -171,9 +174,9 @@ def test_a_broken_experiment_does_not_hide_the_rest(copy):
     ("file", "change", "part"),
     [
         ("table.json", ('"seeds": [', '"seeds": [1,'), "table.json is not what the stored scores give"),
-        ("experiment.yaml", ("limit: 24", "limit: 23"), "experiment.yaml is not what index.json says of it"),
+        ("experiment.yaml", ("limit: 24", "limit: 23"), "experiment.yaml does not have the digest in index.json"),
         ("table.md", ("|", "||"), "table.md is not what the stored scores give"),
-        ("versions.json", ('"torch"', '"torsch"'), "versions.json is not what index.json says of it"),
+        ("versions.json", ('"torch"', '"torsch"'), "versions.json does not have the digest in index.json"),
     ],
 )
 def test_files_of_the_run_itself(copy, file, change, part):
@@ -186,7 +189,7 @@ def test_a_seed_that_was_dropped(copy):
     """Written out of the experiment, its arms are still there."""
     shutil.copytree(copy / RUN / "arms/dpo-seed0", copy / RUN / "arms/dpo-seed1")
     told = "\n".join(verify(copy)["problems"])
-    assert "arms/dpo-seed1 is none of the experiment's (experiment.yaml): the table leaves it out" in told
+    assert "arms/dpo-seed1 is not part of the experiment (experiment.yaml): the table leaves it out" in told
     assert "arms/dpo-seed1/steps/score-math.json is not in index.json" in told
 
 

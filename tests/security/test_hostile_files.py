@@ -98,7 +98,7 @@ def server(monkeypatch):
     monkeypatch.setattr(data, "WAIT", 0.0)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         server.answers = {}
-        Thread(target=server.serve_forever, daemon=True).start()
+        Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield server
         server.shutdown()
 

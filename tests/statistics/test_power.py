@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import nctdtr, ndtr, stdtrit
 
-from harness.statistics.intervals import Stack, estimates, grid
+from harness.statistics.estimates import Stack, estimates
+from harness.statistics.grids import grid
 from harness.statistics.power import (
     Mix,
     Variance,

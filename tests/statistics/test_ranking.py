@@ -9,7 +9,7 @@ from table_rows import cells, ledger, row, score
 
 from harness.statistics import intervals as statistics
 from harness.statistics import ranking
-from harness.statistics.intervals import Grid
+from harness.statistics.grids import Grid
 from harness.statistics.power import detectable
 from harness.tables import to_markdown
 from harness.tables.build import build

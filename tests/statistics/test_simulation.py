@@ -96,7 +96,7 @@ def test_the_docs_have_the_long_form():
     kept = json.loads((DOCS / "simulation.json").read_text())
     found = [ErrorRates.from_dict(each) for each in kept["measured"]]
     assert kept["tables"] == 2000 and kept["broken"] == []
-    assert [each.setting for each in found] == [promises.said(each) for each in promises.settings()]
+    assert [each.setting for each in found] == [promises.claimed(each) for each in promises.settings()]
     assert not any(broken(each) for each in found)
     text = (DOCS / "statistics.md").read_text()
     assert text == report.between_markers(text, report.to_markdown(found))

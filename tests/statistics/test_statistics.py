@@ -2,21 +2,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from harness.statistics import intervals as statistics
-from harness.statistics.intervals import (
-    Estimates,
-    Grid,
-    Stack,
-    differences,
-    estimates,
-    grid,
-    holm,
-    intervals,
-    match,
-    mean,
-    pair,
-    unpaired,
-)
+from harness.statistics import estimates as statistics
+from harness.statistics.estimates import Estimates, Stack, estimates, unpaired
+from harness.statistics.grids import Grid, grid, match, mean, pair
+from harness.statistics.intervals import differences, holm, intervals
 
 NAN = float("nan")
 

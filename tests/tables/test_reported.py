@@ -42,7 +42,7 @@ def test_reported_rows_stand_below_and_change_nothing():
     [
         ("rows: 3", "a list of mappings"),
         ("rows: [{model: m}]", "row 1: lacks method"),
-        ("rows: [{model: m, method: x, base_loss: dpo, source: s, scores: {a: high}}]", "score of 'a' is no number"),
+        ("rows: [{model: m, method: x, base_loss: dpo, source: s, scores: {a: high}}]", "score of 'a' is not a number"),
         ("rows: [{model: m, method: x, base_loss: dpo, source: s, scores: {}, extra: 1}]", "extra"),
         ("rows: [{model: m, method: x, base_loss: dpo, source: s, scores: {a: 1}}]", "known: m"),
     ],

@@ -5,8 +5,10 @@ import pytest
 from table_rows import cells, ledger, row, score
 
 from harness.benchmarks.base import Score
+from harness.budget import Spending
 from harness.errors import UserError
-from harness.statistics.intervals import grid, intervals
+from harness.statistics.grids import grid
+from harness.statistics.intervals import intervals
 from harness.statistics.power import detectable
 from harness.tables import to_json, to_markdown
 from harness.tables.build import build
@@ -26,13 +28,12 @@ Paired differences on the same questions, with p / p after Holm's correction:
 | ---------- | ------------------------------- |
 | sso        | +1.50 [-4.85, +7.85] p 0.50 / – |
 
-- Cut short: a random sample of 2 questions of each benchmark was asked, the same for all.
-- Seeds: 1. In brackets: 95 % interval, over other questions.
-- Fewer than 3 seeds (base 1, sso 1): too few to tell how another training run would turn out, so nothing of these \
-methods is marked or ranked.
-- Intervals and p-values of one seed are about other questions, for this very model: runs are left out.
-- Budget: 1e+12 FLOPs a run, data generation included, scoring apart.
-- FLOPs are those that the work needs, counted by the model's architecture (--ledger needed).
+- Shortened: each benchmark asked a random sample of 2 questions, the same for all methods.
+- Seeds: 1. In brackets: 95 % interval over questions.
+- Fewer than 3 seeds (base 1, sso 1): run-to-run variance is unknown, so these methods are not marked or ranked.
+- With one seed, intervals and p-values cover questions only: they hold for this model, not for others.
+- Budget: 1e+12 FLOPs per run, including data generation, excluding scoring.
+- FLOPs are counted from the model's architecture, for the work that is needed (--ledger needed).
 - MT-Bench: 2 questions; judge gpt-4; missing: none; unparsed: base 1.
 """  # noqa: E501
 
@@ -193,7 +194,7 @@ def test_scores_that_can_not_be_compared_are_refused(what):
 def test_testbed_scores_are_named_as_such():
     table = build([row("base", {"a": [score([1.0, 2.0])]})], testbed=True, titles={"a": "MT-Bench"})
     assert "| testbed MT-Bench, score (1-10) |" in to_markdown(table)
-    assert "not scores of the real benchmarks" in table.notes[0]
+    assert "not scores on the real benchmarks" in table.notes[0]
     assert to_json(table)["testbed"] is True
 
 
@@ -254,12 +255,12 @@ def test_json_has_the_promised_names():
 def test_flops_by_two_rules_never_share_a_table():
     rows = [row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})]
     rows.append(row("dpo", {"a": [score([2.0, 4.0])]}))
-    for counted in rows[2].ledgers.values():
-        del counted["rule"]  # from before there were two
-    with pytest.raises(UserError, match="counted by different rules never share a table .needed: sso; nominal: dpo."):
+    for each in rows[2].ledgers.values():
+        each.rule = "nominal"
+    with pytest.raises(UserError, match="counted by different rules cannot share a table .needed: sso; nominal: dpo."):
         build(rows)
-    for counted in rows[1].ledgers.values():
-        counted["rule"] = "nominal"
+    for each in rows[1].ledgers.values():
+        each.rule = "nominal"
     table = build(rows)
     assert table.ledger == "nominal"
     assert any("nominal: 2 N per token and 6 N per trained token" in note for note in table.notes)
@@ -269,29 +270,31 @@ def test_flops_by_two_rules_never_share_a_table():
 def test_what_was_wasted_is_said_beside_what_was_needed():
     rows = [row("base", {"a": [score([1.0, 2.0])]}), row("sso", {"a": [score([2.0, 4.0])]})]
     (ledger,) = rows[1].ledgers.values()
-    ledger["total"]["wasted_flops"] = 0.05 * ledger["total"]["flops"]
+    ledger.roles["train"].wasted_flops = 0.05 * ledger.flops
     table = build(rows)
-    assert "Wasted, beside these FLOPs: 5.0 % of them, for padding and finished sequences that wait." in table.notes
-    assert table.rows[1].spent.wasted_flops == ledger["total"]["wasted_flops"]
+    assert (
+        "Wasted on top of these FLOPs: 5.0 %, for padding and finished sequences that wait for their batch."
+        in table.notes
+    )
+    assert table.rows[1].spent.wasted_flops == ledger.total.wasted_flops
 
 
 def test_a_judge_of_unknown_size_is_outside_the_cap():
     rows = [row("base", {"a": [score([1.0, 2.0])]}), row("dpo", {"a": [score([2.0, 4.0])]})]
     (ledger,) = rows[1].ledgers.values()
-    judge = {"calls": 12, "prompt_tokens": 3000, "generated_tokens": 600, "flops": 0.0}
-    ledger["roles"]["judge"] = judge
+    ledger.roles["judge"] = Spending(calls=12, prompt_tokens=3000, generated_tokens=600)
     (told,) = [note for note in build(rows).notes if "judging" in note]
     assert told.startswith("dpo: judging (12 calls, 3,600 tokens) is outside the cap") and "--judge-parameters" in told
-    ledger["roles"]["judge"] = judge | {"flops": 1e9}
+    ledger.roles["judge"].flops = 1e9
     assert not [note for note in build(rows).notes if "judging" in note]
 
 
 def test_repeated_prompts_are_told():
     rows = [row("base", {"a": [score([1.0, 2.0])]}), row("dpo", {"a": [score([2.0, 4.0])]})]
     (ledger,) = rows[1].ledgers.values()
-    ledger["epochs"] = {"preferences": 0.9}
+    ledger.epochs = {"preferences": 0.9}
     assert not [note for note in build(rows).notes if "Passes" in note]
-    ledger["epochs"] = {"preferences": 718.0}
+    ledger.epochs = {"preferences": 718.0}
     assert "Passes over the training prompts or pairs: dpo 718.0." in build(rows).notes
 
 
@@ -301,4 +304,4 @@ def test_the_smallest_difference_beside_the_baseline():
     table = build(rows)
     alone, corrected = table.detectable["a"]
     assert alone == corrected == pytest.approx(detectable(math.sqrt(1 / 3), 2), rel=0.01)
-    assert any(note.startswith("Smallest difference of two methods") for note in table.notes)
+    assert any(note.startswith("Smallest difference between two methods") for note in table.notes)

@@ -1,6 +1,6 @@
 """FSDP2 and DeepSpeed ZeRO on two CPU processes: the pinned trajectory, and a whole model in the end.
 
-On GPUs the same code runs over NCCL. A minute each, so only where HARNESS_TEST_ALL is set: make test-all.
+On GPUs the same code runs over NCCL. A minute each.
 """
 
 import os
@@ -18,7 +18,7 @@ from harness.training.processes import start
 
 CONFIGS = DOCS / "launch"
 pytestmark = [
-    pytest.mark.skipif("HARNESS_TEST_ALL" not in os.environ, reason="takes minutes: make test-all"),
+    pytest.mark.slow,
     pytest.mark.skipif(torch.cuda.is_available(), reason="is about gloo on CPUs"),
 ]
 

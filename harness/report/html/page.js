@@ -130,7 +130,7 @@ function search() {
     rows.sort((a, b) => Math.abs(b.difference ?? -1) - Math.abs(a.difference ?? -1));
   }
   const left = block.of > all.length
-    ? ` This page holds ${all.length} of ${block.of} questions, those that differ most; harness show has all.` : "";
+    ? ` This page has ${all.length} of ${block.of} questions, those that differ most; harness show has all.` : "";
   const times = (test) => all.filter(test).length;
   byId("found").textContent = `${rows.length} of ${all.length} questions. A better on ${times(kept.wins)}, B on `
     + `${times(kept.losses)}, no difference on ${times(kept.ties)}.${left}`;
@@ -221,7 +221,7 @@ async function follow() {
   await showBenchmark({ first, second, seed });
   const place = rows.findIndex((row) => row.question[0] === question);
   if (place < 0) {
-    byId("found").textContent = `This page does not hold the question ${question}.`;
+    byId("found").textContent = `This page does not have the question ${question}.`;
     byId("samples").scrollIntoView();
     return;
   }

@@ -1,1 +1,1 @@
-"""Tables of made-up scores whose truth is known: how often what a table says of them is wrong."""
+"""Simulated tables whose truth is known: how often are their stars, ranks and intervals wrong?"""

@@ -1,6 +1,6 @@
-"""How often a table is wrong about methods that are equal in truth, and how often it finds a difference that is there.
+"""How often a table is wrong about methods that are truly equal, and how often it finds a true difference.
 
-The tables are judged by `harness.statistics.judged.judge`, the very function that judges those of stored runs.
+The tables are judged by `harness.statistics.judged.judge`, the same function that judges tables of stored runs.
 """
 
 from collections.abc import Callable, Mapping
@@ -8,31 +8,34 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, replace
 from math import sqrt
 from multiprocessing import get_context
+from typing import Any
 
 import numpy as np
 
-from harness.statistics.intervals import Grid, Interval
+from harness.statistics.grids import Grid
+from harness.statistics.intervals import Interval
 from harness.statistics.judged import Judged, judge
 from harness.statistics.ranking import SIGNIFICANT
 from harness.statistics.simulation.scores import Scenario, tables
 
 MOST_FALSE = 0.06  # tables with a false star, or a false rank
 COVERAGE = (0.93, 0.97)
-SHIFT = 1.0  # by which one method is better, where a question's difficulty varies by 1
+SHIFT = 1.0  # by how much one method is better; the standard deviation of difficulty is 1
 ERRORS = 3.0  # standard errors that a measured share may be off by chance
-SIZES = ((2, 1), (20, 7))  # methods, benchmarks, where not 6 and 4
+SIZES = ((2, 1), (20, 7))  # methods, benchmarks, besides 6 and 4
 SEEDS = (1, 2, 3, 5, 12)
-FEW_AND_MANY = (3, 12)  # seeds where something else is changed
+FEW_AND_MANY = (3, 12)  # seeds of scenarios that change something else
 
 
 @dataclass(frozen=True)
 class ErrorRates:
-    """Shares of tables and of intervals; None where there is nothing of the kind.
+    """Shares of tables and of intervals; None where there are none of the kind.
 
-    false_stars, false_ranks: tables of equal methods with at least one. scores, differences: intervals that hold the
-    truth, of the mean of a method and of a difference to the baseline. single: differences of equal methods with p
-    below 0.05 before any correction. power: differences of SHIFT to the baseline that are marked after the correction.
-    half_width: of the interval of a difference, on average.
+    false_stars, false_ranks: tables of equal methods with at least one.
+    single: differences of equal methods with p below 0.05 before any correction.
+    scores, differences: intervals that contain the truth, of means and of differences to the baseline.
+    power: differences of SHIFT to the baseline that are marked after the correction.
+    half_width: half the width of the interval of a difference, on average.
     """
 
     setting: Scenario
@@ -46,15 +49,15 @@ class ErrorRates:
     half_width: float
 
     @classmethod
-    def from_dict(cls, data: dict) -> "ErrorRates":
+    def from_dict(cls, data: dict[str, Any]) -> "ErrorRates":
         return cls(**data | {"setting": Scenario(**data["setting"])})
 
-    def as_dict(self) -> dict:
+    def as_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def settings(questions: int = 60) -> list[Scenario]:
-    """Of the long form: every kind with every number of seeds; other sizes, and runs that vary not at all or much."""
+    """All scenarios: every kind with every number of seeds, other sizes, and runs that vary not at all or much."""
     kinds = ("normal", "heavy-tailed", "binary", "ceiling", "tied", "missing", "clustered")
     found = [Scenario(kind, seeds, questions=questions) for kind in kinds for seeds in SEEDS]
     found += [Scenario("normal", seeds, *size, questions) for size in SIZES for seeds in FEW_AND_MANY]
@@ -62,14 +65,14 @@ def settings(questions: int = 60) -> list[Scenario]:
     return found + [Scenario(kind, 3, questions=questions) for kind in ("one seed shared", "one beside five")]
 
 
-def said(setting: Scenario) -> Scenario:
-    """What is said of one seed is said of these very models: their runs do not vary."""
+def claimed(setting: Scenario) -> Scenario:
+    """The scenario that results are about: with one seed they hold for the given models, whose runs do not vary."""
     return replace(setting, seed_sd=0.0) if setting.seeds == 1 else setting
 
 
 def measure(setting: Scenario, number: int, seed: int = 0) -> ErrorRates:
-    """From so many tables of equal methods, and a quarter as many with one that is better."""
-    setting = said(setting)
+    """Measure a scenario on this number of tables of equal methods, and a quarter as many with one better method."""
+    setting = claimed(setting)
     rng = np.random.default_rng([seed, setting.seeds, setting.methods])
     counts = _Counts()
     for grids in tables(setting, number, rng):
@@ -106,7 +109,7 @@ class _Counts:
     half_width: float = 0.0
 
     def add(self, setting: Scenario, grids: Mapping[str, Mapping[str, Grid]], judged: Judged) -> None:
-        """Intervals of a single run among methods with several do not speak of other runs, and are left out."""
+        """Count a table, without intervals of a single run among methods with several: they do not cover other runs."""
         truth = setting.truth()
         own = [
             each
@@ -116,7 +119,7 @@ class _Counts:
         ]
         apart = [each for by_method in judged.differences.values() for each in by_method.values() if each]
         self.scores += len(own)
-        self.scores_held += sum(holds(each, truth) for each in own)
+        self.scores_held += sum(holds(each, truth) for each in own if each)
         self.differences += len(apart)
         self.differences_held += sum(each.low <= 0 <= each.high for each in apart)
         self.half_width += sum((each.high - each.low) / 2 for each in apart)
@@ -132,29 +135,33 @@ def holds(interval: Interval, truth: float) -> bool:
 
 
 def run(number: int, jobs: int = 1, seed: int = 0, advance: Callable[[int], None] | None = None) -> list[ErrorRates]:
-    """All settings of the long form, in so many processes."""
+    """Measure all scenarios.
+
+    Args:
+        number: tables per scenario. jobs: processes.
+    """
     wanted = settings()
     if jobs == 1:
         found = []
-        for each in wanted:
-            found.append(measure(each, number, seed))
+        for scenario in wanted:
+            found.append(measure(scenario, number, seed))
             if advance:
                 advance(1)
         return found
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        waiting = [pool.submit(measure, each, number, seed) for each in wanted]
-        for each in as_completed(waiting):
-            each.result()
+        futures = [pool.submit(measure, scenario, number, seed) for scenario in wanted]
+        for future in as_completed(futures):
+            future.result()
             if advance:
                 advance(1)
-        return [each.result() for each in waiting]
+        return [future.result() for future in futures]
 
 
 def broken(found: ErrorRates) -> list[str]:
-    """Promises that are not held, beyond what chance explains in so many tables.
+    """Promises that are broken, beyond what chance explains in this number of tables.
 
-    Two seeds and scores near a limit may be covered more often than promised. Intervals of one table are not
-    independent of each other: chance is reckoned by tables, and benchmarks of each.
+    Two seeds and scores near a limit may be covered more often than promised. Intervals of one table depend on each
+    other, so chance is computed from the numbers of tables and benchmarks.
     """
     broken_promises = []
     slack = ERRORS * sqrt(MOST_FALSE * (1 - MOST_FALSE) / found.tables)

@@ -1,4 +1,4 @@
-"""What was measured of made-up tables, as the table of docs/statistics.md."""
+"""The results of the simulation as the table in docs/statistics.md."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ HEAD = (
 
 
 def to_markdown(found: Sequence[ErrorRates]) -> str:
-    """One row a setting; shares in percent."""
+    """One row per scenario; shares in percent."""
     rows = [
         (
             each.setting.kind,
@@ -30,7 +30,7 @@ def to_markdown(found: Sequence[ErrorRates]) -> str:
 
 
 def between_markers(text: str, table: str) -> str:
-    """The text with this table in place of what stands between the markers."""
+    """Replace what is between the markers of a text by this table."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}\n\n{table}\n\n{END}{after}"

@@ -1,7 +1,7 @@
-"""Made-up scores of methods that are equal in truth, as the grids that a table is judged by.
+"""Simulated scores of methods that are truly equal, as grids.
 
-value = difficulty of the question (the same for all methods) + how the method does on it + how the training run turned
-out + rest, each normal unless the kind says otherwise; some kinds turn that into grades.
+value = difficulty of the question (the same for all methods) + the method on that question + the training run + rest,
+each normal unless the kind says otherwise; some kinds turn the sum into grades.
 """
 
 from collections.abc import Iterator
@@ -11,10 +11,10 @@ from math import sqrt
 import numpy as np
 from scipy.special import ndtr
 
-from harness.statistics.intervals import Grid
+from harness.statistics.grids import Floats, Grid
 
 DIFFICULTY, OWN, REST = 1.0, 0.5, 0.7  # standard deviations
-CLUSTER = 4  # questions that hang together, of the kind "clustered"
+CLUSTER = 4  # questions per cluster of the kind "clustered"
 MISSING = 0.1  # of the answers, of the kind "missing"
 TAILS = 3  # degrees of freedom of Student's t, of the kind "heavy-tailed"
 STEP = 1.5  # between grades, of the kind "tied"
@@ -26,9 +26,9 @@ LIMITS = (0.0, 100.0)  # of the kinds in EASY, which are answers right or wrong 
 
 @dataclass(frozen=True)
 class Scenario:
-    """Tables of so many methods on so many benchmarks of so many questions, with so many seeds of every method.
+    """What tables are simulated: how their scores are distributed, and their size.
 
-    kind: see KINDS. seed_sd: how much training runs vary, where a question's difficulty varies by 1.
+    kind: see KINDS. seed_sd: the standard deviation of training runs; that of the difficulty of questions is 1.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class Scenario:
         return LIMITS if self.kind in EASY else None
 
     def truth(self, shift: float = 0.0) -> float:
-        """The mean over all questions and training runs, of a method that is better by `shift`."""
+        """The mean over all questions and training runs for a method that is better by `shift`."""
         if self.kind in EASY:
             spread = sqrt(DIFFICULTY**2 + OWN**2 + REST**2 + self.seed_sd**2)
             return 100 * float(ndtr((EASY[self.kind] + shift) / spread))
@@ -57,7 +57,7 @@ KINDS = {
     "ceiling": "right or wrong, 98 % right",
     "tied": f"rounded to steps of {STEP}",
     "missing": f"{100 * MISSING:.0f} % of the answers have no value",
-    "clustered": f"every {CLUSTER} questions share their difficulty and most of how methods and runs do on them",
+    "clustered": f"every {CLUSTER} questions share their difficulty and most of the effects of methods and runs",
     "one seed shared": "three seeds each, of which every second method has one in common with the others",
     "one beside five": "five seeds, every second method but one",
 }
@@ -66,7 +66,7 @@ KINDS = {
 def tables(
     setting: Scenario, number: int, rng: np.random.Generator, shift: float = 0.0
 ) -> Iterator[dict[str, dict[str, Grid]]]:
-    """Benchmark -> method -> grid, of so many tables. The last method is better by `shift` on every benchmark."""
+    """Simulate tables, each as benchmark -> method -> grid. The last method is better by `shift` on every benchmark."""
     questions = tuple(f"{each:04}" for each in range(setting.questions))
     clusters = tuple(f"{each // CLUSTER:04}" for each in range(setting.questions))
     methods = [f"m{each}" for each in range(setting.methods)]
@@ -83,9 +83,7 @@ def tables(
         }
 
 
-def _grid(
-    setting: Scenario, place: int, values: np.ndarray, questions: tuple[str, ...], clusters: tuple[str, ...]
-) -> Grid:
+def _grid(setting: Scenario, place: int, values: Floats, questions: tuple[str, ...], clusters: tuple[str, ...]) -> Grid:
     chosen = tuple(range(setting.seeds))
     if setting.kind == "one seed shared":
         chosen = ONE_SHARED[place % 2]
@@ -95,27 +93,29 @@ def _grid(
     return Grid(chosen, questions, values, np.ones_like(values), clusters if setting.kind == "clustered" else ())
 
 
-def _values(setting: Scenario, rng: np.random.Generator, better: np.ndarray) -> np.ndarray:
-    """(benchmarks, methods, seeds, questions)."""
+def _values(setting: Scenario, rng: np.random.Generator, better: Floats) -> Floats:
+    """Simulated values, (benchmarks, methods, seeds, questions)."""
     seeds = 5 if setting.kind in ("one seed shared", "one beside five") else setting.seeds
     shape = (setting.benchmarks, setting.methods, seeds, setting.questions)
 
-    def draw(*axes: int) -> np.ndarray:
+    def draw(*axes: int) -> Floats:
         size = tuple(each if axis in axes else 1 for axis, each in enumerate(shape))
-        return rng.standard_t(TAILS, size) if setting.kind == "heavy-tailed" else rng.normal(size=size)
+        drawn: Floats = rng.standard_t(TAILS, size) if setting.kind == "heavy-tailed" else rng.normal(size=size)
+        return drawn
 
-    def of_questions(*axes: int) -> np.ndarray:
+    def of_questions(*axes: int) -> Floats:
         if setting.kind != "clustered":
             return draw(*axes, 3)
         shared = np.repeat(draw(*axes, 3)[..., : -(-setting.questions // CLUSTER)], CLUSTER, axis=-1)
-        return sqrt(0.8) * shared[..., : setting.questions] + sqrt(0.2) * draw(*axes, 3)
+        both: Floats = sqrt(0.8) * shared[..., : setting.questions] + sqrt(0.2) * draw(*axes, 3)
+        return both
 
-    values = DIFFICULTY * of_questions(0) + OWN * of_questions(0, 1) + REST * of_questions(0, 1, 2)
+    values: Floats = DIFFICULTY * of_questions(0) + OWN * of_questions(0, 1) + REST * of_questions(0, 1, 2)
     values = values + setting.seed_sd * draw(0, 1, 2) + better
     if setting.kind in EASY:
-        return 100.0 * (values > -EASY[setting.kind])
+        values = 100.0 * (values > -EASY[setting.kind])
     if setting.kind == "tied":
-        return STEP * np.round(values / STEP)
+        values = STEP * np.round(values / STEP)
     if setting.kind == "missing":
         values[rng.random(values.shape) < MISSING] = np.nan
     return values

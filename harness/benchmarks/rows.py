@@ -1,0 +1,252 @@
+"""What the stored rows of each benchmark hold: questions (items), answers (samples) and judgments.
+
+They are plain JSON objects in run folders; fields marked NotRequired may be missing in older files.
+"""
+
+from typing import Any, NotRequired, TypedDict
+
+
+class Example(TypedDict):
+    """A few-shot example."""
+
+    question: str
+    answer: str
+
+
+class TaskSettings(TypedDict):
+    """How lm-eval asked the questions. protocol: of MATH alone."""
+
+    task: str
+    num_fewshot: int
+    chat: bool
+    lm_eval: str
+    protocol: NotRequired[str]
+
+
+class Grade(TypedDict):
+    """The verdicts on a graded response, 0.0 or 1.0, and what was extracted from it.
+
+    strict, math_verify: see `harness.benchmarks.math_answers.Grader`. extracted: None if there is no answer.
+    strict_match, flexible_extract: lm-eval's exact match after its filters (GSM8K). minerva: lm-eval's (MATH).
+    gave_up: present if a comparison took too long, and so counts as wrong.
+    """
+
+    strict: float
+    math_verify: float
+    extracted: str | None
+    strict_match: NotRequired[float]
+    flexible_extract: NotRequired[float]
+    minerva: NotRequired[float]
+    gave_up: NotRequired[bool]
+
+
+class GradedSample(Grade):
+    """A graded response with its question's id."""
+
+    id: str
+    response: str
+    settings: TaskSettings
+
+
+class GSM8KItem(TypedDict):
+    id: str
+    question: str
+    answer: str
+    examples: list[Example]
+
+
+class MathItem(TypedDict):
+    """answer: the gold answer, without the rest of its solution. protocol: "boxed" or "minerva"."""
+
+    id: str
+    prompt: str
+    answer: str
+    subject: str
+    level: int
+    protocol: str
+
+
+class MMLUQuestion(TypedDict):
+    """A row of the archive. answer: index of the right choice."""
+
+    question: str
+    choices: list[str]
+    answer: int
+
+
+class MMLUItem(MMLUQuestion):
+    id: str
+    subject: str
+    examples: list[MMLUQuestion]
+
+
+class MMLUSample(TypedDict):
+    """choice: the likeliest letter. logprobs: of the four letters, nats."""
+
+    id: str
+    choice: str
+    logprobs: list[float]
+    category: str
+    settings: TaskSettings
+
+
+class IFEvalItem(TypedDict):
+    """kwargs: the arguments of each instruction."""
+
+    id: str
+    prompt: str
+    instruction_id_list: list[str]
+    kwargs: list[dict[str, Any]]
+
+
+class IFEvalVerdicts(TypedDict):
+    """A verdict per instruction. unchecked: how many instructions could not be checked in time."""
+
+    strict: list[bool]
+    loose: list[bool]
+    unchecked: int
+
+
+class IFEvalSample(IFEvalVerdicts):
+    id: str
+    response: str
+    settings: dict[str, Any]  # TaskSettings and the checkers' versions
+
+
+class JudgePrompt(TypedDict):
+    """A judge prompt of FastChat. name: absent in RewardBench's items."""
+
+    name: NotRequired[str]
+    system: str
+    template: str
+
+
+class MTBenchItem(TypedDict):
+    """reference: both turns of a reference answer, for the categories that are graded against one."""
+
+    id: str
+    category: str
+    turns: list[str]
+    reference: list[str] | None
+    reference_file: str
+    judge_prompts: list[JudgePrompt]
+
+
+class MTBenchSample(TypedDict):
+    """One entry per turn in each list."""
+
+    id: str
+    turns: list[str]
+    finished: list[bool]
+    tokens: list[int]
+
+
+class MTBenchJudgment(TypedDict):
+    """A row in FastChat's format. judge: name and prompt. score: -1 without a verdict."""
+
+    question_id: int
+    turn: int
+    judge: list[str]
+    user_prompt: str
+    judgment: str
+    score: float
+    error: str | None
+    finish_reason: str | None
+    form: list[str]
+    fingerprint: str | None
+    date: str | None
+
+
+class AlpacaItem(TypedDict):
+    """official_index: place in the official set, None if the instruction is not in it."""
+
+    id: str
+    instruction: str
+    reference: str
+    generator: NotRequired[str]
+    official_index: NotRequired[int | None]
+
+
+class AlpacaSample(TypedDict):
+    id: str
+    output: str
+    finished: NotRequired[bool]
+    tokens: NotRequired[int]
+
+
+class AlpacaAsking(TypedDict):
+    """One time that a pair was shown to the judge. preference: 1 (the reference wins) to 2, None without a verdict.
+
+    policy_first, text: None if the judge was not asked, because both outputs are the same.
+    """
+
+    preference: float | None
+    policy_first: bool | None
+    text: str | None
+    first_token: dict[str, float] | None
+    finish_reason: str | None
+    form: list[str]
+    error: str | None
+
+
+class AlpacaReply(AlpacaAsking):
+    """A pair's asking with what else is known of the judge's reply."""
+
+    judge: str | None
+    fingerprint: str | None
+    date: str | None
+
+
+class AlpacaJudgment(TypedDict):
+    """preference: mean over the askings with a verdict, None if there is none."""
+
+    id: str
+    preference: float | None
+    judge: str | None
+    error: str | None
+    fingerprint: str | None
+    date: str | None
+    askings: NotRequired[list[AlpacaAsking]]
+
+
+class RewardBenchItem(TypedDict):
+    """count: official number of examples in the subset. sections: all sections of the data folder.
+
+    judge_prompt: in the generative mode alone.
+    """
+
+    id: str
+    subset: str
+    section: str
+    count: int
+    sections: list[str]
+    prompt: str
+    chosen: str
+    rejected: str
+    judge_prompt: NotRequired[JudgePrompt]
+
+
+class PairSample(TypedDict):
+    """A pair's result in one of three modes (`harness.benchmarks.reward_bench_modes`).
+
+    too_long: present if the pair does not fit the model's context; then nothing below is there.
+    beta, *_logprob, *_tokens, *_reference_logprob: mode "implicit", in nats; None without a reference.
+    *_reward: mode "classifier". choices, texts: mode "generative", one per asking.
+    training: how the reward model was trained (benchmark reward-model).
+    """
+
+    id: str
+    mode: str
+    too_long: NotRequired[bool]
+    beta: NotRequired[float | None]
+    chosen_logprob: NotRequired[float]
+    chosen_tokens: NotRequired[int]
+    chosen_reference_logprob: NotRequired[float | None]
+    rejected_logprob: NotRequired[float]
+    rejected_tokens: NotRequired[int]
+    rejected_reference_logprob: NotRequired[float | None]
+    chosen_reward: NotRequired[float]
+    rejected_reward: NotRequired[float]
+    choices: NotRequired[list[str | None]]
+    texts: NotRequired[list[str]]
+    training: NotRequired[dict[str, Any]]
