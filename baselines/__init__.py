@@ -1,1 +1,1 @@
-"""The methods that SSO is compared with, one file each."""
+"""The methods that SSO is compared with, one per file."""

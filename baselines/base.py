@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 
+from harness.experiment.search import Space
 from harness.methods.base import Stage
 
 
 class Base:
-    """The untrained model, which every other method is compared with."""
+    """The untrained model, which all other methods are compared with."""
 
     name = "base"
     summary = "the model as it is, without training"
-    search_space = {}
+    search_space: Space = {}
 
     @dataclass(frozen=True)
     class Options:

@@ -16,7 +16,8 @@ class IPO:
 
     @dataclass(frozen=True)
     class Options(PreferenceOptions):
-        """average: log-probabilities of a token on average (the authors' advice), or sums (the paper's formula)."""
+        """Options of IPO. average: average log-probabilities per token (the authors' advice) rather than sums (the
+        paper's formula)."""
 
         average: bool = True
 

@@ -1,6 +1,6 @@
 """Principle-based automated alignment: pairs straight from the policy under good and bad principles.
 
-The control of SSO: the same pairs, without the trained data generator (paper, section 5).
+This is SSO's control: the same pairs without the trained data generator (paper, section 5).
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from sso.responses import collect_pairs, expect_pairs
 
 
 class PBAA:
-    """Preference loss on x of y+ over y-."""
+    """A preference loss on x, of y+ over y-."""
 
     name = "pbaa"
     summary = "pairs from the policy itself under good and bad principles (the control of SSO)"
@@ -27,7 +27,7 @@ class PBAA:
             Stage(
                 "policy",
                 1.0,
-                lambda bench, prompts: collect_pairs(bench, prompts, options),
+                lambda workbench, prompts: collect_pairs(workbench, prompts, options),
                 lambda lengths: expect_pairs(lengths, options),
                 PreferenceObjective(**options.base_loss),
                 options,

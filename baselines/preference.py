@@ -1,11 +1,12 @@
-"""Where the pairs of DPO and IPO come from: a file of labelled pairs, or candidates that a judge has ranked."""
+"""The pairs of DPO and IPO: labelled pairs from a file, or candidates ranked by a judge."""
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness.engines.base import Completion
 from harness.errors import UserError
-from harness.experiment.search import BETA, LEARNING_RATE
+from harness.experiment.search import BETA, LEARNING_RATE, Space
 from harness.judges.base import complete
 from harness.judges.rating import rating_request
 from harness.judges.shares import check_ratings
@@ -18,14 +19,18 @@ from harness.types import Prompt
 from harness.work import Work, sampled, sequences, total
 
 SOURCES = ("offline", "on-policy")
-SPACE = {"learning_rate": LEARNING_RATE, "beta": BETA}
-RATING_TOKENS, REPLY_TOKENS = 250, 200  # of a request to rate an answer, beside question and answer, and of the reply
-KEPT_RANKED = 0.89  # queries whose candidates are not all rated the same, measured on the testbed
+SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
+RATING_TOKENS, REPLY_TOKENS = 250, 200  # length of a request to rate (without question and answer), and of the reply
+KEPT_RANKED = 0.89  # share of queries whose candidates are not all rated the same, measured on the testbed
 
 
 @dataclass(frozen=True)
 class PreferenceOptions(TrainingOptions):
-    """data: "offline" (labelled pairs from a file) or "on-policy" (candidates of the policy, ranked by the judge)."""
+    """Options of DPO and IPO.
+
+    data: "offline" (labelled pairs from a file) or "on-policy" (candidates of the policy, ranked by the judge).
+    candidates: how many per prompt.
+    """
 
     data: str = "offline"
     candidates: int = 4
@@ -40,7 +45,7 @@ class PreferenceOptions(TrainingOptions):
 
 
 def preference_stage(options: PreferenceOptions, objective: PreferenceObjective) -> Stage:
-    """The one stage of a method that trains on pairs of either source."""
+    """The single stage of a method that trains on pairs from either source."""
     if options.data == "offline":
         return Stage("policy", 1.0, _labelled, _expect_labelled, objective, options, labelled=True)
 
@@ -70,7 +75,7 @@ def _pair(lengths: Lengths) -> Work:
 def _labelled(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
     examples = []
     for prompt in prompts:
-        query, replies = workbench.engine.encode_replies(prompt.chat, (prompt.chosen, prompt.rejected))
+        query, replies = workbench.engine.encode_replies(prompt.chat, prompt.pair)
         if replies[0] == replies[1]:
             workbench.discard("equal responses")
             continue
@@ -118,8 +123,8 @@ def _ranked(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> lis
     return best_against_worst(workbench, prompts, candidates, rows)
 
 
-def sample_candidates(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list]:
-    """`number` completions of each prompt."""
+def sample_candidates(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list[Completion]]:
+    """Sample `number` completions of each prompt."""
     completions = workbench.sample(
         "generate",
         [prompt.chat for prompt in prompts for _ in range(number)],
@@ -129,11 +134,14 @@ def sample_candidates(workbench: Workbench, prompts: Sequence[Prompt], number: i
 
 
 def best_against_worst(
-    workbench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], ratings: Sequence[Sequence]
+    workbench: Workbench,
+    prompts: Sequence[Prompt],
+    candidates: Sequence[Sequence[Completion]],
+    ratings: Sequence[Sequence[float | None]],
 ) -> list[Example]:
-    """The highest rated candidate over the lowest rated one, for each prompt where ratings and responses differ.
+    """Pair the highest rated candidate with the lowest rated one, for each prompt where ratings and responses differ.
 
-    A candidate without a rating (None) or unfinished takes no part: it is missing, never the lowest.
+    An unfinished candidate, or one without a rating (None), is left out; it never counts as the lowest.
     """
     examples = []
     for prompt, row, rated in zip(prompts, candidates, ratings, strict=True):
@@ -145,12 +153,12 @@ def best_against_worst(
         if len(known) < 2:
             workbench.discard("fewer than two rated candidates")
             continue
-        best, worst = max(known, key=lambda one: one[0]), min(known, key=lambda one: one[0])
+        best, worst = max(known, key=lambda rated: rated[0]), min(known, key=lambda rated: rated[0])
         if best[0] == worst[0]:
             workbench.discard("equal ratings")
             continue
         query, (chosen, rejected) = workbench.encode_answers(prompt.chat, (best[1], worst[1]))
-        if chosen == rejected:  # one response, rated twice by a judge that samples
+        if chosen == rejected:  # the same response, rated differently by a judge that samples
             workbench.discard("equal responses")
             continue
         record = {

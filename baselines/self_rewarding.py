@@ -6,16 +6,17 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from baselines.preference import best_against_worst, sample_candidates
+from harness.engines.base import Completion
 from harness.errors import UserError
-from harness.experiment.search import BETA, LEARNING_RATE
+from harness.experiment.search import BETA, LEARNING_RATE, Space
 from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.thoughts import spoken
 from harness.training.examples import Example, TrainingOptions
 from harness.training.losses import PreferenceObjective
-from harness.types import Prompt, question_text
+from harness.types import Message, Prompt, question_text
 from harness.work import sampled, sequences
 
-KEPT = 0.95  # queries whose best and worst candidate differ, measured on the testbed
+KEPT = 0.95  # share of queries whose best and worst candidate differ, measured on the testbed
 GENERAL_PROMPT = (
     "Below are a user's question and an answer to it. Give the answer points that add up to at most 5: one if it is "
     "about the question; one more if it deals with a large part of it; one more if it settles the basic matter in a "
@@ -24,21 +25,24 @@ GENERAL_PROMPT = (
     '"Score: " and the number of points.'
 )
 VERDICT_TOKENS = {"short": 5, "additive": 200}  # expected length of a judgment
-PROMPT_TOKENS = {"short": 14, "additive": 130}  # of the judge prompt, beside question and answer
+PROMPT_TOKENS = {"short": 14, "additive": 130}  # length of the judge prompt, without question and answer
 _SCORE = re.compile(r"Score:[\s*]*([-+]?\d+(?:\.\d+)?)", re.ASCII)
 SCORES = {str(points): points for points in range(6)}
 
 
 class SelfRewarding:
-    """Candidates of the policy, judged by the policy, highest against lowest, in iterations."""
+    """Pairs of the policy's highest and lowest rated candidates, by the policy's own ratings, in iterations."""
 
     name = "self-rewarding"
     summary = "DPO on the policy's own candidates, judged by the policy itself, in iterations"
-    search_space = {"learning_rate": LEARNING_RATE, "beta": BETA}
+    search_space: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 
     @dataclass(frozen=True)
     class Options(TrainingOptions):
-        """judge_prompt: "short" (the testbed's form of the additive prompt) or "additive"."""
+        """Options of self-rewarding.
+
+        judge_prompt: "short" (the testbed's form of the additive prompt) or "additive".
+        """
 
         iterations: int = 3
         candidates: int = 4
@@ -55,7 +59,7 @@ class SelfRewarding:
                 raise UserError("iterations and judge_samples must be at least 1, candidates at least 2")
             if self.judge_max_new_tokens < VERDICT_TOKENS[self.judge_prompt]:
                 raise UserError(
-                    f"judge_max_new_tokens of {self.judge_max_new_tokens} cuts judgments off before their score: "
+                    f"judge_max_new_tokens={self.judge_max_new_tokens} cuts judgments off before their score: "
                     f"the {self.judge_prompt} prompt needs {VERDICT_TOKENS[self.judge_prompt]} or more"
                 )
 
@@ -86,10 +90,14 @@ class SelfRewarding:
 
 
 def rate(
-    workbench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence], options: SelfRewarding.Options
+    workbench: Workbench,
+    prompts: Sequence[Prompt],
+    candidates: Sequence[Sequence[Completion]],
+    options: SelfRewarding.Options,
 ) -> list[list[float | None]]:
-    """The policy's rating of each candidate, 0 to 5: the mean of the judgments that can be read, None without any."""
-    chats, items = [], []
+    """The policy's rating of each candidate, from 0 to 5: the mean of its readable judgments, else None."""
+    chats: list[list[Message]] = []
+    items: list[str] = []
     for prompt, row in zip(prompts, candidates, strict=True):
         for index, candidate in enumerate(row):
             text = judge_prompt(question_text(prompt.messages), candidate.text, options.judge_prompt)
@@ -108,7 +116,7 @@ def rate(
 
 
 def judge_prompt(question: str, answer: str, form: str) -> str:
-    """The message that asks the policy to judge; marks inside question and answer stay as they are."""
+    """The message that asks the policy to judge; braces inside question and answer stay as they are."""
     if form == "short":
         from harness.testbed.judging import rate_prompt
 
@@ -118,12 +126,12 @@ def judge_prompt(question: str, answer: str, form: str) -> str:
 
 
 def parse_score(text: str) -> int | None:
-    """The last "Score: n", where n is a whole number from 0 to 5; else None. Scores in a thought do not count."""
-    found = _SCORE.findall(spoken(text) or "")
-    return SCORES.get(found[-1]) if found else None
+    """The last "Score: n" where n is a whole number from 0 to 5, else None. Scores in a thought do not count."""
+    scores = _SCORE.findall(spoken(text) or "")
+    return SCORES.get(scores[-1]) if scores else None
 
 
 def mean_score(scores: Sequence[int | None]) -> float | None:
-    """Mean of the scores that are there, None when none is."""
+    """The mean of the scores that are not None; None if there are none."""
     known = [score for score in scores if score is not None]
     return fmean(known) if known else None

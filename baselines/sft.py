@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.experiment.search import LEARNING_RATE
+from harness.experiment.search import LEARNING_RATE, Space
 from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.training.examples import Example, TokenSequence
 from harness.training.losses import SFTObjective
@@ -13,11 +13,11 @@ from sso.responses import GOOD, KEPT, PrincipleOptions, expected_work, sample_re
 
 
 class SFT:
-    """Cross entropy on x of y+; the cheap control."""
+    """Cross entropy of y+ given x; the cheap control."""
 
     name = "sft"
     summary = "cross entropy on the policy's own responses under good principles"
-    search_space = {"learning_rate": LEARNING_RATE}
+    search_space: Space = {"learning_rate": LEARNING_RATE}
 
     @dataclass(frozen=True)
     class Options(PrincipleOptions):
@@ -27,8 +27,8 @@ class SFT:
         def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
             sampled = sample_responses(workbench, prompts, options, GOOD)
             return [
-                Example(each.prompt.id, (TokenSequence(each.tokens.plain, each.tokens.good_response),), each.record)
-                for each in sampled
+                Example(query.prompt.id, (TokenSequence(query.tokens.plain, query.tokens.good_response),), query.record)
+                for query in sampled
             ]
 
         def expect(lengths: Lengths) -> QueryCost:

@@ -5,10 +5,10 @@ addition, for padding and for finished sequences that wait, is booked separately
 """
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from harness.errors import UserError
-from harness.work import Cost, Nominal, Rule
+from harness.work import Cost, Needed, Nominal, Rule
 
 LARGEST = 1e30  # amount of a budget of any kind
 
@@ -74,6 +74,17 @@ class Spending:
             setattr(self, amount.name, getattr(self, amount.name) + getattr(other, amount.name))
 
 
+class CountedModel(Protocol):
+    """What a ledger needs to know of an engine to count its FLOPs."""
+
+    @property
+    def parameters(self) -> int: ...
+
+    def needed(self, adapters: Any = None) -> Needed:
+        """How FLOPs are counted by the rule "needed"."""
+        ...
+
+
 class BudgetExceeded(RuntimeError):
     """Spending beyond the cap: a bug in planning, never a user's mistake."""
 
@@ -90,11 +101,10 @@ class Ledger:
     rule: Rule = "needed"
     epochs: dict[str, float] = field(default_factory=dict)
 
-    def cost(self, engine: Any, adapters: Any = None) -> Cost:
+    def cost(self, engine: CountedModel, adapters: Any = None) -> Cost:
         """How this ledger counts the FLOPs of an engine's model.
 
         Args:
-            engine: its `parameters` count under the rule "nominal", its `needed` under the rule "needed".
             adapters: a LoraConfig of peft where training trains adapters only.
 
         Raises:

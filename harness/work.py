@@ -73,18 +73,18 @@ def _triangle(length: float, window: float | None) -> float:
 def total(works: Iterable[Work]) -> Work:
     """The sum of several pieces of work."""
     read = generated = logits = 0.0
-    spans: Counter[tuple[float, float]] = Counter()
+    spans: dict[tuple[float, float], float] = {}
     for work in works:
         read, generated, logits = read + work.read, generated + work.generated, logits + work.logits
         for span, number in work.spans.items():
-            spans[span] += number
-    return Work(read, generated, dict(spans), logits)
+            spans[span] = spans.get(span, 0) + number
+    return Work(read, generated, spans, logits)
 
 
 def sampled(prompt: float, *completions: float) -> Work:
     """Work of sampling completions of these lengths from one prompt: it is read once, and the last token of a
     completion is never read."""
-    spans: Counter[tuple[float, float]] = Counter({(0, prompt): 1})
+    spans: Counter[tuple[float, float]] = Counter([(0, prompt)])
     for length in completions:
         if length > 1:
             spans[prompt, prompt + length - 1] += 1
@@ -93,7 +93,7 @@ def sampled(prompt: float, *completions: float) -> Work:
 
 def sequences(prompt: float, *completions: float) -> Work:
     """Work of reading, or training on, given completions of these lengths after one prompt, which is read once."""
-    spans: Counter[tuple[float, float]] = Counter({(0, prompt): 1}) if prompt else Counter()
+    spans: Counter[tuple[float, float]] = Counter([(0, prompt)] if prompt else [])
     for length in completions:
         spans[prompt, prompt + length] += 1
     known = sum(length if prompt else length - 1 for length in completions)  # a first token has no prediction

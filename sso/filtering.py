@@ -1,4 +1,4 @@
-"""The optional filter of the first version (the authors' code): pairs that obey their principles, and likely ones."""
+"""The optional filter of the first version (the authors' code): keeps likely pairs that obey their principles."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from sso.responses import Responses
 
 @dataclass(frozen=True)
 class Likelihoods:
-    """Average log-probabilities of a token, in nats: of y+ and y- under x, x+ and x-."""
+    """Average log-probabilities per token, in nats: good_* of y+ and bad_* of y-, under x (plain), x+ and x-."""
 
     good_plain: float
     good_good: float
@@ -29,17 +29,17 @@ class Likelihoods:
 
 
 def passing(likelihoods: Sequence[Likelihoods]) -> list[int]:
-    """Indices of the queries that pass the three steps, the means computed anew in each.
+    """Indices of the queries that pass three steps; each step recomputes the means over the queries that are left.
 
     1. l(y+|x+) > l(y+|x) > l(y+|x-) and l(y-|x-) > l(y-|x) > l(y-|x+); 2. l(y+|x) and l(y-|x) at or above their means;
-    3. both gaps above their means. A step that would leave nothing over leaves nothing.
+    3. both gaps above their means. There may be no query left.
 
-    The means are over the queries given, which in a run are those that were drawn together (at most 1,024).
+    In a run, the queries given are those that were drawn together (at most 1,024).
     """
     kept = [
         index
-        for index, each in enumerate(likelihoods)
-        if each.good_good > each.good_plain > each.good_bad and each.bad_bad > each.bad_plain > each.bad_good
+        for index, query in enumerate(likelihoods)
+        if query.good_good > query.good_plain > query.good_bad and query.bad_bad > query.bad_plain > query.bad_good
     ]
     if not kept:
         return []
@@ -52,8 +52,8 @@ def passing(likelihoods: Sequence[Likelihoods]) -> list[int]:
 
 
 def filter_responses(workbench: Workbench, sampled: Sequence[Responses]) -> list[Responses]:
-    """The queries that pass; the forward passes are charged to the role "filter", the others counted as discarded."""
-    queries = [each.tokens for each in sampled]
+    """Return the queries that pass; the others count as discarded. Forward passes are charged to the role "filter"."""
+    queries = [responses.tokens for responses in sampled]
     prompts = [prompt for query in queries for prompt in (query.plain, query.good, query.bad) for _ in range(2)]
     completions = [
         response for query in queries for _ in range(3) for response in (query.good_response, query.bad_response)
@@ -61,7 +61,7 @@ def filter_responses(workbench: Workbench, sampled: Sequence[Responses]) -> list
     scored = workbench.score("filter", prompts, completions)
     likelihoods = []
     for index in range(0, len(scored), 6):
-        plain, plain_bad, good, good_bad, bad, bad_bad = (each.mean for each in scored[index : index + 6])
+        plain, plain_bad, good, good_bad, bad, bad_bad = (score.mean for score in scored[index : index + 6])
         likelihoods.append(Likelihoods(plain, good, bad, plain_bad, good_bad, bad_bad))
     kept = passing(likelihoods)
     workbench.discard("filtered", len(sampled) - len(kept))

@@ -1,14 +1,15 @@
-"""SSO as the paper has it (arXiv 2410.17131, section 4): a data generator is trained, then the policy on its pairs.
+"""SSO as in the paper (arXiv 2410.17131, section 4): trains a data generator, then the policy on its pairs.
 
-1. Principles, good and bad, for each query.  2. Responses of the policy under them.  3. A copy of the policy becomes
-the data generator by L_SSO = L+ + L-.  4. The policy is trained with the base loss on the generator's pairs.
+1. Good and bad principles for each query.  2. Responses of the policy under them.  3. Training with L_SSO = L+ + L-
+turns a copy of the policy into the data generator.  4. The policy is trained with the base loss on the generator's
+pairs.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError
-from harness.experiment.search import LogUniform, Uniform
+from harness.experiment.search import LogUniform, Space, Uniform
 from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from harness.training.losses import PreferenceObjective
@@ -33,13 +34,14 @@ class SSO:
 
     name = "sso"
     summary = "a trained data generator makes the pairs; the policy is trained on them (the paper's version)"
-    search_space = {**LOSS_SPACE, "gamma": LogUniform(0.01, 1.0), "generator_share": Uniform(0.25, 0.75)}
+    search_space: Space = {**LOSS_SPACE, "gamma": LogUniform(0.01, 1.0), "generator_share": Uniform(0.25, 0.75)}
 
     @dataclass(frozen=True)
     class Options(LossOptions):
-        """gamma, use_positive, use_negative, negative: of the generator's loss (GeneratorObjective).
+        """Options of SSO.
 
-        generator_share: of the budget, for making the generator.
+        gamma, use_positive, use_negative, negative: settings of the generator's loss (GeneratorObjective).
+        generator_share: share of the budget that makes the generator.
         """
 
         gamma: float = 0.1
@@ -51,7 +53,7 @@ class SSO:
         def __post_init__(self) -> None:
             super().__post_init__()
             if not 0 < self.generator_share < 1:
-                raise UserError(f"generator_share must lie between 0 and 1, not at {self.generator_share}")
+                raise UserError(f"generator_share must be between 0 and 1, not {self.generator_share}")
 
     def stages(self, options: Options) -> list[Stage]:
         steer = GeneratorObjective(
@@ -66,7 +68,7 @@ class SSO:
 
         def collect_queries(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
             sampled = sample_responses(workbench, prompts, options, kinds)
-            return [Example(each.prompt.id, steer.select(each.tokens), each.record) for each in sampled]
+            return [Example(query.prompt.id, steer.select(query.tokens), query.record) for query in sampled]
 
         def expect_queries(lengths: Lengths) -> QueryCost:
             pair = sequences(lengths.prompt + lengths.system, lengths.completion, lengths.completion)

@@ -1,14 +1,14 @@
 """The objectives of Self-Steering Optimization (Xiang et al., arXiv 2410.17131).
 
-x is a query, x+ and x- the query with a good and a bad principle as system message; y+, y- and yo are the responses of
-the policy to x+, x- and x. L_b(x; w over l) is a preference loss of the pair, and l(y|x) the average log-probability of
-a token of y under the policy, in nats.
+x is a query, and x+ and x- are the query with a good and a bad principle as system message; y+, y- and yo are the
+policy's responses to x+, x- and x. L_b(x; w over l) is a preference loss of a pair, and l(y|x) the average
+log-probability per token of y under the policy, in nats.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, get_args
+from typing import TYPE_CHECKING, NamedTuple
 
 from harness.errors import UserError
 from harness.training.examples import TokenSequence
@@ -18,8 +18,8 @@ from harness.types import TokenIds
 if TYPE_CHECKING:
     from torch import Tensor
 
-Negative = Literal["paper", "alternative"]
-WeightForm = Literal["paper", "released"]
+NEGATIVES = ("paper", "alternative")
+WEIGHT_FORMS = ("paper", "released")
 
 
 @dataclass(frozen=True)
@@ -36,27 +36,27 @@ class Query:
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorObjective(PairwiseLoss):
-    """The loss of the data generator, version 2 of the paper, section 4.2.
+    """The loss of the data generator (version 2 of the paper, section 4.2).
 
     L_SSO = L+ + L-, where
     L+ = L_b(x+; y+ over y-) + gamma * L_sft(x+, y+) and
     L- = L_b(x-; yo over y+) + gamma * L_sft(x-, yo), L_sft(x, y) = -l(y|x).
 
     use_positive, use_negative: whether L+ and L- take part (the paper's ablation, table 3).
-    negative: the pair of L-; "alternative" has y- over y+ in place of yo over y+.
+    negative: the pair of L-; "alternative" is y- over y+ instead of yo over y+.
     """
 
     gamma: float = 0.1
     use_positive: bool = True
     use_negative: bool = True
-    negative: Negative = "paper"
+    negative: str = "paper"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not (self.use_positive or self.use_negative):
-            raise UserError("the generator's loss needs L+ or L-: both are switched off")
-        if self.negative not in get_args(Negative):
-            raise UserError(f"negative must be one of {', '.join(get_args(Negative))}, not {self.negative!r}")
+            raise UserError("the generator's loss needs L+ or L-, and both are off: set use_positive or use_negative")
+        if self.negative not in NEGATIVES:
+            raise UserError(f"negative must be one of {', '.join(NEGATIVES)}, not {self.negative!r}")
 
     @property
     def sequences(self) -> int:
@@ -88,22 +88,22 @@ class WeightedObjective(PairwiseLoss):
     L = W * [L_b(x; y+ over y-) + auxiliary * (L_b(x+; y+ over y-) + L_b(x-; yo over y+))] and
     W = sigmoid(-(alpha * l(y+|x) + (1 - alpha) * l(y-|x))).
 
-    auxiliary: weight of the auxiliary terms, g of the paper; at 0 their sequences are left out.
-    weight: whether W takes part; without it W = 1.
-    weight_form: "released" weights the auxiliary terms alone, L_b + W * auxiliary * (...), as the authors' code does.
+    auxiliary: weight of the auxiliary terms, g in the paper; at 0 their sequences are left out.
+    weight: whether W takes part; if not, W = 1.
+    weight_form: "released" weights only the auxiliary terms, L_b + W * auxiliary * (...), as the authors' code does.
     detach_weight: no gradient through W.
     """
 
     auxiliary: float = 0.1
     weight: bool = True
-    weight_form: WeightForm = "paper"
+    weight_form: str = "paper"
     alpha: float = 0.66
     detach_weight: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.weight_form not in get_args(WeightForm):
-            raise UserError(f"weight_form must be one of {', '.join(get_args(WeightForm))}, not {self.weight_form!r}")
+        if self.weight_form not in WEIGHT_FORMS:
+            raise UserError(f"weight_form must be one of {', '.join(WEIGHT_FORMS)}, not {self.weight_form!r}")
 
     @property
     def sequences(self) -> int:
@@ -137,7 +137,7 @@ class WeightedObjective(PairwiseLoss):
 
 
 def pair_weight(likelihoods: Tensor, alpha: float) -> Tensor:
-    """(B,) weights W, larger for less likely pairs, from (B, 2) averages l(y+|x) and l(y-|x) (version 1)."""
+    """(B,) weights W, which are larger for less likely pairs, from (B, 2) averages l(y+|x) and l(y-|x) (version 1)."""
     chosen, rejected = likelihoods.unbind(dim=1)
     return (-(alpha * chosen + (1 - alpha) * rejected)).sigmoid()
 
@@ -147,7 +147,7 @@ def _pair(prompt: TokenIds, chosen: TokenIds, rejected: TokenIds) -> tuple[Token
 
 
 class _Pair(NamedTuple):
-    """(B, 2) log-probabilities of chosen and rejected, as objectives get them."""
+    """(B, 2) arguments of an objective for one pair, the chosen first."""
 
     policy: Tensor
     reference: Tensor | None
@@ -156,7 +156,7 @@ class _Pair(NamedTuple):
 
 def _pairs(policy: Tensor, reference: Tensor | None, lengths: Tensor) -> list[_Pair]:
     """(B, 2 n) columns as n pairs."""
-    columns = [slice(start, start + 2) for start in range(0, policy.shape[1], 2)]
+    pairs = [slice(start, start + 2) for start in range(0, policy.shape[1], 2)]
     return [
-        _Pair(policy[:, each], None if reference is None else reference[:, each], lengths[:, each]) for each in columns
+        _Pair(policy[:, pair], None if reference is None else reference[:, pair], lengths[:, pair]) for pair in pairs
     ]

@@ -1,11 +1,12 @@
-"""Options that the methods on principles share."""
+"""Options that methods on principles share."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from harness.experiment.search import BETA, LEARNING_RATE
+from harness.experiment.search import BETA, LEARNING_RATE, Space
 from sso.responses import PrincipleOptions
 
-LOSS_SPACE = {"learning_rate": LEARNING_RATE, "beta": BETA}
+LOSS_SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class LossOptions(PrincipleOptions):
     simpo_gamma: float = 0.5
 
     @property
-    def base_loss(self) -> dict:
+    def base_loss(self) -> dict[str, Any]:
+        """The settings of the base loss, by name."""
         names = ("loss", "beta", "ipo_average", "simpo_gamma")
         return {name: getattr(self, name) for name in names}

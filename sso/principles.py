@@ -1,7 +1,8 @@
 """Principles: texts that ask for a good or a bad response, put before a query as the system message.
 
-A set of principles is data: features, each with good and bad texts. `fixed` draws them for each query; with `self` and
-`model` a writer (the policy, or another model) makes them from the query, and drawn ones stand in where it does not.
+A set of principles is data: features, each with good and bad texts. The source `fixed` draws them for each query; with
+`self` and `model` a writer (the policy, or another model) writes them for the query, and drawn ones replace those that
+it fails to write.
 """
 
 import random
@@ -17,12 +18,12 @@ from harness.types import Chat, Prompt, question_text
 from sso.writers import Writer
 
 CONCISION = "Concision"
-CONCISION_RATE = 0.2  # share of queries that get it on top, as the authors' code does
+CONCISION_RATE = 0.2  # share of queries that get it in addition, as in the authors' code
 
 
 @dataclass(frozen=True)
 class PrincipleSet:
-    """Good and bad texts by feature, and the sentence that asks not to reveal them."""
+    """Good and bad texts by feature, and the sentence that asks not to mention them."""
 
     good: Mapping[str, Sequence[str]]
     bad: Mapping[str, Sequence[str]]
@@ -31,7 +32,7 @@ class PrincipleSet:
 
 @dataclass(frozen=True)
 class Principle:
-    """The pair of texts for one query."""
+    """A good and a bad text for one query, and the features that they are about."""
 
     features: tuple[str, ...]
     good: str
@@ -81,25 +82,29 @@ WRITING = (
 _LINE = re.compile(r"[\W\d]*(?P<side>Good|Bad)\b[ \t*]*:(?P<text>\W*\w.*)")
 _CONTROL = re.compile(r"[\x00-\x08\x0e-\x1f\x7f-\x9f]")
 MARKUP, QUOTES = " \t*_`", "\"'\u201c\u201d\u201e\u00ab\u00bb"
-LONGEST = 500  # characters of a principle; one that takes more is none, and could fill the policy's context
+LONGEST = 500  # characters of a principle; a longer text is not one, and could fill the policy's context
 
 
 def load_set(name: str) -> PrincipleSet:
-    """The set "general" or "testbed", or that of a JSON file {FEATURE: {"good": [...], "bad": [...]}}.
+    """Load the set "general" or "testbed", or that of a JSON file {FEATURE: {"good": [...], "bad": [...]}}.
 
     Raises:
         UserError: when there is no such set or file, or the file has another form.
     """
     if name == "general":
-        good = {feature: (texts[0],) for feature, texts in GENERAL.items()}
-        bad = {feature: (texts[1],) for feature, texts in GENERAL.items()}
-        return PrincipleSet(good, bad, DO_NOT_REVEAL)
+        return PrincipleSet(
+            {feature: [good] for feature, (good, _) in GENERAL.items()},
+            {feature: [bad] for feature, (_, bad) in GENERAL.items()},
+            DO_NOT_REVEAL,
+        )
     if name == "testbed":
         from harness.testbed import principles as testbed
 
-        good = {feature: principle.good for feature, principle in testbed.PRINCIPLES.items()}
-        bad = {feature: principle.bad for feature, principle in testbed.PRINCIPLES.items()}
-        return PrincipleSet(good, bad, testbed.DO_NOT_REVEAL)
+        return PrincipleSet(
+            {feature: principle.good for feature, principle in testbed.PRINCIPLES.items()},
+            {feature: principle.bad for feature, principle in testbed.PRINCIPLES.items()},
+            testbed.DO_NOT_REVEAL,
+        )
     path = Path(name)
     if not path.is_file():
         raise UserError(f"no principle set {name!r}: give 'general', 'testbed' or a JSON file")
@@ -120,7 +125,7 @@ def _is_text(value: object) -> bool:
 
 
 def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed: int) -> Principle:
-    """Features and texts for a query, decided by its id and the seed alone; concision is only ever an extra."""
+    """Draw features and texts for a query; only its id and the seed decide. Concision is only drawn in addition."""
     draw = random.Random(f"principle/{seed}/{prompt.id}")
     names = sorted(set(principles.good) - {CONCISION}) or [CONCISION]
     chosen = draw.sample(names, min(features, len(names)))
@@ -134,9 +139,9 @@ def draw_principle(prompt: Prompt, principles: PrincipleSet, features: int, seed
 def choose_principles(
     workbench: Workbench, prompts: Sequence[Prompt], principles: PrincipleSet, features: int, writer: Writer | None
 ) -> list[Principle]:
-    """A principle for each prompt: those drawn, or what the writer makes of the query.
+    """A principle for each prompt: drawn, or written for the query by the writer.
 
-    Where it does not write both, the drawn ones stand in and the event is counted.
+    Where the writer does not write both texts, the drawn ones are used and the event is counted.
     """
     drawn = [draw_principle(prompt, principles, features, workbench.sampling.seed) for prompt in prompts]
     if writer is None:
@@ -155,16 +160,16 @@ def choose_principles(
 
 
 def parse_written(reply: str) -> Principle | None:
-    """The two principles in a writer's reply, the good one first, or None when they are not both there."""
+    """The two principles in a writer's reply, the good one first; None unless both are there."""
     good = None
     for line in reply.splitlines():
-        if not (found := _LINE.match(line)):
+        if not (match := _LINE.match(line)):
             continue
-        text = _plain(found["text"])
-        if found["side"] == "Good":
+        text = _plain(match["text"])
+        if match["side"] == "Good":
             good = good or text
         elif good:
-            fit = all(len(each) <= LONGEST and not _CONTROL.search(each) for each in (good, text))
+            fit = all(len(side) <= LONGEST and not _CONTROL.search(side) for side in (good, text))
             return Principle(("written",), good, text) if fit else None
     return None
 
@@ -176,5 +181,5 @@ def _plain(text: str) -> str:
 
 
 def with_principle(chat: Chat, text: str, do_not_reveal: str) -> Chat:
-    """x+ or x-: the query with a principle as its system message (after the instructions that it has already)."""
+    """x+ or x-: the query with a principle as its system message, after any instructions that it already has."""
     return chat.instructed(text + do_not_reveal)

@@ -1,9 +1,9 @@
-"""SSO as a library, in TRL's habits: a config, a trainer, `train()` and `save_model()`.
+"""SSO as a library, used like TRL: a config, a trainer, `train()` and `save_model()`.
 
     from sso import SSOConfig, SSOTrainer
 
 SSOTrainer is the paper's method (a data generator, then the policy), SSOVersion1Trainer the weighted objective of the
-paper's first version. What each makes is left in `args.output_dir`; a second call goes on where the first stopped.
+paper's first version. Both keep their results in `args.output_dir`; a second call resumes where the first stopped.
 """
 
 import copy
@@ -12,7 +12,7 @@ import sys
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import MISSING, Field, dataclass, field, fields, replace
+from dataclasses import MISSING, Field, dataclass, field, fields
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import TrainOutput
-from trl import DPOConfig
 
 from harness.budget import Budget
 from harness.engines import saving
@@ -35,7 +34,7 @@ from harness.methods.prompt_rows import Malformed, read_row
 from harness.methods.prompts import PromptStream, rows_by_name
 from harness.models import fingerprints
 from harness.stages.train import PACKAGES, RunSetup, Trained, train_stages
-from harness.training.base import Training
+from harness.training.base import PreferenceArguments, Training
 from harness.training.environment import check_alone
 from harness.types import Prompt
 from sso.method import SSO
@@ -44,15 +43,27 @@ from sso.version1 import SSOVersion1
 if TYPE_CHECKING:
     from peft import PeftConfig
 
-LOSSES = {"sigmoid": "dpo"}  # where TRL's name differs
-NO_EVALUATION = "nothing is evaluated while a stage trains: score what is saved, with harness eval"
-NO_SAVING = "states are saved as often as that is cheap, and output_dir keeps what each stage made: use save_model"
-NO_HUB = "nothing is uploaded: use save_model, then the hub's own tools"
+LOSSES = {"sigmoid": "dpo"}  # losses whose name differs in TRL
+LOOP_SETTINGS = (  # fields of a config that options of training share by name
+    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "gradient_checkpointing"),
+    "router_aux_loss_coef",
+)
+LOSS_SETTINGS = ("beta", "ipo_average", "simpo_gamma")
+PRINCIPLE_SETTINGS = (
+    *("principles", "principle_set", "features"),
+    *("principle_model", "principle_url", "principle_parameters", "principle_tokens"),
+)
+GENERATOR_SETTINGS = ("gamma", "use_positive", "use_negative", "negative")
+WEIGHTED_SETTINGS = ("iterations", "auxiliary", "weight", "weight_form", "alpha", "detach_weight", "filter")
+NO_EVALUATION = "nothing is evaluated while a stage trains: score the saved model with harness eval"
+NO_SAVING = "states are saved as often as that is cheap, and output_dir keeps the result of each stage: use save_model"
+NO_HUB = "nothing is uploaded: use save_model, then the tools of the hub"
 OBJECTIVE = "the losses are those of loss_type"
 FIXED_REFERENCE = "the reference is the model that a stage starts from"
-UNUSED = {  # fields of DPOConfig that nothing here reads, and what holds instead
-    "model_init_kwargs": "give the model loaded, with its tokenizer as processing_class",
-    "disable_dropout": "dropout is always off, as policy and reference are compared",
+UNUSED = {  # fields of TRL's DPOConfig and of TrainingArguments that nothing here reads, and what holds instead
+    "model_init_kwargs": "pass a loaded model, and its tokenizer as processing_class",
+    "disable_dropout": "dropout is always off, because policy and reference are compared",
+    "activation_offloading": "set activation_checkpointing_kwargs={'offload': True}",
     "dataset_num_proc": "examples are token ids already",
     "max_length": "completions are never cut: set max_completion_length",
     "truncation_mode": "completions are never cut: set max_completion_length",
@@ -70,15 +81,15 @@ UNUSED = {  # fields of DPOConfig that nothing here reads, and what holds instea
     "sync_ref_model": FIXED_REFERENCE,
     "ref_model_mixup_alpha": FIXED_REFERENCE,
     "ref_model_sync_steps": FIXED_REFERENCE,
-    "pad_token": "set it in the tokenizer, and give that as processing_class",
-    "auto_find_batch_size": "memory is watched already: a batch that does not fit is tried in halves",
+    "pad_token": "set it in the tokenizer, and pass that as processing_class",
+    "auto_find_batch_size": "a batch that does not fit into memory is split already",
     "dataloader_drop_last": "the last, smaller batch is an update too",
-    "ignore_data_skip": "a training that goes on skips what it has seen",
-    "resume_from_checkpoint": "a second call with the same output_dir goes on by itself",
+    "ignore_data_skip": "a resumed training skips what it has seen",
+    "resume_from_checkpoint": "a second call with the same output_dir resumes by itself",
     "label_names": OBJECTIVE,
-    "length_column_name": "examples of similar length are put together already",
-    "logging_strategy": "every update is logged, in output_dir/training",
-    "include_num_input_tokens_seen": "train() returns the tokens that were trained",
+    "length_column_name": "examples of similar length are batched together already",
+    "logging_strategy": "every update is logged in output_dir/training",
+    "include_num_input_tokens_seen": "train() returns the number of trained tokens",
     **dict.fromkeys(("do_train", "do_predict"), "call train()"),
     **dict.fromkeys(
         (
@@ -96,23 +107,51 @@ UNUSED = {  # fields of DPOConfig that nothing here reads, and what holds instea
         ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"), NO_HUB
     ),
 }
-ALWAYS = {  # fields that have one value here, whatever they say: TRL's default and this one are taken
+ALWAYS = {  # fields with one possible value here; the default of TRL or transformers is accepted too
     "precompute_ref_log_probs": True,
     "train_sampling_strategy": "sequential",
     "remove_unused_columns": False,
     "save_strategy": "no",
 }
 DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC")  # variables of full_determinism
-VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation")  # of a model's config
+VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation")  # keys of a model's config
 DAY_FILE = "date.json"  # in output_dir: the date that the chat template writes, where it writes one
 WITHOUT_EFFECT = {"output_dir", "run_name", "report_to", "disable_tqdm", "hub_token", "logging_steps"}  # on results
 
 
 @dataclass
-class PrincipleConfig(DPOConfig):
-    """TRL's DPOConfig with what methods on principles add. Of DPOConfig, loss_type takes one of sigmoid (or dpo), ipo,
-    hinge, simpo and orpo; completions are never cut, and a query that is longer than the context is left out. On a GPU
-    bf16 and activation_checkpointing are on unless they are switched off.
+class _DPOFields:
+    """Fields of TRL's DPOConfig, with its defaults, that have no effect here: any other value is refused (UNUSED)."""
+
+    model_init_kwargs: dict[str, Any] | str | None = None
+    disable_dropout: bool = True
+    dataset_num_proc: int | None = None
+    max_length: int | None = None  # TRL: 1024
+    truncation_mode: str = "keep_start"
+    padding_free: bool = False
+    pad_to_multiple_of: int | str | None = "auto"
+    precompute_ref_log_probs: bool = False
+    precompute_ref_batch_size: int | None = None
+    loss_weights: list[float] | None = None
+    ld_alpha: float | None = None
+    f_divergence_type: str = "reverse_kl"
+    f_alpha_divergence_coef: float = 0.5
+    label_smoothing: float = 0.0
+    use_weighting: bool = False
+    discopop_tau: float = 0.05
+    activation_offloading: bool = False
+    sync_ref_model: bool = False
+    ref_model_mixup_alpha: float = 0.6
+    ref_model_sync_steps: int = 512
+    pad_token: str | None = None
+
+
+@dataclass
+class PrincipleConfig(_DPOFields, PreferenceArguments):
+    """Arguments of transformers' Trainer, the fields of TRL's DPOConfig, and what methods on principles add.
+
+    loss_type takes one of sigmoid (or dpo), ipo, hinge, simpo and orpo. Completions are never cut, and a query that is
+    longer than the context is left out. On a GPU, bf16 and activation_checkpointing are on unless switched off.
 
     router_aux_loss_coef: weight of the load-balancing loss of a mixture of experts; 0 (the default here) is off.
     ipo_average: IPO of averages over tokens (its authors' advice) rather than of sums (its paper's formula).
@@ -122,13 +161,17 @@ class PrincipleConfig(DPOConfig):
     temperature, top_p, max_completion_length, generation_batch_size: how responses are sampled.
     """
 
-    max_length: int | None = None
+    bf16: bool | None = None
+    activation_checkpointing: bool | None = None
+    dataloader_pin_memory: bool = True
+    trust_remote_code: bool = False
+    beta: float = 0.1
+    loss_type: list[str] = field(default_factory=lambda: ["sigmoid"])
     num_train_epochs: float = 1.0
     gradient_checkpointing: bool | None = None
     warmup_steps: float = 0.1
     lr_scheduler_type: str = "cosine"
     learning_rate: float = 5e-7
-    router_aux_loss_coef: float = 0.0
     ipo_average: bool = True
     simpo_gamma: float = 0.5
     principles: str = "fixed"
@@ -145,7 +188,9 @@ class PrincipleConfig(DPOConfig):
 
     def __post_init__(self) -> None:
         check_alone()  # accelerate would wait for the others
-        check_used(self, {each.name: _default(each) for each in fields(self)})
+        check_used(self, {option.name: _default(option) for option in fields(self)})
+        if isinstance(self.loss_type, str):
+            self.loss_type = [self.loss_type]
         on_gpu = torch.cuda.is_available() and not self.use_cpu
         if self.bf16 is None:
             self.bf16 = on_gpu and not self.fp16
@@ -163,9 +208,10 @@ class PrincipleConfig(DPOConfig):
 class SSOConfig(PrincipleConfig):
     """Settings of SSOTrainer.
 
-    gamma: weight of the SFT terms. use_positive, use_negative: whether L+ and L- take part.
+    gamma: weight of the SFT terms.
+    use_positive, use_negative: whether L+ and L- take part.
     negative: "paper" (yo over y+ under x-) or "alternative" (y- over y+).
-    generator_prompts: queries for the generator, at most all of them (paper: 8,000 of about 60,000).
+    generator_prompts: how many queries train the generator, at most all (paper: 8,000 of about 60,000).
     """
 
     gamma: float = 0.1
@@ -179,9 +225,11 @@ class SSOConfig(PrincipleConfig):
 class SSOVersion1Config(PrincipleConfig):
     """Settings of SSOVersion1Trainer.
 
-    auxiliary: weight g of the auxiliary terms, 0 for none. weight: whether W takes part; detach_weight: without
-    gradient through it; weight_form: "paper" or "released"; alpha: share of the chosen in W.
-    filter: keep only queries whose responses obey their principles. iterations: each over all queries.
+    iterations: how many, each over all queries.
+    auxiliary: weight g of the auxiliary terms, 0 for none.
+    weight: whether W takes part; weight_form: "paper" or "released"; alpha: share of the chosen in W; detach_weight:
+        no gradient through W.
+    filter: keep only queries whose responses obey their principles.
     """
 
     beta: float = 0.2
@@ -196,10 +244,11 @@ class SSOVersion1Config(PrincipleConfig):
 
 
 class _Trainer(ABC):
-    """Samples, trains and goes on, stage by stage."""
+    """Samples responses and trains on them, stage by stage; resumes after an interruption."""
 
     method: ClassVar[Method]
     config: ClassVar[type[PrincipleConfig]]
+    args: Any  # the config of the subclass
 
     def __init__(
         self,
@@ -214,14 +263,14 @@ class _Trainer(ABC):
         Args:
             model: a folder, a hub id, or a causal language model with its tokenizer as `processing_class`.
             train_dataset: rows with a "prompt", a text or messages.
-            processing_class: the tokenizer; with a folder or hub id, in place of the one there.
-            peft_config: a LoraConfig; adapters are merged into what is saved.
+            processing_class: the tokenizer; with a folder or hub id, it replaces the tokenizer there.
+            peft_config: a LoraConfig; adapters are merged into the saved model.
 
         Raises:
-            UserError: when model, data or settings can not be used.
+            UserError: when model, data or settings cannot be used.
         """
         self.args = args or self.config(f"{Path(str(model)).name}-{self.method.name}")
-        check_used(self.args, vars(type(self.args)(self.args.output_dir)))  # it may have been changed since
+        check_used(self.args, dict(vars(type(self.args)(self.args.output_dir))))  # it may have been changed since
         self.prompts = _read_prompts(train_dataset)
         self.options = self._options()
         self.folder = ArmFolder(Path(self.args.output_dir))
@@ -235,14 +284,18 @@ class _Trainer(ABC):
 
     @property
     def model(self) -> PreTrainedModel:
-        """The trained policy; before `train`, the model that it starts from."""
-        return (self.trained.engine() if self.trained else self.engine).model
+        """The trained policy; before `train`, the model that training starts from."""
+        return (self.trained.engine() if self.trained else self.engine).local.model
 
     def train(self) -> TrainOutput:
-        """Trains the policy. Returns the updates of all stages, the mean loss of the last one, and what was spent.
+        """Train the policy.
+
+        Returns:
+            The updates of all stages, the mean loss of the last one, and what was spent ("flops", "generated_tokens",
+            "trained_tokens").
 
         Raises:
-            UserError: when no response can be used, or the data are too few for one update.
+            UserError: when no response can be used, or there is too little data for one update.
         """
         stages = self.method.stages(self.options)
         with store.only_writer(self.folder.path):
@@ -255,27 +308,32 @@ class _Trainer(ABC):
         return TrainOutput(total.updates, sum(losses) / len(losses), spent)
 
     def save_model(self, output_dir: str | None = None) -> None:
-        """Saves the policy and its tokenizer, by default in args.output_dir."""
+        """Save the policy and its tokenizer, by default in args.output_dir."""
         folder = output_dir or self.args.output_dir
         saving.save(self.model, self.engine.tokenizer, folder)
 
     @abstractmethod
     def _budget(self) -> Budget:
-        """Prompts that all stages draw together."""
+        """How many prompts all stages draw together."""
 
+    @abstractmethod
     def _options(self) -> Any:
-        """Those of the method: the config's fields of the same names."""
+        """The options of the method, from the config."""
+
+    def _values(self, *names: str) -> dict[str, Any]:
+        """Options that all methods here share, and further fields of the config that are options by the same name."""
         args = self.args
-        values = {name: getattr(args, name) for name in self.method.Options.__dataclass_fields__ if hasattr(args, name)}
-        values["loss"] = LOSSES.get(args.loss_type[0], args.loss_type[0])
-        values["batch_size"] = args.per_device_train_batch_size * args.gradient_accumulation_steps
-        return self.method.Options(**values)
+        return {
+            **{name: getattr(args, name) for name in (*LOOP_SETTINGS, *LOSS_SETTINGS, *PRINCIPLE_SETTINGS, *names)},
+            "loss": LOSSES.get(args.loss_type[0], args.loss_type[0]),
+            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps,
+        }
 
     def _engine(self, model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> TransformersEngine:
         if isinstance(model, str):
             return self._load(model, tokenizer)
         if tokenizer is None:
-            raise UserError("a model that is loaded already needs its tokenizer as processing_class")
+            raise UserError("a loaded model needs its tokenizer: pass it as processing_class")
         name = model.config._name_or_path or type(model).__name__
         batch_size = self.args.generation_batch_size
         return TransformersEngine(model.to(self.args.device), tokenizer, name, batch_size, day=self.day)
@@ -292,15 +350,14 @@ class _Trainer(ABC):
             tokenizer=tokenizer,
         )
 
-    def _setup(self, stages: Sequence[Stage]) -> RunSetup:
-        args = self.args
-        streams = {stage.name: PromptStream(self.prompts, args.seed) for stage in stages}
-        engine, generation = self.engine, self.engine.model.generation_config
+    def _depends_on(self) -> dict[str, Any]:
+        """Everything that the results of each stage depend on."""
+        args, engine, generation = self.args, self.engine, self.engine.model.generation_config
         settings = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
         environment = fingerprints.of_environment()
         if args.full_determinism:
             environment = {name: value for name, value in environment.items() if name not in DETERMINISM}
-        depends_on = {
+        return {
             "model": engine.weights_hash,
             "config": _described(engine.model.config.to_dict()),
             "generation": _described(generation.to_dict()) if generation else None,
@@ -318,26 +375,57 @@ class _Trainer(ABC):
             "packages": fingerprints.of_packages(*PACKAGES),
             "code": sources.digest(sources.TRAINING, "sso.trainer"),
         }
-        return RunSetup(
-            base=lambda: self.engine,
+
+    def _setup(self, stages: Sequence[Stage]) -> "_Setup":
+        args = self.args
+        return _Setup(
             folder=self.folder,
             shared=RunFolder(self.folder.path),
-            depends_on=lambda stage: depends_on,
             budget=self._budget(),
             rule="needed",
             sampling=Sampling(args.max_completion_length, args.temperature, args.top_p, args.seed),
-            stream=lambda stage: streams[stage.name],
-            lengths=lambda stage: Lengths(1, 1, 1),  # of no account where the budget is in prompts
-            training=self._training,
-            load=lambda path: self._load(path, engine.tokenizer),
-            loop=self._loop,
-            adapters=lambda stage: self.peft_config,
             label=self.method.name,
+            trainer=self,
+            streams={stage.name: PromptStream(self.prompts, args.seed) for stage in stages},
+            dependencies=self._depends_on(),
         )
 
-    def _loop(self, stage: Stage) -> dict[str, Any]:
-        """What the arguments say of a stage's loop, under the names of `TrainingOptions`."""
-        args = self.args
+
+@dataclass(frozen=True, kw_only=True)
+class _Setup(RunSetup):
+    """How the stages of a trainer run."""
+
+    trainer: _Trainer
+    streams: dict[str, PromptStream]
+    dependencies: dict[str, Any]
+
+    def base(self) -> TransformersEngine:
+        return self.trainer.engine
+
+    def load(self, checkpoint: Path) -> TransformersEngine:
+        return self.trainer._load(checkpoint, self.trainer.engine.tokenizer)
+
+    def depends_on(self, stage: Stage) -> dict[str, Any]:
+        return self.dependencies
+
+    def stream(self, stage: Stage) -> PromptStream:
+        return self.streams[stage.name]
+
+    def lengths(self, stage: Stage) -> Lengths:
+        return Lengths(1, 1, 1)  # a budget in prompts does not use them
+
+    def training(self, stage: Stage, state: Path) -> Training:
+        args = copy.copy(self.trainer.args)
+        args.output_dir = str(state)
+        args.train_sampling_strategy = "sequential"
+        args.remove_unused_columns = False
+        args.save_strategy = "no"  # SaveState saves
+        args.logging_steps = 1  # health reads every update
+        args.disable_tqdm = True  # the stages show their own progress
+        return Training(args, self.adapters(stage), self.trainer.callbacks)
+
+    def loop(self, stage: Stage) -> dict[str, Any]:
+        args, adapters = self.trainer.args, self.trainer.peft_config
         return {
             **{name: getattr(args, name) for name in ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2")},
             **{name: getattr(args, name) for name in ("max_grad_norm", "num_train_epochs", "max_steps")},
@@ -345,20 +433,12 @@ class _Trainer(ABC):
             "warmup_ratio": args.warmup_steps,
             "lr_scheduler": args.lr_scheduler_type.value,
             "gradient_checkpointing": bool(args.activation_checkpointing or args.gradient_checkpointing),
-            "lora_rank": getattr(self.peft_config, "r", 0),
-            "lora_alpha": getattr(self.peft_config, "lora_alpha", None),
+            "lora_rank": getattr(adapters, "r", 0),  # adapters of other kinds have none
+            "lora_alpha": getattr(adapters, "lora_alpha", None),
         }
 
-    def _training(self, stage: Stage, state: Path) -> Training:
-        args = copy.copy(self.args)
-        args.output_dir = str(state)
-        args.train_sampling_strategy = "sequential"
-        args.remove_unused_columns = False
-        args.precompute_ref_log_probs = True  # they are, by the pipeline
-        args.save_strategy = "no"  # the pipeline saves states
-        args.logging_steps = 1  # health looks at every update
-        args.disable_tqdm = True  # the pipeline shows its own progress
-        return Training(args, copy.deepcopy(self.peft_config), self.callbacks)  # peft writes into it
+    def adapters(self, stage: Stage) -> "PeftConfig | None":
+        return copy.deepcopy(self.trainer.peft_config)  # peft writes into it
 
 
 class SSOTrainer(_Trainer):
@@ -376,11 +456,11 @@ class SSOTrainer(_Trainer):
 
     def _options(self) -> SSO.Options:
         share = self._generator_prompts / (self._generator_prompts + len(self.prompts))
-        return replace(super()._options(), generator_share=share)
+        return SSO.Options(**self._values(*GENERATOR_SETTINGS), generator_share=share)
 
 
 class SSOVersion1Trainer(_Trainer):
-    """The first version of SSO: a weighted objective on the policy's own pairs, made anew in each iteration."""
+    """The first version of SSO: a weighted objective on the policy's own pairs, sampled again in each iteration."""
 
     method = SSOVersion1()
     config = SSOVersion1Config
@@ -388,20 +468,24 @@ class SSOVersion1Trainer(_Trainer):
     def _budget(self) -> Budget:
         return Budget("prompts", self.args.iterations * len(self.prompts))
 
+    def _options(self) -> SSOVersion1.Options:
+        return SSOVersion1.Options(**self._values(*WEIGHTED_SETTINGS))
+
 
 def _first_day(file: Path) -> date:
-    """The date that the chat template writes in a folder's first call; today where there was none."""
+    """The date that the chat template wrote in a folder's first call; today where there was none."""
     return date.fromisoformat(store.read_json(file)) if file.exists() else date.today()
 
 
-def _default(each: Field) -> Any:
-    return each.default if each.default_factory is MISSING else each.default_factory()
+def _default(option: Field[Any]) -> Any:
+    return option.default if option.default_factory is MISSING else option.default_factory()
 
 
 def check_used(args: PrincipleConfig, defaults: dict[str, Any]) -> None:
-    """
+    """Check that no field is set that would have no effect.
+
     Raises:
-        UserError: naming each field that is set and would do nothing.
+        UserError: naming each of them.
     """
     wrong = []
     for name, reason in UNUSED.items():
@@ -415,25 +499,25 @@ def check_used(args: PrincipleConfig, defaults: dict[str, Any]) -> None:
 
 
 def _described(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as plain values in one order, without those that change as a model is used."""
+    """Settings as plain values in a fixed order, without those that change when a model is used."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, dict):
-            return {str(name): plain(each) for name, each in value.items() if name not in VOLATILE}
+            return {str(name): plain(part) for name, part in value.items() if name not in VOLATILE}
         if isinstance(value, set | frozenset):
             return sorted(map(str, value))
         if isinstance(value, list | tuple):
-            return [plain(each) for each in value]
+            return [plain(part) for part in value]
         return value if isinstance(value, str | int | float | bool | None) else str(value)
 
     return plain(settings)
 
 
 def _tokenizer_digests(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What token ids depend on of a tokenizer, by its parts."""
+    """Digests of the parts of a tokenizer that token ids depend on."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     model = json.loads(backend.to_str()) if backend else tokenizer.get_vocab()
-    for state in ("padding", "truncation"):  # of the last call
+    for state in ("padding", "truncation"):  # settings of the last call
         if backend:
             model.pop(state, None)
     special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
@@ -446,7 +530,8 @@ def _tokenizer_digests(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
 
 
 def _read_prompts(rows: Iterable[dict[str, Any]]) -> list[Prompt]:
-    prompts, unused = [], Counter()
+    prompts: list[Prompt] = []
+    unused: Counter[str] = Counter()
     for index, row in enumerate(rows):
         try:
             read = read_row(row)
@@ -456,7 +541,7 @@ def _read_prompts(rows: Iterable[dict[str, Any]]) -> list[Prompt]:
         place = f"train_dataset, row {index}"
         prompts.append(Prompt(str(index), read.messages, tools=read.tools, variables=read.variables, where=place))
     if not prompts:
-        raise UserError("train_dataset has no rows: give some with a prompt each")
+        raise UserError("train_dataset has no rows: give rows with a prompt")
     if unused:
         print(f"train_dataset: columns that are not used: {rows_by_name(unused)}", file=sys.stderr)
     return prompts

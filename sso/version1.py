@@ -1,10 +1,10 @@
-"""The first version of SSO: one weighted objective over six sequences a query, in several iterations."""
+"""The first version of SSO: one weighted objective over six sequences per query, in several iterations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import UserError
-from harness.experiment.search import LogUniform
+from harness.experiment.search import LogUniform, Space
 from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.training.examples import Example
 from harness.types import Prompt
@@ -18,17 +18,18 @@ PASSING = 0.07  # share of the usable queries that pass the filter, measured on 
 
 
 class SSOVersion1:
-    """SSO, first version: data are made anew from the current policy in each iteration."""
+    """SSO, first version: each iteration samples new data from the current policy."""
 
     name = "sso-v1"
     summary = "the first version of SSO: a weighted objective on the policy's own pairs, in iterations"
-    search_space = {**LOSS_SPACE, "auxiliary": LogUniform(0.01, 1.0)}
+    search_space: Space = {**LOSS_SPACE, "auxiliary": LogUniform(0.01, 1.0)}
 
     @dataclass(frozen=True)
     class Options(LossOptions):
-        """auxiliary (g of the paper), weight, weight_form, alpha, detach_weight: of WeightedObjective.
+        """Options of the first version.
 
-        filter: keep only queries whose responses obey their principles (the authors' code, off in the paper).
+        auxiliary (g in the paper), weight, weight_form, alpha, detach_weight: settings of WeightedObjective.
+        filter: keep only queries whose responses obey their principles (in the authors' code; off in the paper).
         """
 
         iterations: int = 3
@@ -60,7 +61,7 @@ class SSOVersion1:
             sampled = sample_responses(workbench, prompts, options, kinds)
             if options.filter:
                 sampled = filter_responses(workbench, sampled)
-            return [Example(each.prompt.id, objective.select(each.tokens), each.record) for each in sampled]
+            return [Example(query.prompt.id, objective.select(query.tokens), query.record) for query in sampled]
 
         def expect(lengths: Lengths) -> QueryCost:
             both = (lengths.completion, lengths.completion)

@@ -1,8 +1,8 @@
-"""What writes principles: the policy itself, another model on this machine, or a model behind an endpoint.
+"""Writers of principles: the policy itself, another model on this machine, or a model behind an endpoint.
 
-A writer answers requests and charges the ledger's role "principles" for its tokens, at 2 N each with its own N. Other
-models than the policy are asked greedily: a query's principles are then the same in every stage, seed and method, as
-those of the fixed source are in every stage, and an endpoint has to answer a request only once.
+A writer answers requests and charges its tokens to the ledger's role "principles", at 2 N each with its own N. Models
+other than the policy decode greedily: a query's principles are then the same in every stage, seed and method, and an
+endpoint has to answer each request only once.
 """
 
 import time
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from harness.endpoints.base import JudgeReply, JudgeRequest
-from harness.engines.base import Engine, Sampling
+from harness.engines.base import Sampling, TrainableEngine
 from harness.errors import UserError
 from harness.judges.base import Judge
 from harness.methods.base import Workbench
+from harness.models.folder import model_folder
 from harness.progress import progress
-from harness.stages.plan import model_folder
 from harness.types import Message
 from harness.work import Nominal, Work
 
@@ -27,33 +27,38 @@ if TYPE_CHECKING:
     from harness.endpoints.client import OpenAIJudge
     from harness.engines.transformers import TransformersEngine
 
-ROLE = "principles"  # of the ledger
-LOG = "principles"  # folder of what endpoints were asked, in the experiment's
-UNTOLD = "principles whose tokens the policy's tokenizer counted"
+ROLE = "principles"  # in the ledger
+LOG = "principles"  # folder of the endpoints' requests and replies, in the folder that runs share
+COUNTED_HERE = "principles whose tokens the policy's tokenizer counted"  # name of the event
 
 
 class Writer(Protocol):
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
-        """One reply a chat, in order; None where there is none, or one that was cut. `items` as in `bench.sample`."""
+        """Return one reply per chat, in order; None where it is missing or was cut off.
+
+        Args:
+            items: keys of the sampling noise, as in `Workbench.sample`.
+        """
         ...
 
 
 @dataclass(frozen=True)
 class PolicyWriter:
-    """The stage's generating model, sampled as its responses are. tokens: of the longest reply."""
+    """The stage's generating model, sampled like its responses. tokens: the longest reply."""
 
     tokens: int
 
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         sampling = replace(workbench.sampling, max_new_tokens=min(self.tokens, workbench.sampling.max_new_tokens))
-        return [each.text if each.finished else None for each in workbench.sample(ROLE, chats, items, sampling)]
+        replies = workbench.sample(ROLE, chats, items, sampling)
+        return [reply.text if reply.finished else None for reply in replies]
 
 
 @dataclass(frozen=True)
 class EngineWriter:
-    """Another model on this machine. tokens: of the longest reply."""
+    """Another model on this machine. tokens: the longest reply."""
 
-    engine: Engine
+    engine: TrainableEngine
     tokens: int
 
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
@@ -70,9 +75,10 @@ class EngineWriter:
 
 @dataclass(frozen=True)
 class EndpointWriter:
-    """A model behind an endpoint, through the client that judges have.
+    """A model behind an endpoint, through the same client as judges.
 
-    parameters: N of the accounting, which no endpoint tells. tokens: of the longest reply.
+    parameters: N for accounting, which endpoints do not report.
+    tokens: the longest reply.
     """
 
     client: Judge
@@ -80,10 +86,11 @@ class EndpointWriter:
     tokens: int
 
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
-        """Stored replies are charged as new ones: what a method costs does not depend on what ran before it.
+        """Return one reply per chat; stored replies are charged like new ones, so that the cost of a method does not
+        depend on what ran before it.
 
         Raises:
-            UserError: when the endpoint can not be reached, or refuses the key.
+            UserError: when the endpoint cannot be reached, or refuses the key.
         """
         requests = [
             JudgeRequest(f"{workbench.stage}/{item}", tuple(chat), max_tokens=self.tokens)
@@ -96,12 +103,13 @@ class EndpointWriter:
             except UserError as error:
                 raise UserError(f"principles could not be written by {self.client.name!r}: {error}") from None
         usages = [_usage(workbench, chat, reply) for chat, reply in zip(chats, replies, strict=True)]
+        prompt_tokens, generated_tokens = sum(read for read, _ in usages), sum(written for _, written in usages)
         workbench.ledger.charge(
             ROLE,
-            Nominal(self.parameters).forward(Work(*map(sum, zip(*usages, strict=True)))) if usages else 0.0,
+            Nominal(self.parameters).forward(Work(prompt_tokens, generated_tokens)),
             calls=len(requests),
-            prompt_tokens=sum(read for read, _ in usages),
-            generated_tokens=sum(generated for _, generated in usages),
+            prompt_tokens=prompt_tokens,
+            generated_tokens=generated_tokens,
             seconds=time.perf_counter() - start,
         )
         workbench.keep(
@@ -115,23 +123,23 @@ class EndpointWriter:
 
 
 def _usage(workbench: Workbench, chat: Sequence[Message], reply: JudgeReply) -> tuple[int, int]:
-    """Tokens read and generated; those of an endpoint that does not tell them are the policy's count, never zero."""
+    """Tokens read and generated; where the endpoint does not report them, the policy's tokenizer counts them."""
     if reply.error or reply.prompt_tokens:
         return reply.prompt_tokens, reply.completion_tokens
-    workbench.count(UNTOLD)
+    workbench.count(COUNTED_HERE)
     prompt, (written,) = workbench.engine.encode_replies(chat, [reply.text])
     return len(prompt), len(written)
 
 
 @cache
 def load_engine(model: str, device: str, batch_size: int, day: date) -> "TransformersEngine":
-    """The model of a folder or hub id, once in a process.
+    """Load the model of a folder or hub id, once per process.
 
     Args:
         day: the date that its chat template writes, where it writes one.
 
     Raises:
-        UserError: when it is not on this machine or can not be used.
+        UserError: when it is not on this machine or cannot be used.
     """
     from harness.engines.transformers import TransformersEngine
 
@@ -140,7 +148,7 @@ def load_engine(model: str, device: str, batch_size: int, day: date) -> "Transfo
 
 @cache
 def connect(model: str, url: str, shared: Path | None) -> "OpenAIJudge":
-    """The client of a model behind an endpoint. What it was answered is logged and not asked again."""
+    """The client of a model behind an endpoint; replies are logged, and a logged request is not sent again."""
     from harness.endpoints.client import OpenAIJudge
     from harness.endpoints.log import JudgeLog
 

@@ -38,11 +38,11 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class Grades(Protocol):
-    """A judge that is a program and grades texts by itself, without being asked (the testbed's)."""
+class GradingJudge(Judge, Protocol):
+    """A judge that is a program: it grades any answer at no cost."""
 
     def quality(self, question: str, answer: str) -> float | None:
-        """Return the quality of an answer within [0, 1]; None for an unknown question."""
+        """Quality of an answer within [0, 1]; None when the judge does not know the question."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a method is, and the prompts that it works on."""
+"""The method protocol, and the prompts that methods work on."""
 
 from harness.methods.base import Lengths, Method, QueryCost, Stage, Workbench
 from harness.types import Prompt

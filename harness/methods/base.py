@@ -1,8 +1,8 @@
-"""What a method is: stages that collect examples and train on them.
+"""The method protocol: a method is a list of stages that collect examples and train on them.
 
-Each stage has a share of the run's budget. It draws prompts, turns them into training examples with the help of a
-generating model, and trains a copy of its start model on them; the start model is also the reference. A method only
-says how examples are made and which objective they are for: the budget, training, resuming and the ledger are shared.
+Each stage has a share of the run's budget. It draws prompts, turns them into training examples with a generating model,
+and trains a copy of its start model on them; the start model is also the reference. A method only defines how examples
+are made and which objective they are for: budget, training, resuming and ledger are shared.
 """
 
 import time
@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol
 
 from harness.budget import Ledger
 from harness.engines.answering import answer_of, split_completion, thought_tokens
-from harness.engines.base import Completion, Engine, LogProb, Sampling
+from harness.engines.base import Completion, LogProb, Sampling, TrainableEngine
 from harness.experiment.search import Space
 from harness.files import store
 from harness.judges.base import Judge
@@ -23,13 +23,17 @@ from harness.training.examples import Example, Objective, TrainingOptions
 from harness.types import Conversation, Prompt, TokenIds
 from harness.work import Cost, Work, of_samples, of_sequences, wasted
 
-NOT_WRITTEN = "principles not written"  # the event
+NOT_WRITTEN = "principles not written"  # name of the event
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Expected token counts, for planning: a templated prompt, what a system message with a principle adds to it,
-    and a completion (stop token included)."""
+    """Expected token counts, for planning.
+
+    prompt: a prompt as the chat template writes it.
+    system: what a system message with a principle adds to it.
+    completion: a completion with its stop token.
+    """
 
     prompt: float
     system: float
@@ -38,11 +42,13 @@ class Lengths:
 
 @dataclass(frozen=True)
 class QueryCost:
-    """Expected work of one query in a stage, and the share of queries that become an example.
+    """Expected work of one query in a stage.
 
-    collected: by the generating model in collecting. trained: on all sequences of one example.
-    other_flops: of other models in collecting, such as one that writes principles.
-    judged: by the experiment's judge, in collecting.
+    collected: work of the generating model while collecting.
+    trained: work of one pass over all sequences of an example.
+    kept: share of queries that become an example.
+    other_flops: FLOPs of other models while collecting, such as one that writes principles.
+    judged: work of the experiment's judge while collecting.
     """
 
     collected: Work
@@ -52,7 +58,7 @@ class QueryCost:
     judged: Work = Work()
 
     def collecting(self, cost: Cost, judge: Cost | None = None) -> float:
-        """FLOPs of collecting. judge: of the judge, where it has any."""
+        """FLOPs of collecting; those of the judge count where `judge` says how."""
         judging = judge.forward(self.judged) if judge else 0.0
         return cost.forward(self.collected) + judging + self.other_flops
 
@@ -60,38 +66,51 @@ class QueryCost:
         return self.collecting(cost, judge) + self.kept * self.training(cost, needs_reference)
 
     def training(self, cost: Cost, needs_reference: bool) -> float:
-        """FLOPs of training on one example, the reference's pass over it included."""
+        """FLOPs of training on one example, including the reference's pass over it."""
         return cost.training(self.trained) + (cost.forward(self.trained) if needs_reference else 0.0)
 
 
 @dataclass
 class Workbench:
-    """What a stage works with. `engine` is the stage's generating model; `shared` is a folder for what the runs of an
-    experiment share, such as the log of an endpoint; `judge` is for stages that ask one, `judge_cost` its FLOPs, where
-    they are known; `record` is a file of all that models were asked and answered, also of what is then discarded."""
+    """What a stage works with.
 
-    engine: Engine
+    engine: the stage's generating model.
+    judge: for stages that ask one. judge_cost: how its FLOPs are counted, where its size is known.
+    most_missing: share of the judge's ratings that may lack a verdict.
+    rejudge: whether a rating without a verdict is requested once more.
+    marks: marks of thoughts, which are removed from completions.
+    label: what progress shows, such as the arm.
+    shared: folder for what the runs of an experiment share, such as the log of an endpoint.
+    record: file of everything that models were asked and answered, including what is then discarded.
+    discarded: reason -> number of queries.
+    """
+
+    engine: TrainableEngine
     ledger: Ledger
     sampling: Sampling
     stage: str
     judge: Judge | None = None
-    most_missing: float = 1.0  # share of the judge's ratings that may have no verdict
-    rejudge: bool = False  # a rating without a verdict is asked for once more
-    marks: Marks = MARKS  # of thoughts, which are taken off completions
+    most_missing: float = 1.0
+    rejudge: bool = False
+    marks: Marks = MARKS
     judge_cost: Cost | None = None
-    label: str = ""  # what progress shows: the arm
+    label: str = ""
     shared: Path | None = None
     record: Path | None = None
-    discarded: dict[str, int] = field(default_factory=dict)  # reason -> number of queries
+    discarded: dict[str, int] = field(default_factory=dict)
     events: dict[str, int] = field(default_factory=dict)
 
     def sample(
         self, role: str, chats: Sequence[Conversation], items: Sequence[str], sampling: Sampling | None = None
     ) -> list[Completion]:
-        """One completion a chat, charged to `role`. `items` are the noise keys, made unique to this stage here.
+        """Sample one completion per chat, charged to `role`.
 
-        A chat that the context can not hold (with what a method has added to its prompt) is counted, and its completion
-        is empty and unfinished. Thoughts are charged, counted and taken off (`harness.thoughts`).
+        A chat that the context cannot hold (with what a method has added to its prompt) is counted, and its completion
+        is empty and unfinished. Thoughts are charged, counted and removed (`harness.thoughts`).
+
+        Args:
+            items: keys of the sampling noise; the stage's name is put before them.
+            sampling: in place of the workbench's.
         """
         prompts = [self.engine.encode_chat(chat) for chat in chats]
         asked = [index for index, prompt in enumerate(prompts) if len(prompt) < self.engine.context_length]
@@ -103,14 +122,17 @@ class Workbench:
                 [prompts[index] for index in asked], keys, sampling or self.sampling, advance
             )
         read = [prompts[index] for index in asked]
-        splits = [split_completion(self.engine, *each, self.marks) for each in zip(read, generated, strict=True)]
-        work = of_samples(read, [each.token_ids for each in generated])
+        splits = [
+            split_completion(self.engine, prompt, completion, self.marks)
+            for prompt, completion in zip(read, generated, strict=True)
+        ]
+        work = of_samples(read, [completion.token_ids for completion in generated])
         flops = self.ledger.cost(self.engine).forward(work)
-        counted = all(each.computed is not None for each in generated)
+        computed = [completion.computed for completion in generated if completion.computed is not None]
         self.ledger.charge(
             role,
             flops,
-            **wasted(flops, work, sum(each.computed for each in generated) if counted else None),
+            **wasted(flops, work, sum(computed) if len(computed) == len(generated) else None),
             calls=len(asked),
             prompt_tokens=sum(map(len, read)),
             generated_tokens=sum(len(completion.token_ids) for completion in generated),
@@ -118,8 +140,8 @@ class Workbench:
             seconds=time.perf_counter() - start,
         )
         self.keep(
-            {"role": role, "item": key, "prompt_ids": prompt, "completion_ids": each.token_ids}
-            for key, prompt, each in zip(keys, read, generated, strict=True)
+            {"role": role, "item": key, "prompt_ids": prompt, "completion_ids": completion.token_ids}
+            for key, prompt, completion in zip(keys, read, generated, strict=True)
         )
         completions = [Completion((), "", finished=False)] * len(prompts)
         for index, completion, split in zip(asked, generated, splits, strict=True):
@@ -128,14 +150,14 @@ class Workbench:
         return completions
 
     def encode_answers(self, chat: Conversation, answers: Sequence[Completion]) -> tuple[TokenIds, list[TokenIds]]:
-        """Token ids of a prompt and of sampled answers to it, for training: the sampled ones; where a thought was taken
-        off an answer, what the chat template makes of them all."""
+        """Token ids of a prompt and of sampled answers to it, for training: the sampled ids, or, where a thought was
+        removed from an answer, those that the chat template gives for all of them."""
         if any(answer.thought is not None for answer in answers):
             return self.engine.encode_replies(chat, [answer.text for answer in answers])
         return self.engine.encode_chat(chat), [answer.token_ids for answer in answers]
 
     def score(self, role: str, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> list[LogProb]:
-        """Log-probabilities of given completions under the generating model, charged to `role`."""
+        """Compute log-probabilities of given completions under the generating model, charged to `role`."""
         start = time.perf_counter()
         with progress(f"{self.label} {self.stage}: {role}", len(prompts)) as advance:
             scored = self.engine.logprobs(prompts, completions, advance)
@@ -156,22 +178,22 @@ class Workbench:
         return scored
 
     def keep(self, rows: Iterable[dict[str, Any]]) -> None:
-        """Write down what models were asked, so that the ledger can be recounted: token ids, or numbers of tokens."""
+        """Record what models were asked (token ids or numbers of tokens), so that the ledger can be recomputed."""
         if self.record:
             store.append_jsonl(self.record, rows)
 
     def count(self, event: str, number: int = 1) -> None:
-        """Count something that people should see, such as a judgment that could not be read."""
+        """Count an event that people should see, such as an unreadable judgment."""
         if number:
             self.events[event] = self.events.get(event, 0) + number
 
     def discard(self, reason: str, number: int = 1) -> None:
-        """Count queries that became no example."""
+        """Count queries that did not become an example."""
         if number:
             self.discarded[reason] = self.discarded.get(reason, 0) + number
 
 
-Start = Literal["base", "current"]  # the untrained model, or the result of the previous stage (base in the first)
+Start = Literal["base", "current"]  # the untrained model, or the result of the previous stage (in the first: base)
 
 
 @dataclass(frozen=True)
@@ -179,11 +201,11 @@ class Stage:
     """One round of collecting and training.
 
     share: of the run's budget (the shares of a method's stages sum to 1).
-    collect: prompts to examples, one or none for a prompt, in order.
-    expect: the plan of a query, for `estimate` and for sizing the stage.
-    generator, start: which model generates, and which is trained (a copy of it) and serves as the reference.
-    labelled: draws given labelled pairs instead of prompts.
-    judged: asks the experiment's judge while it collects.
+    collect: turns prompts into examples, at most one per prompt, in order.
+    expect: the expected cost of a query, for `estimate` and for sizing the stage.
+    generator, start: which model generates, and which one is the reference and, as a copy, trained.
+    labelled: draws labelled pairs instead of prompts.
+    judged: asks the experiment's judge while collecting.
     """
 
     name: str
@@ -199,15 +221,30 @@ class Stage:
 
 
 class Method(Protocol):
-    """One file a method, found through the entry points `harness.methods` (a class without arguments)."""
+    """A method: one file, found through the entry points `harness.methods` (a class without arguments)."""
 
-    name: str  # as on the command line: "sso-v1"
-    summary: str  # one line for `harness list`
-    Options: type  # a frozen dataclass of plain values, every one with a default
-    search_space: Space  # options that tuning tries (no number or name of a stage depends on them)
+    @property
+    def name(self) -> str:
+        """Its name on the command line, such as "sso-v1"."""
+        ...
+
+    @property
+    def summary(self) -> str:
+        """One line for `harness list`."""
+        ...
+
+    @property
+    def Options(self) -> type[Any]:
+        """A frozen dataclass of plain values, each with a default."""
+        ...
+
+    @property
+    def search_space(self) -> Space:
+        """Options that tuning tries; the number and names of stages must not depend on them."""
+        ...
 
     def stages(self, options: Any) -> list[Stage]:
-        """The stages for these options; none for `base`.
+        """The stages for these options, in order; `base` has none.
 
         Raises:
             UserError: when options do not fit together.

@@ -1,8 +1,8 @@
-"""One row of a data file as a prompt, or a pair of replies to it: each part that carries meaning is used or refused.
+"""Reads one row of a data file as a prompt, or a pair of replies to it; each meaningful part is used or refused.
 
-It understands the forms of TRL (prompts as texts or messages, explicit or implicit in the replies), of self-instruct
-and Alpaca (instruction, input), ShareGPT and LLaMA-Factory (conversations, system, history), MT-Bench (turns) and
-HH-RLHF ("Human:" and "Assistant:"). Any other column is not used, and is named to the caller.
+Known formats are those of TRL (prompts as texts or messages, explicit or implicit in the replies), self-instruct and
+Alpaca (instruction, input), ShareGPT and LLaMA-Factory (conversations, system, history), MT-Bench (turns) and HH-RLHF
+("Human:" and "Assistant:"). Other columns are not used, and are reported to the caller.
 """
 
 import json
@@ -28,19 +28,20 @@ PAIR = ("chosen", "rejected")
 TEMPLATE = ("tools", "chat_template_kwargs")
 COLUMNS = (*TEXT_FIELDS, "input", "instances", "output", *CHATS, "turns", *PAIR, *SYSTEMS, "history", *TEMPLATE)
 KEPT = ("name", "tool_calls", "tool_call_id", *REASONING)  # fields of a message that templates read beside its text
-MASKS = ("weight", "train", "training")  # with a false value: the turn is not to be trained on
+MASKS = ("weight", "train", "training")  # with a false value: do not train on this turn
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
-HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # of HH-RLHF's dialogues
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # marks of turns in HH-RLHF
+Pair = tuple[str | list[Message] | None, str | list[Message] | None]  # chosen and rejected, as they are read
 _WRITTEN_CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
 
 
 class Malformed(ValueError):
-    """A row that is not in a known format."""
+    """A row in an unknown format."""
 
 
 @dataclass
 class PromptRow:
-    """What a row holds. unused: names of columns and of fields of messages ("messages[].id") that are not read."""
+    """The content of a row. unused: columns, and fields of messages ("messages[].id"), that are not used."""
 
     messages: tuple[Message, ...]
     chosen: Reply | None = None
@@ -51,49 +52,55 @@ class PromptRow:
 
 
 def read_row(row: Any) -> PromptRow:
-    """
+    """Read a row.
+
     Raises:
-        Malformed: naming the field.
+        Malformed: when it is not in a known format, naming the field.
     """
     if not isinstance(row, dict):
         raise Malformed(f"must be an object, not {type(row).__name__}")
     given = {name: value for name, value in row.items() if value is not None}  # tables fill absent fields with null
     for name in MEDIA:
         if given.get(name) not in (None, "", [], {}):
-            raise Malformed(f'"{name}" is not text, and only text is read here; remove the column or such rows')
+            raise Malformed(f'"{name}" is not text, and only text can be read; remove the column or such rows')
     return _Reader(given).read()
 
 
 class _Reader:
-    """Reads one row, and keeps account of what was used."""
+    """Reads one row, and records what was used."""
 
-    def __init__(self, row: dict[str, Any]):
+    def __init__(self, row: dict[str, Any]) -> None:
         self.row = row
         self.used: set[str] = set()
-        self.odd: dict[str, None] = {}  # fields of messages, and parts of columns, that are not used
+        self.unused_parts: dict[str, None] = {}  # fields of messages, and parts of columns, in order
 
     def read(self) -> PromptRow:
         chosen, rejected = (self.row.get(side) for side in PAIR)
+        pair: Pair
         if isinstance(chosen, str) and "prompt" not in self.row and chosen.startswith(HUMAN):
             self.used |= {*PAIR}
-            messages, *pair = _dialogues(chosen, rejected)
+            messages, pair = _dialogues(chosen, rejected)
         else:
-            pair = [self._reply(side) for side in PAIR]
+            pair = self._reply("chosen"), self._reply("rejected")
             if pair[0] is None and pair[1] is not None and isinstance(self.row.get("output"), str):
-                pair[0] = self._text("output")
+                pair = self._text("output"), pair[1]
             if (pair[0] is None) != (pair[1] is None):
                 raise Malformed('needs both "chosen" and "rejected", or neither')
             messages, pair = self._prompt(pair)
         messages = self._with_history(messages)
         messages = self._with_system(messages)
         tools, variables = self._tools(), self._variables()
-        left = [name for name, value in self.row.items() if name not in ("", *self.used) and value not in ("", [], {})]
-        return PromptRow(tuple(messages), *map(_plain, pair), tools, variables, (*left, *self.odd))
+        unused = [
+            name for name, value in self.row.items() if name not in ("", *self.used) and value not in ("", [], {})
+        ]
+        return PromptRow(
+            tuple(messages), _plain(pair[0]), _plain(pair[1]), tools, variables, (*unused, *self.unused_parts)
+        )
 
     # The prompt
 
-    def _prompt(self, pair: list) -> tuple[list[Message], list]:
-        """Messages of the prompt, and the pair without what it repeats of them."""
+    def _prompt(self, pair: Pair) -> tuple[list[Message], Pair]:
+        """Messages of the prompt, and the pair without those that it repeats."""
         if any(_is_dialogue(reply) for reply in pair):
             return self._from_dialogues(pair)
         if isinstance(self.row.get("prompt"), list):
@@ -103,40 +110,40 @@ class _Reader:
             return (self._up_to_question(messages, name) if pair[0] is None else messages), pair
         if "turns" in self.row:
             return [_user(self._first_turn())], pair
-        if (text := self._asked_text()[1]) is not None:
-            return [_user(text)], pair
-        if all(isinstance(reply, str) for reply in pair):
-            return _implicit(*pair)
+        if named_text := self._asked_text():
+            return [_user(named_text[1])], pair
+        chosen, rejected = pair
+        if isinstance(chosen, str) and isinstance(rejected, str):
+            return _implicit(chosen, rejected)
         raise Malformed(f"has no prompt: expected one of {', '.join((*TEXT_FIELDS, *CHATS))}, turns")
 
-    def _from_dialogues(self, pair: list) -> tuple[list[Message], list]:
-        """From two replies that repeat the prompt: what both begin with (TRL's implicit prompt)."""
+    def _from_dialogues(self, pair: Pair) -> tuple[list[Message], Pair]:
+        """The prompt that two replies repeat, which is what both begin with (TRL's implicit prompt), and their ends."""
         chosen, rejected = pair
         if isinstance(self.row.get("prompt"), list):
             prompt = self._checked(self._asked("prompt"), "prompt")
-            ends = [_after(prompt, reply) for reply in pair]
-            if None in ends:
+            pair = _after(prompt, chosen), _after(prompt, rejected)
+            if None in pair:
                 raise Malformed('"chosen" and "rejected" must begin with the assistant, or repeat all of "prompt"')
-            return prompt, ends
-        if not all(isinstance(reply, list) for reply in pair):
+            return prompt, pair
+        if not (isinstance(chosen, list) and isinstance(rejected, list)):
             raise Malformed('"chosen" and "rejected" are not replies to the same messages')
         shared = 0
         while shared < min(len(chosen), len(rejected)) - 1 and chosen[shared] == rejected[shared]:
             shared += 1
-        prompt, ends = chosen[:shared], [chosen[shared:], rejected[shared:]]
+        prompt, ends = chosen[:shared], (chosen[shared:], rejected[shared:])
         if not prompt or any(end[0]["role"] != "assistant" for end in ends):
             raise Malformed('"chosen" and "rejected" are not replies to the same messages')
         return self._checked(prompt, "chosen"), ends
 
     def _checked(self, prompt: list[Message], source: str) -> list[Message]:
-        """The messages of a prompt, when what stands beside them in the row asks the same."""
+        """Return the messages of a prompt, after checking that other columns of the row ask the same."""
         for name in CHATS:
             if name in self.row and name != source and self._messages(name)[: len(prompt)] != prompt:
                 raise Malformed(f'"{name}" and the messages of "{source}" differ: remove one of them')
         questions = [message["content"].strip() for message in prompt if message["role"] == "user"]
-        name, text = self._asked_text() if source != "prompt" else (None, None)
-        if text is not None and text.strip() not in questions:
-            raise Malformed(f'the text of "{name}" and the messages of "{source}" differ: remove one of them')
+        if source != "prompt" and (named_text := self._asked_text()) and named_text[1].strip() not in questions:
+            raise Malformed(f'the text of "{named_text[0]}" and the messages of "{source}" differ: remove one of them')
         return prompt
 
     def _asked(self, name: str) -> list[Message]:
@@ -146,32 +153,32 @@ class _Reader:
         return messages
 
     def _up_to_question(self, messages: list[Message], name: str) -> list[Message]:
-        """Without the answers at the end of a whole conversation: they are made anew."""
+        """A whole conversation without the answers at its end, which are generated again."""
         end = len(messages)
         while messages[end - 1]["role"] == "assistant":
             end -= 1
         if end < len(messages):
-            self.odd[f"{name} (answer at the end)"] = None
+            self.unused_parts[f"{name} (answer at the end)"] = None
         return messages[:end]
 
-    def _asked_text(self) -> tuple[str, str] | tuple[None, None]:
-        """The first column with a text that asks, and the text with its input."""
+    def _asked_text(self) -> tuple[str, str] | None:
+        """The first column with a question as a text, and the text with its input."""
         for name in TEXT_FIELDS:
             if name in self.row:
                 text, extra = self._text(name), self._text("input") if "input" in self.row else self._first_input()
                 return name, f"{text}\n\n{extra}" if extra.strip() else text
-        return None, None
+        return None
 
     def _first_input(self) -> str:
-        """Of self-instruct: what the first of the instances is given."""
+        """The input of the first instance (self-instruct)."""
         instances = self.row.get("instances")
-        first = instances[0] if isinstance(instances, list) and instances else None
-        given = first.get("input") if isinstance(first, dict) else None
-        if given is None:
+        if not (isinstance(instances, list) and instances and isinstance(instances[0], dict)):
+            return ""
+        if (given := instances[0].get("input")) is None:
             return ""
         self.used.add("instances")
         if len(instances) > 1:
-            self.odd["instances (after the first)"] = None
+            self.unused_parts["instances (after the first)"] = None
         return _text(given, "instances")
 
     def _first_turn(self) -> str:
@@ -180,11 +187,11 @@ class _Reader:
             raise Malformed('"turns" must be a list of texts')
         self.used.add("turns")
         if len(turns) > 1:
-            self.odd["turns (after the first)"] = None
+            self.unused_parts["turns (after the first)"] = None
         return _text(turns[0], "turns")
 
     def _with_history(self, messages: list[Message]) -> list[Message]:
-        """With the turns before the prompt in front of it: pairs of texts, or messages."""
+        """The messages after the turns of the row's history, which holds pairs of texts, or messages."""
         if (history := self.row.get("history")) in (None, "", []):
             return messages
         self.used.add("history")
@@ -197,7 +204,7 @@ class _Reader:
         else:
             before = self._messages("history")
         if len(messages) > 1:
-            raise Malformed('"history" stands beside a conversation of several messages: remove one of them')
+            raise Malformed('both "history" and a conversation of several messages are given: remove one of them')
         return [*before, *messages]
 
     def _with_system(self, messages: list[Message]) -> list[Message]:
@@ -254,7 +261,7 @@ class _Reader:
         return [self._message(turn, name) for turn in turns]
 
     def _reply(self, name: str) -> str | list[Message] | None:
-        """A text, or messages that end with one of the assistant."""
+        """A text, or messages that end with one by the assistant."""
         value = self.row.get(name)
         if value is None:
             return None
@@ -274,19 +281,19 @@ class _Reader:
         turn = {key: value for key, value in turn.items() if value is not None and value != []}
         role = _first_of(turn, "role", "from")
         if not (isinstance(role, str) and role in ROLES):
-            raise Malformed(f'"{name}" has a message of the role {role!r:.40}; known are {", ".join(ROLES)}')
+            raise Malformed(f'"{name}" has a message with the role {role!r:.40}; known roles are {", ".join(ROLES)}')
         for mask in MASKS:
             if mask in turn and not turn[mask]:
-                raise Malformed(f'"{name}" has a message that is not to be trained on ({mask}), which is not supported')
+                raise Malformed(f'"{name}" has a message to skip in training ({mask}), which is not supported')
         kept = {key: _without_null(turn[key]) for key in KEPT if key in turn}
         if rows.holds_half_character(kept):
             raise Malformed(f'"{name}" holds half a character (a lone surrogate); fix or remove it')
         _check_calls(kept.get("tool_calls", []), name)
         content = _content(_first_of(turn, "content", "value"), name)
         if content is None and not kept.keys() & {"tool_calls", *REASONING}:
-            raise Malformed(f'"{name}" has a message of the role {role!r} without content')
+            raise Malformed(f'"{name}" has a message with the role {role!r} but without content')
         for key in turn.keys() - {"role", "from", "content", "value", *KEPT, *MASKS}:
-            self.odd[f"{name}[].{key}"] = None
+            self.unused_parts[f"{name}[].{key}"] = None
         return {"role": ROLES[role], **({} if content is None else {"content": content}), **kept}
 
 
@@ -295,7 +302,7 @@ def _user(text: str) -> Message:
 
 
 def _text(value: Any, name: str) -> str:
-    """The text, where it is one: JSON can hold half of a surrogate pair, which no file can."""
+    """Return the value if it is a text that files can hold: JSON can hold half of a surrogate pair, no file can."""
     if not isinstance(value, str):
         raise Malformed(f'"{name}" must be a text')
     if rows.holds_half_character(value):
@@ -306,14 +313,14 @@ def _text(value: Any, name: str) -> str:
 
 
 def _content(value: Any, name: str) -> str | None:
-    """The text of a message; parts that are all texts are one."""
+    """The text of a message; several parts that are all texts are joined."""
     if value is None:
         return None
     if isinstance(value, list):
         kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in value}
         if kinds - {"text"}:
-            odd = ", ".join(sorted(map(str, kinds - {"text"})))
-            raise Malformed(f'"{name}" has a message with parts of the type {odd}; only text is read')
+            others = ", ".join(sorted(map(str, kinds - {"text"})))
+            raise Malformed(f'"{name}" has a message with parts of the type {others}; only text can be read')
         return "".join(_text(part.get("text"), name) for part in value)
     return _text(value, name)
 
@@ -327,49 +334,50 @@ def _check_calls(calls: Any, name: str) -> None:
 
 
 def _without_null(value: Any) -> Any:
-    """Nested data without the fields that tables fill with null."""
+    """Nested data without the null values that tables fill absent fields with."""
     if isinstance(value, dict):
         return {key: _without_null(each) for key, each in value.items() if each is not None}
     return [_without_null(each) for each in value] if isinstance(value, list) else value
 
 
-def _first_of(turn: dict, *names: str) -> Any:
+def _first_of(turn: dict[str, Any], *names: str) -> Any:
     return next((turn[name] for name in names if turn.get(name) is not None), None)
 
 
 def _plain(reply: str | list[Message] | None) -> Reply | None:
-    """A reply of one text as that text."""
+    """A reply that is one text as that text."""
     if not isinstance(reply, list):
         return reply
     return reply[0]["content"] if [*map(set, reply)] == [{"role", "content"}] else tuple(reply)
 
 
 def _is_dialogue(reply: Any) -> bool:
-    """Whether a reply begins before the assistant's turn."""
+    """Whether a reply begins with a turn before the assistant's."""
     return isinstance(reply, list) and reply[0]["role"] != "assistant"
 
 
 def _after(prompt: Sequence[Message], reply: Any) -> Any:
-    """The reply without the prompt that it begins with; None where it begins with something else."""
+    """The reply without the prompt that it repeats; None where it begins with something else."""
     if not _is_dialogue(reply):
         return reply
     rest = reply[len(prompt) :] if reply[: len(prompt)] == prompt else []
     return rest if rest and rest[0]["role"] == "assistant" else None
 
 
-def _implicit(chosen: str, rejected: str) -> tuple[list[Message], list[str]]:
-    """Two texts that begin with their prompt: TRL's implicit prompt in standard form, a space left to replies."""
+def _implicit(chosen: str, rejected: str) -> tuple[list[Message], Pair]:
+    """The prompt that two texts begin with (TRL's implicit prompt in standard form), and their ends; a space between
+    them belongs to the replies."""
     shared = len(os.path.commonprefix([chosen, rejected]))
     shared -= chosen[shared - 1 : shared] == " "
     if not chosen[:shared].strip() or not (chosen[shared:].strip() and rejected[shared:].strip()):
-        raise Malformed('has no "prompt", and "chosen" and "rejected" do not begin with one and go on apart')
-    return [_user(chosen[:shared])], [chosen[shared:], rejected[shared:]]
+        raise Malformed('has no "prompt", and "chosen" and "rejected" do not share one and then differ')
+    return [_user(chosen[:shared])], (chosen[shared:], rejected[shared:])
 
 
-def _dialogues(chosen: str, rejected: Any) -> tuple[list[Message], str, str]:
-    """From two whole dialogues that share all but the last reply (HH-RLHF).
+def _dialogues(chosen: str, rejected: Any) -> tuple[list[Message], Pair]:
+    """The prompt and the replies of two whole dialogues that share all but the last reply (HH-RLHF).
 
-    The reply begins after the last human turn that both have: a few real replies hold marks of further turns.
+    The reply begins after the last human turn that both have: a few real replies contain marks of further turns.
     """
     dialogues = [_text(chosen, "chosen"), _text(rejected, "rejected")]
     shared = os.path.commonprefix(dialogues)
@@ -383,4 +391,5 @@ def _dialogues(chosen: str, rejected: Any) -> tuple[list[Message], str, str]:
         messages.append(_user(user.strip()))
         if answers:
             messages.append({"role": "assistant", "content": "\n\n".join(answer.strip() for answer in answers)})
-    return messages, *(dialogue[start + len(ASSISTANT) :].strip() for dialogue in dialogues)
+    first, second = (dialogue[start + len(ASSISTANT) :].strip() for dialogue in dialogues)
+    return messages, (first, second)

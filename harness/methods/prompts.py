@@ -1,4 +1,4 @@
-"""Training prompts and labelled pairs: read from the files people have, drawn in a seeded endless order."""
+"""Training prompts and labelled pairs: reads them from common formats, and draws them in an endless seeded order."""
 
 import os
 import random
@@ -19,10 +19,10 @@ SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 @dataclass(frozen=True)
 class PromptFile:
-    """What a file or data set holds.
+    """The prompts in a file or data set.
 
-    duplicates, empty: rows that were left out. unused: columns (and fields of messages) that nothing is made from, with
-    the number of rows in which they hold something.
+    duplicates, empty: how many rows were left out for that reason.
+    unused: columns (and fields of messages) that are not used, with the number of rows in which they hold something.
     """
 
     prompts: list[Prompt]
@@ -32,13 +32,13 @@ class PromptFile:
 
 
 def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
-    """Prompts of a JSON, JSONL, CSV (.gz too) or Parquet file, or of a data set of the hub (hub.FORM).
+    """Read the prompts of a JSON, JSONL, CSV (also .gz) or Parquet file, or of a data set of the hub (hub.FORM).
 
-    `harness.methods.prompt_rows.read_row` says which rows are understood. With `labelled`, all must have chosen and
-    rejected.
+    `harness.methods.prompt_rows.read_row` documents which rows are understood. With `labelled`, all must have chosen
+    and rejected.
 
     Raises:
-        UserError: for an absent file or data set, and for a row that is not understood (file, line and field).
+        UserError: when the file or data set does not exist, or a row cannot be read (file, line and field).
     """
     prompts: dict[str, Prompt] = {}
     unused: Counter[str] = Counter()
@@ -53,7 +53,8 @@ def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
             raise UserError(f"{where}: {error}") from None
         unused.update(read.unused if labelled or read.chosen is None else (*read.unused, "chosen", "rejected"))
         replies = (read.chosen, read.rejected) if labelled else ()
-        if not message_text(read.messages[-1]).strip() or not all(reply_text(reply).strip() for reply in replies):
+        texts = [message_text(read.messages[-1]), *(reply_text(reply) for reply in replies if reply is not None)]
+        if not all(text.strip() for text in texts):
             empty += 1
             continue
         key = digest([read.messages, read.chosen, read.rejected, read.tools, read.variables])
@@ -64,39 +65,41 @@ def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
             f"{name}-{len(prompts)}", read.messages, read.chosen, read.rejected, read.tools, read.variables, where
         )
     if not prompts:
-        raise UserError(f"{source}: no usable prompt in it ({empty} empty)")
+        raise UserError(f"{source} has no usable prompt ({empty} rows are empty): give a file with prompts")
     return PromptFile(list(prompts.values()), duplicates, empty, dict(unused))
 
 
 def rows_by_name(counts: Mapping[str, int]) -> str:
-    """Columns with the number of rows that have them, in a line."""
+    """Name columns and the number of rows that have them, in one line."""
     return ", ".join(f"{name} ({count:,} rows)" for name, count in counts.items())
 
 
 def _located(source: str) -> tuple[str, Iterator[rows.Located]]:
-    """A name for the prompts' ids, and the rows with their places."""
+    """A prefix for the prompts' ids, and the rows with their places."""
     if os.path.isfile(source):
         stem = Path(source).name.removesuffix(".gz").rpartition(".")[0]
         return stem.encode("utf-8", "replace").decode(), rows.located(Path(source), COLUMNS)
     if os.path.exists(source):
-        raise UserError(f"{source} is not a regular file: give a JSON, JSONL, CSV (.gz too) or Parquet file of prompts")
+        raise UserError(
+            f"{source} is not a regular file: give a JSON, JSONL, CSV (also .gz) or Parquet file of prompts"
+        )
     if rows.kind_of(source) in SUFFIXES or not hub.is_dataset_name(source):
         raise UserError(
-            f"no file at {source}: give a JSON, JSONL, CSV or Parquet file of prompts (.gz too), "
+            f"no file at {source}: give a JSON, JSONL, CSV (also .gz) or Parquet file of prompts, "
             f"or a data set of the hub, {hub.FORM}"
         )
     return source.partition(":")[0].split("/")[1], hub.located(source, COLUMNS)
 
 
 class PromptStream:
-    """Prompts without end, in an order that the seed decides anew in every pass over them."""
+    """An endless stream of prompts; the seed decides a new order in each pass over them."""
 
-    def __init__(self, prompts: Sequence[Prompt], seed: int):
+    def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
         self.prompts, self.seed = prompts, seed
-        self.position = 0  # prompts drawn so far; may be set, to go on where an earlier stream stopped
+        self.position = 0  # how many were drawn so far; set it to resume where an earlier stream stopped
 
     def take(self, number: int) -> list[Prompt]:
-        """The next prompts; from the second pass on, "@1" and so on is added to their ids."""
+        """Draw the next prompts; from the second pass on, "@1", "@2" and so on is appended to their ids."""
         taken: list[Prompt] = []
         while len(taken) < number:
             turn, start = divmod(self.position, len(self.prompts))

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
@@ -15,7 +15,7 @@ from harness.experiment.options import Experiment
 from harness.files import sources, store
 from harness.files.disk import disk_errors
 from harness.files.folders import RunFolder
-from harness.methods.base import Method, Stage
+from harness.methods.base import Lengths, Method, Stage
 from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
 from harness.results.tuning_record import choice
@@ -29,6 +29,7 @@ from harness.stages.train import LOOP, PACKAGES, RunSetup, Trained, collecting, 
 from harness.thoughts import parse_marks
 from harness.training.tracking import tracking
 from harness.types import Prompt
+from harness.work import Cost
 
 if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
@@ -181,31 +182,26 @@ class Arm:
     def setup(self, inputs: Inputs) -> RunSetup:
         """What its stages share; a kind of arm that trains in another way overrides this."""
         experiment = self.experiment
-        streams = {
-            labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
-            for labelled in {stage.labelled for stage in self.stages}
-        }
-        return RunSetup(
-            base=lambda: inputs.base,
+        return ArmSetup(
             folder=self.folder,
             shared=self.root,
-            depends_on=lambda stage: self._depends_on(stage, inputs),
             budget=experiment.cap,
             rule=experiment.ledger,
             sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
-            stream=lambda stage: streams[stage.labelled],
-            lengths=lambda stage: measure_lengths(experiment, streams[stage.labelled].prompts),
-            training=self._training,
-            load=self._load,
             launcher=launch_dependencies(experiment),
             judge=inputs.judge,
-            judge_cost=lambda: judge_cost(experiment),
             check_pairs=experiment.check_pairs,
             judged_by=described_judge(experiment, inputs.judge),
             most_missing=1.0 if experiment.accept_missing else experiment.judge_missing,
             rejudge=experiment.rejudge,
             marks=parse_marks(experiment.thought_marks),
             label=self.label,
+            arm=self,
+            inputs=inputs,
+            streams={
+                labelled: PromptStream(inputs.labelled if labelled else inputs.prompts, self.seed)
+                for labelled in {stage.labelled for stage in self.stages}
+            },
         )
 
     def _load(self, path: Path) -> "TransformersEngine":
@@ -269,6 +265,36 @@ class Arm:
             rows += store.read_jsonl(self.folder.preferences(stage.name))
         pairs = [Prompt.of_record(row) for row in rows if {"chosen", "rejected"} <= row.keys()]
         return pairs or None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArmSetup(RunSetup):
+    """How the stages of an arm run. streams: of prompts, and of labelled pairs (by `Stage.labelled`)."""
+
+    arm: Arm
+    inputs: Inputs
+    streams: dict[bool, PromptStream]
+
+    def base(self) -> "TransformersEngine":
+        return self.inputs.base
+
+    def load(self, checkpoint: Path) -> "TransformersEngine":
+        return self.arm._load(checkpoint)
+
+    def depends_on(self, stage: Stage) -> dict[str, Any]:
+        return self.arm._depends_on(stage, self.inputs)
+
+    def stream(self, stage: Stage) -> PromptStream:
+        return self.streams[stage.labelled]
+
+    def lengths(self, stage: Stage) -> Lengths:
+        return measure_lengths(self.arm.experiment, self.stream(stage).prompts)
+
+    def training(self, stage: Stage, state: Path) -> "Training":
+        return self.arm._training(stage, state)
+
+    def judge_cost(self) -> Cost | None:
+        return judge_cost(self.arm.experiment)
 
 
 def failure_of(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:

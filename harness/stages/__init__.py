@@ -1,1 +1,1 @@
-"""The life of a training stage: plan, collect examples, train, record."""
+"""Training stages: plan, collect examples, train, record."""

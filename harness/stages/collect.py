@@ -1,7 +1,7 @@
-"""How a stage spends its allowance: draw prompts, collect examples, and stop where training on them still fits.
+"""How a stage spends its allowance: draws prompts, collects examples, and stops while training on them still fits.
 
-A stage is sized before it starts (`plan_stage`) and again as it goes: what collecting really costs is known after
-the first draw, what training will cost is known from the examples, so the last draw ends just below the allowance.
+A stage is sized before it starts (`plan_stage`) and again along the way: the true cost of collecting is known after the
+first draw, and the cost of training from the examples, so the last draw ends just below the allowance.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,14 +17,14 @@ from harness.training.examples import Example
 from harness.types import Prompt
 from harness.work import Cost
 
-FIRST_DRAW = 0.8  # of the planned queries: the plan may be wrong, and what is generated can not be taken back
-NEXT_DRAW = 0.9  # of what the measured cost of a query says is still possible
+FIRST_DRAW = 0.8  # share of the planned queries: the plan may be wrong, and generated tokens stay spent
+NEXT_DRAW = 0.9  # share of the queries that are still possible at the measured cost of a query
 CHUNK = 1024  # prompts whose examples are made, and held in memory, at once
 CLOSE = 0.01  # a stage is full when less than this share of its allowance is left
 
 
 class NoExamples(UserError):
-    """A stage made no example to train on."""
+    """A stage that made no example to train on."""
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,43 @@ class StagePlan:
     examples: int
     updates: int
     generate_tokens: int  # read and generated while collecting
-    sampled_tokens: int  # of these, generated
+    sampled_tokens: int  # the generated ones among them
     reference_tokens: int
     trained_tokens: int
-    generate_flops: float  # other models' included
+    generate_flops: float  # including those of other models
     reference_flops: float
     train_flops: float
     flops: float
 
 
 def training_flops(stage: Stage, example: Example, cost: Cost) -> float:
-    """What training on an example costs, the reference's pass over it included."""
+    """FLOPs of training on an example, including the reference's pass over it."""
     work = example.work
     return cost.training(work) + (cost.forward(work) if stage.objective.needs_reference else 0.0)
 
 
 def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge: Cost | None = None) -> StagePlan:
-    """The size of a stage under its share of the budget.
+    """Size a stage under its share of the budget.
 
     Args:
-        cost: of the model that generates and is trained.
-        judge: of the experiment's judge, where its FLOPs are known.
+        cost: counts FLOPs of the model that generates and is trained.
+        judge: counts FLOPs of the experiment's judge, where they are known.
 
     Raises:
         UserError: when the share does not pay for one update.
     """
     query = stage.expect(lengths)
-    a_query = query.flops(cost, stage.objective.needs_reference, judge)
+    per_query = query.flops(cost, stage.objective.needs_reference, judge)
     batch = stage.training.batch_size
     if budget.kind == "flops":
-        queries = int(stage.share * budget.amount / a_query)
+        queries = int(stage.share * budget.amount / per_query)
     elif budget.kind == "prompts":
         queries = round(stage.share * budget.amount)
     else:
         queries = ceil(max(1, round(stage.share * budget.amount)) * batch / query.kept)
     examples = int(queries * query.kept)
     if examples < batch:
-        unit = batch / query.kept * (a_query if budget.kind == "flops" else 1) / stage.share
+        unit = batch / query.kept * (per_query if budget.kind == "flops" else 1) / stage.share
         raise UserError(
             f"the budget of {budget} is too small for one update of {batch} examples in stage {stage.name!r}: "
             f"give at least {unit:.3g}, or a smaller batch_size"
@@ -90,7 +90,7 @@ def plan_stage(stage: Stage, budget: Budget, lengths: Lengths, cost: Cost, judge
         generate_flops=queries * query.collecting(cost, judge),
         reference_flops=examples * cost.forward(query.trained) if stage.objective.needs_reference else 0.0,
         train_flops=examples * cost.training(query.trained),
-        flops=queries * a_query,
+        flops=queries * per_query,
     )
 
 
@@ -104,15 +104,15 @@ def collect_stage(
     path: Path,
     cost: Cost,
 ) -> int:
-    """Writes the examples of a stage to `path` (as `read_examples` reads them), and returns how many they are.
+    """Write the examples of a stage to `path` (`read_examples` reads them), and return how many there are.
 
     Args:
-        draw: gives the next n prompts.
-        allowance: FLOPs that this stage may spend, its training included (inf when the budget is not in FLOPs).
-        cost: of the model that is trained.
+        draw: returns the next n prompts.
+        allowance: FLOPs that this stage may spend, including its training (inf when the budget is not in FLOPs).
+        cost: counts FLOPs of the model that is trained.
 
     Raises:
-        NoExamples: when not one came out, or none that can be paid for.
+        NoExamples: when there is no example, or none that the allowance pays for.
     """
     with example_writer(path, lambda example: training_flops(stage, example, cost)) as examples:
         if budget.kind == "flops":
@@ -133,10 +133,11 @@ def collect_stage(
 def _collect(
     stage: Stage, workbench: Workbench, draw: Callable[[int], list[Prompt]], number: int, examples: ExampleWriter
 ) -> None:
-    """Examples of the next prompts; those that the model could not read whole are left out and counted."""
+    """Add the examples of the next prompts; those that exceed the model's context are left out and counted."""
     for start in range(0, number, CHUNK):
         made = stage.collect(workbench, draw(min(CHUNK, number - start)))
-        fitting = [each for each in made if max(map(len, each.sequences)) <= workbench.engine.context_length]
+        context = workbench.engine.context_length
+        fitting = [example for example in made if max(map(len, example.sequences)) <= context]
         workbench.discard("longer than the context", len(made) - len(fitting))
         examples.add(fitting)
 
@@ -179,7 +180,7 @@ def _enough(
 
 
 def allowances(stages: Sequence[Stage], budget: Budget, ledger: Ledger, index: int) -> float:
-    """FLOPs that stage number `index` may spend: its share, and what the stages before it left over."""
+    """FLOPs that stage number `index` may spend: its share, and what the stages before it have left."""
     if budget.kind != "flops":
         return inf
     return budget.amount * min(1.0, sum(stage.share for stage in stages[: index + 1])) - ledger.flops

@@ -1,4 +1,4 @@
-"""Which rows a model can read: those that its chat template takes and its context holds, without its weights."""
+"""Which rows a model can read: those that its chat template accepts and its context holds. No weights are needed."""
 
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -11,8 +11,8 @@ from harness.models.folder import base_folder, text_config, tokenizer_folder
 from harness.progress import progress
 from harness.types import Prompt
 
-MANY = 10_000  # rows: a second or more, which progress is shown for
-MARGIN = 2  # tokens: one to complete, one that a tokenizer may put before a text
+MANY = 10_000  # rows that take a second or more, so that progress is shown
+MARGIN = 2  # tokens: one to generate, one that a tokenizer may put before a text
 
 
 def prompts_that_fit(
@@ -24,11 +24,11 @@ def prompts_that_fit(
 ) -> list[Prompt]:
     """The prompts that leave room for a completion; with `labelled`, the pairs whose two completions fit.
 
-    The chat template writes every row. A token is of one byte at least, so rows that are shorter than the context are
-    not tokenized.
+    The chat template writes every row. A token has at least one byte, so rows with fewer bytes than the context has
+    tokens are not tokenized.
 
     Args:
-        folder: of the model.
+        folder: folder of the model.
         day: the date that the chat template writes, where it writes one; None is today.
 
     Raises:
@@ -54,28 +54,28 @@ def prompts_that_fit(
     def fits(prompt: Prompt) -> bool:
         if not labelled:
             return len(chat.encode(prompt.chat)) < context
-        shared, replies = chat.encode_replies(prompt.chat, (prompt.chosen, prompt.rejected))
+        shared, replies = chat.encode_replies(prompt.chat, prompt.pair)
         return len(shared) + max(map(len, replies)) <= context
 
     return [prompt for prompt in prompts if prompt.id not in near or fits(prompt)]
 
 
 def _context_in_config(folder: Path) -> int:
-    """What config.json says of it; 0 where it does not, under the usual name."""
-    named = text_config(folder).get("max_position_embeddings")
-    return named if isinstance(named, int) else 0
+    """The context in config.json under its usual name; 0 where it is not there."""
+    length = text_config(folder).get("max_position_embeddings")
+    return length if isinstance(length, int) else 0
 
 
 def _written_bytes(prompts: Sequence[Prompt], folder: Path, labelled: bool, day: date | None) -> list[int]:
-    """Bytes of what the chat template writes of each row: of the longer one of a pair."""
+    """How many bytes the chat template writes for each row; for a pair, those of the longer one."""
     writer = chat_writer(folder, str(folder), day)
     lengths = []
-    shown = len(prompts) >= MANY
-    with progress("rows: chat template", len(prompts)) if shown else nullcontext(lambda _count: None) as advance:
+    slow = len(prompts) >= MANY
+    with progress("rows: chat template", len(prompts)) if slow else nullcontext(lambda _count: None) as advance:
         for prompt in prompts:
             try:
                 if labelled:
-                    texts = [writer.whole(prompt.chat, reply) for reply in (prompt.chosen, prompt.rejected)]
+                    texts = [writer.whole(prompt.chat, reply) for reply in prompt.pair]
                 else:
                     texts = [writer.prompt(prompt.chat)]
             except UserError as error:

@@ -1,57 +1,81 @@
 """Health of a training stage: the accuracy and probability of its pairs (the paper's figure 3), and warnings."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from math import inf
 from statistics import fmean
+from typing import Any, TypedDict
 
 import numpy as np
 
-from harness.judges.base import Judge
+from harness.judges.base import GradingJudge, Judge
 from harness.judges.pair_accuracy import graded_accuracy, judged_accuracy
 from harness.methods.base import NOT_WRITTEN
 from harness.methods.prompts import MOST_EPOCHS
 from harness.training.examples import Example
 from harness.training.reference import ReferenceLogProbs
 
-MOST_LOST_CHOSEN = 0.1  # nats a token that the chosen responses may lose
+MOST_LOST_CHOSEN = 0.1  # nats per token that the chosen responses may lose
 MOST_UNWRITTEN = 0.5  # share of queries
 LEAST_FINISHED = 0.98  # share of queries whose completions all ended by themselves
-LAST_UPDATES = 5  # whose mean is looked at
+LAST_UPDATES = 5  # how many of them the mean log-ratio is taken over
+
+
+class Collected(TypedDict):
+    """What collecting the examples of a stage leaves beside them.
+
+    examples: how many there are.
+    discarded, events: counts by reason.
+    drawn: how many prompts were drawn up to this stage's end.
+    prompts: how many different prompts there are.
+    ledger: as `Ledger.as_dict` makes it.
+    """
+
+    examples: int
+    discarded: dict[str, int]
+    events: dict[str, int]
+    drawn: int
+    prompts: int
+    ledger: dict[str, Any]
 
 
 def stage_health(
     examples: Iterable[Example],
     reference: ReferenceLogProbs | None,
-    collected: dict,
+    collected: Collected,
     judge: Judge | None,
     check_pairs: int,
-    history: list[dict],
-) -> dict:
-    """What a stage made and how its training went.
+    history: list[dict[str, Any]],
+) -> dict[str, Any]:
+    """What a stage made, and how its training went.
 
-    Accuracy of the pairs: of all, where the judge is a program that grades texts (the testbed's is); of the first
-    check_pairs, where it has to be asked. Probabilities are those of the policy that training starts from: means over
-    the pairs of exp(average log-probability of a token).
+    The accuracy of the pairs is that of all pairs where the judge is a program that grades texts (as the testbed's is),
+    and of the first check_pairs where it has to be asked. Probabilities are those under the policy that training starts
+    from: means over the pairs of exp(average log-probability of a token).
 
     Args:
         examples: their records have "prompt", "chosen" and "rejected" where they are pairs.
-        collected: "examples", "discarded" and "events" by reason, how many prompts were "drawn" up to this stage's end,
-            and how many different "prompts" there are.
+        history: one row per update.
     """
-    health = {name: collected[name] for name in ("examples", "discarded", "events")}
-    health["epochs"] = collected["drawn"] / collected["prompts"]
-    asked = health["examples"] + sum(health["discarded"].values())
-    health["finished"] = 1 - health["discarded"].get("unfinished", 0) / asked
-    grade = getattr(judge, "quality", None)
-    wanted = inf if grade else check_pairs if judge else 0
-    pairs, lengths = [], []
+    asked = collected["examples"] + sum(collected["discarded"].values())
+    health: dict[str, Any] = {
+        "examples": collected["examples"],
+        "discarded": collected["discarded"],
+        "events": collected["events"],
+        "epochs": collected["drawn"] / collected["prompts"],
+        "finished": 1 - collected["discarded"].get("unfinished", 0) / asked,
+    }
+    wanted = inf if isinstance(judge, GradingJudge) else check_pairs if judge else 0
+    pairs: list[tuple[str, dict[str, Any]]] = []
+    lengths: list[int] = []
     for example in examples:
         lengths += [len(sequence.completion_ids) for sequence in example.sequences]
         if "rejected" in example.record and len(pairs) < wanted:
             pairs.append((example.id, example.record))
     health["completion_tokens"] = fmean(lengths)
-    if pairs:
-        health |= graded_accuracy(grade, pairs) if grade else judged_accuracy(judge, pairs)
+    if pairs and isinstance(judge, GradingJudge):
+        health |= graded_accuracy(judge.quality, pairs)
+    elif pairs and judge:
+        health |= judged_accuracy(judge, pairs)
     if reference:
         probabilities = np.exp(reference.means).mean(axis=0).tolist()
         health |= dict(zip(("chosen_probability", "rejected_probability"), probabilities, strict=False))
@@ -61,18 +85,18 @@ def stage_health(
     return health
 
 
-def _warnings(health: dict, history: list[dict]):
+def _warnings(health: dict[str, Any], history: list[dict[str, Any]]) -> Iterator[str]:
     accuracy = health.get("pair_accuracy")
     if accuracy is not None and accuracy < 0.5:
         yield f"the judge prefers the rejected responses: pair accuracy {accuracy:.2f}"
     unwritten = health["events"].get(NOT_WRITTEN, 0)
     if unwritten > MOST_UNWRITTEN * (health["examples"] + sum(health["discarded"].values())):
-        yield f"{unwritten} queries have drawn principles, because none could be read in what was written"
+        yield f"{unwritten} queries use drawn principles, because none could be read in what was written"
     if health["finished"] < LEAST_FINISHED:
         unfinished = health["discarded"]["unfinished"]
         yield f"{unfinished} queries, {1 - health['finished']:.0%}, had a completion that did not finish"
     if health["epochs"] > MOST_EPOCHS:
-        yield f"prompts were drawn {health['epochs']:.1f} times over: give more, or a smaller budget"
+        yield f"prompts were drawn {health['epochs']:.1f} times over: give more prompts, or a smaller budget"
     ratios = [row["chosen_logratio"] for row in history[-LAST_UPDATES:] if "chosen_logratio" in row]
     if ratios and fmean(ratios) < -MOST_LOST_CHOSEN:
-        yield f"chosen responses lost {-fmean(ratios):.2f} nats a token against the reference"
+        yield f"chosen responses lost {-fmean(ratios):.2f} nats per token against the reference"

@@ -1,5 +1,4 @@
-"""What a run will cost, before it runs: no weights are loaded, only a tokenizer, a configuration and the sizes of
-tensors."""
+"""What a run will cost, before it runs: reads a tokenizer, a configuration and the sizes of tensors, but no weights."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -7,7 +6,7 @@ from dataclasses import asdict
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.engines.template_files import chat_writer
 from harness.errors import UserError
@@ -20,12 +19,16 @@ from harness.training.examples import lora
 from harness.types import Chat, Prompt
 from harness.work import Cost, Nominal, sampled
 
-SAMPLE = 256  # prompts that are counted
+SAMPLE = 256  # prompts whose tokens are counted
 DEFAULT_COMPLETION = 256  # tokens, for models whose completions were not measured
 
 
 def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Lengths:
-    """Expected token counts: prompts and a typical system message as the model's own template writes them."""
+    """Expected token counts of prompts and of a typical system message, as the model's own template writes them.
+
+    Raises:
+        UserError: when the model's tokenizer or chat template cannot be used.
+    """
     folder = model_folder(experiment.model)
     count = _token_counter(folder, experiment.model, experiment.day)
     sample = [prompt.chat for prompt in prompts[:SAMPLE]]
@@ -38,10 +41,10 @@ def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Length
 
 
 def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat], int]:
-    """Counts the tokens of a conversation that waits for its reply.
+    """Return a function that counts the tokens of a conversation up to its reply.
 
     Raises:
-        UserError: when the folder has no tokenizer that can be read, or no chat template that takes a conversation.
+        UserError: when the folder has no readable tokenizer, or no usable chat template.
     """
     from tokenizers import Tokenizer
 
@@ -50,25 +53,61 @@ def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat]
         tokenizer = Tokenizer.from_buffer(file.read_bytes())
     except (OSError, ValueError) as error:
         raise UserError(f"the tokenizer in {file.parent} cannot be read ({error})") from None
-    tokenizer.no_padding()  # a file may carry the settings of another use
+    tokenizer.no_padding()  # a file may hold the settings of another use
     tokenizer.no_truncation()
     writer = chat_writer(folder, name, day)
     return lambda chat: len(tokenizer.encode(writer.prompt(chat), add_special_tokens=False).ids)
 
 
-def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequence[Prompt]) -> dict:
-    """The plan of every arm: {"budget", "seeds", "methods": {NAME: {"flops", "stages": [...], ...}}, "tuning"}.
+class MethodPlan(TypedDict):
+    """The plan of one arm, for one seed. epochs: passes over the prompts or pairs; None where they were not read.
+    stages: a `StagePlan` each, as a dict."""
 
-    "tuning" is None without it, else {"trials", "prompts", "flops", "methods": {NAME: {"flops", "options": [...]}}},
-    its FLOPs those of all trials, answers to the prompts that are kept included.
+    flops: float
+    updates: int
+    trained_tokens: int
+    epochs: float | None
+    stages: list[dict[str, Any]]
+
+
+class TrialsPlan(TypedDict):
+    """The plan of a method's trials. options: the tuned options of each trial."""
+
+    flops: float
+    options: list[dict[str, Any]]
+
+
+class TuningPlan(TypedDict):
+    """The plan of tuning. flops: of all trials, including the answers to the held-out prompts."""
+
+    trials: int
+    prompts: int
+    flops: float
+    methods: dict[str, TrialsPlan]
+
+
+class RunPlan(TypedDict):
+    """The plan of a run. flops: of all arms and seeds, without tuning."""
+
+    budget: str
+    ledger: str
+    parameters: int
+    seeds: int
+    flops: float
+    methods: dict[str, MethodPlan]
+    tuning: TuningPlan | None
+
+
+def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequence[Prompt]) -> RunPlan:
+    """Plan every arm, and tuning where the experiment asks for it.
 
     Raises:
         UserError: when the budget does not pay for one update of a stage, or a method has nothing to tune.
     """
 
     @cache
-    def lengths(of_pairs: bool) -> Lengths:
-        return measure_lengths(experiment, labelled if of_pairs else prompts)
+    def lengths(pairs: bool) -> Lengths:
+        return measure_lengths(experiment, labelled if pairs else prompts)
 
     folder = model_folder(experiment.model)
     known = len(prompts), len(labelled)
@@ -76,10 +115,10 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
 
 
 def cost_of(experiment: Experiment, adapters: Any = None) -> Cost:
-    """FLOPs of the experiment's model, by its rule.
+    """How FLOPs of the experiment's model are counted, by its rule.
 
     Args:
-        adapters: a LoraConfig of peft, where training trains no more than those.
+        adapters: a LoraConfig of peft where training trains adapters only.
 
     Raises:
         UserError: when the model is not on this machine, or its FLOPs cannot be counted.
@@ -97,7 +136,7 @@ def _cost_of(model: str, experiment: Experiment, adapters: Any = None) -> Cost:
 
 
 def judge_cost(experiment: Experiment) -> Cost | None:
-    """FLOPs of the judge, None where its size is not known or it is a program.
+    """How FLOPs of the judge are counted; None where its size is not known or it is a program.
 
     Raises:
         UserError: when the model is not on this machine, or its FLOPs cannot be counted.
@@ -113,21 +152,24 @@ def plan(
     lengths: Callable[[bool], Lengths],
     cost: Callable[[Any], Cost],
     known: tuple[int, int] | None,
-) -> dict:
-    """As `estimate`, for a model with this many parameters.
+) -> RunPlan:
+    """Plan a run as `estimate` does, for a model with this many parameters.
 
     Args:
-        lengths: of prompts, or of labelled pairs.
-        cost: of the model, given the adapters that a stage trains (None where it trains all weights).
-        known: how many prompts, and how many labelled pairs there are; None where they were not read.
+        lengths: expected tokens of prompts (False) or of labelled pairs (True).
+        cost: counts FLOPs of the model, given the adapters that a stage trains (None where it trains all weights).
+        known: how many prompts and how many labelled pairs there are; None where they were not read.
+
+    Raises:
+        UserError: when the budget does not pay for one update of a stage, or a method has nothing to tune.
     """
 
     def epochs(stages: list[Stage], plans: list[StagePlan]) -> float | None:
-        """Passes over the prompts, or over the pairs where those are more."""
+        """Passes over the prompts or over the pairs, whichever is more."""
         drawn = [0, 0]
-        for stage, each in zip(stages, plans, strict=True):
-            drawn[stage.labelled] += each.queries
-        return max(number / of for number, of in zip(drawn, known, strict=True)) if known else None
+        for stage, stage_plan in zip(stages, plans, strict=True):
+            drawn[stage.labelled] += stage_plan.queries
+        return max(number / total for number, total in zip(drawn, known, strict=True)) if known else None
 
     def planned(name: str, options: Any) -> list[StagePlan]:
         stages = experiment.method(name).stages(options)
@@ -142,17 +184,17 @@ def plan(
             for stage in stages
         ]
 
-    methods = {}
+    methods: dict[str, MethodPlan] = {}
     for name in experiment.arms():
         plans = planned(name, experiment.method_options(name))
         if experiment.tune and plans and not experiment.search_space(name):
-            raise UserError(f"{name} declares no options to tune (search_space): leave it or --tune out")
+            raise UserError(f"{name} declares no options to tune (search_space): leave out {name} or --tune")
         methods[name] = {
-            "flops": sum(plan.flops for plan in plans),
-            "updates": sum(plan.updates for plan in plans),
-            "trained_tokens": sum(plan.trained_tokens for plan in plans),
+            "flops": sum(stage.flops for stage in plans),
+            "updates": sum(stage.updates for stage in plans),
+            "trained_tokens": sum(stage.trained_tokens for stage in plans),
             "epochs": epochs(experiment.stages(name), plans),
-            "stages": [asdict(plan) for plan in plans],
+            "stages": [asdict(stage) for stage in plans],
         }
     return {
         "budget": str(experiment.cap),
@@ -170,15 +212,16 @@ def _tuning(
     planned: Callable[[str, Any], list[StagePlan]],
     cost: Callable[[Any], Cost],
     lengths: Lengths,
-) -> dict[str, Any]:
-    """What trials will cost. lengths: of the prompts that are kept."""
+) -> TuningPlan:
+    """What the trials will cost. lengths: those of the held-out prompts."""
     answers = cost(None).forward(sampled(lengths.prompt, lengths.completion)) * experiment.tune_prompts
-    methods = {}
+    methods: dict[str, TrialsPlan] = {}
     for name in filter(experiment.tuned, experiment.arms()):
-        tried, spent = [], 0.0
+        tried: list[dict[str, Any]] = []
+        spent = 0.0
         for number, options in enumerate(experiment.trial_options(name)):
             try:
-                spent += sum(each.flops for each in planned(name, options)) + answers
+                spent += sum(stage.flops for stage in planned(name, options)) + answers
             except UserError as error:
                 raise UserError(f"{name} trial {number}: {error}") from None
             tried.append({option: getattr(options, option) for option in experiment.tuned(name)})
@@ -186,6 +229,6 @@ def _tuning(
     return {
         "trials": experiment.tune,
         "prompts": experiment.tune_prompts,
-        "flops": sum(each["flops"] for each in methods.values()),
+        "flops": sum(method["flops"] for method in methods.values()),
         "methods": methods,
     }

@@ -1,7 +1,8 @@
-"""Trains the stages of a method in a folder; what is finished there is not done again."""
+"""Trains the stages of a method in a folder; finished steps are not repeated."""
 
 import shutil
 import sys
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cache
@@ -10,17 +11,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.budget import Budget, Ledger
-from harness.engines.base import Sampling
+from harness.engines.base import Sampling, TrainableEngine
 from harness.engines.logged import LoggedTrainableEngine
 from harness.files import store
 from harness.files.folders import ArmFolder, RunFolder
-from harness.judges.base import Judge
+from harness.judges.base import GradingJudge, Judge
 from harness.methods.base import Lengths, Stage, Workbench
 from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
 from harness.progress import progress
 from harness.stages.collect import allowances, collect_stage, plan_stage
-from harness.stages.health import stage_health
+from harness.stages.health import Collected, stage_health
 from harness.thoughts import MARKS, Marks
 from harness.training.example_file import read_examples
 from harness.training.examples import TrainingOptions, lora
@@ -30,11 +31,11 @@ if TYPE_CHECKING:
     from harness.engines.transformers import TransformersEngine
     from harness.training.base import Training
 
-LOOP = tuple(each.name for each in fields(TrainingOptions) if each.name != "batch_size")  # options of training alone
-SURROUNDINGS = (  # dependencies that are no choice of the experiment
+LOOP = tuple(option.name for option in fields(TrainingOptions) if option.name != "batch_size")  # do not affect examples
+SURROUNDINGS = (  # dependencies that the experiment does not choose
     *("code", "device", "engine", "environment", "launcher", "packages", "threads"),
 )
-READING = (*SURROUNDINGS, "attention", "batch_size")  # that log-probabilities of given texts depend on
+READING = (*SURROUNDINGS, "attention", "batch_size")  # what log-probabilities of given texts depend on
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy", "jinja2"),
 )
@@ -45,46 +46,28 @@ def loop_options(stage: Stage) -> dict[str, Any]:
     return {name: getattr(stage.training, name) for name in LOOP}
 
 
-@dataclass(frozen=True)
-class RunSetup:
+@dataclass(frozen=True, kw_only=True)
+class RunSetup(ABC):
     """What the stages of a run have in common.
 
-    base: gives the model that the run starts from.
-    folder: gets preferences/, checkpoints/, training/ and health/, a file or folder for each stage, and ledger.json.
-    shared: folder of what runs share: reference/ (log-probabilities), logs of endpoints.
-    depends_on: all that the results of a stage depend on, by name, but the options of its training loop; SURROUNDINGS
-        are among them.
-    stream: the prompts of a stage.
-    rule: by which FLOPs are counted.
-    lengths: expected tokens of a stage's prompts and completions.
-    training: how a stage is trained, given the folder of its state.
-    load: the engine of a checkpoint.
-    launcher: what trainings depend on of the command that starts their processes; None where this one trains.
-    loop: how a stage's training loop runs, as its mark says it.
-    adapters: which a stage trains in place of all weights, a LoraConfig of peft; None where it trains all.
-    judge_cost: FLOPs of the judge, where its size is known.
-    check_pairs: pairs of each stage whose order a judge is asked about.
-    judged_by: what judgments depend on of the judge, by name.
+    folder: gets preferences/, checkpoints/, training/ and health/ (a file or folder per stage), and ledger.json.
+    shared: folder of what several runs share: reference/ (log-probabilities), logs of endpoints.
+    rule: how FLOPs are counted.
+    launcher: what trainings depend on of the command that starts their processes; None where this process trains.
+    check_pairs: how many pairs of each stage a judge is asked to order.
+    judged_by: what judgments depend on, by name.
     most_missing, rejudge: see `harness.methods.base.Workbench`.
-    marks: of the thoughts that are taken off completions.
+    marks: marks of the thoughts that are removed from completions.
+    label: what progress and warnings show.
     """
 
-    base: "Callable[[], TransformersEngine]"
     folder: ArmFolder
     shared: RunFolder
-    depends_on: Callable[[Stage], dict[str, Any]]
     budget: Budget
     rule: Rule
     sampling: Sampling
-    stream: Callable[[Stage], PromptStream]
-    lengths: Callable[[Stage], Lengths]
-    training: "Callable[[Stage, Path], Training]"
-    load: "Callable[[Path], TransformersEngine]"
     launcher: dict[str, Any] | None = None
-    loop: Callable[[Stage], dict[str, Any]] = loop_options
-    adapters: Callable[[Stage], Any] = lambda stage: lora(stage.training)
     judge: Judge | None = None
-    judge_cost: Callable[[], Cost | None] = lambda: None
     check_pairs: int = 0
     judged_by: dict[str, Any] | None = None
     most_missing: float = 1.0
@@ -92,44 +75,87 @@ class RunSetup:
     marks: Marks = MARKS
     label: str = ""
 
+    @abstractmethod
+    def base(self) -> TrainableEngine:
+        """The model that the run starts from."""
+
+    @abstractmethod
+    def load(self, checkpoint: Path) -> TrainableEngine:
+        """Load the model of a stage."""
+
+    @abstractmethod
+    def depends_on(self, stage: Stage) -> dict[str, Any]:
+        """Everything that a stage's results depend on, by name, except the options of its training loop; SURROUNDINGS
+        are among the names."""
+
+    @abstractmethod
+    def stream(self, stage: Stage) -> PromptStream:
+        """The prompts of a stage; the same stream at each call."""
+
+    @abstractmethod
+    def lengths(self, stage: Stage) -> Lengths:
+        """Expected tokens of a stage's prompts and completions."""
+
+    @abstractmethod
+    def training(self, stage: Stage, state: Path) -> "Training":
+        """How a stage is trained; its state is saved in the folder `state`."""
+
+    def loop(self, stage: Stage) -> dict[str, Any]:
+        """The settings of a stage's training loop, as its mark records them."""
+        return loop_options(stage)
+
+    def adapters(self, stage: Stage) -> Any:
+        """The adapters that a stage trains (a LoraConfig of peft); None where it trains all weights."""
+        return lora(stage.training)
+
+    def judge_cost(self) -> Cost | None:
+        """How FLOPs of the judge are counted; None where its size is not known."""
+        return None
+
     @property
     def health(self) -> dict[str, Any] | None:
         """What the health of a stage depends on beside examples and training: who judges pairs, and how many."""
-        asked = self.judged_by and (self.check_pairs or hasattr(self.judge, "quality"))
-        return {"check_pairs": self.check_pairs, **self.judged_by} if asked else None
+        if self.judged_by and (self.check_pairs or isinstance(self.judge, GradingJudge)):
+            return {"check_pairs": self.check_pairs, **self.judged_by}
+        return None
 
     def examples(self, stage: Stage) -> Path:
         return self.folder.preferences(stage.name)
 
     def record(self, stage: Stage) -> Path:
-        """What models were asked while examples were made, see `Workbench.keep`."""
+        """What models were asked while examples were made (see `Workbench.keep`)."""
         return self.folder.asked(stage.name)
 
     def checkpoint(self, stage: Stage) -> Path:
         return self.folder.checkpoint(stage.name)
 
     def work(self, stage: Stage) -> Path:
-        """For what is there only while the stage is not finished."""
+        """Folder of files that a stage needs only until it is finished."""
         return self.folder.training_work(stage.name)
 
 
 def collecting(stage: Stage) -> str:
-    """The name of the step that makes a stage's examples; that of its training is the stage's own."""
+    """The name of the step that makes a stage's examples; the step that trains has the stage's name."""
     return f"{stage.name}-examples"
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The policy, loaded when it is asked for, what was spent, and whether this call did any step."""
+    """The result of training.
 
-    engine: "Callable[[], TransformersEngine]"
+    engine: loads the policy when it is called.
+    ledger: what was spent.
+    worked: whether this call did any step.
+    """
+
+    engine: Callable[[], TrainableEngine]
     ledger: Ledger
     worked: bool
 
 
 def stage_steps(stages: Sequence[Stage], setup: RunSetup) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and dependencies of each step, in order. A step's can be known only when those before it are finished: who
-    asks for the next one has looked."""
+    """Yield name and dependencies of each step, in order. The dependencies of a step are known only once the steps
+    before it are finished, so check each one before taking the next."""
     before = None
     for stage in stages:
         yield collecting(stage), _collect_depends(stage, before, setup)
@@ -138,23 +164,23 @@ def stage_steps(stages: Sequence[Stage], setup: RunSetup) -> Iterator[tuple[str,
 
 
 def finished_stages(stages: Sequence[Stage], setup: RunSetup) -> int:
-    """How many stages are finished, from the first on.
+    """How many stages are finished, counted from the first.
 
     Raises:
-        UserError: when one was made from other things than it depends on now, naming them.
+        UserError: when a dependency of a finished stage has changed, naming it.
     """
     steps = stage_steps(stages, setup)
     return len(list(takewhile(lambda step: setup.folder.finished(*step), steps))) // 2
 
 
 def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) -> Trained:
-    """The result of the last stage (the base model where there is none).
+    """Train the stages that are not finished, and return the result of the last (the base model if there are none).
 
     Args:
-        needed: whether its model is; else that of a finished stage may have been deleted.
+        needed: whether the model is needed; if not, that of a finished stage may have been deleted.
 
     Raises:
-        UserError: for anything the user can mend; what was finished stays in the folder.
+        UserError: for anything that the user can fix; finished steps stay in the folder.
     """
     folder = setup.folder
     done = finished_stages(stages, setup)
@@ -175,11 +201,11 @@ def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) 
     return Trained(current, ledger, worked=done < len(stages))
 
 
-def _loader(stage: Stage, setup: RunSetup) -> "Callable[[], TransformersEngine]":
-    """Loads the model of a finished stage, once."""
+def _loader(stage: Stage, setup: RunSetup) -> Callable[[], TrainableEngine]:
+    """Return a function that loads the model of a finished stage, once."""
 
     @cache
-    def load() -> "TransformersEngine":
+    def load() -> TrainableEngine:
         setup.folder.check(stage.name)
         return setup.load(setup.checkpoint(stage))
 
@@ -193,6 +219,8 @@ def _collect_depends(stage: Stage, before: Stage | None, setup: RunSetup) -> dic
 
 def _train_depends(stage: Stage, setup: RunSetup) -> dict[str, Any]:
     collected = setup.folder.mark(collecting(stage))
+    if collected is None:
+        raise ValueError(f"the step {collecting(stage)} is not finished")
     return {
         **collected.depends_on,
         "training": setup.loop(stage),
@@ -203,47 +231,61 @@ def _train_depends(stage: Stage, setup: RunSetup) -> dict[str, Any]:
 
 
 def _run_stage(
-    stages: Sequence[Stage], index: int, engines: "dict[str, TransformersEngine]", ledger: Ledger, setup: RunSetup
+    stages: Sequence[Stage], index: int, engines: dict[str, TrainableEngine], ledger: Ledger, setup: RunSetup
 ) -> Ledger:
-    """Collects and trains one stage. Returns what was spent with it."""
+    """Collect examples for one stage and train on them; return the ledger including this stage."""
     folder, stage = setup.folder, stages[index]
     before = stages[index - 1] if index else None
     stream, step = setup.stream(stage), collecting(stage)
     depends_on = _collect_depends(stage, before, setup)
     if not (folder.finished(step, depends_on) and folder.whole(step)):
         allowance = allowances(stages, setup.budget, ledger, index)
-        facts = _collect(stage, engines, stream, ledger, allowance, setup, store.digest(depends_on))
-        folder.finish(step, depends_on, [setup.examples(stage), setup.record(stage)], **facts)
+        made = _collect(stage, engines, stream, ledger, allowance, setup, store.digest(depends_on))
+        folder.finish(step, depends_on, [setup.examples(stage), setup.record(stage)], **made)
     folder.check(step)
     facts = folder.facts(step)
-    stream.position = facts["drawn"]
-    ledger = Ledger.from_dict(facts["ledger"])
+    collected = Collected(
+        examples=facts["examples"],
+        discarded=facts["discarded"],
+        events=facts["events"],
+        drawn=facts["drawn"],
+        prompts=facts["prompts"],
+        ledger=facts["ledger"],
+    )
+    stream.position = collected["drawn"]
+    ledger = Ledger.from_dict(collected["ledger"])
     depends_on = _train_depends(stage, setup)
     engines[stage.start].rest()
     start = engines[stage.start].local
-    files = _train(stage, start, facts, ledger, setup, depends_on)
-    model = fingerprints.of_model(setup.checkpoint(stage))
-    facts = {"drawn": facts["drawn"], "ledger": ledger.as_dict(), "model": model, "reading": start.reading.described}
-    folder.finish(stage.name, depends_on, files, **facts)
+    files = _train(stage, start, collected, ledger, setup, depends_on)
+    folder.finish(
+        stage.name,
+        depends_on,
+        files,
+        drawn=collected["drawn"],
+        ledger=ledger.as_dict(),
+        model=fingerprints.of_model(setup.checkpoint(stage)),
+        reading=start.reading.described,
+    )
     shutil.rmtree(setup.work(stage))
     return ledger
 
 
 def _collect(
     stage: Stage,
-    engines: "dict[str, TransformersEngine]",
+    engines: dict[str, TrainableEngine],
     stream: PromptStream,
     ledger: Ledger,
     allowance: float,
     setup: RunSetup,
     key: str,
-) -> dict:
-    """Writes the examples of a stage; what else the next steps must know of it.
+) -> Collected:
+    """Write the examples of a stage, and return what later steps must know about it.
 
     Args:
-        key: of all that the examples depend on: completions that were made already are for no others.
+        key: digest of everything that the examples depend on; completions are reused only under the same key.
     """
-    store.write_text(setup.record(stage), "")  # collecting begins anew, with what the log of completions has
+    store.write_text(setup.record(stage), "")  # collecting starts again, with the completions in the log
     judge_cost = setup.judge_cost() if stage.judged else None
     workbench = Workbench(
         engine=LoggedTrainableEngine(engines[stage.generator], setup.work(stage) / f"completions-{key}.jsonl"),
@@ -276,12 +318,18 @@ def _collect(
 
 
 def _train(
-    stage: Stage, start: "TransformersEngine", collected: dict, ledger: Ledger, setup: RunSetup, depends_on: dict
+    stage: Stage,
+    start: "TransformersEngine",
+    collected: Collected,
+    ledger: Ledger,
+    setup: RunSetup,
+    depends_on: dict[str, Any],
 ) -> list[Path]:
-    """Trains on the examples of a stage. Returns the files and folders that are left.
+    """Train on the examples of a stage, and return the files and folders that it leaves.
 
     Args:
-        depends_on: of the training: its state is for no other, nor are log-probabilities from other surroundings.
+        depends_on: what the training depends on; its state, and log-probabilities of the reference under its
+            surroundings, are reused only under the same dependencies.
     """
     from harness.training.dataset import build_data
     from harness.training.reference import reference_logprobs

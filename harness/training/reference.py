@@ -6,21 +6,18 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from harness.budget import Ledger
-from harness.engines.base import Engine
+from harness.engines.base import Engine, TrainableEngine
 from harness.errors import UserError
 from harness.files import store
 from harness.progress import Advance
 from harness.training.dataset import ExampleData, sequences_of
 from harness.types import TokenIds
 from harness.work import wasted
-
-if TYPE_CHECKING:
-    from harness.engines.transformers import TransformersEngine
 
 SHA256 = "sha256"  # key of the rows' digest, in the first line of a file
 BLOCK = 128  # examples per call of the engine; an interruption loses at most this many
@@ -43,7 +40,7 @@ class ReferenceLogProbs:
 
 
 def reference_logprobs(
-    engine: "TransformersEngine",
+    engine: TrainableEngine,
     data: ExampleData,
     ledger: Ledger,
     cache: Path | None = None,

@@ -409,7 +409,7 @@ def test_supervision_is_named():
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        (SSO, {"generator_share": 1}, "generator_share must lie between 0 and 1, not at 1"),
+        (SSO, {"generator_share": 1}, "generator_share must be between 0 and 1, not 1"),
         (SSO, {"generator_share": 0}, "generator_share must lie between 0 and 1"),
         (SSO, {"use_positive": False, "use_negative": False}, "both are switched off"),
         (SSO, {"negative": "other"}, "negative must be one of paper, alternative"),
@@ -428,7 +428,7 @@ def test_supervision_is_named():
         (SelfRewarding, {"judge_prompt": "long"}, "judge_prompt must be one of short, additive"),
         (SelfRewarding, {"candidates": 1}, "candidates at least 2"),
         (SelfRewarding, {"judge_samples": 0}, "judge_samples must be at least 1"),
-        (SelfRewarding, {"judge_prompt": "additive"}, "judge_max_new_tokens of 8 cuts judgments off"),
+        (SelfRewarding, {"judge_prompt": "additive"}, "judge_max_new_tokens=8 cuts judgments off"),
     ],
 )
 def test_options_that_do_not_fit(method, settings, message):

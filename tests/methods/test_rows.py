@@ -115,7 +115,7 @@ def test_damaged_pages_are_told(tmp_path):
         ("p.jsonl", "\ufeff".encode() * 2 + b'{"prompt": "Q"}', r"p\.jsonl:1: not JSON"),
         ("p.jsonl", '{"prompt": "Q"}'.encode("utf-16"), r"p\.jsonl:1: cannot be read \(byte 0xff is not UTF-8\)"),
         ("p.jsonl", b'{"prompt": "Q"}\n\x1c', r"p\.jsonl:2: not JSON"),  # white space of Python, not of JSON
-        ("p.jsonl", b"\n\r\n \n", r"p\.jsonl: no usable prompt in it \(0 empty\)"),
+        ("p.jsonl", b"\n\r\n \n", r"p\.jsonl has no usable prompt \(0 rows are empty\)"),
     ],
 )
 def test_what_is_ambiguous_or_no_text_is_named(tmp_path, name, content, message):

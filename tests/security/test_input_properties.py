@@ -38,7 +38,7 @@ def test_lines_are_read_back_whatever_ends_them(tmp_path, texts, ends, raw, pack
     path.write_bytes(gzip.compress(data) if packed else data)
     wanted = [text for text in dict.fromkeys(texts) if text.strip()]
     if not wanted:
-        with pytest.raises(UserError, match=rf"no usable prompt in it \({len(texts)} empty\)"):
+        with pytest.raises(UserError, match=rf"has no usable prompt \({len(texts)} rows are empty\)"):
             load_prompts(path)
         return
     found = load_prompts(path)

@@ -128,6 +128,7 @@ def test_mistakes(testbed_model_dir, tmp_path, changes, data, message):
         ("push_to_hub", True, "save_model"),
         ("save_strategy", "epoch", "Leave it at the default"),
         ("disable_dropout", False, "dropout is always off"),
+        ("activation_offloading", True, "activation_checkpointing_kwargs"),
     ],
 )
 def test_fields_that_would_do_nothing_are_refused_by_name(tmp_path, field, value, instead):

@@ -21,7 +21,7 @@ from sso.method import SSO
 from sso.principles import WRITING, choose_principles, draw_principle, load_set
 from sso.responses import WRITING_TOKENS, expected_work, sample_responses, writer_of, writing_flops
 from sso.version1 import SSOVersion1
-from sso.writers import UNTOLD, EndpointWriter, EngineWriter, PolicyWriter, connect, load_engine
+from sso.writers import COUNTED_HERE, EndpointWriter, EngineWriter, PolicyWriter, connect, load_engine
 
 KEY = "sk-secret-of-the-test"
 GOOD, BAD = "Be kind.", "Be rude."
@@ -111,7 +111,7 @@ def test_a_reply_that_reached_its_limit_was_cut(generated, kept):
 def test_tokens_that_are_not_told_are_counted_by_the_policy_and_never_free(usage):
     with endpoint(replies(completion(WRITTEN, usage=usage))) as (url, _):
         written, workbench = write(url, "0")
-    assert written == [WRITTEN] and workbench.events == {UNTOLD: 1}
+    assert written == [WRITTEN] and workbench.events == {COUNTED_HERE: 1}
     spent = workbench.ledger.roles["principles"]
     read = 1 + len(WRITING) - len("{query}") + 1 + 1  # the scripted engine: one mark a message, one for the reply
     assert (spent.prompt_tokens, spent.generated_tokens) == (read, len(WRITTEN) + 1)
@@ -310,9 +310,9 @@ def test_a_plan_needs_the_model_that_writes():
         ({"principles": "other"}, "principles must be one of fixed, self, model, not 'other'"),
         ({"principles": "model"}, "principles=model needs principle_model"),
         ({"principles": "model", "principle_model": ""}, "principles=model needs principle_model"),
-        ({"principle_model": "m"}, "principle_model is of principles=model, not of principles=fixed"),
-        ({"principles": "self", "principle_url": "http://h/v1"}, "principle_url is of principles=model"),
-        ({"principle_parameters": 7e9}, "principle_parameters is of principles=model"),
+        ({"principle_model": "m"}, "principle_model needs principles=model, not principles=fixed"),
+        ({"principles": "self", "principle_url": "http://h/v1"}, "principle_url needs principles=model"),
+        ({"principle_parameters": 7e9}, "principle_parameters needs principles=model"),
         (URL, "principle_url needs principle_parameters, such as 72e9"),
         (URL | {"principle_url": "localhost:8000", "principle_parameters": 7e9}, "principle_url: 'localhost:8000' is"),
         (URL | {"principle_parameters": 72.0}, "at least 1e.06, such as 72e9, not 72"),
@@ -321,7 +321,7 @@ def test_a_plan_needs_the_model_that_writes():
         (URL | {"principle_parameters": float("inf")}, "not inf"),
         (
             {"principles": "model", "principle_model": "m", "principle_parameters": 7e9},
-            "principle_parameters is of a model at principle_url",
+            "principle_parameters needs principle_url",
         ),
         ({"principle_tokens": 0}, "principle_tokens must be at least 1, not 0"),
     ],

@@ -108,6 +108,6 @@ def test_warnings():
 def test_prompts_that_are_repeated_are_seen():
     health = stage_health([pair("a")], None, COLLECTED | {"drawn": 1436, "prompts": 2}, None, 0, [])
     assert health["epochs"] == 718
-    assert health["warnings"] == ["prompts were drawn 718.0 times over: give more, or a smaller budget"]
+    assert health["warnings"] == ["prompts were drawn 718.0 times over: give more prompts, or a smaller budget"]
     health = stage_health([pair("a")], None, COLLECTED | {"drawn": 8, "prompts": 2}, None, 0, [])
     assert (health["epochs"], health["warnings"]) == (4, [])

@@ -5,6 +5,7 @@ import itertools
 import json
 import math
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from encoding import reply_ids
 from safetensors.torch import load_file
 from trl import DPOConfig, DPOTrainer
 
+import harness
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
@@ -82,6 +84,15 @@ def weights(folder):
 
 
 # Against TRL
+
+
+def test_training_does_without_trl():
+    """It is an extra, which bench compares with."""
+    root = Path(harness.__file__).parent.parent
+    files = [file for package in ("harness", "sso", "baselines") for file in (root / package).rglob("*.py")]
+    imports = re.compile(r"^\s*(?:from trl|import trl)\b", re.MULTILINE)
+    found = {file.relative_to(root).parts[:2] for file in files if imports.search(file.read_text())}
+    assert len(files) > 200 and found == {("harness", "perf")}
 
 
 @pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo"), ("hinge", "hinge")])
