@@ -33,6 +33,8 @@ UNTOLD = "principles whose tokens the policy's tokenizer counted"
 
 
 class Writer(Protocol):
+    """A model that writes principles."""
+
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         """One reply a chat, in order; None where there is none, or one that was cut. `items` as in `bench.sample`."""
         ...

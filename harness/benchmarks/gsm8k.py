@@ -76,6 +76,8 @@ def score_responses(path: Path, *, items: bool = False, advance: Advance | None 
 
 
 class GSM8K:
+    """GSM8K as a benchmark: the share of exact final numbers."""
+
     name = "gsm8k"
     title = "GSM8K"
     needs_judge = False

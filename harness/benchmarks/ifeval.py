@@ -247,6 +247,8 @@ def _load(data_dir: Path) -> list[dict]:
 
 
 class IFEval:
+    """IFEval as a benchmark: the share of prompts whose instructions are followed."""
+
     name = "ifeval"
     title = "IFEval"
     needs_judge = False

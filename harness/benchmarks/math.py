@@ -49,6 +49,8 @@ def score_responses(path: Path, *, items: bool = False, advance: Advance | None 
 
 
 class Math:
+    """MATH as a benchmark: the share of answers that are equivalent to the reference."""
+
     name = "math"
     title = "MATH"
     needs_judge = False

@@ -32,6 +32,8 @@ class MMLUOptions:
 
 
 class MMLU:
+    """MMLU as a benchmark: the share of questions whose most likely letter is right."""
+
     name = "mmlu"
     title = "MMLU"
     needs_judge = False

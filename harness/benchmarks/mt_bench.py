@@ -41,6 +41,8 @@ TURNS = 2
 
 
 class MTBench:
+    """MT-Bench as a benchmark: the mean rating of both turns."""
+
     name = "mt-bench"
     title = "MT-Bench"
     needs_judge = True

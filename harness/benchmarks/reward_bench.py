@@ -52,6 +52,8 @@ class RewardBenchOptions:
 
 
 class RewardBench:
+    """RewardBench as a benchmark: the accuracy on pairs, by section."""
+
     name = "reward-bench"
     title = "RewardBench"
     needs_judge = False

@@ -32,6 +32,8 @@ class RewardModelBenchOptions(RewardOptions):
 
 
 class RewardModelBench:
+    """A reward model trained on a method's pairs, as a benchmark: its accuracy on RewardBench."""
+
     name = "reward-model"
     title = "RewardBench (reward model)"
     needs_judge = False

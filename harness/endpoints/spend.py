@@ -52,7 +52,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Alone among the processes that use a folder, which is made if need be."""
     with writing(folder / "lock"):
         folder.mkdir(parents=True, exist_ok=True)
-        lock = open(folder / "lock", "w")
+        lock = open(folder / "lock", "w")  # noqa: SIM115 (closed below)
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
