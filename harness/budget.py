@@ -28,6 +28,11 @@ class Budget:
 
         Raises:
             UserError: when the text is not one of these, or the amount is not above 0.
+
+        >>> Budget.parse("updates=60")
+        Budget(kind='updates', amount=60.0)
+        >>> print(Budget.parse("1e12"))
+        1e+12 FLOPs
         """
         kind, _, number = text.rpartition("=")
         kind = kind or "flops"

@@ -9,7 +9,11 @@ class UserError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """The error for a name that is not among the known ones, with the nearest of them suggested."""
+    """The error for a name that is not among the known ones, with the nearest of them suggested.
+
+    >>> print(unknown_name("method", "dop", ["dpo", "sso"]))
+    unknown method 'dop': did you mean 'dpo'?
+    """
     known = sorted(known)
     spelled = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)

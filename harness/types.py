@@ -45,7 +45,13 @@ def message_text(message: Message) -> str:
 
 
 def question_text(messages: Sequence[Message]) -> str:
-    """What was asked, for a judge to read: the user's message, or all that was said where there is more than that."""
+    """What was asked, for a judge to read: the user's message, or all that was said where there is more than that.
+
+    >>> print(question_text([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]))
+    System: Be brief.
+    <BLANKLINE>
+    User: Why?
+    """
     if len(messages) == 1:
         return message_text(messages[0])
     return "\n\n".join(f"{message['role'].capitalize()}: {message_text(message)}" for message in messages)

@@ -82,7 +82,11 @@ def total(works: Iterable[Work]) -> Work:
 
 def sampled(prompt: float, *completions: float) -> Work:
     """Completions of these lengths sampled from one prompt: it is read once, and the last token of a completion is
-    never read."""
+    never read.
+
+    >>> sampled(10, 3, 4).positions  # 10 of the prompt, 2 and 3 of the completions
+    15
+    """
     spans = Counter({(0, prompt): 1})
     for length in completions:
         if length > 1:
@@ -91,7 +95,11 @@ def sampled(prompt: float, *completions: float) -> Work:
 
 
 def sequences(prompt: float, *completions: float) -> Work:
-    """Given completions of these lengths, read or trained on after one prompt, which is read once."""
+    """Given completions of these lengths, read or trained on after one prompt, which is read once.
+
+    >>> sequences(10, 3, 4).positions
+    17
+    """
     spans = Counter({(0, prompt): 1}) if prompt else Counter()
     for length in completions:
         spans[prompt, prompt + length] += 1
