@@ -1,7 +1,9 @@
 """Fixtures that tests share: a tiny random model, the embedded model, the real benchmark data."""
 
+import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -85,6 +87,28 @@ def testbed_model_dir() -> Path:
     if not (MODEL_DIR / "model.safetensors").exists():
         pytest.skip("the embedded model is not built: harness testbed build")
     return MODEL_DIR
+
+
+@pytest.fixture(scope="session")
+def finished_run(testbed_model_dir, tmp_path_factory) -> Callable[..., Path]:
+    """finished_run(*options): a folder in which `harness run` with these options has finished, made once for all test
+    files and workers. Tests change copies of it only."""
+    from command_line import harness
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # which the workers share
+
+    def finished(*options: object) -> Path:
+        place = base / f"run-{hashlib.sha256(repr(options).encode()).hexdigest()[:12]}"
+        with FileLock(f"{place}.lock"):
+            if not (place / "finished").exists():
+                place.mkdir(exist_ok=True)
+                harness("run", *options, cwd=place)
+                (place / "finished").touch()
+        return place
+
+    return finished
 
 
 @pytest.fixture(scope="session")
