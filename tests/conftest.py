@@ -16,15 +16,23 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# Files that carry out whole runs, trainings or many processes, the longest first; make check leaves them out.
-INTEGRATION = ("test_kill", "test_write_faults", "test_faults", "test_trajectory", "test_regression", "test_cli")
+# Files (test_*.py) that carry out runs or trainings or start many processes, about the longest first: make check leaves
+# them out. To look again: pytest -m "not integration" --durations 40.
+INTEGRATION = """
+    faults regression kill tuning trajectory recount cli write_faults hidden_inputs ifeval bench exports
+    real_rows sso_trainer reward_model_bench alpaca_annotations alpaca_interval alpaca_win_rates
+    math_responses math verify rejudge launch live_scores earlier trainer memory methods_testbed
+    reward_model tracking judge_audit endpoint plugins sources judge_modes judge_faults simulation planning
+    architectures testbed_model testbed_training cost report_browser hostile_texts judged_benchmarks
+    score_cases
+""".split()
 DATA_FIXTURES = {"data_dir", "golden"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests by file and fixture, skips slow ones unless asked for, and puts the longest files first, so that
     workers end at the same time."""
-    order = {name: place for place, name in enumerate(INTEGRATION)}
+    order = {f"test_{name}": place for place, name in enumerate(INTEGRATION)}
     wants_slow = "slow" in config.option.markexpr
     for item in items:
         if item.path.stem in order:
