@@ -39,6 +39,8 @@ class RewardModelBenchOptions(RewardOptions):
 
 
 class RewardModelBench(BenchmarkDefaults):
+    """A reward model trained on a method's pairs, as a benchmark: its accuracy on RewardBench."""
+
     name = "reward-model"
     title = "RewardBench (reward model)"
     needs_pairs = True

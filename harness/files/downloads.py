@@ -92,7 +92,7 @@ def fetch_file(file: DataFile, data_dir: Path) -> Path:
             _download(file, part)
             break
         except urllib.error.HTTPError as error:
-            if error.code not in TEMPORARY_STATUS and error.code < 500 or attempt == ATTEMPTS:
+            if (error.code not in TEMPORARY_STATUS and error.code < 500) or attempt == ATTEMPTS:
                 raise UserError(f"{file.url}: cannot be fetched ({error}); nothing was written") from None
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:

@@ -1,5 +1,6 @@
 """Options of an experiment: one place, checked, the same for YAML, command line and Python."""
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -123,7 +124,7 @@ def test_settings_come_on_top_of_a_configuration():
 def billion_laughs() -> str:
     """a stands for 4 values, b for 37, c for 334, d for 3,007 and e for 27,064."""
     names = "abcdefghi"
-    lines = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in zip(names, names[1:], strict=False)]
+    lines = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in itertools.pairwise(names)]
     return "\n".join(["a: &a [x, x, x]", *lines])
 
 

@@ -347,7 +347,7 @@ def test_a_model_without_an_end(model, harness):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "nonsense", "cpu:9"])
 def test_devices_that_are_not_here(model, harness, device, tmp_path):
-    if device == "cuda" and torch.cuda.is_available() or device == "mps" and torch.backends.mps.is_available():
+    if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.backends.mps.is_available()):
         pytest.skip(f"{device} is here")
     code, told = harness(model, "--device", device)
     assert code == 2 and f"error: device '{device}'" in told and "Traceback" not in told

@@ -15,10 +15,8 @@ RUN = "results/runs/small"
 
 
 @pytest.fixture(scope="module")
-def place(testbed_model_dir, tmp_path_factory):
-    place = tmp_path_factory.mktemp("verify")
-    harness("run", "--method", "dpo", *SMALL, "--benchmark", "mt-bench,math", cwd=place)
-    return place
+def place(finished_run):
+    return finished_run("--method", "dpo", *SMALL, "--benchmark", "mt-bench,math")
 
 
 @pytest.fixture
