@@ -1,4 +1,4 @@
-"""`harness judge`: which judge can be trusted."""
+"""`harness judge`: which judges can be trusted."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -42,20 +42,20 @@ def audit(
         str,
         typer.Option(
             help="Label sets of the data folder, separated by commas: llmbar, llmbar-adversarial, auto-j, alpaca-eval, "
-            "mt-bench; else all that are there."
+            "mt-bench; default: all that are there."
         ),
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Pairs or answers of each set, drawn at random.")] = LIMIT,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs or answers per set, drawn at random.")] = LIMIT,
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     own_model: Annotated[
-        str, typer.Option(help="Further names of the judge's own model among the answers, separated by commas.")
+        str, typer.Option(help="Other names of the judge's own model among the answers, separated by commas.")
     ] = "",
-    results: Annotated[Path, typer.Option(help="Folder of results; audits go below it, in audits/JUDGE.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder of results; audits are in audits/JUDGE below it.")] = RESULTS,
     as_json: Json = False,
 ) -> None:
     """Compare a judge with labels of people and of GPT-4; exit code 1 unless it is shown to be fit to rank.
 
-    Pairs are asked in both orders. What was asked is kept: the same command goes on where it stopped.
+    Pairs are asked in both orders. Replies are kept: the same command continues where it stopped.
     """
     from harness.judge_audit.run import run_audit
 
@@ -74,7 +74,7 @@ def _names(text: str) -> list[str]:
 
 
 def print_audit(report: dict[str, Any]) -> None:
-    """The report of `harness.judge_audit.audit`."""
+    """Print the report of `harness.judge_audit.run.run_audit`."""
     kinds = {kind: [each for each in report["sets"] if each["kind"] == kind] for kind in ("pairs", "ratings")}
     if kinds["pairs"]:
         print_rows(("pairs", "labels by", "asked", "no verdict", *AGREEMENT), map(_agreement, kinds["pairs"]))

@@ -1,4 +1,4 @@
-"""What commands print: JSON for machines, short tables for people. Names and texts of files are data, never markup."""
+"""Output of commands: JSON for machines, short tables for people. Names and texts from files are never markup."""
 
 import json
 import re
@@ -12,30 +12,30 @@ import typer
 from harness.errors import UserError
 
 _UNSEEN = re.compile("[\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff]")  # controls, turns of direction
-PLAIN_WIDTH = 200  # characters a line where no terminal says how wide it is
+PLAIN_WIDTH = 200  # characters per line where no terminal has a width
 
-Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, for machines.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output.")]
 
 
 def check_file(file: Path | None, example: str) -> None:
-    """Before work whose result is written to a file; `example` is a name for it.
+    """Check where a result will be written, before the work; `example` is a name for the file.
 
     Raises:
-        UserError: when a folder is in its place.
+        UserError: when there is a folder in its place.
     """
     if file is not None and file.is_dir():
         raise UserError(f"{file} is a folder: name the file to write, such as {file / example}")
 
 
 def print_json(value: Any) -> None:
-    """As UTF-8; half of a surrogate pair, which UTF-8 has not, and what a terminal would obey stay JSON's escapes."""
+    """Print UTF-8 JSON; half of a surrogate pair, and characters that terminals obey, stay JSON escapes."""
     text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)
     text = _UNSEEN.sub(lambda mark: f"\\u{ord(mark.group()):04x}", text)
     print(text.encode("utf-8", "backslashreplace").decode())
 
 
 def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str | None = None) -> None:
-    """A table; numbers to the right, None as a dash."""
+    """Print a table: numbers to the right, None as a dash."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -51,7 +51,7 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
 
 
 def print_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
-    """Name and value, a line each; mappings below their name."""
+    """Print name and value, one per line, and mappings indented below their name."""
     width = max((len(shown(name)) for name, value in facts.items() if not isinstance(value, Mapping)), default=0)
     for name, value in facts.items():
         if isinstance(value, Mapping):
@@ -62,7 +62,7 @@ def print_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
 
 
 def shown(value: Any) -> str:
-    """A value as people read it: at most four decimals, a list as an interval."""
+    """Return a value as people read it: at most four decimals, a list as an interval, no control characters."""
     if value is None:
         return "–"
     if isinstance(value, bool):

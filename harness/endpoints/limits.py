@@ -1,4 +1,4 @@
-"""What a judge may do: requests at a time and a minute, calls and USD in all, and what a token costs."""
+"""Limits of a judge (concurrency, rate, calls, USD), and prices of tokens."""
 
 import math
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from harness.types import Message
 
 PRICES = Path(__file__).with_name("prices.yaml")
 MILLION = 1_000_000
-MARGIN = 16  # tokens that a message may add beside its text, at most one a byte
+MARGIN = 16  # tokens that a message may have besides those of its text
 
 
 @dataclass(frozen=True)
 class Price:
-    """USD per million tokens. date: of the list that it is from, such as "2024-10"; None for a price that was given."""
+    """USD per million tokens. date: when it was listed, such as "2024-10"; None for a price that the user gave."""
 
     prompt: float
     completion: float
@@ -26,14 +26,14 @@ class Price:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
 
     def most(self, messages: Sequence[Message], max_tokens: int) -> float:
-        """The most that a request can cost: a token has at least one byte."""
+        """Return the most USD that a request can cost, as a token has at least one byte."""
         size = sum(len(message["content"].encode("utf-8", "replace")) + MARGIN for message in messages)
         return self.cost(size, max_tokens)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """concurrent requests; requests a minute; HTTP attempts and USD of the whole log (None: no limit)."""
+    """Concurrent requests; requests per minute; HTTP attempts and USD of the whole log (None: no limit)."""
 
     concurrent: int = 8
     per_minute: float | None = None
@@ -42,8 +42,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, limit, least in (
-            ("requests at the same time", self.concurrent, 1),
-            ("requests a minute", self.per_minute, 1e-9),
+            ("concurrent requests", self.concurrent, 1),
+            ("requests per minute", self.per_minute, 1e-9),
             ("calls", self.max_calls, 0),
             ("cost", self.max_cost, 0),
         ):
@@ -56,11 +56,11 @@ def known_prices() -> dict[str, Price]:
     import yaml
 
     known = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
-    return {name: Price(*pair, known["date"]) for name, pair in known["prices"].items()}
+    return {name: Price(prompt, reply, known["date"]) for name, (prompt, reply) in known["prices"].items()}
 
 
 def parse_price(text: str) -> Price:
-    """From "10,30".
+    """Parse a price such as "10,30".
 
     Raises:
         UserError: for anything else.

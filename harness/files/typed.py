@@ -30,12 +30,15 @@ from harness.errors import UserError, unknown_name
 from harness.files import plain_yaml, rows
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from pydantic import TypeAdapter
 
-PROSE = "a text that is in no file name"
+PROSE = "a text that is not part of a file name"
 Prose = Annotated[str, PROSE]
-Names, OptionsByName, Fields = tuple[str, ...], dict[str, dict[str, Any]], dict[str, Any]
-DESCRIPTIONS = {
+Names = tuple[str, ...]
+OptionsByName = dict[str, dict[str, Any]]
+Fields = dict[str, Any]
+DESCRIPTIONS: dict[Any, str] = {
     Names: "a list of texts, at least one",
     OptionsByName: "mappings of options by the name of a method or benchmark",
     Fields: "a mapping of fields to values",
@@ -48,13 +51,11 @@ LIMITS = {  # pydantic's error and the field of its context -> our words
     "less_than": ("lt", "below"),
 }
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
-
-
-Built = TypeVar("Built")
+Built = TypeVar("Built", bound="DataclassInstance")
 
 
 def build(kind: type[Built], values: Mapping[str, Any], what: str) -> Built:
-    """An instance of a dataclass from plain values, each converted and checked as its field says.
+    """Return an instance of a dataclass from plain values, each converted and checked as its field says.
 
     Args:
         what: names a field in messages, such as "option".
@@ -72,7 +73,7 @@ def build(kind: type[Built], values: Mapping[str, Any], what: str) -> Built:
     return kind(**{name: _read(readers[name], value, what, name) for name, value in values.items()})
 
 
-def check(instance: Any, what: str) -> None:
+def check(instance: "DataclassInstance", what: str) -> None:
     """Check the fields of a dataclass that was made in Python, as `build` does.
 
     Raises:
@@ -83,7 +84,7 @@ def check(instance: Any, what: str) -> None:
 
 
 def convert(annotation: Any, value: Any, what: str, name: str) -> Any:
-    """A value as a field with this annotation holds it.
+    """Return a value as a field with this annotation holds it.
 
     Raises:
         UserError: as for `build`.
@@ -91,8 +92,8 @@ def convert(annotation: Any, value: Any, what: str, name: str) -> Any:
     return _read(_reader(annotation), value, what, name)
 
 
-def schema(kind: type) -> dict[str, Any]:
-    """JSON schema (2020-12) of the values that `build` takes: types, limits, defaults and help texts."""
+def schema(kind: "type[DataclassInstance]") -> dict[str, Any]:
+    """Return the JSON schema (2020-12) of what `build` takes: types, limits, defaults and help texts."""
     properties = {}
     for each in dataclasses.fields(kind):
         described = _readers(kind)[each.name].adapter.json_schema()
@@ -100,7 +101,8 @@ def schema(kind: type) -> dict[str, Any]:
         if help := each.metadata.get("help"):
             described = {"description": help} | described
         if not _is_required(each):
-            default = each.default_factory() if each.default is dataclasses.MISSING else each.default  # type: ignore[misc] # one of the two is there
+            made = each.default_factory
+            default = each.default if made is dataclasses.MISSING else made()
             described["default"] = list(default) if isinstance(default, tuple) else default
         properties[each.name] = described
     required = [each.name for each in dataclasses.fields(kind) if _is_required(each)]
@@ -109,7 +111,7 @@ def schema(kind: type) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
         UserError: when the file is absent or holds no mapping (with its line).
@@ -123,7 +125,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def plain_type(annotation: Any) -> Any:
-    """An annotation without limits and choices: `Annotated[int, Ge(1)] | None` is `int | None`, a Literal is `str`."""
+    """Strip limits and choices: `Annotated[int, Ge(1)] | None` becomes `int | None`, a Literal becomes `str`."""
     if get_origin(annotation) is Annotated:
         return plain_type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
@@ -142,11 +144,15 @@ class _Reader(NamedTuple):
     adapter: "TypeAdapter[Any]"
 
 
+def _readers(kind: Any) -> dict[str, _Reader]:
+    """Return how each field of a dataclass is read."""
+    return _readers_of(kind)
+
+
 @cache
-def _readers(kind: type) -> dict[str, _Reader]:
-    """How each field of a dataclass is read."""
+def _readers_of(kind: Any) -> dict[str, _Reader]:
     hints = get_type_hints(kind, include_extras=True)
-    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}  # type: ignore[arg-type] # dataclasses have no type
+    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}
 
 
 def _reader(annotation: Any) -> _Reader:
@@ -157,7 +163,7 @@ def _reader(annotation: Any) -> _Reader:
 
 
 def _with_conversions(annotation: Any) -> Any:
-    """An annotation with what YAML needs: a list is a tuple, and 1e-4, which YAML 1.1 reads as a text, a number."""
+    """Add the conversions that YAML needs: lists to tuples, and 1e-4, a text in YAML 1.1, to a number."""
     from pydantic import BeforeValidator
 
     if get_origin(annotation) in (Union, UnionType):
@@ -229,11 +235,11 @@ def _alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def _choices(annotation: Any) -> list[str]:
-    """The names that a field allows, where it is a Literal."""
+    """Return the names that a field allows if it is a Literal."""
     return [name for part in _alternatives(annotation) if get_origin(part) is Literal for name in get_args(part)]
 
 
 def _described(annotation: Any) -> list[str]:
-    """What a field takes, in words."""
+    """Describe in words what a field takes."""
     kinds = [kind for part in _alternatives(annotation) for kind in _alternatives(plain_type(part))]
-    return [DESCRIPTIONS.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds]
+    return [str(DESCRIPTIONS.get(kind) or getattr(kind, "__name__", kind)) for kind in kinds]
