@@ -1,12 +1,15 @@
 """Limits of a judge (concurrency, rate, calls, USD), and prices of tokens."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 
 from harness.errors import UserError
+from harness.files.typed import check
 from harness.types import Message
 
 PRICES = Path(__file__).with_name("prices.yaml")
@@ -35,20 +38,13 @@ class Price:
 class Limits:
     """Concurrent requests; requests per minute; HTTP attempts and USD of the whole log (None: no limit)."""
 
-    concurrent: int = 8
-    per_minute: float | None = None
-    max_calls: int | None = None
-    max_cost: float | None = None
+    concurrent: Annotated[int, Ge(1)] = 8
+    per_minute: Annotated[float, Gt(0)] | None = None
+    max_calls: Annotated[int, Ge(0)] | None = None
+    max_cost: Annotated[float, Ge(0)] | None = None
 
     def __post_init__(self) -> None:
-        for name, limit, least in (
-            ("concurrent requests", self.concurrent, 1),
-            ("requests per minute", self.per_minute, 1e-9),
-            ("calls", self.max_calls, 0),
-            ("cost", self.max_cost, 0),
-        ):
-            if limit is not None and not least <= limit < math.inf:
-                raise UserError(f"the limit on a judge's {name} must be a number of at least {least:g}, not {limit}")
+        check(self, "limit of a judge")
 
 
 @cache

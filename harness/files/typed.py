@@ -7,7 +7,8 @@ takes longer than `harness --help`.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -144,22 +145,20 @@ class _Reader(NamedTuple):
     adapter: "TypeAdapter[Any]"
 
 
-def _readers(kind: Any) -> dict[str, _Reader]:
-    """Return how each field of a dataclass is read."""
-    return _readers_of(kind)
-
-
-@cache
-def _readers_of(kind: Any) -> dict[str, _Reader]:
-    hints = get_type_hints(kind, include_extras=True)
-    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}
-
-
 def _reader(annotation: Any) -> _Reader:
     from pydantic import ConfigDict, TypeAdapter
 
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
     return _Reader(annotation, TypeAdapter(_with_conversions(annotation), config=config))
+
+
+@cache
+def _cached_readers(kind: Any) -> dict[str, _Reader]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}
+
+
+_readers: Callable[[Any], dict[str, _Reader]] = _cached_readers  # mypy takes some classes for unhashable
 
 
 def _with_conversions(annotation: Any) -> Any:
@@ -224,22 +223,9 @@ def _read(reader: _Reader, value: Any, what: str, name: str) -> Any:
         bound, words = LIMITS[kind]
         limit = f"{context[bound]:g}".replace("e+0", "e")
         raise UserError(f"{what} {name!r} must be {words} {limit}, not {value!r:.200}")
-    choices = _choices(reader.annotation)
-    if choices and isinstance(value, str):
-        raise unknown_name(name, value, choices)
-    raise UserError(f"{what} {name!r} must be {' or '.join(_described(reader.annotation))}, not {value!r:.200}")
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-
-
-def _choices(annotation: Any) -> list[str]:
-    """Return the names that a field allows if it is a Literal."""
-    return [name for part in _alternatives(annotation) if get_origin(part) is Literal for name in get_args(part)]
-
-
-def _described(annotation: Any) -> list[str]:
-    """Describe in words what a field takes."""
-    kinds = [kind for part in _alternatives(annotation) for kind in _alternatives(plain_type(part))]
-    return [str(DESCRIPTIONS.get(kind) or getattr(kind, "__name__", kind)) for kind in kinds]
+    if kind == "literal_error" and isinstance(value, str):
+        raise unknown_name(name, value, re.findall("'(.+?)'", context["expected"]))
+    plain = plain_type(reader.annotation)
+    kinds = get_args(plain) if get_origin(plain) in (Union, UnionType) else (plain,)
+    wanted = " or ".join(str(DESCRIPTIONS.get(each) or getattr(each, "__name__", each)) for each in kinds)
+    raise UserError(f"{what} {name!r} must be {wanted}, not {value!r:.200}")
