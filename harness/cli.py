@@ -11,7 +11,7 @@ import typer
 
 from harness.commands import bench, data, export, judge, power, rejudge, score, simulate, testbed
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
-from harness.commands.output import Json, print_json, shown
+from harness.commands.output import Json, print_json, readable
 from harness.errors import UserError
 from harness.experiment import configuration, registry
 from harness.experiment.scale import with_scale
@@ -239,15 +239,15 @@ def check(
         reference.write(against, run_folder, f"harness check {run_folder} --against {against} --update")
         print(against)
         return
-    found = gate.check(reference.measure(run_folder), reference.read(against), margin)
+    checked = gate.check(reference.measure(run_folder), reference.read(against), margin)
     if junit:
-        check_output.write_junit(found, junit)
+        check_output.write_junit(checked, junit)
     if as_json:
-        print_json(check_output.as_json(found, run_folder, against))
+        print_json(check_output.as_json(checked, run_folder, against))
     else:
-        check_output.print_check(found, run_folder, against)
-    check_output.annotate_github(found)
-    if not found.passed:
+        check_output.print_check(checked, run_folder, against)
+    check_output.annotate_github(checked)
+    if not checked.passed:
         raise typer.Exit(1)
 
 
@@ -308,17 +308,18 @@ def show(
 ) -> None:
     """Trace a table's cell to its samples: question, answers, judgments and values."""
     from harness.commands.runs import print_question, print_values
-    from harness.runs import show as shown
+    from harness.runs.show import question as trace
+    from harness.runs.show import values
 
     chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
     if question is None:
-        found, print_found = shown.values(run_folder, benchmark, chosen, seed), print_values
+        traced, print_traced = values(run_folder, benchmark, chosen, seed), print_values
     else:
-        found, print_found = shown.question(run_folder, benchmark, question, chosen, seed), print_question
+        traced, print_traced = trace(run_folder, benchmark, question, chosen, seed), print_question
     if as_json:
-        print_json(found)
+        print_json(traced)
     else:
-        print_found(found)
+        print_traced(traced)
 
 
 @app.command(
@@ -402,5 +403,5 @@ def main() -> None:
 
 def _end(text: str, code: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not print a traceback
-    print(shown(text), file=sys.stderr)
+    print(readable(text), file=sys.stderr)
     sys.exit(code)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands.output import Json, print_json, print_rows, shown
+from harness.commands.output import Json, print_json, print_rows, readable
 from harness.errors import UserError, unknown_name
 from harness.perf import workload
 from harness.perf.train import CONTENDERS, ON_REQUEST, measure
@@ -125,7 +125,8 @@ def generate(
         title=f"generation: {model}, up to {new_tokens} new tokens",
     )
     for name, each in result["memory"].items():
-        print(f"{name}: peak {shown(_megabytes(each['peak']))} MB, {shown(_megabytes(each['loaded']))} MB when loaded")
+        peak, loaded = (readable(_megabytes(each[kind])) for kind in ("peak", "loaded"))
+        print(f"{name}: peak {peak} MB, {loaded} MB when loaded")
     machine = result["machine"]
     print(
         f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, utilisation of "

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.commands.output import print_rows, shown
+from harness.commands.output import print_rows, readable
 from harness.files.disk import writing
 from harness.files.store import plain
 from harness.regression.gate import Check, Finding
@@ -44,7 +44,7 @@ def text(each: Finding) -> str:
 
 def print_check(check: Check, run: Path, against: Path) -> None:
     seeds = f"seeds {_list(check.seeds)}; reference: seeds {_list(check.reference_seeds)}"
-    print(shown(f"{run} against {against} ({seeds})"))
+    print(readable(f"{run} against {against} ({seeds})"))
     scores = [each for each in check.findings if each.kind == "score"]
     training = [each for each in check.findings if each.kind == "training"]
     if scores:
@@ -70,11 +70,11 @@ def print_check(check: Check, run: Path, against: Path) -> None:
         print_rows(columns, rows, title=title)
         print(f"{len(training) - len(failed)} of {len(training)} measures of training are as expected")
     for each in check.unequal[:SHOWN]:
-        print(shown(f"not identical: {each}"))
+        print(readable(f"not identical: {each}"))
     if len(check.unequal) > SHOWN:
         print(f"not identical: {len(check.unequal) - SHOWN} more")
     if check.not_checked:
-        print(shown(f"not in the run, not checked: {', '.join(check.not_checked)}"))
+        print(readable(f"not in the run, not checked: {', '.join(check.not_checked)}"))
     print(headline(check))
 
 
@@ -110,7 +110,7 @@ def write_junit(check: Check, path: Path) -> None:
 
 
 def _xml(said: str) -> str:
-    return shown(said)  # without control characters, which XML lacks
+    return readable(said)  # without control characters, which XML lacks
 
 
 def annotate_github(check: Check) -> None:

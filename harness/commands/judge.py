@@ -7,7 +7,7 @@ import typer
 
 from harness.commands.data import DATA
 from harness.commands.options import experiment, takes
-from harness.commands.output import Json, print_json, print_rows, shown
+from harness.commands.output import Json, print_json, print_rows, readable
 from harness.judge_audit.chosen import OPTIONS
 
 app = typer.Typer(no_args_is_help=True, help="Judges: which of them can be trusted.")
@@ -82,16 +82,16 @@ def print_audit(report: dict[str, Any]) -> None:
     if kinds["ratings"]:
         print_rows(("ratings", "labels by", "asked", "no verdict", *RATING), map(_rating, kinds["ratings"]))
     for each in report["sets"]:
-        print(shown(f"{each['name']}: {each['verdict']}."))
+        print(readable(f"{each['name']}: {each['verdict']}."))
         for reason, number in each["left_out"].items():
-            print(shown(f"{each['name']}: {number} labels left out: {reason}"))
+            print(readable(f"{each['name']}: {number} labels left out: {reason}"))
     tokens = [sum(each[name] for each in report["sets"]) for name in ("prompt_tokens", "completion_tokens")]
     costs = [each["usd"] for each in report["sets"]]
     cost = "cost not known" if None in costs else f"{sum(costs):.4f} USD"
     print(f"{sum(each['askings'] for each in report['sets'])} judgments, {tokens[0]:,} + {tokens[1]:,} tokens, {cost}")
     for text in report["absent"]:
-        print(shown(f"left out: {text}"))
-    print(shown(report["verdict"]))
+        print(readable(f"left out: {text}"))
+    print(readable(report["verdict"]))
 
 
 AGREEMENT = ("agreement", "kappa", "alpha", "consistent")

@@ -87,10 +87,10 @@ def takes(*names: str) -> Callable[[Callable], Callable]:
 
 def _parameter(name: str) -> inspect.Parameter:
     field = _FIELDS[name]
-    shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     text = field.metadata["help"].replace("[", r"\[")
-    if shown not in (None, dataclasses.MISSING, False):
-        text += f" [dim]\\[default: {shown}][/dim]"
+    if default not in (None, dataclasses.MISSING, False):
+        text += f" [dim]\\[default: {default}][/dim]"
     others = {"methods": str, "benchmarks": str, **dict.fromkeys((*SETTINGS, *FIELDS), list[str])}
     kind = others.get(name) or typed.plain_type(field.type)
     return inspect.Parameter(

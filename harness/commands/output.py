@@ -41,27 +41,27 @@ def print_rows(columns: Sequence[str], rows: Iterable[Sequence[Any]], title: str
     from rich.text import Text
 
     rows = [list(row) for row in rows]
-    table = Table(title=None if title is None else Text(shown(title)))
+    table = Table(title=None if title is None else Text(readable(title)))
     for place, column in enumerate(columns):
         numeric = all(row[place] is None or isinstance(row[place], int | float) for row in rows)
-        table.add_column(Text(shown(column)), justify="right" if numeric else "left", overflow="fold")
+        table.add_column(Text(readable(column)), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(Text(shown(value)) for value in row))
+        table.add_row(*(Text(readable(value)) for value in row))
     Console(width=None if sys.stdout.isatty() else PLAIN_WIDTH).print(table)
 
 
 def print_facts(facts: Mapping[str, Any], indent: int = 0) -> None:
     """Print name and value, one per line, and mappings indented below their name."""
-    width = max((len(shown(name)) for name, value in facts.items() if not isinstance(value, Mapping)), default=0)
+    width = max((len(readable(name)) for name, value in facts.items() if not isinstance(value, Mapping)), default=0)
     for name, value in facts.items():
         if isinstance(value, Mapping):
-            print(" " * indent + f"{shown(name)}:")
+            print(" " * indent + f"{readable(name)}:")
             print_facts(value, indent + 2)
         else:
-            print(" " * indent + f"{shown(name):{width}}  {shown(value)}")
+            print(" " * indent + f"{readable(name):{width}}  {readable(value)}")
 
 
-def shown(value: Any) -> str:
+def readable(value: Any) -> str:
     """Return a value as people read it: at most four decimals, a list as an interval, no control characters."""
     if value is None:
         return "–"
@@ -70,5 +70,5 @@ def shown(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.4f}".rstrip("0").rstrip(".")
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return "[" + ", ".join(map(shown, value)) + "]"
+        return "[" + ", ".join(map(readable, value)) + "]"
     return "".join(mark if mark.isprintable() else " " for mark in str(value))

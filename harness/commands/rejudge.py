@@ -3,7 +3,7 @@
 from typing import Any
 
 from harness.commands.options import RunFolder, experiment, takes
-from harness.commands.output import Json, print_json, print_rows, shown
+from harness.commands.output import Json, print_json, print_rows, readable
 from harness.judge_audit.chosen import OPTIONS
 
 EPILOG = (
@@ -48,7 +48,7 @@ def print_rejudged(report: dict[str, Any]) -> None:
             rows.append(cells)
         print_rows(columns, rows, title=each["benchmark"])
     for each in report["benchmarks"]:
-        print(shown(each["verdict"]))
+        print(readable(each["verdict"]))
     if report["left_out"]:
-        print(shown(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
-    print(shown(report["folder"]))
+        print(readable(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
+    print(readable(report["folder"]))

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from harness.commands.output import print_facts, print_rows, shown
+from harness.commands.output import print_facts, print_rows, readable
 
 KEY = 8  # digits of a digest that people see
 
@@ -15,11 +15,11 @@ def print_verified(report: dict[str, Any]) -> None:
         rows.append([number["method"], number["seed"], number["benchmark"], number["value"], state, _chain(number)])
     print_rows(("method", "seed", "benchmark", "value", "", "rests on"), rows, title=report["run"])
     for problem in report["problems"]:
-        print(shown(f"problem: {problem}"))
+        print(readable(f"problem: {problem}"))
     if report["surroundings"]:
         print("Not as on this machine (where a run would recompute the steps):")
         for text in report["surroundings"]:
-            print(shown(f"  {text}"))
+            print(readable(f"  {text}"))
     verified = sum(number["verified"] for number in report["numbers"])
     print(f"{verified} of {len(report['numbers'])} numbers verified; --json has every file and digest")
 
