@@ -1,6 +1,6 @@
 """Benchmark files, fetched from where they are published, each pinned by its sha256.
 
-Written here as pooch cannot resume a cut download: MATH's and RewardBench's files would begin again at each cut.
+pooch would not do: it cannot resume a cut download, and has no limit on the size of a file.
 """
 
 import gzip
