@@ -1,6 +1,6 @@
 """Benchmark files, fetched from where they are published, each pinned by its sha256.
 
-Written here as pooch cannot resume a cut download: MATH's and RewardBench's files would begin again at each cut.
+pooch would not do: it cannot resume a cut download, and has no limit on the size of a file.
 """
 
 import gzip
@@ -171,8 +171,8 @@ def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[d
     for benchmark, entries in files.items():
         for file in entries if name in (None, benchmark) else ():
             verdict, found = status(file, data_dir)
-            row = {"benchmark": benchmark, "path": file.path, "status": verdict}
-            rows.append(row | {"licence": file.licence, "sha256": found})
+            row = {"benchmark": benchmark, "path": file.path, "status": verdict, "licence": file.licence}
+            rows.append({**row, "sha256": found})
     return rows
 
 

@@ -287,7 +287,7 @@ def test_configurations_that_do_not_fit(model, harness, changes, told):
     ("content", "told"),
     [
         ("{", "config.json is not JSON"),
-        ("[]", "config.json holds no JSON object"),
+        ("[]", "config.json does not hold a JSON object"),
         ("", "config.json is not JSON"),
         ('{"a": ' * 500 + "1" + "}" * 500, "nested more than 64 levels"),
         ('{"a": ' * 100_000 + "1" + "}" * 100_000, "config.json is not JSON"),

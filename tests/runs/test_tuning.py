@@ -86,11 +86,11 @@ def test_options_that_are_set_and_limits():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tune": 1}, "tune must be 0 or from 2"),
-        ({"tune": -1}, "tune must be 0 or from 2"),
-        ({"tune_prompts": 0}, "tune_prompts must be at least 1"),
+        ({"tune": 1}, "tune must be 0 or at least 2"),
+        ({"tune": -1}, "'tune' must be at least 0, not -1"),
+        ({"tune_prompts": 0}, "'tune_prompts' must be at least 1"),
         ({"search": {"dpo": {"beta": "1,2"}}}, "limits for 'dpo', which is not among the methods base, sso"),
-        ({"search": {"sso": {"bet": "1,2"}}}, "option that tuning tries of sso 'bet': did you mean 'beta'"),
+        ({"search": {"sso": {"bet": "1,2"}}}, "tuned option of sso 'bet': did you mean 'beta'"),
         ({"search": {"sso": {"beta": "2,1"}}}, "limits of sso.beta must be LOW,HIGH above 0"),
         ({"search": {"sso": {"beta": [0, 1]}}}, "limits of sso.beta must be LOW,HIGH above 0"),
         ({"search": {"sso": {"beta": 5}}}, "limits of sso.beta must be LOW,HIGH above 0"),

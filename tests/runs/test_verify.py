@@ -141,7 +141,7 @@ def test_everything_that_is_broken_is_reported_at_once(copy):
     told = "\n".join(report["problems"])
     for part in (
         *("dpo-seed0/ledger.json is not JSON", "dpo-seed0/seconds.json is not JSON"),
-        "steps/policy-examples.json: is not a mark of a step",
+        "steps/policy-examples.json: is not a valid step record",
         *(
             "base-seed0/steps/score-math.json: UnicodeDecodeError",
             "samples/mt-bench.jsonl has changed since step samples-mt",
