@@ -5,14 +5,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 Advance = Callable[[int], None]  # called with the number of items finished since the last call
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
 PLAIN_VARIABLE = "HARNESS_PLAIN_PROGRESS"  # set where several processes share one terminal
 
 
+class Noted(Protocol):
+    """An `Advance` that can show a note behind the label."""
+
+    def __call__(self, count: int) -> None: ...
+
+    def note(self, text: str) -> None: ...
+
+
 @contextmanager
-def progress(label: str, total: int | None) -> Iterator[Advance]:
+def progress(label: str, total: int | None) -> Iterator[Noted]:
     """Shows the work of `label` while the block runs; the block calls what it gets with the items just finished."""
     if sys.stderr.isatty() and PLAIN_VARIABLE not in os.environ:
         with _bar() as bar:

@@ -56,6 +56,7 @@ class ScoredArm(Protocol):
     """What scoring needs to know of an arm (`harness.runs.arm.Arm`)."""
 
     experiment: Experiment
+    name: str
     seed: int
     label: str
     folder: Folder
