@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from harness.engines.chat import ChatTemplate
     from harness.engines.logprobs import Reading
     from harness.engines.memory import Limit
-    from harness.engines.transformers import TransformersEngine
 
 
 @dataclass(frozen=True)
@@ -115,8 +114,8 @@ class Engine(Protocol):
         ...
 
     @property
-    def local(self) -> "TransformersEngine | None":
-        """The same causal language model in this process, which can be trained; None if there is none."""
+    def local(self) -> "TrainableEngine | None":
+        """The same causal language model, run by transformers in this process; None if there is none."""
         ...
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
@@ -158,7 +157,17 @@ class TrainableEngine(Engine, Protocol):
     """A causal language model whose weights are in this process."""
 
     @property
-    def local(self) -> "TransformersEngine": ...
+    def local(self) -> "TrainableEngine": ...
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        ...
 
     @property
     def device(self) -> "torch.device": ...
