@@ -63,7 +63,7 @@ class LogProb:
 
 
 def shared_tokens(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> int:
-    """Tokens of a forward pass over (prompt, completion) sequences in which equal prompts are read once."""
+    """How many tokens a forward pass over (prompt, completion) sequences has if equal prompts are read once."""
     prompts: dict[TokenIds, set[TokenIds]] = {}
     for prompt, completion in pairs:
         prompts.setdefault(prompt, set()).add(completion)
@@ -119,16 +119,16 @@ class Engine(Protocol):
         ...
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
-        """Token ids of a conversation by the model's chat template, applied once."""
+        """Return the token ids of a conversation by the model's chat template, applied once."""
         ...
 
     def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
-        """Token ids of a prompt that given replies share, and of each reply as the chat template writes it, including
-        the end of its turn (see `harness.engines.chat.ChatTemplate.encode_replies`)."""
+        """Return the token ids of a prompt that given replies share, and of each reply as the chat template writes it,
+        including the end of its turn (see `harness.engines.chat.ChatTemplate.encode_replies`)."""
         ...
 
     def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
-        """Token ids of a prompt and of short answers to compare, such as letters, without the end of the turn."""
+        """Return the token ids of a prompt and of short answers to compare, such as letters, without the turn's end."""
         ...
 
     def generate(

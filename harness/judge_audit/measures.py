@@ -175,10 +175,10 @@ def detectable_difference(agreement: float, questions: int, power: float = POWER
 
 
 def detectable_points(slope: float, spread: float, questions: int, power: float = POWER, level: float = LEVEL) -> float:
-    """The same for mean ratings, in points of the labels: (z + z) * sqrt(2 s^2 / n) / slope.
+    """Return the smallest detectable difference of mean ratings, in the labels' points: (z + z) * sqrt(2 s^2 / n) / b.
 
     Args:
-        slope: of the judge's ratings on the labels: a true difference of one point shows as this much.
+        slope: b of the judge's ratings on the labels: a true difference of one point shows as this much.
         spread: s, the standard deviation of the judge's ratings.
     """
     if not slope > 0:
