@@ -275,9 +275,8 @@ class ArmSetup(RunSetup):
     streams: dict[bool, PromptStream]
 
     def base(self) -> TrainableEngine:
-        return cast(
-            TrainableEngine, self.inputs.base
-        )  # a model behind an endpoint is refused where anything is trained
+        # what trains is never behind an endpoint: that was refused
+        return cast(TrainableEngine, self.inputs.base)
 
     def load(self, checkpoint: Path) -> TrainableEngine:
         return self.arm._load(checkpoint)
