@@ -1,4 +1,7 @@
-"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere.
+
+Work that took a second or more leaves one line; shorter work leaves none.
+"""
 
 import os
 import sys
@@ -11,6 +14,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PLAIN_INTERVAL = 10.0  # seconds between two plain lines
+SHORTEST = 1.0  # seconds of work that leaves a line
 PLAIN_VARIABLE = "HARNESS_PLAIN_PROGRESS"  # set where several processes share one terminal
 
 Advance = Callable[[int], None]  # called with the number of items finished since the last call
@@ -33,26 +37,35 @@ def progress(label: str, total: int | None) -> Iterator[Notable]:
     Args:
         total: number of items, None where it is unknown.
     """
+    lines = _Lines(label, total)
     if sys.stderr.isatty() and PLAIN_VARIABLE not in os.environ:
         with _bar() as bar:
-            yield _Bar(bar, bar.add_task(label, total=total), label)
+            yield _Bar(bar, bar.add_task(label, total=total), lines)
     else:
-        plain = _Plain(label, total)
-        yield plain
-        plain.end()
+        yield lines
+    lines.end()
+
+
+def time_left(seconds: float) -> str:
+    """Seconds as people estimate time: "40 s", "3 min", "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 class _Bar:
-    """A bar on a terminal, with the note behind the label."""
+    """A bar on a terminal, with the note behind the label; the bar goes when the work is done, and `lines` stays."""
 
-    def __init__(self, bar: "Progress", task: "TaskID", label: str) -> None:
-        self._bar, self._task, self._label = bar, task, label
+    def __init__(self, bar: "Progress", task: "TaskID", lines: "_Lines") -> None:
+        self._bar, self._task, self._lines = bar, task, lines
 
     def __call__(self, count: int, /) -> None:
         self._bar.advance(self._task, count)
+        self._lines.done += count
 
     def note(self, text: str) -> None:
-        self._bar.update(self._task, description=f"{self._label} ({text})")
+        self._bar.update(self._task, description=f"{self._lines.label} ({text})")
+        self._lines.note(text)
 
 
 def _bar() -> "Progress":
@@ -80,26 +93,27 @@ def _bar() -> "Progress":
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=Console(stderr=True),
+        transient=True,
     )
 
 
-class _Plain:
+class _Lines:
     """Lines in place of a bar: one per PLAIN_INTERVAL, and one at the end."""
 
     def __init__(self, label: str, total: int | None) -> None:
-        self._label, self._total, self._note = label, total, ""
+        self.label, self.done = label, 0
+        self._total, self._note = total, ""
         self._start = self._last = time.monotonic()
-        self._done = 0
 
     def __call__(self, count: int, /) -> None:
-        self._done += count
+        self.done += count
         now = time.monotonic()
         if now - self._last >= PLAIN_INTERVAL:
             self._last = now
-            rate = self._done / (now - self._start)
-            left = f", {(self._total - self._done) / rate:.0f} s left" if self._total and rate else ""
+            rate = self.done / (now - self._start)
+            left = f", {time_left((self._total - self.done) / rate)} left" if self._total and rate else ""
             print(
-                f"{self._label}: {self._done}/{self._total or '?'} ({rate:.1f}/s{left}{self._note})",
+                f"{self.label}: {self.done}/{self._total or '?'} ({rate:.1f}/s{left}{self._note})",
                 file=sys.stderr,
                 flush=True,
             )
@@ -109,4 +123,5 @@ class _Plain:
 
     def end(self) -> None:
         took = time.monotonic() - self._start
-        print(f"{self._label}: {self._done} in {took:.1f} s{self._note}", file=sys.stderr, flush=True)
+        if took >= SHORTEST:
+            print(f"{self.label}: {self.done} in {took:.1f} s{self._note}", file=sys.stderr, flush=True)

@@ -65,6 +65,7 @@ def run(
     experiment = with_earlier(asked, root)
     key = _key(experiment)
     if not restart_from and _finished(root, key):
+        print(f"all steps of {root.path} were finished before: nothing is computed", file=sys.stderr)
         return write_table(root.path)
     check_inputs(experiment)
     if not experiment.model_url:
@@ -88,6 +89,12 @@ def run(
         run_arms(experiment, root, arms, inputs, jobs, ray)
         table = write_table(root.path)
         _write_index(root, _key(experiment))
+        print(
+            f"finished: everything is in {root.path}\n"
+            f"  harness report {root.path}   # one web page\n"
+            f"  harness verify {root.path}   # recompute every number",
+            file=sys.stderr,
+        )
         return table
 
 

@@ -11,12 +11,13 @@ from functools import cache
 from multiprocessing import get_context, parent_process, resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import SpawnProcess
+from statistics import fmean
 from threading import Thread
 
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files.folders import RunFolder
-from harness.progress import PLAIN_VARIABLE
+from harness.progress import PLAIN_VARIABLE, SHORTEST, time_left
 from harness.runs.arm import Arm, failure_of
 from harness.runs.inputs import Inputs, load_inputs
 from harness.signals import GO_ON, how_ended
@@ -43,13 +44,16 @@ def run_arms(
 
         run_arms_on_ray(experiment, root, arms, ray)
         return
+    left = ArmsLeft(len(arms), min(jobs, len(arms)))
     if jobs == 1:
         for arm in arms:
+            left.starts(arm)
             arm.run(inputs)
+            left.ends(arm)
         return
     with _processes(experiment, root, min(jobs, len(arms))) as processes:
         waiting = deque(arms)
-        running = {connection: _start(connection, waiting) for connection in processes}
+        running = {connection: _start(connection, waiting, left) for connection in processes}
         while running:
             ready = wait(running)
             for connection in [each for each in running if each in ready]:
@@ -60,13 +64,39 @@ def run_arms(
                     raise _died(processes[connection], arm.label) from None
                 if failure:
                     raise UserError(f"{arm.label}: {failure}")
+                left.ends(arm)
                 if waiting:
-                    running[connection] = _start(connection, waiting)
+                    running[connection] = _start(connection, waiting, left)
 
 
-def _start(connection: Connection, waiting: deque[Arm]) -> Arm:
+class ArmsLeft:
+    """Says which arm begins, and how long those that are left will take, from the arms that this call has trained."""
+
+    def __init__(self, arms: int, jobs: int) -> None:
+        self._arms, self._jobs, self._begun = arms, jobs, 0
+        self._started: dict[str, float] = {}
+        self._took: list[float] = []
+
+    def starts(self, arm: Arm) -> None:
+        """Print a line: "arm 2 of 3: sso seed 0, about 40 s left"."""
+        left = self._arms - self._begun  # those that run beside it are half done, on average
+        waits = max(left, self._jobs) / self._jobs * fmean(self._took) if self._took else 0.0
+        estimate = f", about {time_left(waits)} left" if waits else ""
+        self._begun += 1
+        self._started[arm.label] = time.monotonic()
+        print(f"arm {self._begun} of {self._arms}: {arm.label}{estimate}", file=sys.stderr, flush=True)
+
+    def ends(self, arm: Arm) -> None:
+        """Take the time of an arm that trained; an arm without training, or finished before, predicts nothing."""
+        took = time.monotonic() - self._started.pop(arm.label)
+        if arm.stages and took >= SHORTEST:
+            self._took.append(took)
+
+
+def _start(connection: Connection, waiting: deque[Arm], left: ArmsLeft) -> Arm:
     """Send the next arm to a process."""
     arm = waiting.popleft()
+    left.starts(arm)
     with suppress(BrokenPipeError):  # the process has died, which reading its answer shows
         connection.send(arm)
     return arm
