@@ -59,10 +59,11 @@ class Worker:
             # a fork of a process with torch's threads can deadlock
             self._pool = ProcessPool(1, context=get_context("spawn"), initializer=_start, initargs=given)
         longest = WAITING * self._limit
+        answer = self._pool.schedule(_answer, args=(request, self._limit), timeout=longest)
         try:
-            answer = self._pool.schedule(_answer, args=(request, self._limit), timeout=longest)
             return answer.result(START_LIMIT + longest)
         except (TimeoutError, ProcessExpired):
+            answer.cancel()  # where it still waits for the process to start
             raise NoAnswer from None
         except BrokenProcessPool:
             self.close()

@@ -85,7 +85,7 @@ def _dataset(arm: Arm, benchmark: str) -> tuple[str, str | None]:
 def _setting(score: Score) -> dict[str, Any]:
     """How a score was made."""
     details: dict[str, Any] = {
-        name: value for name, value in score.details.items() if name in ("protocol", "num_fewshot", "chat")
+        name: score.details[name] for name in ("protocol", "num_fewshot", "chat") if name in score.details
     }
     counts = {"questions": score.questions, "missing": score.missing, "unparsed": score.unparsed}
     return {**({"judge": score.judge} if score.judge else {}), **details, **counts}
