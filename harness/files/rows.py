@@ -243,4 +243,4 @@ def _parquet(path: Path, columns: Collection[str]) -> Iterator[Located]:
                     yield f"{path}: row {number}", others | batch.slice(index, 1).to_pylist()[0]
     except (ArrowException, OSError, ValueError, OverflowError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"{path}: cannot be read as Parquet after row {number} ({reason})") from None
+        raise UserError(f"{path}: not Parquet after row {number} ({reason})") from None

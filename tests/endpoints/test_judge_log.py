@@ -155,7 +155,7 @@ def test_a_reply_without_a_message_is_an_error_with_its_usage(choices):
     usage = {"prompt_tokens": 3, "completion_tokens": 0}
     answer = read_answer(json.dumps({"choices": choices, "usage": usage}))
     assert (answer.error, answer.usage) == ("the reply has no message", (3, 0))
-    assert "JSON" in read_answer('{"choices": [').error and "no chat" in read_answer("[]").error
+    assert "JSON" in read_answer('{"choices": [').error and "not a chat" in read_answer("[]").error
 
 
 @pytest.mark.parametrize(

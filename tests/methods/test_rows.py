@@ -88,7 +88,7 @@ def test_damaged_pages_are_told(tmp_path):
     data = bytearray(path.read_bytes())
     data[200:400] = b"\xff" * 200
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"p\.parquet: cannot be read as Parquet after row 0"):
+    with pytest.raises(UserError, match=r"p\.parquet: not Parquet after row 0"):
         load_prompts(path)
 
 

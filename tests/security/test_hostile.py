@@ -120,7 +120,7 @@ def test_an_index_that_names_other_files(model, shard):
     (folder / "model.safetensors").rename(folder.parent / "kept.safetensors")
     torch.save({"weight": Payload(mark)}, folder.parent / "evil.bin")
     (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": dict.fromkeys(names, shard)}))
-    refused(folder, mark, "no .safetensors file of this folder")
+    refused(folder, mark, "not a .safetensors file of this folder")
 
 
 HEADER = json.dumps({"w": {"dtype": "F32", "shape": [2, 2], "data_offsets": [0, 10**15]}}).encode()

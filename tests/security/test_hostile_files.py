@@ -145,7 +145,7 @@ def test_a_download_that_is_sent_elsewhere(server, tmp_path, target):
 )
 def test_a_download_of_something_else(server, tmp_path, monkeypatch, headers, body, message):
     """Other content, more than announced, no end: nothing is left."""
-    monkeypatch.setattr(data, "MOST", 4000)
+    monkeypatch.setattr(data, "LARGEST", 4000)
     monkeypatch.setattr(data, "BLOCK", 1000)
     server.answers["/file"] = (200, headers, body)
     with pytest.raises(UserError, match=message):
