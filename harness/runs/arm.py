@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.base import Policy, step_names
-from harness.engines.base import Sampling
+from harness.engines.base import Engine, Sampling, TrainableEngine
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import sources, store
@@ -32,7 +32,6 @@ from harness.types import Prompt
 from harness.work import Cost
 
 if TYPE_CHECKING:
-    from harness.engines.transformers import TransformersEngine
     from harness.training.base import Training
 
 
@@ -204,7 +203,7 @@ class Arm:
             },
         )
 
-    def _load(self, path: Path) -> "TransformersEngine":
+    def _load(self, path: Path) -> TrainableEngine:
         use_threads(self.experiment)
         return load_engine(self.experiment, path)
 
@@ -275,10 +274,10 @@ class ArmSetup(RunSetup):
     inputs: Inputs
     streams: dict[bool, PromptStream]
 
-    def base(self) -> "TransformersEngine":
+    def base(self) -> Engine:
         return self.inputs.base
 
-    def load(self, checkpoint: Path) -> "TransformersEngine":
+    def load(self, checkpoint: Path) -> TrainableEngine:
         return self.arm._load(checkpoint)
 
     def depends_on(self, stage: Stage) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from harness.files.urls import public_url
 from harness.models import fingerprints
 
 if TYPE_CHECKING:
-    from harness.engines.base import Engine
+    from harness.engines.base import TrainableEngine
     from harness.engines.vllm import Backend
     from harness.experiment.options import Experiment
 
@@ -48,7 +48,7 @@ def described(experiment: "Experiment") -> str:
     return version + (f" on {experiment.tensor_parallel} GPUs" if experiment.tensor_parallel > 1 else "")
 
 
-def load_engine(experiment: "Experiment", folder: Path) -> "Engine":
+def load_engine(experiment: "Experiment", folder: Path) -> "TrainableEngine":
     """Load the engine for the folder of a model.
 
     Raises:
