@@ -1,6 +1,10 @@
 # make demo   install, then compare the methods on the embedded model
-# make test   install with the tools for development, check the style, run the tests
-# make test-all   make test, then the tests that need vLLM, in an environment of its own, Ray and DeepSpeed
+# make check  for daily work: style, types, layout and the tests without whole runs (under 2 minutes)
+# make test   all of it: style, types and every test that takes seconds (about 12 minutes on two cores)
+# make test-all   make test, then the slow tests, those of Ray and DeepSpeed, and those of vLLM in its own environment
+# make coverage   how much of the source the tests of make check reach, with the floor of pyproject.toml
+# make lint   style and types alone
+# make format   write the style
 # make docs    the documentation as a site, in site/
 # make vllm-env   that environment: vLLM for the CPU where there is no GPU (4 GB, about 4 minutes)
 # make browser  Chromium from Debian's packages (as root), with which the tests open the report page; else they skip that
@@ -9,25 +13,39 @@ PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
 BIN := $(VENV)/bin
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder# the longest files first: tests/conftest.py
 SHELL := bash
 comma := ,
 HAS_GPU = $(shell command -v nvidia-smi)
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo test test-all docs vllm-env browser clean
+.PHONY: demo check test test-all coverage lint format docs vllm-env browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo --jobs 2
 
-test: $(VENV)/.installed-dev
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.installed-dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+check: lint
+	$(PYTEST) $(IN_PARALLEL) -m "not integration"
+
+test: lint
+	$(PYTEST) $(IN_PARALLEL)
+
+coverage: $(VENV)/.installed-dev
+	$(PYTEST) $(IN_PARALLEL) -m "not integration" --cov --cov-report=term
 
 test-all: test vllm-env
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed]"
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/runs/test_ray.py
-	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/training/test_sharded.py
-	HARNESS_TEST_ALL=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long
+	$(PYTEST) -m "slow or ray"
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/engines/test_vllm.py
 
 docs: $(VENV)/.installed-docs
@@ -39,7 +57,7 @@ browser:
 	command -v chromium >/dev/null || { apt-get update -q && apt-get install -qy --no-install-recommends chromium chromium-driver; }
 
 clean:
-	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist site *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The stamps are older than these files when dependencies have changed: then pip runs again.

@@ -30,6 +30,7 @@ class PreferenceOptions(TrainingOptions):
 
     data: "offline" (labelled pairs from a file) or "on-policy" (candidates of the policy, ranked by the judge).
     candidates: how many per prompt.
+    beta: how strongly the policy is held to the reference.
     """
 
     data: str = "offline"

@@ -41,7 +41,12 @@ class SelfRewarding:
     class Options(TrainingOptions):
         """Options of self-rewarding.
 
+        iterations: rounds of sampling, judging and training, each with an equal share of the budget.
+        candidates: responses per prompt, of which the best and the worst become a pair.
+        judge_samples: ratings per response, which are averaged.
         judge_prompt: "short" (the testbed's form of the additive prompt) or "additive".
+        judge_max_new_tokens: longest rating, in tokens.
+        beta: of DPO, how strongly the policy is held to the reference.
         """
 
         iterations: int = 3

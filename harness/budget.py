@@ -29,6 +29,11 @@ class Budget:
 
         Raises:
             UserError: when the text is not one of these, or the amount is not above 0.
+
+        >>> Budget.parse("updates=60")
+        Budget(kind='updates', amount=60.0)
+        >>> print(Budget.parse("1e12"))
+        1e+12 FLOPs
         """
         name, _, number = text.rpartition("=")
         kind = KINDS.get(name or "flops")

@@ -1,4 +1,4 @@
-"""The command line: arguments in, one call, output out. Heavy imports wait until a command needs them."""
+"""The command line: arguments in, one call, output out. Commands import heavy modules when they run."""
 
 import os
 import re
@@ -11,7 +11,7 @@ import typer
 
 from harness.commands import bench, data, export, judge, power, rejudge, score, simulate, testbed
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
-from harness.commands.output import Json, print_json, shown
+from harness.commands.output import Json, print_json, readable
 from harness.errors import UserError
 from harness.experiment import configuration, registry
 from harness.experiment.scale import with_scale
@@ -39,19 +39,19 @@ app.command("power", epilog=power.EPILOG)(power.power)
 app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
 
 RESULTS = Path("results")
-Results = Annotated[Path, typer.Option(help="Folder of results; runs go below it, in runs/NAME.")]
+Results = Annotated[Path, typer.Option(help="Folder of results; runs are in runs/NAME below it.")]
 RestartFrom = Annotated[
     str | None,
     typer.Option(
         metavar="STEP",
-        help="Do finished steps again, and what follows from them: STEP or METHOD/STEP, such as sso/policy, "
-        "policy-examples, samples-math, score-math; several are separated by commas.",
+        help="Recompute these finished steps and what depends on them: STEP or METHOD/STEP, such as sso/policy, "
+        "policy-examples, samples-math, score-math; separated by commas.",
     ),
 ]
 Ray = Annotated[
     str | None, typer.Option(help="Run arms on a Ray cluster: its address, 'auto', or 'local' for one on this machine.")
 ]
-Jobs = Annotated[int, typer.Option(min=1, help="Arms (method x seed) that run at the same time, a process each.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Arms (method x seed) that run concurrently, one process each.")]
 
 
 def _print_table(table: Any, as_json: bool) -> None:
@@ -87,13 +87,13 @@ def run(
 ) -> None:
     """Train methods under one budget, score them, and print the comparison.
 
-    Everything that happened is left under results/runs/NAME. A second call with the same options reuses it, and an
-    interrupted run goes on. An option that would make a finished step another one is refused.
+    All results are kept in results/runs/NAME. A second call with the same options reuses them, and an interrupted run
+    continues. Changing an option that a finished step depends on is refused.
     """
     from harness.runs.run import run as run_experiment
 
     if ray and jobs > 1:
-        raise UserError("give --jobs or --ray, not both: a cluster runs as many arms at a time as it has room for")
+        raise UserError("give --jobs or --ray, not both: a cluster runs as many arms at once as it has room for")
     _print_table(run_experiment(experiment(given, config), results, jobs, restart_from, ray), as_json)
 
 
@@ -115,7 +115,7 @@ def eval(
     given: dict,
     model: Annotated[
         str,
-        typer.Argument(help="'testbed', a folder (of a PEFT adapter, too), a hub id, or a name at --model-url."),
+        typer.Argument(help="'testbed', a folder (also of a PEFT adapter), a hub id, or a name at --model-url."),
     ],
     results: Results = RESULTS,
     restart_from: RestartFrom = None,
@@ -131,8 +131,7 @@ def eval(
 
 
 def _one_thread_each() -> None:
-    """For numpy's products of matrices, before it is imported: benchmarks are computed side by side already, and
-    threads that wait for a core of a busy machine take longer than one."""
+    """Set before importing numpy: work is already parallel, and BLAS threads would oversubscribe the cores."""
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
@@ -148,25 +147,25 @@ def table(
         str | None,
         typer.Option(
             "--format",
-            help="markdown, latex, csv, json or html; else by the suffix of the file, or markdown.",
+            help="markdown, latex, csv, json or html; default: by the suffix of the file, or markdown.",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; else the table is printed.")
+        Path | None, typer.Option("--output", "-o", help="File to write; default: print the table.")
     ] = None,
     baseline: Annotated[
-        str | None, typer.Option(metavar="METHOD", help="Method to compare the others with; else base.")
+        str | None, typer.Option(metavar="METHOD", help="Method to compare the others with; default: base.")
     ] = None,
     reported: Annotated[
-        str | None, typer.Option(help="Show published rows of a model too, such as Llama3-8B-SFT, or 'all'.")
+        str | None, typer.Option(help="Also show published rows of a model, such as Llama3-8B-SFT, or 'all'.")
     ] = None,
-    reported_file: Annotated[Path, typer.Option(help="Where the published numbers stand.")] = RESULTS / "reported.yaml",
+    reported_file: Annotated[Path, typer.Option(help="File of published numbers.")] = RESULTS / "reported.yaml",
     as_json: Json = False,
 ) -> None:
-    """Print the table of finished runs, computed anew from their stored scores.
+    """Print the table of finished runs, recomputed from their stored scores.
 
-    Several runs stand in one table when they can be compared: the same start model, questions, settings and judge.
+    Runs share a table if they are comparable: the same start model, questions, settings and judge.
     """
     _one_thread_each()
     from harness.commands.tables import show_table
@@ -180,10 +179,11 @@ def table(
 def leaderboard(
     results: Results = RESULTS,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="File to write; else LEADERBOARD.md in the folder of results.")
+        Path | None,
+        typer.Option("--output", "-o", help="File to write; default: LEADERBOARD.md in the folder of results."),
     ] = None,
 ) -> None:
-    """Write the leaderboard of all finished experiments, grouped by what can be compared.
+    """Write the leaderboard of all finished experiments, grouped by what is comparable.
 
     It says which experiments were left out, and why. The same experiments give the same file.
     """
@@ -199,12 +199,12 @@ def leaderboard(
 def report(
     run_folder: RunFolder,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="HTML file to write; else report.html in the run folder.")
+        Path | None, typer.Option("--output", "-o", help="HTML file to write; default: report.html in the run folder.")
     ] = None,
 ) -> None:
-    """Write a finished run as one web page: who won, by how much, how sure that is, what it cost, and all samples.
+    """Write a finished run as a web page: who won, by how much, how certain that is, what it cost, and all samples.
 
-    The file needs no network and no other file.
+    The page is one file and needs no network.
     """
     from harness.commands.report import write_report
 
@@ -223,18 +223,18 @@ def check(
         float | None,
         typer.Option(
             min=0.0,
-            help="How much worse a score may be, as a share of the reference's, such as 0.02; else as much as lets "
-            "equal runs pass.",
+            help="How much worse a score may be, as a share of the reference's, such as 0.02; default: enough for "
+            "equal runs to pass.",
         ),
     ] = None,
     junit: Annotated[Path | None, typer.Option(help="Write the findings as JUnit XML.")] = None,
-    update: Annotated[bool, typer.Option("--update", help="Make the run the reference, and check nothing.")] = False,
+    update: Annotated[bool, typer.Option("--update", help="Make the run the reference, without a check.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Hold a finished run against a stored reference; exit code 1 when it is worse.
+    """Compare a finished run with a stored reference; exit code 1 if it is worse.
 
-    Identical results pass at once. Else every score must be no worse by a margin, and every measure of training must
-    lie where another seed of the reference would, with a bounded share of false alarms.
+    Identical results pass. Otherwise, no score may be worse by a margin, and each measure of training must be where
+    another seed of the reference would be, with a bounded rate of false alarms.
     """
     from harness.commands import check as check_output
     from harness.regression import gate, reference
@@ -243,15 +243,15 @@ def check(
         reference.write(against, run_folder, f"harness check {run_folder} --against {against} --update")
         print(against)
         return
-    found = gate.check(reference.measure(run_folder), reference.read(against), margin)
+    checked = gate.check(reference.measure(run_folder), reference.read(against), margin)
     if junit:
-        check_output.write_junit(found, junit)
+        check_output.write_junit(checked, junit)
     if as_json:
-        print_json(check_output.as_json(found, run_folder, against))
+        print_json(check_output.as_json(checked, run_folder, against))
     else:
-        check_output.print_check(found, run_folder, against)
-    check_output.tell_github(found)
-    if not found.passed:
+        check_output.print_check(checked, run_folder, against)
+    check_output.annotate_github(checked)
+    if not checked.passed:
         raise typer.Exit(1)
 
 
@@ -263,14 +263,14 @@ def figure(
     kind: Annotated[
         str,
         typer.Argument(
-            help="pairs: accuracy of the pairs against their probability, of one run. budgets: scores of runs that "
-            "differ in their budget."
+            help="pairs: accuracy of one run's pairs against their probability. budgets: scores of runs that differ in "
+            "budget."
         ),
     ],
     run_folders: RunFolders,
     output: Annotated[Path, typer.Option("--output", "-o", help="SVG file to write.")],
 ) -> None:
-    """Draw a figure of one run or several as an SVG file."""
+    """Draw a figure of one or several runs as an SVG file."""
     from harness.commands.report import write_figure
 
     print(write_figure(kind, run_folders, output))
@@ -278,10 +278,10 @@ def figure(
 
 @app.command(epilog="Examples:\n\n  harness verify results/runs/experiment\n\n  harness verify results/runs/all --json")
 def verify(run_folder: RunFolder, as_json: Json = False) -> None:
-    """Check what every number of a run rests on; exit code 1 when something is not what the run left.
+    """Recompute every digest, score and table of a run; exit code 1 on any mismatch.
 
-    Computes all digests again (samples, checkpoints, training data, model, prompts, questions), every score from its
-    samples and judgments, and the table from the scores. Loads no model and asks no judge.
+    Digests are those of samples, checkpoints, training data, model, prompts and questions. Scores are recomputed from
+    samples and judgments, the table from scores. No model is loaded and no judge is asked.
     """
     from harness.commands.runs import print_verified
     from harness.runs.verify import verify as verify_run
@@ -304,32 +304,33 @@ def verify(run_folder: RunFolder, as_json: Json = False) -> None:
 def show(
     run_folder: RunFolder,
     benchmark: Annotated[str, typer.Argument(help="A benchmark of the run, such as mt-bench.")],
-    question: Annotated[str | None, typer.Option(help="Id of a question; without it, the values of all.")] = None,
+    question: Annotated[str | None, typer.Option(help="Id of a question; default: show the values of all.")] = None,
     methods: Annotated[
-        str, typer.Option("--method", "--methods", "-m", help="Methods, separated by commas; else all.")
+        str, typer.Option("--method", "--methods", "-m", help="Methods, separated by commas; default: all.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="One seed; else all.")] = None,
+    seed: Annotated[int | None, typer.Option(help="One seed; default: all.")] = None,
     differing: Annotated[bool, typer.Option("--differing", help="Only questions on which methods differ.")] = False,
     page: Annotated[
-        int | None, typer.Option(min=1, help="One page of the values; on a terminal the first, else all.")
+        int | None, typer.Option(min=1, help="One page of the values; default: the first on a terminal, else all.")
     ] = None,
     as_json: Json = False,
 ) -> None:
     """Trace a table's cell to its samples: question, answers, judgments and values."""
     from harness.commands.runs import print_question, print_values
-    from harness.runs import show as shown
+    from harness.runs.show import question as trace
+    from harness.runs.show import values
 
     chosen = tuple(name.strip() for name in methods.split(",") if name.strip())
     if question is None:
-        found = shown.values(run_folder, benchmark, chosen, seed, differing)
+        traced = values(run_folder, benchmark, chosen, seed, differing)
     else:
-        found = shown.question(run_folder, benchmark, question, chosen, seed)
+        traced = trace(run_folder, benchmark, question, chosen, seed)
     if as_json:
-        print_json(found)
+        print_json(traced)
     elif question is None:
-        print_values(found, page or (1 if sys.stdout.isatty() else None))
+        print_values(traced, page or (1 if sys.stdout.isatty() else None))
     else:
-        print_question(found)
+        print_question(traced)
 
 
 @app.command(
@@ -348,15 +349,16 @@ def estimate(
     preset: Annotated[
         Path | None, typer.Argument(help="A preset (harness list) or a YAML file.", show_default=False)
     ] = None,
-    gpu: Annotated[str, typer.Option(help="The GPU whose speed is assumed: h100, h200, a100, l40s.")] = "h100",
-    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work, each training spread over all.")] = 8,
+    gpu: Annotated[str, typer.Option(help="GPU whose speed is assumed: h100, h200, a100, l40s.")] = "h100",
+    gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work; each training runs on all of them.")] = 8,
     calibrate: Annotated[
-        Path | None, typer.Option(help="A finished run here, whose measured speed counts instead of a GPU's.")
+        Path | None,
+        typer.Option(help="A finished run on this machine, whose measured speed is used instead of a GPU's."),
     ] = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a run will do and cost, before it runs: tokens, hours, memory, judge calls and their price, disk."""
+    """Print what a run would do and cost: tokens, hours, memory, judge calls and their price, disk."""
     from harness.commands.estimate import print_estimate
     from harness.runs.cost import cost
     from harness.runs.gguf_models import with_unpacked_models
@@ -410,8 +412,8 @@ def schema() -> None:
 
 
 def main() -> None:
-    """Entry point: what the user can mend is one line and exit code 2, a signal one line and 128 and its number."""
-    os.environ.setdefault("TQDM_DISABLE", "1")  # libraries' own bars; ours say what is going on
+    """Run the command line: user errors print one line and exit 2; signals exit 128 + number."""
+    os.environ.setdefault("TQDM_DISABLE", "1")  # bars of libraries; ours show the progress
     try:
         with disk_errors():
             app()
@@ -428,6 +430,6 @@ def main() -> None:
 
 
 def _end(text: str, code: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C has nothing left to end
-    print(shown(text), file=sys.stderr)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not print a traceback
+    print(readable(text), file=sys.stderr)
     sys.exit(code)

@@ -9,7 +9,11 @@ class UserError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
-    """Return the error for a name that is not among the known ones, suggesting the nearest of them."""
+    """Return the error for a name that is not among the known ones, suggesting the nearest of them.
+
+    >>> print(unknown_name("method", "dop", ["dpo", "sso"]))
+    unknown method 'dop': did you mean 'dpo'?
+    """
     known = sorted(known)
     spelled = {each.lower(): each for each in known}
     near = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)

@@ -46,7 +46,13 @@ def message_text(message: Message) -> str:
 
 
 def question_text(messages: Sequence[Message]) -> str:
-    """A question as a judge reads it: the user's message, or the whole conversation where there is more than that."""
+    """A question as a judge reads it: the user's message, or the whole conversation where there is more than that.
+
+    >>> print(question_text([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Why?"}]))
+    System: Be brief.
+    <BLANKLINE>
+    User: Why?
+    """
     if len(messages) == 1:
         return message_text(messages[0])
     return "\n\n".join(f"{message['role'].capitalize()}: {message_text(message)}" for message in messages)

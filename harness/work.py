@@ -83,7 +83,11 @@ def total(works: Iterable[Work]) -> Work:
 
 def sampled(prompt: float, *completions: float) -> Work:
     """Work of sampling completions of these lengths from one prompt: it is read once, and the last token of a
-    completion is never read."""
+    completion is never read.
+
+    >>> sampled(10, 3, 4).positions  # 10 of the prompt, 2 and 3 of the completions
+    15
+    """
     spans: Counter[tuple[float, float]] = Counter([(0, prompt)])
     for length in completions:
         if length > 1:
@@ -92,7 +96,11 @@ def sampled(prompt: float, *completions: float) -> Work:
 
 
 def sequences(prompt: float, *completions: float) -> Work:
-    """Work of reading, or training on, given completions of these lengths after one prompt, which is read once."""
+    """Work of reading, or training on, given completions of these lengths after one prompt, which is read once.
+
+    >>> sequences(10, 3, 4).positions
+    17
+    """
     spans: Counter[tuple[float, float]] = Counter([(0, prompt)] if prompt else [])
     for length in completions:
         spans[prompt, prompt + length] += 1

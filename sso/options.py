@@ -11,7 +11,13 @@ LOSS_SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 
 @dataclass(frozen=True)
 class LossOptions(PrincipleOptions):
-    """The base loss L_b and its settings (harness.training.losses.PairwiseLoss)."""
+    """The base loss L_b and its settings (harness.training.losses.PairwiseLoss).
+
+    loss: one of LOSSES.
+    beta: how strongly the policy is held to the reference.
+    ipo_average: IPO averages log-probabilities per token rather than summing them.
+    simpo_gamma: the margin of SimPO.
+    """
 
     loss: str = "dpo"
     beta: float = 0.2

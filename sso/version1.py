@@ -28,6 +28,7 @@ class SSOVersion1:
     class Options(LossOptions):
         """Options of the first version.
 
+        iterations: rounds of sampling and training, each with an equal share of the budget.
         auxiliary (g in the paper), weight, weight_form, alpha, detach_weight: settings of WeightedObjective.
         filter: keep only queries whose responses obey their principles (in the authors' code; off in the paper).
         """

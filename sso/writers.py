@@ -33,6 +33,8 @@ COUNTED_HERE = "principles whose tokens the policy's tokenizer counted"  # name 
 
 
 class Writer(Protocol):
+    """A model that writes principles."""
+
     def write(self, workbench: Workbench, chats: Sequence[Sequence[Message]], items: Sequence[str]) -> list[str | None]:
         """Return one reply per chat, in order; None where it is missing or was cut off.
 

@@ -1,7 +1,9 @@
 """Fixtures that tests share: a tiny random model, the embedded model, the real benchmark data."""
 
+import hashlib
 import os
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,15 +16,23 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
 
-# Files that carry out whole runs, trainings or many processes, the longest first; make check leaves them out.
-INTEGRATION = ("test_kill", "test_write_faults", "test_faults", "test_trajectory", "test_regression", "test_cli")
+# Files (test_*.py) that carry out runs or trainings or start many processes, about the longest first: make check leaves
+# them out. To look again: pytest -m "not integration" --durations 40.
+INTEGRATION = """
+    faults regression kill tuning trajectory recount cli write_faults hidden_inputs ifeval bench exports
+    real_rows sso_trainer reward_model_bench alpaca_annotations alpaca_interval alpaca_win_rates
+    math_responses math verify rejudge launch live_scores earlier trainer memory methods_testbed
+    reward_model tracking judge_audit endpoint plugins sources judge_modes judge_faults simulation planning
+    architectures testbed_model testbed_training cost report_browser hostile_texts judged_benchmarks
+    score_cases
+""".split()
 DATA_FIXTURES = {"data_dir", "golden"}
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Marks tests by file and fixture, skips slow ones unless asked for, and puts the longest files first, so that
     workers end at the same time."""
-    order = {name: place for place, name in enumerate(INTEGRATION)}
+    order = {f"test_{name}": place for place, name in enumerate(INTEGRATION)}
     wants_slow = "slow" in config.option.markexpr
     for item in items:
         if item.path.stem in order:
@@ -85,6 +95,28 @@ def testbed_model_dir() -> Path:
     if not (MODEL_DIR / "model.safetensors").exists():
         pytest.skip("the embedded model is not built: harness testbed build")
     return MODEL_DIR
+
+
+@pytest.fixture(scope="session")
+def finished_run(testbed_model_dir, tmp_path_factory) -> Callable[..., Path]:
+    """finished_run(*options): a folder in which `harness run` with these options has finished, made once for all test
+    files and workers. Tests change copies of it only."""
+    from command_line import harness
+    from filelock import FileLock
+
+    base = tmp_path_factory.getbasetemp()
+    base = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base  # which the workers share
+
+    def finished(*options: object) -> Path:
+        place = base / f"run-{hashlib.sha256(repr(options).encode()).hexdigest()[:12]}"
+        with FileLock(f"{place}.lock"):
+            if not (place / "finished").exists():
+                place.mkdir(exist_ok=True)
+                harness("run", *options, cwd=place)
+                (place / "finished").touch()
+        return place
+
+    return finished
 
 
 @pytest.fixture(scope="session")

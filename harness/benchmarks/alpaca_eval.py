@@ -31,6 +31,8 @@ REFERENCES = ("reference.json", "reference_gpt4_1106_preview_model_outputs.json"
 
 
 class AlpacaEval(BenchmarkDefaults):
+    """AlpacaEval 2.0 as a benchmark: raw and length-controlled win rates."""
+
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
     needs_judge = True

@@ -89,6 +89,8 @@ def score_responses(
 
 
 class GSM8K(BenchmarkDefaults):
+    """GSM8K as a benchmark: the share of exact final numbers."""
+
     name = "gsm8k"
     title = "GSM8K"
     Options = GSM8KOptions

@@ -287,6 +287,8 @@ def _load(data_dir: Path) -> list[IFEvalItem]:
 
 
 class IFEval(BenchmarkDefaults):
+    """IFEval as a benchmark: the share of prompts whose instructions are followed."""
+
     name = "ifeval"
     title = "IFEval"
     Options = NoOptions

@@ -57,6 +57,8 @@ def score_responses(
 
 
 class Math(BenchmarkDefaults):
+    """MATH as a benchmark: the share of answers that are equivalent to the reference."""
+
     name = "math"
     title = "MATH"
     Options = MathOptions

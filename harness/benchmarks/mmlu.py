@@ -35,6 +35,8 @@ class MMLUOptions:
 
 
 class MMLU(BenchmarkDefaults):
+    """MMLU as a benchmark: the share of questions whose most likely letter is right."""
+
     name = "mmlu"
     title = "MMLU"
     needs_logprobs = True

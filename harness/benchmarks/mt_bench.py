@@ -44,6 +44,8 @@ TURNS = 2
 
 
 class MTBench(BenchmarkDefaults):
+    """MT-Bench as a benchmark: the mean rating of both turns."""
+
     name = "mt-bench"
     title = "MT-Bench"
     needs_judge = True

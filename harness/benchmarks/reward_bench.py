@@ -58,6 +58,8 @@ class RewardBenchOptions:
 
 
 class RewardBench(BenchmarkDefaults):
+    """RewardBench as a benchmark: the accuracy on pairs, by section."""
+
     name = "reward-bench"
     title = "RewardBench"
     needs_logprobs = True

@@ -28,13 +28,19 @@ FOLDER = "reward-model"  # below the policy's folder
 
 @dataclass(frozen=True)
 class RewardModelBenchOptions(RewardOptions):
-    """Settings of the training, and its data besides the method's pairs."""
+    """Settings of the training, and its data besides the method's pairs.
 
-    preferences: str | None = None  # a file of labelled pairs to mix in, such as Skywork's
-    max_pairs: int | None = None  # sample this many of the method's pairs, to give methods equal numbers
+    preferences: a file of labelled pairs to mix in, such as Skywork's.
+    max_pairs: sample this many of the method's pairs, to give methods equal numbers.
+    """
+
+    preferences: str | None = None
+    max_pairs: int | None = None
 
 
 class RewardModelBench(BenchmarkDefaults):
+    """A reward model trained on a method's pairs, as a benchmark: its accuracy on RewardBench."""
+
     name = "reward-model"
     title = "RewardBench (reward model)"
     needs_pairs = True

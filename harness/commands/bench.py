@@ -1,32 +1,30 @@
-"""`harness bench`: speed and memory next to what others have."""
+"""`harness bench`: speed and memory compared with other libraries."""
 
 import os
 from typing import Annotated, Any
 
 import typer
 
-from harness.commands.output import Json, print_json, print_rows, shown
+from harness.commands.output import Json, print_json, print_rows, readable
 from harness.errors import UserError, unknown_name
 from harness.perf import workload
 from harness.perf.train import CONTENDERS, ON_REQUEST, measure
 
-app = typer.Typer(no_args_is_help=True, help="Speed and memory next to what others have, measured in turns.")
+app = typer.Typer(no_args_is_help=True, help="Speed and memory compared with other libraries, measured in turns.")
 
 MEGABYTE = 1 << 20
-Rounds = Annotated[int, typer.Option(min=1, help="Times that every contender is measured, in turns.")]
-Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads of each contender on the CPU.", show_default="all cores")
-]
+Rounds = Annotated[int, typer.Option(min=1, help="Measurements per contender, in turns.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="CPU threads per contender.", show_default="all cores")]
 Device = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 Dtype = Annotated[str, typer.Option(help="float32, bfloat16, float16, or auto: float32 on the CPU, bfloat16 on a GPU.")]
 PeakFlops = Annotated[
     float | None,
-    typer.Option(help="Floating-point operations a second of the machine.", show_default="its fastest matrix product"),
+    typer.Option(help="FLOP/s of the machine.", show_default="its fastest matrix product"),
 ]
 
 
 def _cores() -> int:
-    """Those that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -46,21 +44,21 @@ def train(
     vocabulary: Annotated[int | None, typer.Option(help="Another vocabulary.")] = None,
     hidden: Annotated[int | None, typer.Option(min=1, help="Another hidden size.")] = None,
     layers: Annotated[int | None, typer.Option(min=1, help="Another number of layers.")] = None,
-    batch: Annotated[int, typer.Option(min=1, help="Queries in a step.")] = 4,
-    steps: Annotated[int, typer.Option(min=1, help="Steps in a round, on other data each.")] = 2,
+    batch: Annotated[int, typer.Option(min=1, help="Queries per step.")] = 4,
+    steps: Annotated[int, typer.Option(min=1, help="Steps per round, each on other data.")] = 2,
     rounds: Rounds = 3,
     contenders: Annotated[
         str | None, typer.Option(help="Only these, such as ours,ours-flex; ratios need the peer.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of weights and data.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of weights and data.")] = 0,
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     peak_flops: PeakFlops = None,
-    profile: Annotated[bool, typer.Option("--profile", help="Also say where the time goes (on the CPU).")] = False,
+    profile: Annotated[bool, typer.Option("--profile", help="Also show where the time goes (on the CPU).")] = False,
     as_json: Json = False,
 ) -> None:
-    """Training steps (forward and backward) on the same weights and tokens: ours, and those of others."""
+    """Time training steps (forward and backward) of this project and others on the same weights and tokens."""
     if objective not in (*CONTENDERS, "all"):
         raise unknown_name("objective", objective, [*CONTENDERS, "all"])
     _check_positive("--peak-flops", peak_flops)
@@ -90,17 +88,17 @@ def train(
 )
 def generate(
     model: Annotated[str, typer.Option(help="'testbed', a folder or a hub id.")] = "testbed",
-    batches: Annotated[str, typer.Option(help="Batch sizes.")] = "1,8,32,128",
-    new_tokens: Annotated[int, typer.Option(min=1, help="Longest completion.")] = 64,
+    batches: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,8,32,128",
+    new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of a completion.")] = 64,
     rounds: Rounds = 5,
-    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampling.")] = 0,
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     peak_flops: PeakFlops = None,
     as_json: Json = False,
 ) -> None:
-    """Sampled tokens a second: our engine, transformers' generate, and vLLM where it is installed."""
+    """Measure sampled tokens per second: our engine, transformers' generate, and vLLM if it is installed."""
     from harness.perf.generate import measure as measure_generation
 
     _check_positive("--peak-flops", peak_flops)
@@ -127,23 +125,24 @@ def generate(
         title=f"generation: {model}, up to {new_tokens} new tokens",
     )
     for name, each in result["memory"].items():
-        print(f"{name}: peak {shown(_megabytes(each['peak']))} MB, {shown(_megabytes(each['loaded']))} MB when loaded")
+        peak, loaded = (readable(_megabytes(each[kind])) for kind in ("peak", "loaded"))
+        print(f"{name}: peak {peak} MB, {loaded} MB when loaded")
     machine = result["machine"]
     print(
-        f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, held against "
+        f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, utilisation of "
         f"{result['peak_flops'] / 1e9:,.0f} GFLOP/s"
     )
 
 
 @app.command(epilog="Examples:\n\n  harness bench table\n\n  harness bench table --runs 50 --questions 800 --json")
 def table(
-    runs: Annotated[int, typer.Option(min=1, help="Stored runs that are made up, and methods of one more run.")] = 200,
-    questions: Annotated[int, typer.Option(min=2, help="Questions of each of the four suites.")] = 300,
-    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each method.")] = 3,
+    runs: Annotated[int, typer.Option(min=1, help="Synthetic stored runs, and methods of one more run.")] = 200,
+    questions: Annotated[int, typer.Option(min=2, help="Questions in each of the four suites.")] = 300,
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds per method.")] = 3,
     rounds: Rounds = 3,
     as_json: Json = False,
 ) -> None:
-    """Seconds of the table and the leaderboard of many runs, each by a command from a cold start."""
+    """Time the table and the leaderboard of many runs, each by a command from a cold start."""
     from harness.perf.table import measure as measure_tables
 
     result = measure_tables(runs, questions, seeds, rounds)
@@ -163,12 +162,12 @@ def table(
 def _batch_sizes(text: str) -> list[int]:
     sizes = [each.strip() for each in text.split(",")]
     if not all(each.isdecimal() and int(each) for each in sizes):
-        raise UserError(f"--batches {text!r} is no list of batch sizes: give such as 1,8,32")
+        raise UserError(f"--batches {text!r} is not a list of batch sizes: give some, such as 1,8,32")
     return [int(each) for each in sizes]
 
 
 def _wanted(objective: str, contenders: str | None) -> list[str]:
-    """The contenders of an objective, those that are named, in their order."""
+    """Return the contenders of an objective that are named, in their order."""
     known = CONTENDERS[objective]
     if contenders is None:
         return [name for name in known if name != ON_REQUEST]
@@ -207,7 +206,7 @@ def _print_result(result: dict[str, Any]) -> None:
             f"gradients of a parameter by {difference['gradient']:.1e}"
         )
     print(
-        f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, held against "
+        f"{machine['device']}, {machine['threads']} threads, {machine['dtype']}, utilisation of "
         f"{result['peak_flops'] / 1e9:,.0f} GFLOP/s; ratios to {result['peer']}; "
         + ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     )
@@ -226,14 +225,15 @@ def _print_work(contenders: dict[str, Any]) -> None:
 
 
 def _print_profile(contenders: dict[str, Any]) -> None:
-    columns, cells = ["phase", "part"], {}
+    columns = ["phase", "part"]
+    cells: dict[tuple[str, str], list[float]] = {}
     for name, each in contenders.items():
         total = sum(sum(parts.values()) for parts in each["profile"].values())
         columns += [f"{name} s", "%"]
         for phase, parts in each["profile"].items():
             for part, took in [*parts.items(), ("all", sum(parts.values()))]:
                 cells.setdefault((phase, part), []).extend([round(took, 2), round(100 * took / total, 1)])
-    print_rows(columns, [[*key, *values] for key, values in cells.items()], title="profile of a round")
+    print_rows(columns, [[*key, *values] for key, values in cells.items()], title="profile of one round")
 
 
 def _rounded(value: float | None) -> float | None:

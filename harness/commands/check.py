@@ -1,4 +1,4 @@
-"""Shows what the gate has found: to people, to programs, to CI systems."""
+"""Shows the findings of `harness check` to people, programs and CI systems."""
 
 import math
 import os
@@ -7,16 +7,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from harness.commands.output import print_rows, shown
+from harness.commands.output import print_rows, readable
 from harness.files.disk import writing
 from harness.files.store import plain
 from harness.regression.gate import Check, Finding
 
-SHOWN = 12  # findings of training that are shown where none failed
+SHOWN = 12  # findings of training that are shown if none failed
 
 
 def as_json(check: Check, run: Path, against: Path) -> dict[str, Any]:
-    """The fields of a `Check`, and what was compared."""
+    """Return the fields of a `Check`, and what was compared."""
     return plain(asdict(check)) | {"run": str(run), "against": str(against), "passed": check.passed}
 
 
@@ -31,7 +31,7 @@ def headline(check: Check) -> str:
 
 
 def text(each: Finding) -> str:
-    """One finding as a sentence."""
+    """Return a finding as a sentence."""
     if each.kind == "score":
         said = (
             f"{each.value:.4g}, the reference {each.expected:.4g}: difference {each.difference:+.4g}, above "
@@ -44,19 +44,19 @@ def text(each: Finding) -> str:
 
 def print_check(check: Check, run: Path, against: Path) -> None:
     seeds = f"seeds {_list(check.seeds)}; reference: seeds {_list(check.reference_seeds)}"
-    print(shown(f"{run} against {against} ({seeds})"))
+    print(readable(f"{run} against {against} ({seeds})"))
     scores = [each for each in check.findings if each.kind == "score"]
     training = [each for each in check.findings if each.kind == "training"]
     if scores:
-        columns = ("arm", "benchmark", "run", "reference", "difference", "at least", "margin", "power", "")
-        rows = [
+        score_columns = ("arm", "benchmark", "run", "reference", "difference", "at least", "margin", "power", "")
+        score_rows = [
             (
                 *(each.arm, each.name, each.value, each.expected, each.difference, each.bound, each.margin),
                 *(each.power, "ok" if each.passed else "WORSE"),
             )
             for each in scores
         ]
-        print_rows(columns, rows, title="scores: no worse by the margin or more")
+        print_rows(score_columns, score_rows, title="scores: worse by less than the margin")
     if training:
         failed = [each for each in training if not each.passed]
         columns = ("arm", "measure", "run", "expected", "from", "to", "look at")
@@ -65,22 +65,22 @@ def print_check(check: Check, run: Path, against: Path) -> None:
             for each in failed or _nearest(training)
         ]
         title = (
-            "training: outside of what other seeds of the reference show" if failed else "training: nearest to a limit"
+            "training: outside the range of other seeds of the reference" if failed else "training: nearest to a limit"
         )
         print_rows(columns, rows, title=title)
         print(f"{len(training) - len(failed)} of {len(training)} measures of training are as expected")
     for each in check.unequal[:SHOWN]:
-        print(shown(f"not identical: {each}"))
+        print(readable(f"not identical: {each}"))
     if len(check.unequal) > SHOWN:
         print(f"not identical: {len(check.unequal) - SHOWN} more")
     if check.not_checked:
-        print(shown(f"not in the run, not checked: {', '.join(check.not_checked)}"))
+        print(readable(f"not in the run, not checked: {', '.join(check.not_checked)}"))
     print(headline(check))
 
 
 def _nearest(findings: list[Finding]) -> list[Finding]:
     def room(each: Finding) -> float:
-        width = each.high - each.expected
+        width = (math.inf if each.high is None else each.high) - each.expected
         return (width - abs(each.value - each.expected)) / width if width else math.inf
 
     return sorted(findings, key=room)[:SHOWN]
@@ -91,7 +91,7 @@ def _list(seeds: tuple[int, ...]) -> str:
 
 
 def write_junit(check: Check, path: Path) -> None:
-    """One test case for each finding, as CI systems read them."""
+    """Write one test case per finding, as CI systems read them."""
     from junitparser import Failure, JUnitXml, TestCase, TestSuite
 
     suite = TestSuite("harness check")
@@ -110,11 +110,11 @@ def write_junit(check: Check, path: Path) -> None:
 
 
 def _xml(said: str) -> str:
-    return shown(said)  # without control characters, which XML has not
+    return readable(said)  # without control characters, which XML lacks
 
 
-def tell_github(check: Check) -> None:
-    """Annotations on standard error and a summary of the step, where GitHub Actions runs this."""
+def annotate_github(check: Check) -> None:
+    """Write annotations to standard error and a summary of the step, under GitHub Actions."""
     if not os.environ.get("GITHUB_ACTIONS"):
         return
     for each in check.findings:
@@ -134,7 +134,7 @@ def _property(said: str) -> str:
 
 
 def markdown(check: Check) -> str:
-    """The summary of a step."""
+    """Return the summary of a step."""
     from harness.tables.markdown import escape
 
     lines = ["## harness check", "", escape(headline(check)), ""]

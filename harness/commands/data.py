@@ -1,4 +1,4 @@
-"""`harness data`: the files of the real benchmarks."""
+"""`harness data`: files of the real benchmarks."""
 
 import dataclasses
 from pathlib import Path
@@ -9,7 +9,7 @@ import typer
 from harness.commands.output import Json, print_json, print_rows
 from harness.files.downloads import TABLE
 
-app = typer.Typer(no_args_is_help=True, help="The files of the real benchmarks: list, fetch, verify.")
+app = typer.Typer(no_args_is_help=True, help="Files of the real benchmarks: list, fetch, verify.")
 
 DataDir = Annotated[Path, typer.Option(help="Folder for the files.")]
 Table = Annotated[Path, typer.Option("--table", help="Another table of pinned files, such as that of a mirror.")]
@@ -46,12 +46,12 @@ def fetch(
 
 @app.command(epilog="Examples:\n\n  harness data verify\n\n  harness data verify mt-bench --data-dir benchmarks --json")
 def verify(
-    name: Annotated[str | None, typer.Argument(help="A benchmark; without one all are looked at.")] = None,
+    name: Annotated[str | None, typer.Argument(help="A benchmark; default: all.")] = None,
     data_dir: DataDir = DATA,
     table: Table = TABLE,
     as_json: Json = False,
 ) -> None:
-    """Compare the files with their pinned sha256; exit code 1 where one has changed, or a named benchmark lacks one."""
+    """Compare files with their pinned sha256; exit code 1 if one has changed, or a named benchmark lacks one."""
     from harness.files.downloads import verify as verify_files
 
     results = verify_files(name, data_dir, table)

@@ -1,4 +1,4 @@
-"""Shows what a run will do and cost."""
+"""Prints what a run would do and cost."""
 
 from typing import Any
 
@@ -14,8 +14,8 @@ def print_estimate(planned: dict[str, Any]) -> None:
         for stage in plan["stages"]
     ]
     size = f"{planned['parameters']:,} parameters, {planned['ledger']} FLOPs"
-    print_rows(columns, rows, title=f"Plan under {planned['budget']} a run, {size}")
-    print(f"{planned['seeds']} seed(s) of every method: {planned['flops']:.3g} FLOPs in all, scoring apart")
+    print_rows(columns, rows, title=f"Plan under {planned['budget']} per run, {size}")
+    print(f"{planned['seeds']} seed(s) per method: {planned['flops']:.3g} FLOPs in total, without scoring")
     for name, method in planned["methods"].items():
         if (method["epochs"] or 0) > 1:
             many = f": more than {MOST_EPOCHS} help little" if method["epochs"] > MOST_EPOCHS else ""
@@ -23,8 +23,8 @@ def print_estimate(planned: dict[str, Any]) -> None:
     if tuning := planned["tuning"]:
         for method, trials in tuning["methods"].items():
             print(f"{method}: tuning tries {', '.join(trials['options'][0])} in {tuning['trials']} trials")
-        answers = f"answers to {tuning['prompts']} kept prompts a trial included"
-        print(f"Tuning: {tuning['flops']:.3g} FLOPs in all, {answers}")
+        answers = f"including answers to {tuning['prompts']} held-out prompts per trial"
+        print(f"Tuning: {tuning['flops']:.3g} FLOPs in total, {answers}")
     _print_cost(planned["cost"])
 
 
@@ -52,7 +52,7 @@ def _print_cost(cost: dict[str, Any]) -> None:
 
 
 def _ways(remedies: dict[str, float]) -> str:
-    return "; or ".join(f"{way}: {gib:.0f} GiB" for way, gib in remedies.items()) or "nothing that is known here"
+    return "; or ".join(f"{way}: {gib:.0f} GiB" for way, gib in remedies.items()) or "nothing known here"
 
 
 def _size(gib: float) -> str:
@@ -60,7 +60,7 @@ def _size(gib: float) -> str:
 
 
 def _time(hours: float) -> str:
-    """Hours, for people."""
+    """Return a number of hours as people read it."""
     seconds = 3600 * hours
     for unit, length in (("days", 86400), ("hours", 3600), ("min", 60)):
         if seconds >= 2 * length:

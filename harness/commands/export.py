@@ -1,4 +1,4 @@
-"""`harness export`: what a finished run gives to other tools."""
+"""`harness export`: preferences, models and scores of a finished run for other tools."""
 
 from pathlib import Path
 from typing import Annotated
@@ -11,9 +11,9 @@ app = typer.Typer(no_args_is_help=True, help="Preferences, models and scores of 
 
 Method = Annotated[str, typer.Option("--method", "-m", help="A method of the run.", show_default=False)]
 Seed = Annotated[int, typer.Option(help="A seed of the run.")]
-Stage = Annotated[str | None, typer.Option(help="A stage of the method, such as generator; else the last.")]
+Stage = Annotated[str | None, typer.Option(help="A stage of the method, such as generator; default: the last.")]
 Output = Annotated[
-    Path, typer.Option("--output", "-o", help="Folder to write, which must not be there yet.", show_default=False)
+    Path, typer.Option("--output", "-o", help="Folder to write, which must not exist.", show_default=False)
 ]
 
 
@@ -22,7 +22,7 @@ Output = Annotated[
     "  harness export preferences results/runs/experiment --method sso --seed 0 --stage generator -o pairs"
 )
 def preferences(run_folder: RunFolder, method: Method, output: Output, seed: Seed = 0, stage: Stage = None) -> None:
-    """Write the pairs that a method made as a data set in TRL's format: Parquet, and a card."""
+    """Write the pairs that a method made as a data set in TRL's format: Parquet and a card."""
     from harness.exports.preferences import export_preferences
 
     print(export_preferences(run_folder, method, seed, output, stage))
@@ -30,7 +30,7 @@ def preferences(run_folder: RunFolder, method: Method, output: Output, seed: See
 
 @app.command(epilog="Example:\n\n  harness export model results/runs/experiment --method sso --seed 0 -o model")
 def model(run_folder: RunFolder, method: Method, output: Output, seed: Seed = 0, stage: Stage = None) -> None:
-    """Write a trained model with a card: its scores, the table of the run, its budget and where it comes from."""
+    """Write a trained model with a card: scores, the table of the run, budget and origin."""
     from harness.exports.model import export_model
 
     print(export_model(run_folder, method, seed, output, stage))
@@ -45,12 +45,12 @@ def scores(
     output: Output,
     form: Annotated[str, typer.Option("--format", help="lm-eval, or hub (evaluation results).")] = "lm-eval",
     methods: Annotated[
-        str, typer.Option("--method", "--methods", "-m", help="Methods, separated by commas; else all.")
+        str, typer.Option("--method", "--methods", "-m", help="Methods, separated by commas; default: all.")
     ] = "",
-    seed: Annotated[int | None, typer.Option(help="One seed; else all.")] = None,
-    samples: Annotated[bool, typer.Option("--samples", help="Every question and answer, too (lm-eval).")] = False,
+    seed: Annotated[int | None, typer.Option(help="One seed; default: all.")] = None,
+    samples: Annotated[bool, typer.Option("--samples", help="Also write each question and answer (lm-eval).")] = False,
 ) -> None:
-    """Write scores in lm-eval's or the hub's format, a folder for each method and seed."""
+    """Write scores in lm-eval's or the hub's format, one folder per method and seed."""
     from harness.exports.scores import export_scores
 
     chosen = [name.strip() for name in methods.split(",") if name.strip()]

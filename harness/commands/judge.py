@@ -1,4 +1,4 @@
-"""`harness judge`: which judge can be trusted."""
+"""`harness judge`: which judges can be trusted."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,7 +7,7 @@ import typer
 
 from harness.commands.data import DATA
 from harness.commands.options import experiment, takes
-from harness.commands.output import Json, print_json, print_rows, shown
+from harness.commands.output import Json, print_json, print_rows, readable
 from harness.judge_audit.chosen import OPTIONS
 
 app = typer.Typer(no_args_is_help=True, help="Judges: which of them can be trusted.")
@@ -42,20 +42,20 @@ def audit(
         str,
         typer.Option(
             help="Label sets of the data folder, separated by commas: llmbar, llmbar-adversarial, auto-j, alpaca-eval, "
-            "mt-bench; else all that are there."
+            "mt-bench; default: all that are there."
         ),
     ] = "",
-    limit: Annotated[int, typer.Option(min=1, help="Pairs or answers of each set, drawn at random.")] = LIMIT,
+    limit: Annotated[int, typer.Option(min=1, help="Pairs or answers per set, drawn at random.")] = LIMIT,
     seed: Annotated[int, typer.Option(help="Seed of that draw.")] = 0,
     own_model: Annotated[
-        str, typer.Option(help="Further names of the judge's own model among the answers, separated by commas.")
+        str, typer.Option(help="Other names of the judge's own model among the answers, separated by commas.")
     ] = "",
-    results: Annotated[Path, typer.Option(help="Folder of results; audits go below it, in audits/JUDGE.")] = RESULTS,
+    results: Annotated[Path, typer.Option(help="Folder of results; audits are in audits/JUDGE below it.")] = RESULTS,
     as_json: Json = False,
 ) -> None:
     """Compare a judge with labels of people and of GPT-4; exit code 1 unless it is shown to be fit to rank.
 
-    Pairs are asked in both orders. What was asked is kept: the same command goes on where it stopped.
+    Pairs are asked in both orders. Replies are kept: the same command continues where it stopped.
     """
     from harness.judge_audit.run import run_audit
 
@@ -74,7 +74,7 @@ def _names(text: str) -> list[str]:
 
 
 def print_audit(report: dict[str, Any]) -> None:
-    """The report of `harness.judge_audit.audit`."""
+    """Print the report of `harness.judge_audit.run.run_audit`."""
     kinds = {kind: [each for each in report["sets"] if each["kind"] == kind] for kind in ("pairs", "ratings")}
     if kinds["pairs"]:
         print_rows(("pairs", "labels by", "asked", "no verdict", *AGREEMENT), map(_agreement, kinds["pairs"]))
@@ -82,16 +82,16 @@ def print_audit(report: dict[str, Any]) -> None:
     if kinds["ratings"]:
         print_rows(("ratings", "labels by", "asked", "no verdict", *RATING), map(_rating, kinds["ratings"]))
     for each in report["sets"]:
-        print(shown(f"{each['name']}: {each['verdict']}."))
+        print(readable(f"{each['name']}: {each['verdict']}."))
         for reason, number in each["left_out"].items():
-            print(shown(f"{each['name']}: {number} labels left out: {reason}"))
+            print(readable(f"{each['name']}: {number} labels left out: {reason}"))
     tokens = [sum(each[name] for each in report["sets"]) for name in ("prompt_tokens", "completion_tokens")]
     costs = [each["usd"] for each in report["sets"]]
     cost = "cost not known" if None in costs else f"{sum(costs):.4f} USD"
     print(f"{sum(each['askings'] for each in report['sets'])} judgments, {tokens[0]:,} + {tokens[1]:,} tokens, {cost}")
     for text in report["absent"]:
-        print(shown(f"left out: {text}"))
-    print(shown(report["verdict"]))
+        print(readable(f"left out: {text}"))
+    print(readable(report["verdict"]))
 
 
 AGREEMENT = ("agreement", "kappa", "alpha", "consistent")

@@ -26,42 +26,46 @@ _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 
 Config = Annotated[
     Path | None,
-    typer.Option(help="YAML file with any of these options, or a preset (harness list); the command line wins."),
+    typer.Option(
+        help="YAML file with any of these options, or a preset (harness list); the command line takes precedence."
+    ),
 ]
 
 
 def run_folder(text: str) -> Path:
-    """The run folder at a path, or of this name below results/runs."""
+    """Return the run folder at a path, or with this name below results/runs."""
     named = RUNS / text
     return named if not os.path.exists(text) and "/" not in text and named.is_dir() else Path(text)
 
 
 RunFolder = Annotated[
     Path,
-    typer.Argument(metavar="RUN", parser=run_folder, help="A run: its name, or its folder.", show_default=False),
+    typer.Argument(metavar="RUN", parser=run_folder, help="A run, by name or folder.", show_default=False),
 ]
 RunFolders = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", parser=run_folder, help="Runs: their names, or folders.", show_default=False),
+    typer.Argument(metavar="RUN...", parser=run_folder, help="Runs, by name or folder.", show_default=False),
 ]
 
 
 class Command(typer.core.TyperCommand):
-    """Says how lists are written where one was given as several words."""
+    """A command that says how to write lists if one was given as several words."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         try:
             return super().parse_args(ctx, args)
-        except Exception as error:
+        except Exception as error:  # a usage error of typer's own click, which has no public name
             if "unexpected extra argument" in getattr(error, "message", ""):
-                error.message += ": names are separated by commas (--method sso,dpo), and a value with spaces is quoted"
+                hint = ": separate names by commas (--method sso,dpo), and quote values that have spaces"
+                error.message += hint  # type: ignore[attr-defined] # it has one, by the line above
             raise
 
 
 def takes(*names: str) -> Callable[[Callable], Callable]:
-    """The command also takes these options of an Experiment, and gets those that were given as its first argument.
+    """Add options of an Experiment to a command, which gets those that were given as its first argument.
 
-    Without names it takes all of them.
+    Args:
+        names: the options, all by default.
     """
 
     def decorate(command: Callable) -> Callable:
@@ -74,7 +78,7 @@ def takes(*names: str) -> Callable[[Callable], Callable]:
 
         own = [each.replace(kind=each.KEYWORD_ONLY) for each in inspect.signature(command).parameters.values()][1:]
         parameters = [*own[:1], *map(_parameter, fields), *own[1:]]
-        called.__signature__ = inspect.Signature(parameters)
+        called.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined] # inspect.signature reads it
         called.__annotations__ = {each.name: each.annotation for each in parameters}
         return called
 
@@ -83,10 +87,10 @@ def takes(*names: str) -> Callable[[Callable], Callable]:
 
 def _parameter(name: str) -> inspect.Parameter:
     field = _FIELDS[name]
-    shown = ",".join(field.default) if isinstance(field.default, tuple) else field.default
+    default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     text = field.metadata["help"].replace("[", r"\[")
-    if shown not in (None, dataclasses.MISSING, False):
-        text += f" [dim]\\[default: {shown}][/dim]"
+    if default not in (None, dataclasses.MISSING, False):
+        text += f" [dim]\\[default: {default}][/dim]"
     others = {"methods": str, "benchmarks": str, **dict.fromkeys((*SETTINGS, *FIELDS), list[str])}
     kind = others.get(name) or typed.plain_type(field.type)
     return inspect.Parameter(
@@ -98,9 +102,9 @@ def _parameter(name: str) -> inspect.Parameter:
 
 
 def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
-    """The experiment of a configuration file and the options given on the command line, which win.
+    """Return the experiment of a configuration file and the options on the command line, which win.
 
-    What the file sets of methods and benchmarks that are left out is left out too, and said.
+    Options that the file gives for methods and benchmarks that are not chosen are dropped, with a message.
     """
     values = configuration.load(config) if config else {}
     listed = _listed(values)
@@ -121,18 +125,18 @@ def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
 def _check_data(built: Experiment, given: dict[str, Any], values: dict[str, Any]) -> None:
     """
     Raises:
-        UserError: for training data on the command line that no chosen method uses, and for a model that would be
-            trained on the testbed's data unasked.
+        UserError: for training data on the command line that no chosen method uses, and when training data of a real
+            model would default to the testbed's.
     """
     stages = {arm: built.stages(arm) for arm in built.arms()}
     for option, labelled in (("prompts", False), ("preferences", True)):
         users = [arm for arm in stages if any(stage.labelled is labelled for stage in stages[arm])]
         if option in given and not users and not (built.tune and option == "prompts"):
-            raise UserError(f"--{option} is used by none of the methods {', '.join(stages)}: leave it out")
+            raise UserError(f"--{option} is not used by the methods {', '.join(stages)}: leave it out")
         if users and option not in values and built.model != TESTBED:
             raise UserError(
                 f"{', '.join(users)} would train {built.model} on the testbed's {option}: give --{option} FILE, "
-                f"or --{option} testbed if you mean them"
+                f"or --{option} testbed to use these"
             )
 
 
@@ -141,7 +145,7 @@ def _listed(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def _leave_out(values: dict[str, Any], listed: dict[str, Any]) -> None:
-    """Removes the settings of methods and benchmarks that are known and not chosen; unknown ones stay, to be refused.
+    """Remove the settings of methods and benchmarks that are known and not chosen; unknown ones stay, to be refused.
 
     Args:
         listed: methods and benchmarks of the file, which the command line may have replaced.
@@ -155,4 +159,4 @@ def _leave_out(values: dict[str, Any], listed: dict[str, Any]) -> None:
             others = [each for each in settings if each in known - taking_part]
             values[name] = {each: changes for each, changes in settings.items() if each not in others}
             if others:
-                print(f"the configuration's {name} of {', '.join(others)} are left out: not chosen", file=sys.stderr)
+                print(f"the configuration's {name} of {', '.join(others)} are dropped: not chosen", file=sys.stderr)

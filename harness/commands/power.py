@@ -1,4 +1,4 @@
-"""`harness power`: how small a difference so many seeds and questions show, and the cheapest mix for a wanted one."""
+"""`harness power`: the smallest difference that seeds and questions can show, and the cheapest mix for a given one."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,7 +18,7 @@ EPILOG = (
 )
 SEEDS = "3,5,12"
 QUESTIONS = "100,300,1000"
-RUN_COST, ANSWER_COST = 1.0, 0.001  # where nothing is known: a training run costs as much as 1,000 answers
+RUN_COST, ANSWER_COST = 1.0, 0.001  # without a pilot: a training run costs as much as 1,000 answers
 
 
 def power(
@@ -27,7 +27,7 @@ def power(
         typer.Argument(
             metavar="PILOT",
             parser=run_folder,
-            help="A run, or a reference of harness check; without, give --question-sd.",
+            help="A run, or a reference of harness check; default: --question-sd.",
             show_default=False,
         ),
     ] = None,
@@ -38,33 +38,41 @@ def power(
     questions: Annotated[
         str | None, typer.Option(metavar="Q,Q", help="Numbers of independent questions.", show_default="the pilot's")
     ] = None,
-    difference: Annotated[float | None, typer.Option(help="A difference that is to be found.", min=0)] = None,
-    tests: Annotated[int, typer.Option(min=1, help="Comparisons that the correction is made for.")] = 1,
-    question_sd: Annotated[float | None, typer.Option(min=0, help="Of differences, from question to question.")] = None,
-    rest_sd: Annotated[float, typer.Option(min=0, help="Of differences, from answer to answer of a question.")] = 0.0,
-    seed_sd: Annotated[float, typer.Option(min=0, help="Of differences, from training run to training run.")] = 0.0,
+    difference: Annotated[float | None, typer.Option(help="Difference to detect.", min=0)] = None,
+    tests: Annotated[int, typer.Option(min=1, help="Number of comparisons to correct for.")] = 1,
+    question_sd: Annotated[
+        float | None, typer.Option(min=0, help="Standard deviation of differences between questions.")
+    ] = None,
+    rest_sd: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of differences between answers to one question.")
+    ] = 0.0,
+    seed_sd: Annotated[
+        float, typer.Option(min=0, help="Standard deviation of differences between training runs.")
+    ] = 0.0,
     run_cost: Annotated[
-        float | None, typer.Option(min=0, help="Of a training run.", show_default="seconds in the pilot, else 1")
+        float | None, typer.Option(min=0, help="Cost of a training run.", show_default="seconds in the pilot, else 1")
     ] = None,
     answer_cost: Annotated[
         float | None,
-        typer.Option(min=0, help="Of an answer and its judgment.", show_default="seconds in the pilot, else 0.001"),
+        typer.Option(
+            min=0, help="Cost of an answer and its judgment.", show_default="seconds in the pilot, else 0.001"
+        ),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """The smallest difference of two methods that is found in 80 %, and half the width of its interval.
+    """Print the smallest difference of two methods that is detected with 80 % power, and its interval's half-width.
 
-    Before a run: from a pilot, a kept run, or assumptions about how much differences vary.
+    It is computed before a run, from a pilot, a kept run, or assumed standard deviations.
     """
     from harness.regression.pilots import Pilot, pilots
     from harness.statistics.power import Variance
 
     if (pilot is None) == (question_sd is None):
         raise UserError("give either a PILOT (a run folder, or a reference) or --question-sd")
-    if pilot is None:
+    if question_sd is not None:
         assumed = Variance(question_sd**2, rest_sd**2, seed_sd**2)
         found = [Pilot("assumed", assumed, (), 0, 0)]
-    else:
+    elif pilot is not None:
         named = [each.strip() for each in methods.split(",")] if methods else []
         if named and len(set(named)) != 2:
             raise UserError(f"--methods {methods!r}: give two methods, such as sso,dpo")
@@ -102,11 +110,11 @@ def _plan(
         for number in seeds
         for asked in questions
     ]
-    costs = [
-        next(each for each in given if each is not None)
-        for given in ((run_cost, pilot.run_seconds, RUN_COST), (answer_cost, pilot.answer_seconds, ANSWER_COST))
-    ]
-    mix = cheapest(difference, known, *costs, alpha) if difference else None
+    per_run, per_answer = (
+        next(cost for cost in costs if cost is not None)
+        for costs in ((run_cost, pilot.run_seconds, RUN_COST), (answer_cost, pilot.answer_seconds, ANSWER_COST))
+    )
+    mix = cheapest(difference, known, per_run, per_answer, alpha) if difference else None
     return {
         "benchmark": pilot.benchmark,
         "pairs": pilot.pairs,
@@ -114,7 +122,7 @@ def _plan(
         "pilot_questions": pilot.questions,
         "sd": {name: value**0.5 for name, value in asdict(known).items()},
         "plans": rows,
-        "costs": {"run": costs[0], "answer": costs[1]},
+        "costs": {"run": per_run, "answer": per_answer},
         "cheapest": asdict(mix) if mix else None,
     }
 
@@ -135,7 +143,7 @@ def _numbers(option: str, text: str, least: int) -> list[int]:
 def _print(plan: dict[str, Any], tests: int, difference: float | None) -> None:
     family = f", corrected for {tests} comparisons" if tests > 1 else ""
     print_rows(
-        ["seeds", "questions", f"found in 80 %{family}", "half of the interval"],
+        ["seeds", "questions", f"detected with 80 %{family}", "half-width of interval"],
         [
             [row["seeds"], row["questions"], *(float(f"{row[name]:.3g}") for name in ("detectable", "half_width"))]
             for row in plan["plans"]
@@ -150,5 +158,5 @@ def _print(plan: dict[str, Any], tests: int, difference: float | None) -> None:
         best = plan["cheapest"]
         print(f"Cheapest for {difference:g}: {best['seeds']} seeds, {best['questions']} questions.")
     elif difference:
-        print(f"No mix of up to 100 seeds finds a difference of {difference:g}.")
+        print(f"No mix of up to 100 seeds detects a difference of {difference:g}.")
     print()

@@ -1,9 +1,9 @@
-"""`harness rejudge`: whether another judge orders the methods of a finished run in the same way."""
+"""`harness rejudge`: whether another judge ranks the methods of a finished run in the same order."""
 
 from typing import Any
 
 from harness.commands.options import RunFolder, experiment, takes
-from harness.commands.output import Json, print_json, print_rows, shown
+from harness.commands.output import Json, print_json, print_rows, readable
 from harness.judge_audit.chosen import OPTIONS
 
 EPILOG = (
@@ -18,10 +18,10 @@ def rejudge(
     run_folder: RunFolder,
     as_json: Json = False,
 ) -> None:
-    """Judge the stored answers of a finished run by another judge, beside the first.
+    """Judge the stored answers of a finished run again with another judge, and compare the order of methods.
 
-    Says whether the order of methods holds. No answer is made again, and the run's own files stay as they are; what the
-    other judge says is kept in RUN/rejudged/JUDGE, and the same command goes on where it stopped.
+    No answer is recomputed, and the run's files stay as they are. The other judge's replies are kept in
+    RUN/rejudged/JUDGE, and the same command continues where it stopped.
     """
     from harness.judge_audit.rejudge import rejudge as judge_again
 
@@ -33,7 +33,7 @@ def rejudge(
 
 
 def print_rejudged(report: dict[str, Any]) -> None:
-    """The report of `harness.judge_audit.rejudge`: the columns of both judges side by side."""
+    """Print the report of `harness.judge_audit.rejudge`: the columns of both judges side by side."""
     for each in report["benchmarks"]:
         columns = ["method"]
         for judge in each["judges"]:
@@ -48,7 +48,7 @@ def print_rejudged(report: dict[str, Any]) -> None:
             rows.append(cells)
         print_rows(columns, rows, title=each["benchmark"])
     for each in report["benchmarks"]:
-        print(shown(each["verdict"]))
+        print(readable(each["verdict"]))
     if report["left_out"]:
-        print(shown(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
-    print(shown(report["folder"]))
+        print(readable(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
+    print(readable(report["folder"]))

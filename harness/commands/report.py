@@ -1,4 +1,4 @@
-"""The report page: written to a file, and said in a line."""
+"""Writes the report page and figures to files."""
 
 import shlex
 from collections.abc import Sequence
@@ -13,10 +13,10 @@ FILE = "report.html"
 
 
 def write_report(run_folder: Path, output: Path | None) -> Path:
-    """The report page of a finished run, in its folder or where it is wanted.
+    """Write the report page of a finished run, by default in its folder; return the file.
 
     Raises:
-        UserError: when the run is not finished, or a folder is in the place of the file.
+        UserError: when the run is not finished, or there is a folder in place of the file.
     """
     from harness.report.page import page
     from harness.report.run import Run
@@ -29,7 +29,7 @@ def write_report(run_folder: Path, output: Path | None) -> Path:
 
 
 def write_figure(kind: str, run_folders: Sequence[Path], output: Path) -> Path:
-    """A figure of finished runs.
+    """Write a figure of finished runs; return the file.
 
     Raises:
         UserError: when there is no such figure, or nothing to draw.

@@ -1,34 +1,35 @@
-"""What people see of a stored run: whether it holds, and what a number was made of."""
+"""Prints the results of `harness verify` and `harness show`."""
 
+from collections.abc import Mapping
 from math import ceil
 from typing import Any
 
-from harness.commands.output import print_facts, print_rows, shown
+from harness.commands.output import print_facts, print_rows, readable
 from harness.errors import UserError
 
 KEY = 8  # digits of a digest that people see
 PAGE = 40  # questions
 
 
-def print_verified(report: dict[str, Any]) -> None:
-    """The report of `harness.runs.verify`."""
+def print_verified(report: Mapping[str, Any]) -> None:
+    """Print the report of `harness.runs.verify`."""
     rows = []
     for number in report["numbers"]:
         state = "verified" if number["verified"] else "not verified"
         rows.append([number["method"], number["seed"], number["benchmark"], number["value"], state, _chain(number)])
     print_rows(("method", "seed", "benchmark", "value", "", "rests on"), rows, title=report["run"])
     for problem in report["problems"]:
-        print(shown(f"problem: {problem}"))
+        print(readable(f"problem: {problem}"))
     if report["surroundings"]:
-        print("Not as here (a run with these would make the steps anew):")
+        print("Not as on this machine (where a run would recompute the steps):")
         for text in report["surroundings"]:
-            print(shown(f"  {text}"))
+            print(readable(f"  {text}"))
     verified = sum(number["verified"] for number in report["numbers"])
     print(f"{verified} of {len(report['numbers'])} numbers verified; --json has every file and digest")
 
 
 def _chain(number: dict[str, Any]) -> str:
-    """Steps from the score back to the base model, each with the start of a digest."""
+    """Return the steps from the score back to the base model, each with the start of a digest."""
     links = [f"{each['step']} {_digest(each['files'])}" for each in number["rests_on"]]
     made = number["rests_on"][-1]["depends_on"] if number["rests_on"] else {}
     data = [f"{name} {made[name][:KEY]}" for name in ("prompts", "preferences") if name in made]
@@ -37,7 +38,7 @@ def _chain(number: dict[str, Any]) -> str:
 
 
 def _digest(files: dict[str, str]) -> str:
-    """Of the first file: a step's own, or the weights."""
+    """Return the start of the digest of the weights, or of the step's first file."""
     chosen = [name for name in files if name.endswith(".safetensors")] or list(files)
     return files[chosen[0]][:KEY] if chosen else ""
 
@@ -60,8 +61,8 @@ def print_values(found: dict[str, Any], page: int | None) -> None:
 
 
 def print_question(found: dict[str, Any]) -> None:
-    """The question of `harness.runs.show.question`, with what each arm made of it."""
-    print_facts({"question": found["question"] or {"id": "its file is not here any more"}})
+    """Print the question of `harness.runs.show.question`, with the answers, judgments and values of each arm."""
+    print_facts({"question": found["question"] or {"id": "its file no longer exists"}})
     for arm in found["arms"]:
         print()
         facts: dict[str, Any] = {"value": arm["value"]}

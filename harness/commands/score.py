@@ -1,4 +1,4 @@
-"""`harness score`: outputs and judgments that exist already, scored by the functions that score live runs."""
+"""`harness score`: scores existing outputs and judgments by the functions that score live runs."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,17 +13,17 @@ from harness.thoughts import parse_marks
 
 app = typer.Typer(
     no_args_is_help=True,
-    help="Score outputs or judgments that exist already, in the upstream formats (plain or .gz).",
+    help="Score existing outputs or judgments in the upstream formats (plain or .gz).",
 )
 
-Responses = Annotated[Path, typer.Option(help="JSONL or a JSON list, a response a row.")]
+Responses = Annotated[Path, typer.Option(help="JSONL or a JSON list, one response per row.")]
 ThoughtMarks = Annotated[
     str | None,
     typer.Option(
         "--thought-marks", help="What opens and closes a model's thought, such as '<think> </think>', or none."
     ),
 ]
-Items = Annotated[bool, typer.Option("--items", help="Print a verdict for every row too.")]
+Items = Annotated[bool, typer.Option("--items", help="Also print a verdict per row.")]
 
 
 @app.command(
@@ -34,14 +34,18 @@ Items = Annotated[bool, typer.Option("--items", help="Print a verdict for every 
 def mt_bench(
     judgments: Annotated[Path, typer.Option(help="FastChat's single-answer judgments.")],
     reparse: Annotated[
-        bool, typer.Option("--reparse", help="Read the verdicts in the judgments' texts again, not the stored scores.")
+        bool,
+        typer.Option(
+            "--reparse", help="Parse verdicts from the judgments' texts again instead of using the stored scores."
+        ),
     ] = False,
     questions: Annotated[
-        Path | None, typer.Option(help="question.jsonl with the categories; else those of the official 80.")
+        Path | None,
+        typer.Option(help="question.jsonl with the categories; default: those of the official 80 questions."),
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Mean rating of each model, by turn and category (FastChat's rule: every row with a verdict counts)."""
+    """Print the mean rating of each model by turn and category (as FastChat: every row with a verdict counts)."""
     from harness.benchmarks.mt_bench_judgments import score_judgments
 
     result = score_judgments(judgments, reparse=reparse, questions=questions)
@@ -65,16 +69,18 @@ def alpaca_eval(
     annotations: Annotated[Path, typer.Option(help="AlpacaEval's annotations of one model.")],
     df_gamed: Annotated[
         Path | None,
-        typer.Option("--df-gamed", help="df_gamed.csv, which the length-controlled win rate needs (harness data)."),
+        typer.Option(
+            "--df-gamed", help="df_gamed.csv, required for the length-controlled win rate (harness data fetch)."
+        ),
     ] = None,
     from_logprobs: Annotated[
-        bool, typer.Option("--from-logprobs", help="Read each preference in the stored completion again.")
+        bool, typer.Option("--from-logprobs", help="Parse each preference from the stored completion again.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Seed of the bootstrap.")] = 0,
     thought_marks: ThoughtMarks = None,
     as_json: Json = False,
 ) -> None:
-    """Raw and length-controlled win rate in percent, with a bootstrap interval."""
+    """Print the raw and length-controlled win rates in percent, with a bootstrap interval."""
     from harness.benchmarks.alpaca_annotations import score_annotations
 
     marks = parse_marks(thought_marks)
@@ -87,7 +93,7 @@ def reward_bench(
     results: Annotated[Path, typer.Option(help="Accuracies by subset, or rows with subset and correct.")],
     as_json: Json = False,
 ) -> None:
-    """Sections, their mean (as papers report it) and the leaderboard's total, in the unit of the file."""
+    """Print the sections, their mean (as papers report it) and the leaderboard's total, in the unit of the file."""
     from harness.benchmarks.reward_bench_scores import score_results
 
     _print(score_results(results), as_json)
@@ -99,7 +105,7 @@ def reward_bench(
     "  harness score math --responses responses.jsonl.gz --items --json",
 )
 def math(responses: Responses, items: Items = False, thought_marks: ThoughtMarks = None, as_json: Json = False) -> None:
-    """Share of responses whose last box is the answer, as strings and by math-verify, in percent."""
+    """Print the percentage of responses whose last box is the answer, by string and by math-verify."""
     from harness.benchmarks.math import score_responses
 
     _print_graded(score_responses, responses, items, thought_marks, as_json)
@@ -109,7 +115,7 @@ def math(responses: Responses, items: Items = False, thought_marks: ThoughtMarks
 def gsm8k(
     responses: Responses, items: Items = False, thought_marks: ThoughtMarks = None, as_json: Json = False
 ) -> None:
-    """Share of responses with the right final number, in percent."""
+    """Print the percentage of responses with the right final number."""
     from harness.benchmarks.gsm8k import score_responses
 
     _print_graded(score_responses, responses, items, thought_marks, as_json)
@@ -125,14 +131,14 @@ def ifeval(
     data_dir: Annotated[
         Path | None,
         typer.Option(
-            help="Folder with ifeval/input_data.jsonl, for rows without instruction ids; else data, where that is one."
+            help="Folder with ifeval/input_data.jsonl, for rows without instruction ids; default: data, if it exists."
         ),
     ] = None,
     items: Items = False,
     thought_marks: ThoughtMarks = None,
     as_json: Json = False,
 ) -> None:
-    """Share of prompts and of instructions that were followed, strictly and loosely, in percent."""
+    """Print the percentage of prompts and of instructions that were followed, strictly and loosely."""
     from harness.benchmarks.ifeval import score_responses
 
     def score(path: Path, **options: Any) -> dict:

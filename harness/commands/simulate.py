@@ -1,4 +1,4 @@
-"""`harness simulate`: how often tables of made-up scores are wrong."""
+"""`harness simulate`: how often tables of synthetic scores are wrong."""
 
 import json
 from pathlib import Path
@@ -18,16 +18,16 @@ EPILOG = (
 
 
 def simulate(
-    tables: Annotated[int, typer.Option(min=20, help="Tables of each setting.")] = 2000,
-    seed: Annotated[int, typer.Option(help="Of the random scores.")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="Settings that are simulated at the same time.")] = 1,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="Write what was measured as JSON.")] = None,
-    docs: Annotated[Path | None, typer.Option(help="Put the table between the markers of this text.")] = None,
+    tables: Annotated[int, typer.Option(min=20, help="Tables per setting.")] = 2000,
+    seed: Annotated[int, typer.Option(help="Seed of the random scores.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Settings that are simulated concurrently.")] = 1,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="JSON file for the measurements.")] = None,
+    docs: Annotated[Path | None, typer.Option(help="Put the table between the markers in this file.")] = None,
     as_json: Json = False,
 ) -> None:
-    """How often tables of made-up scores whose truth is known are wrong; exit code 1 when more often than promised.
+    """Measure how often tables of synthetic scores with a known truth are wrong; exit code 1 if more than promised.
 
-    The functions that judge the tables of runs judge these. docs/statistics.md has the long form's result.
+    The statistics are those of real tables. docs/statistics.md has the results of the long form.
     """
     from harness.statistics.simulation import promises, report
 

@@ -1,4 +1,4 @@
-"""Tables and the leaderboard: computed, printed or written to a file, with the command that made the file in it."""
+"""Prints tables and the leaderboard, or writes them to a file that names the command that made it."""
 
 import shlex
 import sys
@@ -26,10 +26,10 @@ def show_table(
     reported: str | None,
     reported_file: Path,
 ) -> None:
-    """Prints the table of these runs, or writes it to a file and prints that file's name.
+    """Print the table of these runs, or write it to a file and print the file's name.
 
     Args:
-        form: one of FORMATS; else by the file's suffix, or markdown.
+        form: one of FORMATS; None for that of the file's suffix, or markdown.
 
     Raises:
         UserError: when a run is not finished, runs cannot be compared, or something does not exist.
@@ -61,9 +61,10 @@ def _table(runs: Sequence[Path], baseline: str | None) -> Table:
 
 
 def write_leaderboard(results: Path, output: Path | None) -> Path:
-    """
+    """Write the leaderboard of a folder of results; return the file.
+
     Raises:
-        UserError: when there are no results, or a folder is in the place of the file.
+        UserError: when there are no results, or there is a folder in place of the file.
     """
     file = output or results / FILE
     check_file(file, FILE)

@@ -16,10 +16,10 @@ app = typer.Typer(no_args_is_help=True, help="The embedded small model and its b
 def build(
     out: Annotated[Path, typer.Option(help="Folder for the model.")],
     seed: Annotated[int, typer.Option(help="Seed of corpus and weights.")] = 0,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps, fewer for a try.")] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps; fewer for a quick test.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Make the embedded model again from nothing and say how close it comes to the shipped one (about 25 minutes)."""
+    """Rebuild the embedded model from scratch and compare it with the shipped one (about 25 minutes)."""
     from harness.models.folder import MODEL_DIR
     from harness.testbed.build import Recipe
     from harness.testbed.build import build as build_model
@@ -36,7 +36,7 @@ def build(
 
 
 @app.command(epilog="Example:\n\n  harness testbed suites my-suites")
-def suites(folder: Annotated[Path, typer.Argument(help="Where to write them.")]) -> None:
+def suites(folder: Annotated[Path, typer.Argument(help="Folder to write.")]) -> None:
     """Write the testbed's benchmark suites, in the files and formats of the real benchmarks."""
     from harness.testbed.suites import write_suites
 

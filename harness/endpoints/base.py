@@ -6,15 +6,15 @@ from typing import Any
 
 from harness.types import Message
 
-CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "content_filter")  # finish reasons of cut replies
+CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "content_filter")  # truncated replies
 
 
 @dataclass(frozen=True)
 class JudgeRequest:
     """One question to a judge.
 
-    alternatives: replies of one token whose log-probabilities are wanted instead of a text, such as ("m", "M").
-    repeat: tells the same question asked again (0, 1, ...) from one whose reply is known already.
+    alternatives: one-token replies whose log-probabilities are wanted instead of a text, such as ("m", "M").
+    repeat: number of this asking (0, 1, ...): the same question with another number is asked again.
     """
 
     id: str
@@ -29,9 +29,9 @@ class JudgeRequest:
 class JudgeReply:
     """A judge's answer. `first_token` maps tokens that could have been the first to their log-probabilities.
 
-    finish_reason: the endpoint's own, such as "stop" or "length"; None where it is not told.
+    finish_reason: as the endpoint says, such as "stop" or "length"; None if it does not.
     form: how the request was adapted to the endpoint, by name (`harness.endpoints.forms`).
-    error is what went wrong when there is no answer after all retries; the reply then counts as missing.
+    error: what went wrong if there is no answer after all retries; the reply then counts as missing.
     """
 
     id: str
@@ -48,11 +48,10 @@ class JudgeReply:
 
     @classmethod
     def from_json(cls, facts: Mapping[str, Any]) -> "JudgeReply":
-        """The reply that a log holds."""
+        """Return the reply that a row of the log holds."""
         return cls(**{**facts, "form": tuple(facts.get("form") or ())})
 
     @property
     def cut(self) -> bool:
-        """Whether the text ends where the endpoint stopped it. Log-probabilities of the first token are whole all the
-        same."""
+        """Whether the endpoint truncated the text. Log-probabilities of a first token are complete all the same."""
         return (self.finish_reason or "").lower() in CUT and not self.first_token

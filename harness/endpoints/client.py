@@ -1,8 +1,8 @@
 """A judge behind an OpenAI-compatible endpoint, through the official client.
 
-The client never retries by itself: each HTTP attempt is reserved in the log's caps, sent, stored and settled here, and
-what passes (429, 5xx, time-outs, broken replies) is tried again with growing waits. What an endpoint refuses in a
-request is changed where its answer says how (`harness.endpoints.forms`); any other refusal of the form ends the run.
+The client never retries by itself: each HTTP attempt is reserved under the log's caps, sent, stored and settled here.
+Temporary failures (429, 5xx, time-outs, broken replies) are retried with growing waits. If an endpoint refuses the form
+of requests and says how to change it, it is changed (`harness.endpoints.forms`); otherwise the run ends.
 """
 
 import asyncio
@@ -31,30 +31,30 @@ from harness.endpoints.transport import LONGEST_REPLY, ReplyTooLong, bounded_cli
 from harness.endpoints.wire import Answer, Refusal, endpoint_url, read_answer, read_refusal
 from harness.errors import UserError
 from harness.files import store
-from harness.progress import Advance
+from harness.progress import Advance, Notable
 from harness.thoughts import spoken
 
 KEY_VARIABLE = "OPENAI_API_KEY"
-TIMEOUT = 120.0  # seconds an attempt
+TIMEOUT = 120.0  # seconds per attempt
 RETRIES = 10  # with 30 % of attempts failing, one request in 500,000 fails
 FIRST_WAIT = 0.5  # seconds before the second attempt; doubled from one to the next
-DEAD = 16  # requests that fail to their last attempt, one after the other: the endpoint has failed, not they
+DEAD = 16  # successive requests that fail to their last attempt: the endpoint is down
 LONGEST_BACKOFF = 60.0
-LONGEST_WAIT = 300.0  # seconds; an endpoint that asks for more is for another day
-POLL = 0.05  # seconds between two looks whether a call fits under the cap on cost
+LONGEST_WAIT = 300.0  # seconds; if an endpoint asks for more, the run ends
+POLL = 0.05  # seconds between two checks whether a call fits under the cap on cost
 LONGEST_ERROR = 500  # characters of an error in a reply
-LONGEST_BODY = 20_000  # characters of a body without an answer that are stored
-LONGEST_KEPT_BODY = 1 << 20  # characters of one with an answer
-REFUSALS = 3  # different requests refused, and none like them answered: it is their form, not what they say
-FIXED = ("model", "messages", "n", "stream", *forms.LENGTHS)  # of a request: not for --judge-set
-SAME_MEANING = ("max_completion_tokens",)  # adaptations that do not change what a scored model answers
-SHORTEST_SECRET = 8  # characters; shorter keys are placeholders such as "none", and ordinary words of replies
+LONGEST_BODY = 20_000  # characters stored of a body without an answer
+LONGEST_KEPT_BODY = 1 << 20  # characters stored of a body with an answer
+REFUSALS = 3  # different requests refused and none like them answered: their form is wrong, not their text
+FIXED = ("model", "messages", "n", "stream", *forms.LENGTHS)  # fields of a request that --judge-set must not set
+SAME_MEANING = ("max_completion_tokens",)  # adaptations that do not change the answers of a scored model
+SHORTEST_SECRET = 8  # characters; shorter keys are placeholders such as "none", which replies may contain
 TOP_LOGPROBS = 5
 FIRST_TOKEN = {"logprobs": True, "top_logprobs": TOP_LOGPROBS}
 
 
 class OpenAIJudge:
-    """Asks a chat model; the key comes from the environment and is stored nowhere."""
+    """Asks a chat model; the key comes from the environment and is never stored."""
 
     def __init__(
         self,
@@ -75,17 +75,17 @@ class OpenAIJudge:
     ) -> None:
         """
         Args:
-            role: what the model is here, for messages; requests of a "model" are adapted in SAME_MEANING alone.
-            max_tokens: of every reply, in place of the request's own.
-            settings: further fields of every request; None leaves a field out.
-            keep_cut: replies that reached their length are answers too, and not asked for again.
-            longest_reply: bytes of a body that are read.
-            log: of the run; without one replies are kept as long as the judge.
+            log: of the run; by default, replies are kept as long as the judge.
             price: overrides the list of known prices.
+            timeout: seconds per attempt. first_wait: seconds before the second attempt.
+            role: what the model is used as, for messages; only SAME_MEANING adapts the requests of a "model".
+            max_tokens: of each reply, in place of the request's own.
+            settings: additional fields of each request; None omits a field.
+            keep_cut: keep replies that reached their length as answers.
+            longest_reply: maximum bytes of a body.
 
         Raises:
-            UserError: when there is no key for an endpoint that is not ours, a URL that is none, a cap on cost of a
-                model without a price, or a setting that is not free.
+            UserError: no API key, an invalid key or URL, a cap on cost without a price, or a setting of a fixed field.
         """
         self.name, self.role = model, role
         self.base_url = base_url
@@ -101,14 +101,14 @@ class OpenAIJudge:
         for name in self.settings:
             if name in FIXED:
                 instead = ": give --judge-max-tokens" if name in forms.LENGTHS else ""
-                raise UserError(f"--judge-set {name}: is not free to be set{instead}")
+                raise UserError(f"--judge-set {name}: this field cannot be set{instead}")
         self._forms = Forms(log.folder, self.endpoint, model)
         self.form: Form = self._forms.read()
-        self._answered: set[str] = set()  # shapes of requests that got an answer, now or earlier
-        self._refused_shapes: dict[str, tuple[int, str]] = {}  # shape -> requests refused, and the last refusal
-        self._reached = False  # a request was answered: what fails from then on fails alone
-        self._unanswered = 0  # requests, one after the other, that failed to the last attempt
-        self._next_start = 0.0  # when the rate limit allows the next attempt
+        self._answered: set[str] = set()  # shapes of requests that were answered, now or earlier
+        self._refused_shapes: dict[str, tuple[int, str]] = {}  # shape -> number of requests refused, last refusal
+        self._reached = False  # a request was answered, so that later failures concern single requests
+        self._unanswered = 0  # successive requests that failed to the last attempt
+        self._next_start = 0.0  # monotonic time at which the rate limit allows the next attempt
         self._key = os.environ.get(KEY_VARIABLE, "").strip()
         if not self._key and base_url is None:
             raise UserError(f"the judge {model!r} needs a key in {KEY_VARIABLE}, or another endpoint (--judge-url)")
@@ -117,11 +117,19 @@ class OpenAIJudge:
         self.price = price or known_prices().get(model)
         if limits.max_cost is not None and self.price is None:
             raise UserError(
-                f"what {model!r} costs is not known, so its cost cannot be capped: give --judge-price IN,OUT "
+                f"the price of {model!r} is not known, so its cost cannot be capped: give --judge-price IN,OUT "
                 "in USD per million tokens"
             )
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
+        """Ask all requests, or read their stored replies.
+
+        Returns:
+            One reply per request, in their order; those without an answer after all retries have an `error`.
+
+        Raises:
+            UserError: when no request can succeed, or a cap is reached; finished replies are stored.
+        """
         if not requests:
             return []
         work = self._complete(requests, advance)
@@ -131,7 +139,7 @@ class OpenAIJudge:
             work.close()  # a signal may end this before the work has begun
 
     def spent(self) -> str:
-        """What the log's folder has cost so far, for a line of progress."""
+        """Return what the log's folder has cost so far, for a line of progress."""
         spent = self.log.spent()
         return f"{spent.calls} calls{self._dollars(spent.total)}"
 
@@ -139,12 +147,12 @@ class OpenAIJudge:
         places: dict[str, list[int]] = {}  # equal requests are asked once
         for place, request in enumerate(requests):
             places.setdefault(self.key(request, ()), []).append(place)
-        each = [(requests[equal[0]], equal) for equal in places.values()]
-        for request, _ in each:
+        different = [(requests[equal[0]], equal) for equal in places.values()]
+        for request, _ in different:
             if any(self.log.holds(key) for key in self._keys(request)):
                 self._answered.add(_shape(request))
-        replies: list[JudgeReply | None] = [None] * len(requests)
-        waiting = iter(each)
+        replies: dict[int, JudgeReply] = {}
+        waiting = iter(different)
         async with AsyncOpenAI(
             api_key=self._key or "none",
             base_url=self.base_url,
@@ -162,8 +170,8 @@ class OpenAIJudge:
                     for place in equal:
                         replies[place] = self._reply(requests[place].id, row)
                     if advance:
-                        if note := getattr(advance, "note", None):
-                            note(self.spent())
+                        if isinstance(advance, Notable):
+                            advance.note(self.spent())
                         advance(len(equal))
 
             try:
@@ -177,12 +185,12 @@ class OpenAIJudge:
             run.failure = self._refusing(self._refused_shapes[refused.pop()][1])
         if run.failure:
             raise self._unfinished(run.failure)
-        return replies
+        return [replies[place] for place in range(len(requests))]
 
-    def _body(self, request: JudgeRequest, form: Form) -> dict:
-        """What is sent."""
+    def _body(self, request: JudgeRequest, form: Form) -> dict[str, Any]:
+        """Return the fields of a request in a form."""
         messages = [{name: wire.writable(text) for name, text in message.items()} for message in request.messages]
-        body = {
+        body: dict[str, Any] = {
             "model": self.name,
             "messages": messages,
             "temperature": request.temperature,
@@ -195,7 +203,7 @@ class OpenAIJudge:
         return {name: value for name, value in body.items() if value is not None}
 
     def key(self, request: JudgeRequest, form: Form | None = None) -> str:
-        """Of all that changes the answer, the form included (None: the one that is in use)."""
+        """Return the digest of all that changes the answer, with the form (None: the current one)."""
         return store.digest(
             {
                 "endpoint": self.endpoint,
@@ -206,11 +214,11 @@ class OpenAIJudge:
         )
 
     def _keys(self, request: JudgeRequest) -> list[str]:
-        """In the form that is in use, then in those before it: what was answered in one of them holds."""
+        """Return the keys in the current form and in those before it: an answer in any of them counts."""
         return [self.key(request, self.form[:number]) for number in range(len(self.form), -1, -1)]
 
-    async def _row(self, run: "_Run", request: JudgeRequest) -> dict | None:
-        """The log's row of the reply, stored before or now, or of the last failure; None when the run has stopped."""
+    async def _row(self, run: "_Run", request: JudgeRequest) -> dict[str, Any] | None:
+        """Return the log's row of the reply, stored before or now, or of the last failure; None once stopped."""
         if run.stop.is_set():
             return None
         for key in self._keys(request):
@@ -221,16 +229,16 @@ class OpenAIJudge:
             stop=stop_after_attempt(self.retries + 1),
             wait=self._wait,
             retry=retry_if_result(lambda attempt: attempt.passing),
-            retry_error_callback=lambda state: state.outcome.result(),
+            retry_error_callback=_attempt_of,
             sleep=run.pause,
         )
         start = time.monotonic()
         try:
-            attempt = await retrying(self._attempt, run, retrying, request)
+            attempt: _Attempt = await retrying(self._attempt, run, retrying, request)
             self._unanswered = self._unanswered + 1 if attempt.error and attempt.passing else 0
             if self._unanswered == DEAD or attempt.unreached:
                 tried = f"tried for {time.monotonic() - start:.0f} s"
-                raise UserError(f"{self._who} does not answer any more ({tried}: {attempt.error})")
+                raise UserError(f"{self._who} no longer answers ({tried}: {attempt.error})")
             return attempt.row
         except _Stopped:
             return None
@@ -240,13 +248,13 @@ class OpenAIJudge:
             return None
 
     def _wait(self, state: RetryCallState) -> float:
-        """Seconds before the next attempt: never less than the endpoint asks for, and not in step with others."""
-        asked = state.outcome.result().wait
+        """Return the seconds before the next attempt: at least what the endpoint asks for, with jitter."""
+        asked = _attempt_of(state).wait
         grown = wait_exponential(self.first_wait, max=LONGEST_BACKOFF)(state)
         return (grown if asked is None else asked) + wait_random(0, self.first_wait)(state)
 
     async def _attempt(self, run: "_Run", retrying: AsyncRetrying, request: JudgeRequest) -> "_Attempt":
-        """One HTTP request, and as many more as the endpoint's answers ask for another form."""
+        """Make one HTTP request, and another one each time the answer asks for another form."""
         number = retrying.statistics["attempt_number"]
         while True:
             form = self.form
@@ -262,7 +270,7 @@ class OpenAIJudge:
             return attempt
 
     def _wanted(self, request: JudgeRequest, form: Form, attempt: "_Attempt") -> str | None:
-        """The adaptation that an attempt in a form asks for, if any."""
+        """Return the adaptation that an attempt in a form asks for, if any."""
         body, answer = self._body(request, form), attempt.answer
         if attempt.refusal:
             name = forms.adaptation(form, body, attempt.refusal)
@@ -278,14 +286,14 @@ class OpenAIJudge:
         return None
 
     def _adapt(self, name: str, attempt: "_Attempt") -> None:
-        if name in self.form:  # another request has found it out meanwhile
+        if name in self.form:  # another request has found it meanwhile
             return
         self.form = self._forms.add(name)
-        said = attempt.refusal.sentence if attempt.refusal else "its reply was cut before a letter"
-        print(f"{self.role} {self.name}: {said[:LONGEST_ERROR]} - asked in another form now: {name}", file=sys.stderr)
+        said = attempt.refusal.sentence if attempt.refusal else "its reply was truncated before a letter"
+        print(f"{self.role} {self.name}: {said[:LONGEST_ERROR]} - requests are now adapted: {name}", file=sys.stderr)
 
     def _weigh(self, request: JudgeRequest, attempt: "_Attempt") -> None:
-        """Whether a refusal is of this request alone, or of all like it."""
+        """Decide whether a refusal concerns this request only, or all of its shape."""
         shape = _shape(request)
         if attempt.error is None:
             self._answered.add(shape)
@@ -298,28 +306,28 @@ class OpenAIJudge:
     def _refusing(self, error: str) -> UserError:
         form = f", asked with {', '.join(self.form)}" if self.form else ""
         remedy = (
-            ": change the requests (--judge-set KEY=VALUE, where null leaves a field out; --judge-max-tokens N), or "
+            ": change the requests (--judge-set KEY=VALUE, where null omits a field; --judge-max-tokens N), or "
             "give another judge"
         )
-        refusal = f"{self._who} does not take the requests as they are{form} ({error})"
+        refusal = f"{self._who} refuses all requests of this form{form} ({error})"
         return UserError(refusal + (remedy if self.role == "judge" else ""))
 
     async def _once(self, run: "_Run", number: int, request: JudgeRequest, form: Form) -> "_Attempt":
-        """One HTTP request: counted, sent, stored, settled."""
+        """Make one HTTP request: reserve, send, store, settle."""
         await self._pace(run)
         body = self._body(request, form)
         most = self.price.most(body["messages"], forms.length_of(body)) if self.price else 0.0
         reservation = await self._reserve(run, most)
         run.counts["calls"] += 1
         run.counts["retries"] += number > 1
-        spent = most  # unless more is known: a killed or lost call may have been charged
+        spent = most  # until more is known: a killed or lost call may have been charged
         try:
             start = time.monotonic()
             attempt = await self._send(run.client, body)
             usage, charged = attempt.usage, attempt.charged
             spent = self._cost(usage) if usage else most if charged else 0.0
             date = datetime.now(UTC).isoformat(timespec="seconds")
-            reply = None if attempt.error else self._read(request.id, attempt.answer, date, form)
+            reply = self._read(request.id, attempt.answer, date, form) if attempt.answer else None
             row = {
                 "key": self.key(request, form),
                 "id": request.id,
@@ -339,7 +347,7 @@ class OpenAIJudge:
                 "usage": usage,
                 "usd": spent,
             }
-            await asyncio.to_thread(self.log.append, [row])  # the disk is slow, and others have replies to read
+            await asyncio.to_thread(self.log.append, [row])  # the disk is slow, and other requests are waiting
         finally:
             self.log.spend.settle(reservation, spent)
             run.cost += spent
@@ -348,7 +356,7 @@ class OpenAIJudge:
         return attempt
 
     async def _pace(self, run: "_Run") -> None:
-        """Waits for this attempt's turn under the rate limit."""
+        """Wait for this attempt's turn under the rate limit."""
         if self.limits.per_minute:
             now = time.monotonic()
             turn = max(now, self._next_start)
@@ -358,7 +366,7 @@ class OpenAIJudge:
             raise _Stopped
 
     async def _reserve(self, run: "_Run", most: float) -> str:
-        """A place under the caps; waits while calls in flight may still leave room."""
+        """Reserve a call under the caps, waiting while calls in flight may still leave room."""
         limits, longest = self.limits, self.timeout + 30
         while not (reservation := self.log.spend.reserve(most, limits.max_calls, limits.max_cost, longest)):
             await run.pause(POLL)
@@ -366,11 +374,11 @@ class OpenAIJudge:
                 raise _Stopped
         return reservation
 
-    async def _send(self, client: AsyncOpenAI, body: dict) -> "_Attempt":
-        """One HTTP request. The key is nowhere in what it came to: it is looked for before anything is cut off."""
+    async def _send(self, client: AsyncOpenAI, body: dict[str, Any]) -> "_Attempt":
+        """Send one HTTP request. The key is redacted before truncating: a truncated key would not match."""
         fields = {name: value for name, value in body.items() if name not in ("model", "messages")}
         try:
-            async with asyncio.timeout(self.timeout):  # the client's own time-out begins again with every byte
+            async with asyncio.timeout(self.timeout):  # the client's own time-out restarts with each byte
                 raw = await client.chat.completions.with_raw_response.create(
                     model=body["model"], messages=body["messages"], extra_body=fields
                 )
@@ -395,15 +403,15 @@ class OpenAIJudge:
         if answer.refusal:
             self._class(attempt, answer.refusal)
         elif "json" not in raw.headers.get("content-type", ""):
-            attempt.error = "the reply is no chat completion"
+            attempt.error = "the reply is not a chat completion"
             if not self._reached:
                 attempt.hopeless = JudgeUnreachable(
-                    f"what is at {self.endpoint} is no OpenAI-compatible endpoint: does /v1 lack?"
+                    f"{self.endpoint} is not an OpenAI-compatible endpoint: is /v1 missing?"
                 )
         return attempt
 
     def _failed(self, error: APIStatusError) -> "_Attempt":
-        """What a status of 300 and above means: of this request, or of all."""
+        """Return the attempt of a status of 300 and above."""
         status, headers, text = error.status_code, error.response.headers, self._public(error.response.text)
         refusal = read_refusal(status, text)
         said = f"{type(error).__name__}: {refusal.sentence}"[:LONGEST_ERROR]
@@ -411,15 +419,15 @@ class OpenAIJudge:
         if status < 400:
             place = self._public(wire.writable(headers.get("location", "nowhere")).partition("?")[0])
             attempt.hopeless = JudgeUnreachable(
-                f"{self._who} redirects to {place!a:.200}, which is not followed: if that is the endpoint, name it "
-                "(--judge-url)"
+                f"{self._who} redirects to {place!a:.200}, which is not followed: if that is the endpoint, give it as "
+                "--judge-url"
             )
             return attempt
         self._class(attempt, refusal)
         return attempt
 
     def _class(self, attempt: "_Attempt", refusal: Refusal) -> None:
-        """Whether an error passes, is of this request, or of all."""
+        """Decide whether an error is temporary, concerns this request, or all."""
         status, said = refusal.status, f"(status {refusal.status}): {refusal.sentence}"[:LONGEST_ERROR]
         attempt.refusal = refusal
         attempt.passing = status in (200, 408, 409, 425, 429) or status >= 500
@@ -427,9 +435,9 @@ class OpenAIJudge:
         if wire.no_credit(status, attempt.body):
             attempt.hopeless = UserError(f"the account of {self._who} has no credit left")
         elif attempt.passing and (attempt.wait or 0) > LONGEST_WAIT:
-            attempt.hopeless = UserError(f"{self._who} asks to come back in {attempt.wait:.0f} s")
+            attempt.hopeless = UserError(f"{self._who} is rate-limiting: retry after {attempt.wait:.0f} s")
         elif status == 401 or (not self._reached and status == 403):
-            refused = "refuses the key in" if self._key else "wants a key, and none is in"
+            refused = "refuses the key in" if self._key else "needs a key in"
             attempt.hopeless = JudgeUnreachable(f"{self._who} {refused} {KEY_VARIABLE} {said}")
         elif not self._reached and status == 404:
             attempt.hopeless = JudgeUnreachable(f"{self._who} has no model {self.name!r}, or the URL is wrong {said}")
@@ -438,11 +446,11 @@ class OpenAIJudge:
         return self._public(f"{type(error).__name__}: {error}")[:LONGEST_ERROR]
 
     def _public(self, text: str) -> str:
-        """The text without the key, which some servers repeat."""
+        """Return the text without the key, which some servers repeat."""
         return text.replace(self._key, "(key)") if len(self._key) >= SHORTEST_SECRET else text
 
-    def _reply(self, id: str, row: dict) -> JudgeReply:
-        """The reply that a row of the log holds."""
+    def _reply(self, id: str, row: dict[str, Any]) -> JudgeReply:
+        """Return the reply that a row of the log holds."""
         if row["reply"]:
             return replace(JudgeReply.from_json(row["reply"]), id=id)
         return JudgeReply(id, "", model=self.name, date=row["date"], error=row["error"])
@@ -466,15 +474,13 @@ class OpenAIJudge:
         return self.price.cost(*usage) if self.price else 0.0
 
     def _unfinished(self, failure: UserError) -> UserError:
-        """What stopped the run, and how it goes on; made when all that was in flight is stored."""
+        """Return the error for a stopped run, once all that was in flight is stored."""
         if isinstance(failure, JudgeUnreachable):
             return failure
-        option = f" with a higher {failure.option}" if isinstance(failure, CapReached) else ""
-        return type(failure)(
-            f"{failure}; {self.log.stored()} replies are stored in {self.log.folder} ({self.spent()}): the same command"
-            f"{option} goes on from there",
-            *([failure.option] if option else []),
-        )
+        stored = f"{failure}; {self.log.stored()} replies are stored in {self.log.folder} ({self.spent()})"
+        if isinstance(failure, CapReached):
+            return CapReached(f"{stored}: the same command with a higher {failure.option} continues", failure.option)
+        return UserError(f"{stored}: the same command continues")
 
     def _summary(self, run: "_Run", requests: int) -> str:
         counts = run.counts
@@ -493,41 +499,41 @@ class OpenAIJudge:
 
 
 class JudgeUnreachable(UserError):
-    """Nothing can be judged: no connection, or no permission."""
+    """The endpoint cannot be used: no connection, or no permission."""
 
 
 def _shape(request: JudgeRequest) -> str:
-    """What requests of one form have in common: everything but what they say."""
+    """Return the digest of all of a request but its text: an endpoint takes or refuses all requests of one shape."""
     roles = [message["role"] for message in request.messages]
     return store.digest([roles, request.temperature, request.max_tokens, request.alternatives])
 
 
 def _kept_body(attempt: "_Attempt") -> str:
-    """A body with an answer, without the choices that were not asked for, and cut where it is far too long."""
+    """Return a body with an answer, without choices that were not asked for, and truncated if it is far too long."""
     text = attempt.body
-    if attempt.answer.choices > 1:
+    if attempt.answer and attempt.answer.choices > 1:
         content = json.loads(text)
         text = json.dumps(content | {"choices": content["choices"][:1], "choices_sent": attempt.answer.choices})
     return text[:LONGEST_KEPT_BODY]
 
 
 class _Stopped(Exception):
-    """Another request found that none can succeed."""
+    """Another request has found that none can succeed."""
 
 
 @dataclass
 class _Run:
-    """What the requests of one call share."""
+    """What the requests of one call of `complete` share."""
 
     client: AsyncOpenAI
     stop: asyncio.Event = field(default_factory=asyncio.Event)
     failure: UserError | None = None
-    counts: Counter = field(default_factory=Counter)  # calls, retries, failed, stored
-    tokens: Counter = field(default_factory=Counter)  # prompt, reply
+    counts: Counter[str] = field(default_factory=Counter)  # calls, retries, failed, stored
+    tokens: Counter[str] = field(default_factory=Counter)  # prompt, reply
     cost: float = 0.0
 
     async def pause(self, seconds: float) -> None:
-        """Sleeps, but not once the run has stopped."""
+        """Sleep until the run stops, at most for these seconds."""
         try:
             await asyncio.wait_for(self.stop.wait(), seconds)
         except TimeoutError:
@@ -536,10 +542,10 @@ class _Run:
 
 @dataclass
 class _Attempt:
-    """What one HTTP request came to.
+    """The result of one HTTP request.
 
-    answer, or refusal: what the endpoint said. refused: for good, by a request's form as far as one can tell.
-    passing: worth another attempt. charged: the provider may ask money for it, also where no usage is known.
+    answer, or refusal: what the endpoint said. refused: permanently, probably because of the request's form.
+    passing: a temporary failure, worth another attempt. charged: the provider may charge for it, even without usage.
     wait: seconds that the endpoint asks for. unreached: nothing was sent. hopeless: why no request can succeed.
     """
 
@@ -555,4 +561,11 @@ class _Attempt:
     answer: Answer | None = None
     refusal: Refusal | None = None
     refused: bool = False
-    row: dict = field(default_factory=dict)
+    row: dict[str, Any] = field(default_factory=dict)
+
+
+def _attempt_of(state: RetryCallState) -> _Attempt:
+    """Return the attempt that has just ended."""
+    assert state.outcome is not None  # tenacity asks after an attempt
+    attempt: _Attempt = state.outcome.result()
+    return attempt

@@ -1,27 +1,28 @@
-"""The forms that endpoints want requests in: each server's refusal, or its answer, names the change that it needs.
+"""Adapts requests to endpoints: a server's refusal, or its answer, says which change it needs.
 
-A form is a list of adaptations by name, in the order in which they were found. It is kept beside the judge's log, for
-each endpoint and model, so that a resumed run asks in the same form and finds its replies again.
+A form is a list of adaptations by name, in the order in which they were found. It is stored beside the judge's log, per
+endpoint and model, so that a resumed run asks in the same form and finds its replies again.
 """
 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harness.endpoints.spend import locked
 from harness.endpoints.wire import Refusal
 from harness.errors import UserError
 from harness.files import store
 
-Body = dict
+Body = dict[str, Any]
 Form = tuple[str, ...]
 FILE = "forms.json"
 LENGTHS = ("max_tokens", "max_completion_tokens")
 LOGPROBS = ("logprobs", "top_logprobs")
-LETTER_TOKENS = 16  # for a letter that is read in the text: its reply must be able to end
+LETTER_TOKENS = 16  # for a letter that is read in the text: the reply must be able to end
 THINKING_TOKENS = 2048  # for a judge that thinks before it names a letter
-MOST_LEAST = 4096  # tokens; no endpoint wants a longer reply at the least
+MOST_LEAST = 4096  # tokens; no endpoint demands longer replies
 _NUMBER = r"(?:a |an |the |value |of |is |be |to |or |equal |than |allowed |at |:|=|>|<|\s){0,12}(\d{1,7})\b"
 _LEAST = re.compile(rf"(?:>=?|at least|minimum|greater than|below){_NUMBER}")
 _MOST = re.compile(rf"(?:<=?|at most|maximum|less than|larger than|greater than|exceeds?|up to){_NUMBER}")
@@ -35,13 +36,13 @@ _CONTENT = re.compile(
     r"exceeds?.{0,40}context|n_ctx"
 )
 _CONTENT_CODES = ("content_filter", "content_policy_violation", "context_length_exceeded", "exceed_context_size_error")
-_OF_SERVER_ERRORS = ("no system role", "no log-probabilities")  # of servers that fail rather than refuse
+_AFTER_SERVER_ERRORS = ("no system role", "no log-probabilities")  # some servers fail (5xx) instead of refusing
 _LENGTH_WORDS = re.compile(r"\b(?:max_tokens|max_completion_tokens|max_output_tokens|max_new_tokens)\b")
 
 
 @dataclass(frozen=True)
 class Adaptation:
-    """A change of requests. cures: whether a refusal of a body asks for it. apply: the changed body."""
+    """A change of requests. cures: whether the refusal of a body asks for it. apply: makes the changed body."""
 
     name: str
     cures: Callable[[Body, Refusal], bool]
@@ -49,20 +50,20 @@ class Adaptation:
 
 
 def about_content(refusal: Refusal) -> bool:
-    """Whether a refusal is of what one request says (a filter, or too long a text), and not of the form of all."""
+    """Whether a refusal concerns what one request says (a filter, its length), not the form of all requests."""
     return refusal.status == 413 or refusal.code in _CONTENT_CODES or bool(_CONTENT.search(refusal.text))
 
 
 def length_of(body: Body) -> int:
-    """Most tokens of the reply that a body asks for."""
-    return next(body[name] for name in LENGTHS if name in body)
+    """Return the maximum tokens of the reply that a body asks for."""
+    return int(next(body[name] for name in LENGTHS if name in body))
 
 
 def applied(form: Form, body: Body) -> Body:
-    """The body in a form.
+    """Return the body in a form.
 
     Raises:
-        UserError: for an adaptation that is not known, of a file that another version has written.
+        UserError: for an unknown adaptation, from a file of another version.
     """
     for name in form:
         body = _known(name).apply(body)
@@ -70,12 +71,12 @@ def applied(form: Form, body: Body) -> Body:
 
 
 def adaptation(form: Form, body: Body, refusal: Refusal) -> str | None:
-    """What a refusal of a body asks for, by name; None where nothing that was not tried does."""
+    """Return the name of the adaptation that a refusal of a body asks for, None if no untried one fits."""
     if about_content(refusal) or refusal.status in (401, 402, 429):
         return None
     limits = (_limit(body, refusal, "least"), _limit(body, refusal, "most"))
     for each in (*(_known(name) for name in limits if name), *ADAPTATIONS):
-        if refusal.status >= 500 and each.name not in _OF_SERVER_ERRORS:
+        if refusal.status >= 500 and each.name not in _AFTER_SERVER_ERRORS:
             continue
         if each.name not in form and each.cures(body, refusal):
             return each.name
@@ -83,7 +84,7 @@ def adaptation(form: Form, body: Body, refusal: Refusal) -> str | None:
 
 
 def at_least(tokens: int) -> str:
-    """The name of the adaptation that asks for replies of so many tokens or more."""
+    """Return the name of the adaptation that asks for replies of at least this many tokens."""
     return f"at least {tokens} tokens"
 
 
@@ -92,7 +93,7 @@ def _known(name: str) -> Adaptation:
         return found
     number = re.fullmatch(r"at (least|most) (\d{1,7}) tokens", name)
     if not number:
-        raise UserError(f"a judge's form {name!r:.60} is not known to this version: delete {FILE} in the judge's log")
+        raise UserError(f"this version does not know the form {name!r:.60}: delete {FILE} in the judge's log")
     bound, tokens = (max if number.group(1) == "least" else min), int(number.group(2))
     return Adaptation(
         name,
@@ -102,7 +103,7 @@ def _known(name: str) -> Adaptation:
 
 
 def _limit(body: Body, refusal: Refusal, side: str) -> str | None:
-    """The length that a refusal names as the least or the most, where this body's lies beyond it."""
+    """Return the adaptation to the limit that a refusal names ("least" or "most"), if the body violates it."""
     words = f"{refusal.param or ''} {refusal.text}"
     if not _LENGTH_WORDS.search(words):
         return None
@@ -117,7 +118,7 @@ def _limit(body: Body, refusal: Refusal, side: str) -> str | None:
 
 
 def _names(refusal: Refusal, *fields: str) -> bool:
-    """Whether a refusal is about one of these fields of a request."""
+    """Whether a refusal concerns one of these fields of a request."""
     return refusal.param in fields or any(re.search(rf"(?<!\w){field}(?!\w)", refusal.text) for field in fields)
 
 
@@ -126,7 +127,7 @@ def _without(body: Body, *fields: str) -> Body:
 
 
 def _folded(body: Body) -> Body:
-    """The system message's text as the beginning of the first user message."""
+    """Move the system message's text to the beginning of the first user message."""
     system = [message["content"] for message in body["messages"] if message["role"] == "system"]
     others = [message for message in body["messages"] if message["role"] != "system"]
     if not system or not others:
@@ -166,7 +167,7 @@ ADAPTATIONS = (
 
 
 class Forms:
-    """The forms found so far, in the folder of a judge's log; processes that share it add to each other's."""
+    """The forms found so far, in the folder of a judge's log, by all processes that share it."""
 
     def __init__(self, folder: Path, endpoint: str, model: str):
         self._folder, self._file = folder, folder / FILE
@@ -178,7 +179,7 @@ class Forms:
         return tuple(store.read_json(self._file).get(self._name, ()))
 
     def add(self, name: str) -> Form:
-        """The form with one more adaptation."""
+        """Add an adaptation, and return the form."""
         with locked(self._folder):
             stored = store.read_json(self._file) if self._file.exists() else {}
             form = tuple(dict.fromkeys([*stored.get(self._name, ()), name]))

@@ -1,22 +1,25 @@
-"""What a judge may do: requests at a time and a minute, calls and USD in all, and what a token costs."""
+"""Limits of a judge (concurrency, rate, calls, USD), and prices of tokens."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from typing import Annotated
+
+from annotated_types import Ge, Gt
 
 from harness.errors import UserError
+from harness.files.typed import check
 from harness.types import Message
 
 PRICES = Path(__file__).with_name("prices.yaml")
 MILLION = 1_000_000
-MARGIN = 16  # tokens that a message may add beside its text, at most one a byte
+MARGIN = 16  # tokens that a message may have besides those of its text
 
 
 @dataclass(frozen=True)
 class Price:
-    """USD per million tokens. date: of the list that it is from, such as "2024-10"; None for a price that was given."""
+    """USD per million tokens. date: when it was listed, such as "2024-10"; None for a price that the user gave."""
 
     prompt: float
     completion: float
@@ -26,29 +29,22 @@ class Price:
         return (prompt_tokens * self.prompt + completion_tokens * self.completion) / MILLION
 
     def most(self, messages: Sequence[Message], max_tokens: int) -> float:
-        """The most that a request can cost: a token has at least one byte."""
+        """Return the most USD that a request can cost, as a token has at least one byte."""
         size = sum(len(message["content"].encode("utf-8", "replace")) + MARGIN for message in messages)
         return self.cost(size, max_tokens)
 
 
 @dataclass(frozen=True)
 class Limits:
-    """concurrent requests; requests a minute; HTTP attempts and USD of the whole log (None: no limit)."""
+    """Concurrent requests; requests per minute; HTTP attempts and USD of the whole log (None: no limit)."""
 
-    concurrent: int = 8
-    per_minute: float | None = None
-    max_calls: int | None = None
-    max_cost: float | None = None
+    concurrent: Annotated[int, Ge(1)] = 8
+    per_minute: Annotated[float, Gt(0)] | None = None
+    max_calls: Annotated[int, Ge(0)] | None = None
+    max_cost: Annotated[float, Ge(0)] | None = None
 
     def __post_init__(self) -> None:
-        for name, limit, least in (
-            ("requests at the same time", self.concurrent, 1),
-            ("requests a minute", self.per_minute, 1e-9),
-            ("calls", self.max_calls, 0),
-            ("cost", self.max_cost, 0),
-        ):
-            if limit is not None and not least <= limit < math.inf:
-                raise UserError(f"the limit on a judge's {name} must be a number of at least {least:g}, not {limit}")
+        check(self, "limit of a judge")
 
 
 @cache
@@ -56,11 +52,11 @@ def known_prices() -> dict[str, Price]:
     import yaml
 
     known = yaml.safe_load(PRICES.read_text(encoding="utf-8"))
-    return {name: Price(*pair, known["date"]) for name, pair in known["prices"].items()}
+    return {name: Price(prompt, reply, known["date"]) for name, (prompt, reply) in known["prices"].items()}
 
 
 def parse_price(text: str) -> Price:
-    """From "10,30".
+    """Parse a price such as "10,30".
 
     Raises:
         UserError: for anything else.

@@ -1,12 +1,13 @@
-"""Every request to a judge with its answer, one line an attempt; what was answered is never asked again.
+"""The log of requests to a judge, one line per attempt; what was answered is never asked again.
 
-Several processes may append to one folder, and a kill loses at most the line that was being written.
+Several processes may append to one folder; a kill loses at most the line that is being written.
 """
 
 import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from harness.endpoints.spend import Spend, SpendRecord, locked
 from harness.errors import UserError
@@ -15,44 +16,45 @@ LINES = "requests.jsonl"
 
 
 class JudgeLog:
-    """The folder of a run's judge: requests.jsonl, and what was spent. It is made with the first request.
+    """The folder of a run's judge: requests.jsonl, and what was spent. The first request creates it.
 
     A row has a "reply" or an "error", and a "key" of everything that changes the answer. A reply that is not "kept" (it
-    was cut) is asked for again. In memory is only where each kept reply stands in the file.
+    was truncated) is asked for again. Memory holds only the place of each kept reply in the file.
     """
 
     def __init__(self, folder: Path):
         self.folder, self.file = folder, folder / LINES
         self.spend = Spend(folder, self._recount)
         self._places: dict[str, tuple[int, int]] = {}  # key -> offset and length of its first reply
-        self._read = self._lines = 0  # bytes and lines of the file that were looked at
+        self._read = self._lines = 0  # bytes and lines of the file that were read
 
     def stored(self) -> int:
-        """Replies stored, by any process."""
+        """Count the replies stored by any process."""
         self._look()
         return len(self._places)
 
     def spent(self) -> SpendRecord:
-        """By all processes, so far."""
+        """Return what all processes have spent so far."""
         return self.spend.read()
 
     def holds(self, key: str) -> bool:
-        """Whether there is a reply."""
+        """Whether a reply with this key is stored."""
         self._look()
         return key in self._places
 
-    def find(self, key: str) -> dict | None:
-        """The row that holds the reply, if there is one."""
+    def find(self, key: str) -> dict[str, Any] | None:
+        """Return the row that holds the reply with this key, if there is one."""
         self._look()
         if key not in self._places:
             return None
         offset, length = self._places[key]
         with open(self.file, "rb") as file:
             file.seek(offset)
-            return json.loads(file.read(length))
+            row: dict[str, Any] = json.loads(file.read(length))
+        return row
 
-    def append(self, rows: Sequence[dict]) -> None:
-        """Whole lines, on the disk when this returns.
+    def append(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Append whole lines, which are on the disk when this returns.
 
         Raises:
             UserError: when they cannot be written, such as on a full disk.
@@ -73,18 +75,18 @@ class JudgeLog:
             raise UserError(f"{self.file}: a reply cannot be stored ({error.strerror})") from None
 
     def _look(self) -> None:
-        """Reads what was appended since; a line without its end is still being written, or torn by a kill."""
+        """Read what was appended since; a line without its end is still being written, or was torn by a kill."""
         for offset, line, row in self._rows(self._read):
             self._read, self._lines = offset + len(line), self._lines + 1
             if _is_kept(row):
                 self._places.setdefault(row["key"], (offset, len(line)))
 
     def _recount(self) -> tuple[int, float]:
-        """Calls and USD of all rows; an engine's rows are no calls."""
+        """Return calls and USD of all rows; rows of local engines are not calls."""
         calls = [row for _, _, row in self._rows(0) if row.get("endpoint")]
         return len(calls), sum(row["usd"] for row in calls)
 
-    def _rows(self, offset: int) -> Iterator[tuple[int, bytes, dict]]:
+    def _rows(self, offset: int) -> Iterator[tuple[int, bytes, dict[str, Any]]]:
         try:
             if self.file.stat().st_size <= offset:
                 return
@@ -100,21 +102,21 @@ class JudgeLog:
                 except ValueError:
                     row = None
                 if not isinstance(row, dict) or "key" not in row:
-                    raise UserError(f"{self.file}:{number}: no row of a judge's log: delete this line to go on")
+                    raise UserError(f"{self.file}:{number}: not a row of a judge's log: delete this line to continue")
                 yield offset, line, row
                 offset += len(line)
 
 
-def _is_kept(row: dict) -> bool:
-    """Rows of earlier versions do not say it: a reply was cut where it has a text and reached its length."""
+def _is_kept(row: dict[str, Any]) -> bool:
+    """Whether a row's reply is kept. Earlier versions did not store that: a text that reached its length was not."""
     reply = row.get("reply")
     if not isinstance(reply, dict):
         return False
-    return row.get("kept", reply.get("finish_reason") != "length" or bool(reply.get("first_token")))
+    return bool(row.get("kept", reply.get("finish_reason") != "length" or reply.get("first_token")))
 
 
 def _cut_torn_line(handle: int) -> int:
-    """The size of a file after cutting away a last line without its end, which nobody is writing: the lock is held."""
+    """Cut off a last line without its end, and return the size of the file. The lock is held: nobody writes it."""
     end = os.fstat(handle).st_size
     whole = end
     while whole:

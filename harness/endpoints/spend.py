@@ -1,7 +1,7 @@
-"""Calls and USD spent on judges, counted in one small file for all processes and resumed runs that share a folder.
+"""Calls and USD spent on judges, in one small file for all processes and resumed runs that share a folder.
 
-Each call is reserved before it is made, at the most that it can cost, and settled with what it did cost. A call that
-nobody settles (its process was killed) stays at its reserved cost, so that a cap is never passed.
+Each call is reserved before it is made, at the most that it can cost, and settled at what it did cost. A call that is
+never settled, as its process was killed, counts at its reserved cost, so that no cap is exceeded.
 """
 
 import json
@@ -25,7 +25,7 @@ POLL = 0.002  # seconds between two tries to get the lock, which is held for abo
 
 
 class CapReached(UserError):
-    """No call can be made any more. `option` is the one that raises the cap."""
+    """The cap leaves no room for another call. `option` raises the cap."""
 
     def __init__(self, text: str, option: str):
         super().__init__(text)
@@ -34,7 +34,7 @@ class CapReached(UserError):
 
 @dataclass
 class SpendRecord:
-    """The file's content. in_flight: reservation -> [the most it can cost, when it ended for certain]."""
+    """The file's content. in_flight: reservation -> [the most it can cost in USD, Unix time by which it has ended]."""
 
     calls: int = 0
     usd: float = 0.0
@@ -42,7 +42,7 @@ class SpendRecord:
 
     @property
     def total(self) -> float:
-        """USD, what is in flight included at its most."""
+        """USD spent, and the most that calls in flight can cost."""
         return self.usd + sum(most for most, _ in self.in_flight.values())
 
     def settle(self, reservation: str, usd: float) -> None:
@@ -52,7 +52,7 @@ class SpendRecord:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Alone among the processes that use a folder, which is created if need be. The lock of a dead process is free."""
+    """Lock a folder, which is created if need be. The lock of a dead process is free."""
     lock = FileLock(folder / "lock", poll_interval=POLL, fallback_to_soft=False)
     with writing(folder / "lock"):
         folder.mkdir(parents=True, exist_ok=True)
@@ -64,12 +64,12 @@ def locked(folder: Path) -> Iterator[None]:
 
 
 class Spend:
-    """The counts of a folder."""
+    """Calls and USD of a folder."""
 
     def __init__(self, folder: Path, recount: Callable[[], tuple[int, float]]):
         """
         Args:
-            recount: calls and USD by the log, for a folder without the file, or with an empty one.
+            recount: computes calls and USD from the log, for a folder whose file is missing or empty.
         """
         self.folder, self.file = folder, folder / SPENT
         self.recount = recount
@@ -80,7 +80,7 @@ class Spend:
         return SpendRecord(*self.recount())
 
     def _write(self, spent: SpendRecord) -> None:
-        """Whole or not at all for a kill. It is not forced to the disk: after a power failure the log can count."""
+        """Write the file whole or not at all. It is not synced: after a power failure, the log is counted again."""
         draft = self.file.with_name(f".{self.file.name}{TEMPORARY}")
         try:
             with writing(self.file):
@@ -90,13 +90,13 @@ class Spend:
             remove(draft)
 
     def reserve(self, most: float, max_calls: int | None, max_cost: float | None, seconds: float) -> str | None:
-        """Counts a call that costs at most `most` and surely ends within `seconds`.
+        """Count a call that costs at most `most` USD and ends within `seconds`.
 
         Returns:
-            A reservation to be settled, or None when the call only fits if calls in flight cost less than their most.
+            A reservation to settle, or None if the call fits only when calls in flight cost less than their most.
 
         Raises:
-            CapReached: when it cannot fit.
+            CapReached: when the call cannot fit.
         """
         with locked(self.folder):
             spent = self.read()
@@ -121,7 +121,7 @@ class Spend:
             return reservation
 
     def settle(self, reservation: str, usd: float) -> None:
-        """Replaces what was reserved by what it cost; nothing changes where it was given up as ended."""
+        """Replace the reserved cost by the actual one, unless the reservation has expired."""
         with locked(self.folder):
             spent = self.read()
             spent.settle(reservation, usd)

@@ -1,4 +1,4 @@
-"""The HTTP client of judges: no reply is read beyond a limit, and no redirect is followed."""
+"""The HTTP client of judges: replies are read up to a limit, and redirects are not followed."""
 
 import zlib
 from collections.abc import AsyncIterator
@@ -9,17 +9,17 @@ from openai import DefaultAsyncHttpxClient
 MEBIBYTE = 1 << 20
 LONGEST_REPLY = 16 * MEBIBYTE  # bytes of a body, unpacked; judgments have some thousand
 PACKED = ("gzip", "x-gzip", "deflate")
-GZIP_OR_ZLIB = 47  # zlib's window bits that tell the two formats apart by themselves
+GZIP_OR_ZLIB = 47  # zlib's window bits for detecting the format
 
 
 class ReplyTooLong(Exception):
-    """A body that goes on beyond the limit, or that cannot be unpacked up to it."""
+    """A reply exceeds the limit, or cannot be unpacked up to it."""
 
 
 def bounded_client(limit: int = LONGEST_REPLY) -> httpx2.AsyncClient:
-    """A client that raises ReplyTooLong where a body, of an error too, has more bytes than `limit`.
+    """Return a client that raises ReplyTooLong for a body, also of an error, of more than `limit` bytes.
 
-    Its redirects are replies like others: a question, and the key, go to no host but the one that was named.
+    Redirects are returned like other replies: questions and the key go to the named host only.
     """
 
     async def bound(response: httpx2.Response) -> None:
@@ -29,6 +29,7 @@ def bounded_client(limit: int = LONGEST_REPLY) -> httpx2.AsyncClient:
         packed = encoding in PACKED
         if packed:
             del response.headers["content-encoding"]
+        assert isinstance(response.stream, httpx2.AsyncByteStream)  # of an asynchronous client
         response.stream = _Bounded(response.stream, limit, packed)
 
     return DefaultAsyncHttpxClient(
@@ -37,7 +38,7 @@ def bounded_client(limit: int = LONGEST_REPLY) -> httpx2.AsyncClient:
 
 
 class _Bounded(httpx2.AsyncByteStream):
-    """A body, unpacked where need be, up to a limit."""
+    """A body, unpacked if need be, up to a limit."""
 
     def __init__(self, stream: httpx2.AsyncByteStream, limit: int, packed: bool):
         self._stream, self._limit, self._packed = stream, limit, packed

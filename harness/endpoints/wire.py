@@ -1,4 +1,4 @@
-"""Reading what an OpenAI-compatible endpoint answers. All of it is data of others: nothing is taken on trust."""
+"""Reads what an OpenAI-compatible endpoint answers, none of which is trusted."""
 
 import json
 import math
@@ -9,26 +9,26 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from email.utils import mktime_tz, parsedate_tz
-from typing import Any
+from typing import Any, TypeGuard
 
 from harness.files.urls import public_url
 
 URL_VARIABLE, DEFAULT_URL = "OPENAI_BASE_URL", "https://api.openai.com/v1"
-NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}  # codes of errors that stay
-MOST_TOKENS = 1 << 40  # of a reply; a larger count is none
-LONGEST_TEXT = 1 << 20  # characters of a reply; no judgment is longer
+NO_CREDIT = {"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"}  # waiting does not help
+MOST_TOKENS = 1 << 40  # larger counts of a reply are ignored
+LONGEST_TEXT = 1 << 20  # characters of a reply
 LONGEST_SENTENCE = 600  # characters of what a server says in an error
 DEEPEST = 8  # levels of an error's body that are read
-SENTENCES = ("message", "msg", "detail", "error", "raw", "metadata", "reason")  # where servers put what is wrong
-TEXTS = ("text", "output_text")  # types of a content's parts that are said, not thought
+SENTENCES = ("message", "msg", "detail", "error", "raw", "metadata", "reason")  # fields where servers say what is wrong
+TEXTS = ("text", "output_text")  # types of a content's parts that are text, not thought
 
 
 @dataclass(frozen=True)
 class Refusal:
     """What an endpoint said instead of an answer.
 
-    sentence: its own words, on one line. param: the field of the request that they are about, where it is named.
-    code: of the error, as a text. text: all of it in lower case, to look for words in.
+    sentence: its own words, on one line. param: the field of the request that it names, if any.
+    code: of the error, as text. text: all of it in lower case, to search for words.
     """
 
     status: int
@@ -40,11 +40,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Answer:
-    """The first choice of a chat completion: as many as were asked for.
+    """The first choice of a chat completion, the only one that is asked for.
 
-    text: what was said. thought: the model has thought before it, so that its first token is not the answer's.
-    choices: how many the reply has. error: what is wrong with it. refusal: the error that stands in the body, although
-    the status is 200. usage: tokens of prompt and reply, where they are told.
+    text: the reply. thought: whether a thought precedes it, so that its first token is not the answer's.
+    choices: how many the body has. error: what is wrong with the body. refusal: the error in a body of status 200.
+    usage: tokens of prompt and reply, if the body has them.
     """
 
     text: str = ""
@@ -60,13 +60,13 @@ class Answer:
 
 
 def read_answer(body: str) -> Answer:
-    """The answer in a response's body."""
+    """Return the answer in a response's body."""
     try:
         content = json.loads(body)
     except (ValueError, RecursionError) as error:
-        return Answer(error=f"the reply is no JSON ({error})")
+        return Answer(error=f"the reply is not JSON ({error})")
     if not isinstance(content, dict):
-        return Answer(error="the reply is no chat completion")
+        return Answer(error="the reply is not a chat completion")
     usage = _usage(content.get("usage"))
     choice = _first(content.get("choices"))
     if failed := content.get("error") or choice.get("error"):
@@ -78,7 +78,8 @@ def read_answer(body: str) -> Answer:
         return Answer(usage=usage, error="the reply has no message")
     if len(text) > LONGEST_TEXT:
         return Answer(usage=usage, error=f"the reply's text is longer than {LONGEST_TEXT:,} characters")
-    thought |= any(isinstance(message.get(name), str) and message[name] for name in ("reasoning_content", "reasoning"))
+    reasoning = (choice["message"].get(name) for name in ("reasoning_content", "reasoning"))
+    thought |= any(isinstance(each, str) and each != "" for each in reasoning)
     return Answer(
         writable(text),
         _first_token(choice.get("logprobs")),
@@ -92,7 +93,7 @@ def read_answer(body: str) -> Answer:
 
 
 def read_refusal(status: int, body: str) -> Refusal:
-    """What an error's body says, in the forms of OpenAI, Azure, vLLM, FastAPI, Ollama, TGI, Gemini and OpenRouter."""
+    """Read an error's body, in the forms of OpenAI, Azure, vLLM, FastAPI, Ollama, TGI, Gemini and OpenRouter."""
     try:
         return _refusal(status, json.loads(body))
     except (ValueError, RecursionError):
@@ -100,9 +101,9 @@ def read_refusal(status: int, body: str) -> Refusal:
 
 
 def _refusal(status: int, content: Any) -> Refusal:
-    found = {"param": None, "code": None}
+    found: dict[str, str | None] = {"param": None, "code": None}
     sentences = list(dict.fromkeys(_sentences(content, found)))
-    sentence = " ".join("; ".join(sentences).split()) or f"status {status}, without a word"
+    sentence = " ".join("; ".join(sentences).split()) or f"status {status} without a message"
     if status == 200 and (code := found["code"]) and code.isdecimal() and 400 <= int(code) < 600:
         status = int(code)
     sentence = "".join(letter if letter.isprintable() else " " for letter in sentence)[:LONGEST_SENTENCE]
@@ -110,7 +111,7 @@ def _refusal(status: int, content: Any) -> Refusal:
 
 
 def _sentences(content: Any, found: dict[str, str | None], depth: int = 0) -> Iterator[str]:
-    """The texts in an error that say what is wrong, outermost first; `found` gets the first param and code."""
+    """Yield the texts in an error that say what is wrong, outermost first; `found` gets the first param and code."""
     if depth == DEEPEST:
         return
     if isinstance(content, str):
@@ -140,9 +141,9 @@ def _sentences(content: Any, found: dict[str, str | None], depth: int = 0) -> It
 
 
 def _said(content: Any) -> tuple[str | None, bool]:
-    """What a message's content says, and whether it holds a thought; None where it is of another form.
+    """Return the text of a message's content (None if it has another form), and whether it holds a thought.
 
-    It is a text, null, or a list of parts, of which those that are thoughts do not count.
+    The content is a text, null, or a list of parts; parts that are thoughts are left out of the text.
     """
     if not isinstance(content, list):
         return (content or "", False) if isinstance(content, str | None) else (None, False)
@@ -158,16 +159,16 @@ def _said(content: Any) -> tuple[str | None, bool]:
 
 
 def _first_token(logprobs: Any) -> dict[str, float] | None:
-    """Alternatives of the first token with their log-probabilities; None where there are none for any token."""
+    """Return alternatives of the first token with their log-probabilities, None if there are none for any token."""
     if not isinstance(logprobs, dict):
         return None
     if token := _first(logprobs.get("content")):
         return _top(token)
-    legacy = _first(logprobs.get("top_logprobs"))  # of completions: a mapping for each token
+    legacy = _first(logprobs.get("top_logprobs"))  # of completions: one mapping per token
     return _numbers(legacy.items()) if legacy else None
 
 
-def _first(value: Any) -> dict:
+def _first(value: Any) -> dict[str, Any]:
     return value[0] if isinstance(value, list) and value and isinstance(value[0], dict) else {}
 
 
@@ -175,10 +176,11 @@ def _text(value: Any) -> str | None:
     return writable(value) if isinstance(value, str) and value else None
 
 
-def _top(token: dict) -> dict[str, float]:
-    """The alternatives of a token with their log-probabilities; those without a number are none."""
-    top = token.get("top_logprobs") if isinstance(token.get("top_logprobs"), list) else []
-    return _numbers((each.get("token"), each.get("logprob")) for each in top if isinstance(each, dict))
+def _top(token: dict[str, Any]) -> dict[str, float]:
+    """Return the alternatives of a token with their log-probabilities, without those that lack a number."""
+    top = token.get("top_logprobs")
+    alternatives = top if isinstance(top, list) else []
+    return _numbers((each.get("token"), each.get("logprob")) for each in alternatives if isinstance(each, dict))
 
 
 def _numbers(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
@@ -190,12 +192,19 @@ def _numbers(pairs: Iterable[tuple[Any, Any]]) -> dict[str, float]:
 
 
 def _usage(usage: Any) -> tuple[int, int] | None:
-    counts = [usage.get(f"{kind}_tokens") for kind in ("prompt", "completion")] if isinstance(usage, dict) else [None]
-    return tuple(counts) if all(type(count) is int and 0 <= count < MOST_TOKENS for count in counts) else None
+    counts = usage if isinstance(usage, dict) else {}
+    prompt, reply = counts.get("prompt_tokens"), counts.get("completion_tokens")
+    if _is_count(prompt) and _is_count(reply):
+        return prompt, reply
+    return None
+
+
+def _is_count(value: Any) -> TypeGuard[int]:
+    return type(value) is int and 0 <= value < MOST_TOKENS
 
 
 def no_credit(status: int, body: str) -> bool:
-    """Whether an error says that the account is empty, which no waiting mends."""
+    """Whether an error says that the account is empty, which waiting does not help."""
     try:
         error = json.loads(body)["error"]
         named = {error["code"]} if "code" in error else set()
@@ -206,7 +215,7 @@ def no_credit(status: int, body: str) -> bool:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds that a response asks to wait: retry-after-ms, or Retry-After in seconds or as a date (RFC 9110)."""
+    """Return the seconds that a response asks to wait: retry-after-ms, or Retry-After (RFC 9110)."""
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             seconds = float(headers.get(name, "")) * unit
@@ -222,10 +231,10 @@ def retry_after(headers: Mapping[str, str]) -> float | None:
 
 
 def writable(text: str) -> str:
-    """The text with a mark for each half of a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    """Replace each half of a surrogate pair, which JSON can carry and UTF-8 cannot, by a mark."""
     return text.encode("utf-8", "replace").decode()
 
 
 def endpoint_url(url: str | None) -> str:
-    """Where a client is sent that was given this URL, or none: `public_url` of what the client itself falls back on."""
+    """Return the URL that a client given this URL, or None, sends its requests to."""
     return public_url(url or os.environ.get(URL_VARIABLE) or DEFAULT_URL)

@@ -341,7 +341,7 @@ def _resize(model: PreTrainedModel, config: Any, weights: dict[str, torch.Tensor
     wanted = saved.get(embedding) or (tied and saved.get(head)) or max(tokens, rows)
     if wanted == rows:
         return
-    whole = embedding in saved and (tied or head in saved) or tied and head in saved
+    whole = (embedding in saved and (tied or head in saved)) or (tied and head in saved)
     if not whole and not (tied and set(range(rows, wanted)) <= set(trained)):
         raise ValueError(
             f"its tokenizer has {tokens:,} tokens, its base model an embedding of {rows:,} rows, and its adapter "

@@ -40,7 +40,7 @@ def option(default: Any, text: str, *flags: str) -> Any:
 
 
 def flags_of(each: "dataclasses.Field[Any]") -> tuple[str, ...]:
-    """Return an option's flags on the command line, the usual one first. Naming them avoids a --no- form."""
+    """Return an option's flags on the command line, the usual one first; naming them avoids --no-NAME switches."""
     return each.metadata["flags"] or (f"--{each.name.replace('_', '-')}",)
 
 
@@ -116,8 +116,7 @@ class Experiment:
     accept_missing: bool = option(False, "Score benchmarks whatever share of the judgments has no verdict.")
     judge_log: str | None = option(
         None,
-        "Folder of the judge's requests and replies, which runs may share: nothing is asked twice. "
-        "Default: the run folder.",
+        "Folder of the judge's requests and replies, which runs may share; default: in the run folder.",
     )
     limit: Count | None = option(None, "Questions per benchmark, drawn at random, the same for all methods.")
     system_prompt: Prose | None = option(None, "System message for questions of benchmarks that have none.")

@@ -1,6 +1,6 @@
 """Benchmark files, fetched from where they are published, each pinned by its sha256.
 
-Written here as pooch cannot resume a cut download: MATH's and RewardBench's files would begin again at each cut.
+pooch would not do: it cannot resume a cut download, and has no limit on the size of a file.
 """
 
 import gzip
@@ -92,7 +92,7 @@ def fetch_file(file: DataFile, data_dir: Path) -> Path:
             _download(file, part)
             break
         except urllib.error.HTTPError as error:
-            if error.code not in TEMPORARY_STATUS and error.code < 500 or attempt == ATTEMPTS:
+            if (error.code not in TEMPORARY_STATUS and error.code < 500) or attempt == ATTEMPTS:
                 raise UserError(f"{file.url}: cannot be fetched ({error}); nothing was written") from None
         except (OSError, http.client.HTTPException) as error:
             if attempt == ATTEMPTS:
@@ -171,8 +171,8 @@ def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[d
     for benchmark, entries in files.items():
         for file in entries if name in (None, benchmark) else ():
             verdict, found = status(file, data_dir)
-            row = {"benchmark": benchmark, "path": file.path, "status": verdict}
-            rows.append(row | {"licence": file.licence, "sha256": found})
+            row = {"benchmark": benchmark, "path": file.path, "status": verdict, "licence": file.licence}
+            rows.append({**row, "sha256": found})
     return rows
 
 

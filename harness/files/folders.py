@@ -6,7 +6,9 @@ These are the only places that spell the names; docs/run-folder.md says what the
 from collections.abc import Iterator
 from pathlib import Path
 
+from harness.errors import UserError
 from harness.files.marks import Folder
+from harness.files.store import safe_name
 
 RUNS = "runs"  # folder of runs, in a folder of results
 HEALTH, SCORES = "health", "scores"  # folders of an arm
@@ -15,6 +17,24 @@ JSON, ROWS = ".json", ".jsonl"
 
 class ArmFolder(Folder):
     """What training and scoring one model leaves: an arm of a run, or a trial of tuning."""
+
+    @property
+    def marks(self) -> Path:
+        """Folder of the marks of finished steps."""
+        return self.path / "steps"
+
+    def mark_file(self, step: str) -> Path:
+        return self.marks / f"{safe_name(step)}{JSON}"
+
+    def files(self, step: str) -> dict[str, str]:
+        """The files of a finished step, path below this folder -> SHA-256.
+
+        Raises:
+            UserError: when the step is not finished.
+        """
+        if (mark := self.mark(step)) is None:
+            raise UserError(f"{self.path}: step {step} is not finished: the same harness run continues it")
+        return mark.files
 
     @property
     def ledger(self) -> Path:

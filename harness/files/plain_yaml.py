@@ -63,8 +63,8 @@ def _check_events(text: str) -> None:
     """Refuse tags, and deep nesting before nodes are made of it: libyaml's recursion would end the process."""
     depth = 0
     for event in yaml.parse(text, Loader=yaml.CSafeLoader):
-        if getattr(event, "tag", None):
-            _refuse(f"tag {event.tag!r:.60} is not read", event.start_mark)
+        if tag := getattr(event, "tag", None):  # of scalars and collections
+            _refuse(f"tag {tag!r:.60} is not read", event.start_mark)
         if depth >= DEEPEST and isinstance(event, yaml.NodeEvent):
             _refuse(f"nested deeper than {DEEPEST} levels", event.start_mark)
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)

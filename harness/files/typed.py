@@ -7,7 +7,8 @@ takes longer than `harness --help`.
 
 import dataclasses
 import os
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
@@ -30,12 +31,15 @@ from harness.errors import UserError, unknown_name
 from harness.files import plain_yaml, rows
 
 if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
     from pydantic import TypeAdapter
 
-PROSE = "a text that is in no file name"
+PROSE = "a text that is not part of a file name"
 Prose = Annotated[str, PROSE]
-Names, OptionsByName, Fields = tuple[str, ...], dict[str, dict[str, Any]], dict[str, Any]
-DESCRIPTIONS = {
+Names = tuple[str, ...]
+OptionsByName = dict[str, dict[str, Any]]
+Fields = dict[str, Any]
+DESCRIPTIONS: dict[Any, str] = {
     Names: "a list of texts, at least one",
     OptionsByName: "mappings of options by the name of a method or benchmark",
     Fields: "a mapping of fields to values",
@@ -48,13 +52,11 @@ LIMITS = {  # pydantic's error and the field of its context -> our words
     "less_than": ("lt", "below"),
 }
 LONGEST_NAME = 200  # bytes; file systems take 255, and our own files add to it
-
-
-Built = TypeVar("Built")
+Built = TypeVar("Built", bound="DataclassInstance")
 
 
 def build(kind: type[Built], values: Mapping[str, Any], what: str) -> Built:
-    """An instance of a dataclass from plain values, each converted and checked as its field says.
+    """Return an instance of a dataclass from plain values, each converted and checked as its field says.
 
     Args:
         what: names a field in messages, such as "option".
@@ -72,7 +74,7 @@ def build(kind: type[Built], values: Mapping[str, Any], what: str) -> Built:
     return kind(**{name: _read(readers[name], value, what, name) for name, value in values.items()})
 
 
-def check(instance: Any, what: str) -> None:
+def check(instance: "DataclassInstance", what: str) -> None:
     """Check the fields of a dataclass that was made in Python, as `build` does.
 
     Raises:
@@ -83,7 +85,7 @@ def check(instance: Any, what: str) -> None:
 
 
 def convert(annotation: Any, value: Any, what: str, name: str) -> Any:
-    """A value as a field with this annotation holds it.
+    """Return a value as a field with this annotation holds it.
 
     Raises:
         UserError: as for `build`.
@@ -91,8 +93,8 @@ def convert(annotation: Any, value: Any, what: str, name: str) -> Any:
     return _read(_reader(annotation), value, what, name)
 
 
-def schema(kind: type) -> dict[str, Any]:
-    """JSON schema (2020-12) of the values that `build` takes: types, limits, defaults and help texts."""
+def schema(kind: "type[DataclassInstance]") -> dict[str, Any]:
+    """Return the JSON schema (2020-12) of what `build` takes: types, limits, defaults and help texts."""
     properties = {}
     for each in dataclasses.fields(kind):
         described = _readers(kind)[each.name].adapter.json_schema()
@@ -100,7 +102,8 @@ def schema(kind: type) -> dict[str, Any]:
         if help := each.metadata.get("help"):
             described = {"description": help} | described
         if not _is_required(each):
-            default = each.default_factory() if each.default is dataclasses.MISSING else each.default  # type: ignore[misc] # one of the two is there
+            made = each.default_factory
+            default = each.default if made is dataclasses.MISSING else made()
             described["default"] = list(default) if isinstance(default, tuple) else default
         properties[each.name] = described
     required = [each.name for each in dataclasses.fields(kind) if _is_required(each)]
@@ -109,7 +112,7 @@ def schema(kind: type) -> dict[str, Any]:
 
 
 def load(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
+    """Return the mapping in a YAML file.
 
     Raises:
         UserError: when the file is absent or holds no mapping (with its line).
@@ -123,7 +126,7 @@ def load(path: Path) -> dict[str, Any]:
 
 
 def plain_type(annotation: Any) -> Any:
-    """An annotation without limits and choices: `Annotated[int, Ge(1)] | None` is `int | None`, a Literal is `str`."""
+    """Strip limits and choices: `Annotated[int, Ge(1)] | None` becomes `int | None`, a Literal becomes `str`."""
     if get_origin(annotation) is Annotated:
         return plain_type(get_args(annotation)[0])
     if get_origin(annotation) is Literal:
@@ -142,13 +145,6 @@ class _Reader(NamedTuple):
     adapter: "TypeAdapter[Any]"
 
 
-@cache
-def _readers(kind: type) -> dict[str, _Reader]:
-    """How each field of a dataclass is read."""
-    hints = get_type_hints(kind, include_extras=True)
-    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}  # type: ignore[arg-type] # dataclasses have no type
-
-
 def _reader(annotation: Any) -> _Reader:
     from pydantic import ConfigDict, TypeAdapter
 
@@ -156,8 +152,17 @@ def _reader(annotation: Any) -> _Reader:
     return _Reader(annotation, TypeAdapter(_with_conversions(annotation), config=config))
 
 
+@cache
+def _cached_readers(kind: Any) -> dict[str, _Reader]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}
+
+
+_readers: Callable[[Any], dict[str, _Reader]] = _cached_readers  # mypy takes some classes for unhashable
+
+
 def _with_conversions(annotation: Any) -> Any:
-    """An annotation with what YAML needs: a list is a tuple, and 1e-4, which YAML 1.1 reads as a text, a number."""
+    """Add the conversions that YAML needs: lists to tuples, and 1e-4, a text in YAML 1.1, to a number."""
     from pydantic import BeforeValidator
 
     if get_origin(annotation) in (Union, UnionType):
@@ -218,22 +223,9 @@ def _read(reader: _Reader, value: Any, what: str, name: str) -> Any:
         bound, words = LIMITS[kind]
         limit = f"{context[bound]:g}".replace("e+0", "e")
         raise UserError(f"{what} {name!r} must be {words} {limit}, not {value!r:.200}")
-    choices = _choices(reader.annotation)
-    if choices and isinstance(value, str):
-        raise unknown_name(name, value, choices)
-    raise UserError(f"{what} {name!r} must be {' or '.join(_described(reader.annotation))}, not {value!r:.200}")
-
-
-def _alternatives(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
-
-
-def _choices(annotation: Any) -> list[str]:
-    """The names that a field allows, where it is a Literal."""
-    return [name for part in _alternatives(annotation) if get_origin(part) is Literal for name in get_args(part)]
-
-
-def _described(annotation: Any) -> list[str]:
-    """What a field takes, in words."""
-    kinds = [kind for part in _alternatives(annotation) for kind in _alternatives(plain_type(part))]
-    return [DESCRIPTIONS.get(kind) or getattr(kind, "__name__", str(kind)) for kind in kinds]
+    if kind == "literal_error" and isinstance(value, str):
+        raise unknown_name(name, value, re.findall("'(.+?)'", context["expected"]))
+    plain = plain_type(reader.annotation)
+    kinds = get_args(plain) if get_origin(plain) in (Union, UnionType) else (plain,)
+    wanted = " or ".join(str(DESCRIPTIONS.get(each) or getattr(each, "__name__", each)) for each in kinds)
+    raise UserError(f"{what} {name!r} must be {wanted}, not {value!r:.200}")

@@ -31,7 +31,13 @@ def _decisive(text: str) -> str:
 
 
 def parse_rating(text: str) -> float | None:
-    """Return the number in the last "[[...]]", from 1 to 10; None if it holds anything else or there is none."""
+    """Return the number in the last "[[...]]", from 1 to 10; None if it holds anything else or there is none.
+
+    >>> parse_rating("A [[3]] at first, but: Rating: [[7]]")
+    7.0
+    >>> parse_rating("Rating: [[11]]") is None
+    True
+    """
     number = _NUMBER.fullmatch(_decisive(text))
     rating = float(number.group(1)) if number else math.nan
     return rating if LOWEST <= rating <= HIGHEST else None

@@ -230,8 +230,8 @@ def check_there(arm: ArmFolder, mark: Mark, kind: str) -> None:
     for name in mark.files:
         if name.startswith(f"{kind}/") and not (arm / name).exists():
             raise UserError(
-                f"{arm / name} was deleted after its step had finished: put it back, or run the same harness run, "
-                "which makes it again from the stored answers"
+                f"{arm / name} was deleted after its step had finished: put it back, or recompute it from the stored "
+                "answers with the same harness run"
             )
 
 

@@ -55,7 +55,7 @@ def run_arms_on_ray(experiment: Experiment, root: RunFolder, arms: Sequence[Arm]
 
         def start(arm: Arm, part: str) -> None:
             task = ray.remote(**needed[part], name=part, max_retries=0)(_run)
-            running[task.remote(os.getcwd(), arm, part, experiment, root)] = arm, part
+            running[task.remote(os.getcwd(), arm, part, experiment, root)] = arm, part  # noqa: PTH109 (a text)
 
         running: dict[Any, tuple[Arm, str]] = {}
         try:

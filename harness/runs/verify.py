@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from harness.errors import UserError
 from harness.experiment.options import Experiment
@@ -31,12 +31,40 @@ BROKEN = (  # errors of readers of broken files
 Problems = list[str]
 
 
-def verify(path: Path) -> dict[str, Any]:
-    """The report on a run folder, plain data for JSON.
+class Link(TypedDict):
+    """A step that a number rests on: the files it left, and what it depends on."""
 
-    Returns: "run", "format", "verified" (no problems), "problems" (texts), "surroundings" (how this machine differs
-    from that of the run) and "numbers", one per method, seed and benchmark: "value", "verified", "problems", and
-    "rests_on", the chain from the file of the score back to the base model.
+    step: str
+    key: str
+    files: dict[str, str]
+    depends_on: dict[str, Any]
+
+
+class Number(TypedDict):
+    """One score. rests_on: the chain from the file of the score back to the base model."""
+
+    method: str
+    seed: int
+    benchmark: str
+    value: float | None
+    verified: bool
+    problems: Problems
+    rests_on: list[Link]
+
+
+class Report(TypedDict):
+    """The report on a run folder. surroundings: how this machine differs from that of the run."""
+
+    run: str
+    format: int
+    verified: bool
+    problems: Problems
+    surroundings: list[str]
+    numbers: list[Number]
+
+
+def verify(path: Path) -> Report:
+    """Verify a run folder. The report is plain data for JSON.
 
     Raises:
         UserError: when the folder is not a run folder, or has another format.
@@ -49,7 +77,7 @@ def verify(path: Path) -> dict[str, Any]:
     problems = _files(root)
     surroundings: set[str] = set()
     experiment = _attempt(problems, root.experiment, lambda: read_experiment(path))
-    numbers = []
+    numbers: list[Number] = []
     if experiment:
         problems += _strangers(experiment, root)
         inputs = _attempt(problems, path, lambda: _inputs(experiment, root))
@@ -151,7 +179,7 @@ def _strangers(experiment: Experiment, root: RunFolder) -> Problems:
     return problems
 
 
-def _arm(arm: Arm, inputs: Inputs | None) -> tuple[Problems, list[dict[str, Any]], set[str]]:
+def _arm(arm: Arm, inputs: Inputs | None) -> tuple[Problems, list[Number], set[str]]:
     """What is wrong with an arm, its numbers, and what differs in its surroundings."""
     if inputs is None:
         unknown = [f"{arm.folder.path}: what it depends on cannot be read"]
@@ -160,7 +188,8 @@ def _arm(arm: Arm, inputs: Inputs | None) -> tuple[Problems, list[dict[str, Any]
     found = _attempt(trained, arm.folder.path, lambda: _trained(arm, inputs))
     trained += found[0] if found else []
     surroundings = found[1] if found else set()
-    problems, numbers = list(trained), []
+    problems = list(trained)
+    numbers: list[Number] = []
     done = found and arm.is_tuned() and not _lacking(arm)
     for name in arm.benchmarks:
         scored: Problems = []
@@ -320,7 +349,7 @@ def _rounded(text: str) -> Any:
     return json.loads(text, parse_float=lambda number: f"{float(number):.9g}")
 
 
-def _number(arm: Arm, benchmark: str, problems: list[str], scoring: Scoring | None = None) -> dict[str, Any]:
+def _number(arm: Arm, benchmark: str, problems: list[str], scoring: Scoring | None = None) -> Number:
     """The report on one score.
 
     Args:
@@ -340,9 +369,9 @@ def _number(arm: Arm, benchmark: str, problems: list[str], scoring: Scoring | No
     }
 
 
-def _chain(arm: Arm, scoring: Scoring) -> list[dict[str, Any]]:
+def _chain(arm: Arm, scoring: Scoring) -> list[Link]:
     """The steps from the score back to the first: the files of each, and the digests of what it depends on."""
-    chain = []
+    chain: list[Link] = []
     for step in [scoring.score_step, scoring.samples_step, *reversed(arm.training_steps())]:
         if mark := _attempt([], step, partial(arm.folder.mark, step)):
             chain.append({"step": step, "key": mark.key, "files": mark.files, "depends_on": mark.depends_on})

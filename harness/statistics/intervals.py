@@ -121,7 +121,11 @@ def differences(sides: Sequence[tuple[Grid, Grid]]) -> list[Difference | None]:
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """p-values corrected for their number, in the given order (Holm 1979): the i-th smallest of m, counted from 0,
-    times (m - i), but at least the corrected value of a smaller one and at most 1."""
+    times (m - i), but at least the corrected value of a smaller one and at most 1.
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
     adjusted = [0.0] * len(p_values)
     largest = 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):

@@ -68,15 +68,15 @@ def build(
     cells = {row.method: {name: _cell(row, name, grids[name][row.method], judged) for name in names} for row in rows}
     finished = tuple(
         Row(
-            row.method,
-            row.supervision,
-            tuple(sorted(row.ledgers)),
-            cells[row.method],
-            _spent(row),
-            reasons[row.method] is None,
-            reasons[row.method],
-            row.tuning,
-            row.run,
+            method=row.method,
+            supervision=row.supervision,
+            seeds=tuple(sorted(row.ledgers)),
+            cells=cells[row.method],
+            spent=_spent(row),
+            ranked=reasons[row.method] is None,
+            reason=reasons[row.method],
+            tuning=row.tuning,
+            run=row.run,
         )
         for row in rows
     )

@@ -186,6 +186,11 @@ def budget(spent: RunCost) -> str:
 
 
 def count(number: float) -> str:
+    """A number of tokens in three digits.
+
+    >>> count(161_700)
+    '162k'
+    """
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if number >= 0.9995 * size:
             return f"{number / size:.3g}{letter}"

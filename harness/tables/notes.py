@@ -1,13 +1,10 @@
 """The footnotes of a table: what its numbers mean, and what is missing, unparsed, unequal or unhealthy."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from harness.statistics.grids import LEAST_SEEDS
 from harness.statistics.ranking import SIGNIFICANT
-
-if TYPE_CHECKING:
-    from harness.tables.schema import Column, ResultRow, Row, Table
+from harness.tables.schema import Column, ResultRow, Row, Table
 
 RULES = {
     "needed": "counted from the model's architecture, for the work that is needed (--ledger needed)",
@@ -16,7 +13,7 @@ RULES = {
 MOST_NAMED = 10  # methods that a note names
 
 
-def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None) -> list[str]:
+def notes_of(table: Table, stored: Sequence[ResultRow], limit: int | None) -> list[str]:
     """The notes of a table whose own notes are still empty.
 
     Args:
@@ -37,7 +34,7 @@ def notes_of(table: "Table", stored: "Sequence[ResultRow]", limit: int | None) -
     ]
 
 
-def _about(table: "Table", limit: int | None) -> list[str]:
+def _about(table: Table, limit: int | None) -> list[str]:
     notes = []
     if table.testbed:
         notes.append(
@@ -56,7 +53,7 @@ def _about(table: "Table", limit: int | None) -> list[str]:
     return notes
 
 
-def _few_seeds(table: "Table") -> Iterator[str]:
+def _few_seeds(table: Table) -> Iterator[str]:
     """Which methods have too few seeds for a test."""
     few = {row.method: len(row.seeds) for row in table.rows if len(row.seeds) < LEAST_SEEDS}
     if not few:
@@ -71,7 +68,7 @@ def _few_seeds(table: "Table") -> Iterator[str]:
         yield "With one seed, intervals and p-values cover questions only: they hold for this model, not for others."
 
 
-def _unequal_seeds(table: "Table") -> Iterator[str]:
+def _unequal_seeds(table: Table) -> Iterator[str]:
     """The seeds of each method, where they differ, and the scores that lack some."""
     if len({row.seeds for row in table.rows}) > 1:
         listed = "; ".join(f"{row.method} {', '.join(map(str, row.seeds))}" for row in table.rows)
@@ -86,7 +83,7 @@ def _unequal_seeds(table: "Table") -> Iterator[str]:
                 yield f"{column.title}: {row.method} has no score for seed {', '.join(without)}."
 
 
-def _comparisons(table: "Table") -> list[str]:
+def _comparisons(table: Table) -> list[str]:
     notes = []
     if table.comparisons:
         number = "1 comparison" if table.comparisons == 1 else f"{table.comparisons} comparisons"
@@ -102,7 +99,7 @@ def _comparisons(table: "Table") -> list[str]:
     return notes
 
 
-def _detectable(table: "Table") -> list[str]:
+def _detectable(table: Table) -> list[str]:
     if not table.detectable:
         return []
     titles = {column.name: column.title for column in table.benchmarks}
@@ -113,7 +110,7 @@ def _detectable(table: "Table") -> list[str]:
     ]
 
 
-def _budgets(table: "Table") -> list[str]:
+def _budgets(table: Table) -> list[str]:
     notes, rows = [], table.rows
     caps = sorted({row.spent.cap_flops for row in rows if row.spent.cap_flops and row.spent.flops})
     if caps:
@@ -134,7 +131,7 @@ def _budgets(table: "Table") -> list[str]:
     return notes
 
 
-def _judging(stored: "Sequence[ResultRow]") -> Iterator[str]:
+def _judging(stored: Sequence[ResultRow]) -> Iterator[str]:
     """Methods whose training asked a judge of unknown size."""
     for row in stored:
         spent = [ledger.roles["judge"] for ledger in row.ledgers.values() if "judge" in ledger.roles]
@@ -147,7 +144,7 @@ def _judging(stored: "Sequence[ResultRow]") -> Iterator[str]:
             )
 
 
-def _epochs(stored: "Sequence[ResultRow]") -> Iterator[str]:
+def _epochs(stored: Sequence[ResultRow]) -> Iterator[str]:
     """How often training prompts were repeated, if any method repeated them."""
     epochs = {
         row.method: [max(ledger.epochs.values()) for ledger in row.ledgers.values() if ledger.epochs] for row in stored
@@ -157,7 +154,7 @@ def _epochs(stored: "Sequence[ResultRow]") -> Iterator[str]:
         yield f"Passes over the training prompts or pairs: {listed}."
 
 
-def _count(column: "Column", rows: "Sequence[Row]") -> str:
+def _count(column: Column, rows: Sequence[Row]) -> str:
     """The questions and the judge of a benchmark, and what is missing."""
     asked = [row.cells[column.name].asked for row in rows if row.cells[column.name].asked] or [0]
     parts = [f"{number_range(asked, '{}')} questions", f"judge {column.judge}" if column.judge else "no judge"]
@@ -174,7 +171,7 @@ def _count(column: "Column", rows: "Sequence[Row]") -> str:
     return f"{column.title}: {'; '.join(parts)}."
 
 
-def _lengths(table: "Table") -> list[str]:
+def _lengths(table: Table) -> list[str]:
     cells = [cell.length_controlled for row in table.rows for cell in row.cells.values() if cell.length_controlled]
     if not cells:
         return []
@@ -184,7 +181,7 @@ def _lengths(table: "Table") -> list[str]:
     ]
 
 
-def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
+def _remarks(rows: Sequence[ResultRow]) -> list[str]:
     """Notes of benchmarks on their own scores (details["note"]) and how questions were asked, each once."""
     notes = {
         f"{name}, {row.method}: {score.details['note']}": None
@@ -211,7 +208,7 @@ def _remarks(rows: "Sequence[ResultRow]") -> list[str]:
     return list(notes)
 
 
-def _health(rows: "Sequence[ResultRow]") -> list[str]:
+def _health(rows: Sequence[ResultRow]) -> list[str]:
     notes = []
     for row in rows:
         warnings = [

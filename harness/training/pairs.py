@@ -13,15 +13,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RewardOptions:
-    """Settings of training a reward model, with defaults for the testbed."""
+    """Settings of training a reward model, with defaults for the testbed.
+
+    learning_rate: of AdamW, at its peak.
+    epochs: passes over the pairs.
+    batch_size: pairs per update.
+    micro_batch_size: pairs per forward pass; batch_size / micro_batch_size passes are accumulated.
+    warmup_ratio: share of the updates in which the learning rate rises from 0.
+    max_grad_norm: the gradient is scaled down to this norm.
+    max_length: pairs with more tokens in the chosen or the rejected chat are left out.
+    """
 
     learning_rate: float = 1e-3
     epochs: int = 1
     batch_size: int = 16
-    micro_batch_size: int = 16  # pairs per forward pass; batch_size / micro_batch_size passes are accumulated
+    micro_batch_size: int = 16
     warmup_ratio: float = 0.1
     max_grad_norm: float = 1.0
-    max_length: int = 4096  # pairs with more tokens in the chosen or the rejected chat are left out
+    max_length: int = 4096
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "micro_batch_size", "max_length"):

@@ -72,7 +72,7 @@ def test_leaderboard(folder, gamed, leaderboard, model):
     assert (found["n"], found["missing"]) == (805, 0)
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", [*MODELS[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in MODELS[2:])])
 def test_preferences_from_log_probabilities(folder, tmp_path, model):
     """The recorded preference on every row that has them: it takes GPT-4's order of each pair, and its two letters."""
     rows = read_rows(annotations(folder, model), instruction=str)

@@ -100,9 +100,9 @@ def test_final_number(text, number):
 def test_long_texts_take_no_time():
     marks = ("9" * 200_000 + "x", "#### " * 50_000, "1," * 200_000, "(" * 100_000 + "1", "1 " * 100_000, "-" * 100_000)
     for text in marks:
-        started = time.perf_counter()
+        started = time.process_time()
         assert final_number(text) in (None, 1)
-        assert time.perf_counter() - started < 2
+        assert time.process_time() - started < 2
     assert final_number("#### 10^10^10") is final_number("#### 9^99999") is None
     assert final_number("Question: 1 = 1\n" * 20_000) == 1
 

@@ -154,8 +154,8 @@ def test_a_server_that_dies_ends_the_run_and_is_asked_the_rest_when_it_is_back(t
     stored = {row["request"]["messages"][0]["content"] for row in lines(tmp_path) if row["reply"]}
     assert 40 < len(stored) < 60
     told = str(raised.value)
-    assert f"the judge at {url} does not answer any more" in told and "APIConnectionError" in told
-    assert f"{len(stored)} replies are stored in {tmp_path}" in told and "the same command goes on from there" in told
+    assert f"the judge at {url} no longer answers" in told and "APIConnectionError" in told
+    assert f"{len(stored)} replies are stored in {tmp_path}" in told and "the same command continues" in told
     with serving(port=server.server_port) as (back, _):
         assert not any(reply.error for reply in judge_of(url, tmp_path).complete(requests(200)))
     assert stored.isdisjoint(back.attempts) and len(back.attempts) == 200 - len(stored)
@@ -164,7 +164,7 @@ def test_a_server_that_dies_ends_the_run_and_is_asked_the_rest_when_it_is_back(t
 def test_a_server_that_only_fails_ends_the_run(tmp_path):
     """Of an engine that has died behind its server; one request that fails alone does not end the run."""
     with serving(1.0, ways="500") as (server, url):
-        with pytest.raises(UserError, match=r"does not answer any more.*InternalServerError.*0 replies are stored"):
+        with pytest.raises(UserError, match=r"no longer answers.*InternalServerError.*0 replies are stored"):
             judge_of(url, tmp_path, concurrent=4, retries=1).complete(requests(200))
         assert len(server.attempts) <= DEAD + 4
 

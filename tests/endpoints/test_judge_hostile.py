@@ -97,7 +97,7 @@ def test_what_is_in_flight_is_stored_before_an_empty_account_ends_the_run(tmp_pa
 
 def test_an_endpoint_that_asks_for_an_hour_ends_the_run(tmp_path):
     with endpoint(lambda *_: (429, {"Retry-After": "3600"}, {})) as (url, seen):
-        with pytest.raises(UserError, match="asks to come back in 3600 s"):
+        with pytest.raises(UserError, match="is rate-limiting: retry after 3600 s"):
             OpenAIJudge("judge", url, log=JudgeLog(tmp_path), limits=Limits(1)).complete(requests(3))
     assert len(seen) == 1
 

@@ -200,5 +200,5 @@ def test_a_url_is_stored_without_secrets():
 
 def test_limits_that_are_none():
     for wrong in ({"concurrent": 0}, {"per_minute": 0}, {"max_calls": -1}, {"max_cost": float("nan")}):
-        with pytest.raises(UserError, match="at least"):
+        with pytest.raises(UserError, match=f"limit of a judge '{next(iter(wrong))}' must be (at least|above|float)"):
             Limits(**wrong)

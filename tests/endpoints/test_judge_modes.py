@@ -146,8 +146,8 @@ def test_letters_are_read_in_log_probabilities_or_else_in_the_text(judged, mode,
     ("mode", "benchmark", "told"),
     [
         ("wrong_model", "mt-bench", ["The model 'quirk' does not exist", "has no model 'quirk'"]),
-        ("no_key", "mt-bench", ["You didn't provide an API key", "wants a key, and none is in OPENAI_API_KEY"]),
-        ("retired", "mt-bench", ["has been deprecated", "give another judge", "the same command goes on"]),
+        ("no_key", "mt-bench", ["You didn't provide an API key", "needs a key in OPENAI_API_KEY"]),
+        ("retired", "mt-bench", ["has been deprecated", "give another judge", "the same command continues"]),
         ("ok200error", "mt-bench", ["Rate limit exceeded: free-models-per-day", "4 of 4 judgments"]),
         ("filter", "mt-bench", ["The response was filtered", "4 of 4 judgments", "--accept-missing"]),
         ("reasoning_none", "mt-bench", ["4 replies were cut at their length", "--judge-max-tokens"]),
@@ -222,8 +222,8 @@ def test_options_of_the_judge_change_its_requests_and_the_step(judged):
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        (("--judge-set", "max_tokens=5"), "max_tokens: is not free to be set: give --judge-max-tokens"),
-        (("--judge-set", "messages=[]"), "messages: is not free to be set"),
+        (("--judge-set", "max_tokens=5"), "max_tokens: this field cannot be set: give --judge-max-tokens"),
+        (("--judge-set", "messages=[]"), "messages: this field cannot be set"),
         (("--judge-set", "temperature"), "write KEY=VALUE"),
         (("--judge-missing", "2"), "'judge_missing' must be at most 1, not 2"),
         (("--judge-max-tokens", "0"), "'judge_max_tokens' must be at least 1"),

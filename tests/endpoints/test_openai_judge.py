@@ -145,7 +145,7 @@ def hang_up():
         (hang_up, "APIConnectionError"),
         (refuse(403), "PermissionDeniedError"),
         (refuse(404), "NotFoundError"),
-        (lambda: (200, {"Content-Type": "text/html"}, b"<html>busy</html>"), "the reply is no chat completion"),
+        (lambda: (200, {"Content-Type": "text/html"}, b"<html>busy</html>"), "the reply is not a chat completion"),
     ],
 )
 def test_once_answered_a_refused_request_fails_alone(fail, error, monkeypatch):
@@ -172,7 +172,7 @@ def test_a_web_page_is_the_users_error():
     page = (200, {"Content-Type": "text/html"}, b"<html>hello</html>")
     with (
         endpoint(lambda body, number: page) as (url, _),
-        pytest.raises(UserError, match="no OpenAI-compatible endpoint"),
+        pytest.raises(UserError, match="is not an OpenAI-compatible endpoint: is /v1 missing"),
     ):
         OpenAIJudge("judge", url).complete(requests())
 

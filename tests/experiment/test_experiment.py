@@ -1,9 +1,13 @@
 """Options of an experiment: one place, checked, the same for YAML, command line and Python."""
 
+import itertools
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Literal
 
 import pytest
 import yaml
+from annotated_types import Ge
 
 from harness.errors import UserError
 from harness.experiment.options import Experiment
@@ -123,7 +127,7 @@ def test_settings_come_on_top_of_a_configuration():
 def billion_laughs() -> str:
     """a stands for 4 values, b for 37, c for 334, d for 3,007 and e for 27,064."""
     names = "abcdefghi"
-    lines = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in zip(names, names[1:], strict=False)]
+    lines = [f"{name}: &{name} [{', '.join([f'*{below}'] * 9)}]" for below, name in itertools.pairwise(names)]
     return "\n".join(["a: &a [x, x, x]", *lines])
 
 
@@ -217,3 +221,40 @@ def test_variants_that_can_not_be(methods, message):
 def test_rules_and_sizes_of_judges_are_checked(options, message):
     with pytest.raises(UserError, match=message):
         Experiment(**options)
+
+
+@dataclass(frozen=True)
+class PluginOptions:
+    """Plain, limited and chosen options, as a plugin may declare them."""
+
+    required: str
+    names: tuple[str, ...] = ("a",)
+    number: Annotated[int, Ge(1)] | None = None
+    share: float = 0.5
+    kind: Literal["mean", "sum"] = "mean"
+
+
+def test_options_of_a_plugin():
+    read = build(
+        PluginOptions, {"required": "x", "names": "a, b", "number": 2, "share": "1e-4", "kind": "sum"}, "option"
+    )
+    assert read == PluginOptions("x", ("a", "b"), 2, 1e-4, "sum")
+    assert build(PluginOptions, {"required": "x", "names": ["a"], "share": 1}, "option") == PluginOptions(
+        "x", share=1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "option 'required' is missing"),
+        ({"required": "x", "number": 0}, "option 'number' must be at least 1, not 0"),
+        ({"required": "x", "kind": "men"}, "unknown kind 'men': did you mean 'mean'"),
+        ({"required": "x", "kind": 3}, "option 'kind' must be str, not 3"),
+        ({"required": None}, "option 'required' must be str, not None"),
+        ({"required": "x", "share": [1]}, r"option 'share' must be float, not \[1\]"),
+    ],
+)
+def test_mistakes_in_options_of_a_plugin(values, message):
+    with pytest.raises(UserError, match=message):
+        build(PluginOptions, values, "option")

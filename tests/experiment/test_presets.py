@@ -76,7 +76,7 @@ def test_settings_of_what_is_left_out_are_left_out(tmp_path, capsys):
     paper = Path("qwen2-7b-instruct")
     chosen = experiment({"methods": "sso,dpo", "benchmarks": "math"}, paper)
     assert set(chosen.options) == {"sso", "dpo"}
-    assert "options of pbaa, ipo, self-rewarding are left out: not chosen" in capsys.readouterr().err
+    assert "options of pbaa, ipo, self-rewarding are dropped: not chosen" in capsys.readouterr().err
     with pytest.raises(UserError, match="options for 'pbaa', which is not among"):
         experiment({"methods": "sso,dpo", "options": ["pbaa.beta=1"]}, paper)
 

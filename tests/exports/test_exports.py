@@ -163,7 +163,7 @@ def test_entries_name_data_sets_of_the_hub(monkeypatch):
         "mt-bench": Score("mt-bench", "score (1-10)", 8.25, {"81": 8.25}, questions=80, missing=1, judge="gpt-4"),
         "ifeval": Score("ifeval", "prompt-level strict accuracy %", math.nan, {}, questions=541, missing=541),
     }
-    monkeypatch.setattr("harness.exports.arms.scores_of", lambda arm: scores)
+    monkeypatch.setattr("harness.exports.hub_results.scores_of", lambda arm: scores)
     text = yaml.safe_dump(hub_results.entries(RealArm))
     entries = {entry.dataset_id: entry for entry in parse_eval_result_entries(yaml.safe_load(text))}
     assert entries.keys() == {"openai/gsm8k", "HuggingFaceH4/mt_bench_prompts"}  # what has no value has no entry

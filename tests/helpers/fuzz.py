@@ -23,8 +23,8 @@ from paths import ROOT
 sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-from fuzz_seeds import TOKENS, seeds  # noqa: E402
-from fuzz_targets import PLACE, TARGETS, check, write_suites  # noqa: E402
+from fuzz_seeds import TOKENS, seeds
+from fuzz_targets import PLACE, TARGETS, check, write_suites
 
 try:
     import atheris

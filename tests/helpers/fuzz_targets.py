@@ -210,7 +210,7 @@ def scores(data: bytes) -> bool:
 
     text = data.decode("utf-8", "replace")
     score = parse_score(text)
-    check(score is None or re.search(rf"Score:[\s*]*{score}", text) and score <= 5, "a score that is not there")
+    check(score is None or (re.search(rf"Score:[\s*]*{score}", text) and score <= 5), "a score that is not there")
     check(parse_score(f"{text}\nScore: 4") == 4, "another score than the last")
     check(parse_score(text.replace("Score", "score")) is None, "a score without its mark")
     return score is not None

@@ -133,7 +133,7 @@ class Moment:
 
     def reached(self, row: Row, order: dict[str, int]) -> bool:
         step = order[row.step]
-        return step > self.step or step == self.step and self.phase in (None, row.phase)
+        return step > self.step or (step == self.step and self.phase in (None, row.phase))
 
 
 def step_order(rows: list[Row]) -> dict[str, int]:

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from command_line import harness
+from command_line import SMALL, harness
 from gpt4_verdicts import completion
 from loopback_json import json_server
 
@@ -15,14 +15,11 @@ from harness.files.store import file_digest
 from harness.judge_audit.rejudge import compared, kendall, ranks, to_markdown
 
 RUN = "results/runs/small"
-SMALL = ("--method", "dpo", "--budget", "1.2e11", "--limit", "24", "--name", "small")
 
 
 @pytest.fixture(scope="module")
-def place(testbed_model_dir, tmp_path_factory):
-    place = tmp_path_factory.mktemp("rejudge")
-    harness("run", *SMALL, "--benchmark", "mt-bench,math", cwd=place)
-    return place
+def place(finished_run):
+    return finished_run("--method", "dpo", *SMALL, "--benchmark", "mt-bench,math")  # as in test_verify.py
 
 
 @pytest.fixture

@@ -180,7 +180,7 @@ def test_files_that_can_not_be_read(tmp_path):
     with pytest.raises(UserError, match="no file at .*absent.jsonl"):
         load_prompts(tmp_path / "absent.jsonl")
     broken = {
-        "lines.jsonl": (b'{"prompt": "Q"}\n{"prompt":\n', r"lines\.jsonl:2: not JSON .*mend or remove the line"),
+        "lines.jsonl": (b'{"prompt": "Q"}\n{"prompt":\n', r"lines\.jsonl:2: not JSON .*fix or remove the line"),
         "list.json": (b'[\n{"prompt": "Q"},\n]', r"list\.json:\d: not JSON"),
         "object.json": (b'{"prompt": "Q"}', r"object\.json: must hold a list of rows"),
         "latin.jsonl": (b'\n{"prompt": "\xe4"}', r"latin\.jsonl:2: cannot be read \(byte 0xe4 is not UTF-8\)"),

@@ -88,7 +88,7 @@ def test_damaged_pages_are_told(tmp_path):
     data = bytearray(path.read_bytes())
     data[200:400] = b"\xff" * 200
     path.write_bytes(data)
-    with pytest.raises(UserError, match=r"p\.parquet: not Parquet that can be read, after row 0"):
+    with pytest.raises(UserError, match=r"p\.parquet: cannot be read as Parquet after row 0"):
         load_prompts(path)
 
 
@@ -106,7 +106,7 @@ def test_damaged_pages_are_told(tmp_path):
         ("p.json", b'[{"prompt": "Q"},\n{"prompt": "R", "prompt": "S"}]', r"p\.json:2: not JSON \(key 'prompt'"),
         ("p.json", b'[{"prompt": "Q"}\n{"prompt": "R"}]', r"p\.json:2: not JSON \(expecting ',' or '\]'"),
         ("p.json", b'[{"prompt": "Q"}]\n]', r"p\.json:2: not JSON \(something follows the list\)"),
-        ("p.json", b'{"prompt": "Q"}\n{"prompt": "R"}', r"p\.json: must hold a list .* is named \.jsonl"),
+        ("p.json", b'{"prompt": "Q"}\n{"prompt": "R"}', r"p\.json: must hold a list .* per line \.jsonl"),
         ("p.json", b'[{"prompt": "Q"}, {"prompt": "\\ud800"}]', r'p\.json: entry 2: "prompt" holds half a character'),
         ("p.json", b'[{"prompt": "Q"},\n"\xff"]', r"p\.json:2: cannot be read \(byte 0xff is not UTF-8\)"),
         ("p.csv", b"prompt,prompt\na,b\n", r"p\.csv:1: column 'prompt' is given twice"),

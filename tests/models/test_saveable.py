@@ -287,7 +287,7 @@ def test_configurations_that_do_not_fit(model, harness, changes, told):
     ("content", "told"),
     [
         ("{", "config.json is not JSON"),
-        ("[]", "config.json holds no JSON object"),
+        ("[]", "config.json does not hold a JSON object"),
         ("", "config.json is not JSON"),
         ('{"a": ' * 500 + "1" + "}" * 500, "nested more than 64 levels"),
         ('{"a": ' * 100_000 + "1" + "}" * 100_000, "config.json is not JSON"),
@@ -347,7 +347,7 @@ def test_a_model_without_an_end(model, harness):
 
 @pytest.mark.parametrize("device", ["cuda", "cuda:7", "mps", "nonsense", "cpu:9"])
 def test_devices_that_are_not_here(model, harness, device, tmp_path):
-    if device == "cuda" and torch.cuda.is_available() or device == "mps" and torch.backends.mps.is_available():
+    if (device == "cuda" and torch.cuda.is_available()) or (device == "mps" and torch.backends.mps.is_available()):
         pytest.skip(f"{device} is here")
     code, told = harness(model, "--device", device)
     assert code == 2 and f"error: device '{device}'" in told and "Traceback" not in told

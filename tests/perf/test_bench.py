@@ -192,7 +192,7 @@ def test_mistakes_that_are_found_later(tmp_path):
     told = harness("bench", "train", *flex, *TINY, *ON_CPU, cwd=tmp_path, code=2)
     assert "error: ours-flex: FlexAttention trains on CUDA only" in told
     told = harness("bench", "generate", "--batches", "1,x", cwd=tmp_path, code=2)
-    assert "--batches '1,x' is no list" in told
+    assert "--batches '1,x' is not a list" in told
 
 
 class Dies:

@@ -110,7 +110,7 @@ def test_a_stopped_run_says_how_it_goes_on_and_ends_with_the_same_bytes(tmp_path
                 name = signal.Signals(number).name
                 last = run.said().splitlines()[-1]
                 assert last.startswith(
-                    f"stopped by {name}: what was done is kept in results/runs/x, and the same command"
+                    f"stopped by {name}: finished work is kept in results/runs/x, and the same command"
                 )
                 assert "Traceback" not in run.said()
             with store.only_writer(run.root):  # it is free
@@ -152,7 +152,7 @@ def test_ctrl_c_ends_workers_too(tmp_path, testbed_model_dir):
         run.wait_for(lambda run: run.root.joinpath("arms/dpo-seed0/preferences/policy.jsonl").exists())
         os.killpg(run.process.pid, signal.SIGINT)
         assert run.process.wait() == 130
-    assert run.said().splitlines()[-1].startswith("stopped by SIGINT: what was done is kept in results/runs/x")
+    assert run.said().splitlines()[-1].startswith("stopped by SIGINT: finished work is kept in results/runs/x")
     assert not any(sign in run.said() for sign in ("Traceback", "Exception ignored", "Warning"))
 
 
@@ -204,7 +204,7 @@ def test_a_mistake_in_the_program_is_not_taken_for_it(monkeypatch):
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(errno.EIO, "Input/output error"), "a.json: Input/output error: look after the disk"),
+        (OSError(errno.EIO, "Input/output error"), "a.json: Input/output error: check the disk"),
         (Exception("No space left on device (os error 28)"), "a.json: No space left on device: make room"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos"), "a.json cannot be written: is"),
     ],

@@ -125,7 +125,7 @@ def test_a_judge_of_the_same_name_at_another_url(testbed_model_dir, tmp_path, ju
     told = harness(*scored, "--name", "b", cwd=tmp_path, code=2)
     assert f'was computed with judge endpoint="{other}" (now "{one}")' in told
     told = harness("table", "results/runs/a", "results/runs/b", cwd=tmp_path, code=2)
-    assert "mt-bench was judged by any in both, and they are not the same: judge endpoint" in told
+    assert "mt-bench was judged by any in both, but not by the same one: judge endpoint" in told
     assert one in told and other in told
     harness("leaderboard", cwd=tmp_path)
     groups = (tmp_path / "results/LEADERBOARD.md").read_text().split("\n## ")

@@ -81,7 +81,7 @@ def test_the_length_controlled_win_rate_of_a_live_run(data_dir, tmp_path, judge_
         assert score["details"][name] == pytest.approx(expected[name])
     (cell,) = [row.cells["alpaca-eval"] for row in table.rows]
     assert cell.length_controlled.value == pytest.approx(expected["length_controlled_win_rate"])
-    assert not cell.length_controlled.low == cell.length_controlled.high
+    assert cell.length_controlled.low != cell.length_controlled.high
     mark = store.read_json(arm / "steps" / "score-alpaca-eval.json")["depends_on"]
     assert mark["resources"] == {"df_gamed": store.file_digest(gamed)}
 

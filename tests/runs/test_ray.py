@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_and_ctrl_c_ends_all(tmp_path):
         time.sleep(0.05)
     run.send_signal(signal.SIGINT)
     assert run.wait(60) == 130
-    assert "stopped by SIGINT: what was done is kept" in (tmp_path / "said").read_text().splitlines()[-1]
+    assert "stopped by SIGINT: finished work is kept" in (tmp_path / "said").read_text().splitlines()[-1]
 
 
 @needs_ray

@@ -86,11 +86,11 @@ def test_options_that_are_set_and_limits():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"tune": 1}, "tune must be 0 or from 2"),
-        ({"tune": -1}, "tune must be 0 or from 2"),
-        ({"tune_prompts": 0}, "tune_prompts must be at least 1"),
+        ({"tune": 1}, "tune must be 0 or at least 2"),
+        ({"tune": -1}, "'tune' must be at least 0, not -1"),
+        ({"tune_prompts": 0}, "'tune_prompts' must be at least 1"),
         ({"search": {"dpo": {"beta": "1,2"}}}, "limits for 'dpo', which is not among the methods base, sso"),
-        ({"search": {"sso": {"bet": "1,2"}}}, "option that tuning tries of sso 'bet': did you mean 'beta'"),
+        ({"search": {"sso": {"bet": "1,2"}}}, "tuned option of sso 'bet': did you mean 'beta'"),
         ({"search": {"sso": {"beta": "2,1"}}}, "limits of sso.beta must be LOW,HIGH above 0"),
         ({"search": {"sso": {"beta": [0, 1]}}}, "limits of sso.beta must be LOW,HIGH above 0"),
         ({"search": {"sso": {"beta": 5}}}, "limits of sso.beta must be LOW,HIGH above 0"),
@@ -303,13 +303,17 @@ def test_more_trials_keep_the_finished_ones(copy, monkeypatch):
     assert trained_with(copy, "arms/dpo-seed0") == read(copy)[3]["options"]
 
 
-def test_ties_go_to_the_earlier_trial(monkeypatch):
-    chosen = {"method": "dpo", "failed": None}
-    each = [type("Trial", (), {"row": lambda self, score=score: chosen | {"score": score}})() for score in (2, 5, 5)]
-    assert [row["chosen"] for row in tuning.rows(each)] == [False, True, False]
-    nothing = [type("Trial", (), {"row": lambda self: {"method": "dpo", "score": None, "failed": "NaN"}})()]
+def test_ties_go_to_the_earlier_trial():
+    def trials(scores, failed=None):
+        rows = [
+            {"method": "dpo", "trial": number, "score": score, "failed": failed} for number, score in enumerate(scores)
+        ]
+        return [type("Trial", (), {"row": lambda self, row=row: row})() for row in rows]
+
+    found = tuning.record(trials((2, 5, 5)), "harness run")
+    assert [row["chosen"] for row in found["trials"]] == [False, True, False] and found["command"] == "harness run"
     with pytest.raises(UserError, match="no trial of dpo has a score: NaN"):
-        tuning.rows(nothing)
+        tuning.record(trials((None,), "NaN"), "harness run")
 
 
 def test_a_trial_that_diverges_is_counted_and_not_chosen(tmp_path, testbed_model_dir, monkeypatch, capsys):

@@ -15,10 +15,8 @@ RUN = "results/runs/small"
 
 
 @pytest.fixture(scope="module")
-def place(testbed_model_dir, tmp_path_factory):
-    place = tmp_path_factory.mktemp("verify")
-    harness("run", "--method", "dpo", *SMALL, "--benchmark", "mt-bench,math", cwd=place)
-    return place
+def place(finished_run):
+    return finished_run("--method", "dpo", *SMALL, "--benchmark", "mt-bench,math")
 
 
 @pytest.fixture
@@ -143,7 +141,7 @@ def test_everything_that_is_broken_is_reported_at_once(copy):
     told = "\n".join(report["problems"])
     for part in (
         *("dpo-seed0/ledger.json is not JSON", "dpo-seed0/seconds.json is not JSON"),
-        "steps/policy-examples.json: is not a mark of a step",
+        "steps/policy-examples.json: is not a valid step record",
         *(
             "base-seed0/steps/score-math.json: UnicodeDecodeError",
             "samples/mt-bench.jsonl has changed since step samples-mt",

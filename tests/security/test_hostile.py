@@ -142,7 +142,7 @@ def test_a_safetensors_header_that_lies(model, content):
     """The header's length, form and offsets are the file's own word."""
     folder, mark = model
     (folder / "model.safetensors").write_bytes(content)
-    with pytest.raises(UserError, match="no whole safetensors file"):
+    with pytest.raises(UserError, match="not a whole safetensors file"):
         parameter_count(folder)
     refused(folder, mark, "cannot be loaded")
 

@@ -25,7 +25,7 @@ from harness.methods.prompts import load_prompts
 
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 TEXT = st.text(max_size=40) | st.sampled_from(["\x00", "\u2028", "\u202eabc", "\r\n", " ", "\ufeff", '"', "שלום"])
-WHOLE = TEXT.filter(lambda text: text.strip() and text.isprintable() or text == "\u202eabc")
+WHOLE = TEXT.filter(lambda text: (text.strip() and text.isprintable()) or text == "\u202eabc")
 ENDS = st.sampled_from(["\n", "\r\n", "\r", "\n\n", "\r\n \n"])
 
 

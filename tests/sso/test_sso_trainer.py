@@ -63,7 +63,7 @@ def test_a_second_call_does_nothing_again(testbed_model_dir, tmp_path, monkeypat
     first, again = train(), train()
     assert (first[1], again[1]) == (True, False)
     assert first[0] == again[0] and first[2] != first[3] == again[3]
-    with pytest.raises(UserError, match=r"made with another arguments\.beta \(0.1, now 0.5\).*another folder"):
+    with pytest.raises(UserError, match=r"computed with arguments\.beta=0.1 \(now 0.5\).*another folder"):
         train(beta=0.5)
     updates = [len(read(tmp_path / f"training/{stage}.jsonl")) for stage in ("generator", "policy")]
     assert first[0].metrics["flops"] > 0 and first[0].global_step == sum(updates)
@@ -161,12 +161,12 @@ def test_adapters_and_tokenizer_are_part_of_what_a_stage_is_made_from(testbed_mo
     mark = json.loads((tmp_path / "steps" / "iteration-1.json").read_text())
     assert mark["depends_on"]["training"]["lr_scheduler"] == "polynomial"
     assert mark["depends_on"]["training"]["lora_rank"] == 4
-    with pytest.raises(UserError, match=r"made with another adapters\.r \(4, now 8\)"):
+    with pytest.raises(UserError, match=r"computed with adapters\.r=4 \(now 8\)"):
         train(r=8)
-    with pytest.raises(UserError, match=r"made with another adapters"):
+    with pytest.raises(UserError, match=r"computed with adapters"):
         train(peft_config=None)
     tokenizer.chat_template = tokenizer.chat_template + "{# changed #}"
-    with pytest.raises(UserError, match=r"made with another tokenizer\.template"):
+    with pytest.raises(UserError, match=r"computed with tokenizer\.template"):
         train(processing_class=tokenizer)
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match=r"has 769 tokens \('<new>' is the last\) and the embedding 768 rows"):
@@ -197,7 +197,7 @@ def test_a_principle_set_that_was_edited(testbed_model_dir, tmp_path):
 
     train()
     file.write_text(file.read_text() + " ")
-    with pytest.raises(UserError, match="made with another option files"):
+    with pytest.raises(UserError, match="computed with option files"):
         train()
 
 

@@ -156,7 +156,7 @@ def test_second_turns_by_hand():
         "What is 3*4?",
         "What is 3+4? What is 5+6?",
         "What is 12345+1?",
-        "What is ٣+4?",  # noqa: RUF001
+        "What is ٣+4?",
         "Give the third of these words: cat dog.",
         "Sort these words: cat unicorn.",
         "List 9 animals but not cat.",
@@ -291,7 +291,7 @@ ITEMS = _examples()
 PIECES = st.sampled_from(
     ["What is ", "Now add ", "3", "+", "-", "?", ".", " ", "\n", "cat", "the third of these words: ", "Reverse ", "zib"]
     + ["\\boxed{", "}", "=", "The result is: ", "Here you go: ", "First ", "then ", "cannot help", "The zib is "]
-    + ["List 3 animals but not ", "step is to ", "(?P<a>", "\\", "[", "٣", "{0}", "%s"]  # noqa: RUF001
+    + ["List 3 animals but not ", "step is to ", "(?P<a>", "\\", "[", "٣", "{0}", "%s"]
 )
 TEXTS = st.one_of(st.text(), st.lists(PIECES, max_size=12).map("".join))
 

@@ -110,7 +110,7 @@ def _accelerate(options: tuple[str, ...], text: str) -> tuple[int | None, str | 
     args = _read(launch_command_parser(), options, text)
     config = Path(args.config_file or default_config_file)
     stored = None
-    if args.config_file or config.is_file() and not args.cpu:
+    if args.config_file or (config.is_file() and not args.cpu):
         try:
             stored = load_config_from_file(str(config))
         except (OSError, ValueError, TypeError, AttributeError, LookupError) as error:
