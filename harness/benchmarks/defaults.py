@@ -40,7 +40,7 @@ class BenchmarkDefaults:
         return []
 
     def judge(
-        self, items: Questions, samples: list[Any], judge: "Judge", judging: Judging, advance: Advance | None
+        self, items: Questions[Any], samples: list[Any], judge: "Judge", judging: Judging, advance: Advance | None
     ) -> list[Any]:
         """Rows of judgments, for a benchmark with needs_judge."""
         return []

@@ -10,7 +10,7 @@ from harness.experiment import registry
 from harness.types import Prompt
 
 
-class CompleteBenchmark(Benchmark, Protocol):
+class CompleteBenchmark(Benchmark[Any, Any, Any], Protocol):
     """A benchmark with everything that `BenchmarkDefaults` has."""
 
     sections: str | None

@@ -86,24 +86,10 @@ _LABELS = {
 }
 _ARTICLES = {"the", "a", "an", "of", "is", "in", "there", "are"}
 SMALL_LEADS = {  # words that may come between a mark and its number without making a sentence
-    *(
-        "the",
-        "final",
-        "answer",
-        "is",
-        "a",
-        "an",
-        "total",
-        "of",
-        "about",
-        "approximately",
-        "approx",
-        "around",
-        "roughly",
-    ),
-    *("exactly", "only", "just", "simply", "therefore", "thus", "so", "hence", "that", "equal", "equals", "to", "be"),
-    *("result", "value", "are", "usd", "rs", "sum", "in", "it", "minus", "negative", "clearly", "indeed", "now"),
-    *("correct", "my", "our", "will", "would"),
+    *("the", "final", "answer", "is", "a", "an", "total", "of", "about", "approximately", "approx", "around"),
+    *("roughly", "exactly", "only", "just", "simply", "therefore", "thus", "so", "hence", "that", "equal", "equals"),
+    *("to", "be", "result", "value", "are", "usd", "rs", "sum", "in", "it", "minus", "negative", "clearly", "indeed"),
+    *("now", "correct", "my", "our", "will", "would"),
 }
 _BAD_LEAD = re.compile(r"[+*/^<>≤≥±√∓∼!|\\_#%@&\d\ue000]")
 

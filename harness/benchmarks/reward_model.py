@@ -60,11 +60,12 @@ class RewardModelBench(BenchmarkDefaults):
         self, policy: Policy, items: list[RewardBenchItem], settings: Settings, advance: Advance | None
     ) -> list[PairSample]:
         from harness.engines.classifier import RewardModel
+        from harness.engines.transformers import TransformersEngine
         from harness.training.reward_model import train_reward_model
 
         options = settings.options or RewardModelBenchOptions()
         engine = policy.reference or policy.engine
-        if (start := engine.local) is None:
+        if not isinstance(start := engine.local, TransformersEngine):
             raise UserError(f"{self.name}: {engine.name} cannot be trained here: its weights are not in this process")
         own, given = own_pairs(policy.pairs, options, settings.seed), given_pairs(options)
         pairs = [*own, *given.prompts]

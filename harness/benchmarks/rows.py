@@ -49,6 +49,8 @@ class GradedSample(Grade):
 
 
 class GSM8KItem(TypedDict):
+    """A question of GSM8K."""
+
     id: str
     question: str
     answer: str
@@ -75,6 +77,8 @@ class MMLUQuestion(TypedDict):
 
 
 class MMLUItem(MMLUQuestion):
+    """A question of MMLU."""
+
     id: str
     subject: str
     examples: list[MMLUQuestion]
@@ -108,6 +112,8 @@ class IFEvalVerdicts(TypedDict):
 
 
 class IFEvalSample(IFEvalVerdicts):
+    """An answer to a prompt of IFEval, with its verdicts."""
+
     id: str
     response: str
     settings: dict[str, Any]  # TaskSettings and the checkers' versions
@@ -168,6 +174,8 @@ class AlpacaItem(TypedDict):
 
 
 class AlpacaSample(TypedDict):
+    """An answer to an instruction of AlpacaEval."""
+
     id: str
     output: str
     finished: NotRequired[bool]

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from harness.engines.chat import ChatTemplate
     from harness.engines.logprobs import Reading
     from harness.engines.memory import Limit
-    from harness.engines.transformers import TransformersEngine
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ class LogProb:
 
 
 def shared_tokens(pairs: Iterable[tuple[TokenIds, TokenIds]]) -> int:
-    """Tokens of a forward pass over (prompt, completion) sequences in which equal prompts are read once."""
+    """How many tokens a forward pass over (prompt, completion) sequences has if equal prompts are read once."""
     prompts: dict[TokenIds, set[TokenIds]] = {}
     for prompt, completion in pairs:
         prompts.setdefault(prompt, set()).add(completion)
@@ -115,21 +114,21 @@ class Engine(Protocol):
         ...
 
     @property
-    def local(self) -> "TransformersEngine | None":
-        """The same causal language model in this process, which can be trained; None if there is none."""
+    def local(self) -> "TrainableEngine | None":
+        """The same causal language model, run by transformers in this process; None if there is none."""
         ...
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
-        """Token ids of a conversation by the model's chat template, applied once."""
+        """Return the token ids of a conversation by the model's chat template, applied once."""
         ...
 
     def encode_replies(self, chat: Conversation, replies: Sequence[Reply]) -> tuple[TokenIds, list[TokenIds]]:
-        """Token ids of a prompt that given replies share, and of each reply as the chat template writes it, including
-        the end of its turn (see `harness.engines.chat.ChatTemplate.encode_replies`)."""
+        """Return the token ids of a prompt that given replies share, and of each reply as the chat template writes it,
+        including the end of its turn (see `harness.engines.chat.ChatTemplate.encode_replies`)."""
         ...
 
     def encode_alternatives(self, chat: Conversation, texts: Sequence[str]) -> tuple[TokenIds, list[TokenIds]]:
-        """Token ids of a prompt and of short answers to compare, such as letters, without the end of the turn."""
+        """Return the token ids of a prompt and of short answers to compare, such as letters, without the turn's end."""
         ...
 
     def generate(
@@ -158,7 +157,17 @@ class TrainableEngine(Engine, Protocol):
     """A causal language model whose weights are in this process."""
 
     @property
-    def local(self) -> "TransformersEngine": ...
+    def local(self) -> "TrainableEngine": ...
+
+    @property
+    def model(self) -> Any:
+        """The transformers model."""
+        ...
+
+    @property
+    def tokenizer(self) -> Any:
+        """The transformers tokenizer."""
+        ...
 
     @property
     def device(self) -> "torch.device": ...

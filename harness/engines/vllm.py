@@ -106,6 +106,10 @@ class VLLMEngine(TrainableWrapper[TransformersEngine]):
         self.folder, self.backend = folder, backend
 
     @property
+    def local(self) -> TransformersEngine:
+        return self._engine
+
+    @property
     def batch_size(self) -> int:
         """Prompts per call: a sequence that ends makes room for the next, so a call gets several batches."""
         return BATCHES * self.local.batch_size

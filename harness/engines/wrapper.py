@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from harness.engines.chat import ChatTemplate
     from harness.engines.logprobs import Reading
     from harness.engines.memory import Limit
-    from harness.engines.transformers import TransformersEngine
 
 E = TypeVar("E", bound=Engine)
 T = TypeVar("T", bound=TrainableEngine)
@@ -60,7 +59,7 @@ class EngineWrapper(Generic[E]):
         return self._engine.chat
 
     @property
-    def local(self) -> "TransformersEngine | None":
+    def local(self) -> TrainableEngine | None:
         return self._engine.local
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
@@ -93,8 +92,16 @@ class TrainableWrapper(EngineWrapper[T]):
     """Passes everything on to a trainable engine; implements `harness.engines.base.TrainableEngine`."""
 
     @property
-    def local(self) -> "TransformersEngine":
+    def local(self) -> TrainableEngine:
         return self._engine.local
+
+    @property
+    def model(self) -> Any:
+        return self._engine.model
+
+    @property
+    def tokenizer(self) -> Any:
+        return self._engine.tokenizer
 
     @property
     def device(self) -> "torch.device":

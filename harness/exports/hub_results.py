@@ -84,7 +84,9 @@ def _dataset(arm: Arm, benchmark: str) -> tuple[str, str | None]:
 
 def _setting(score: Score) -> dict[str, Any]:
     """How a score was made."""
-    details = {name: score.details[name] for name in ("protocol", "num_fewshot", "chat") if name in score.details}
+    details: dict[str, Any] = {
+        name: value for name, value in score.details.items() if name in ("protocol", "num_fewshot", "chat")
+    }
     counts = {"questions": score.questions, "missing": score.missing, "unparsed": score.unparsed}
     return {**({"judge": score.judge} if score.judge else {}), **details, **counts}
 

@@ -1,1 +1,1 @@
-"""Which judge can be trusted: a judge's verdicts compared with labels of people, or of a stronger model."""
+"""Which judge can be trusted: its verdicts compared with labels from people or from a stronger model."""

@@ -1,6 +1,6 @@
-"""Asks a judge about labelled answers and measures what it said: pairs in both orders, ratings once."""
+"""Ask a judge about labelled answers and measure its verdicts: pairs in both orders, ratings once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from typing import Any
@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from harness.benchmarks.base import Judging
+from harness.benchmarks.rows import AlpacaItem, AlpacaSample, MTBenchSample
 from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.endpoints.limits import Price
 from harness.judge_audit import fitness, measures
 from harness.judge_audit.labels import LabelledPair, LabelSet, Rated, sample
 from harness.judge_audit.measures import A_FIRST, B_FIRST, Choices, Ratings
@@ -20,12 +22,12 @@ from harness.judges.verdicts import parse_choice, parse_rating
 from harness.progress import Advance, progress
 from harness.statistics.intervals import Interval
 
-CUT = "length"  # finish reason of a reply that reached the limit on its tokens: its verdict may not be the last one
+CUT = "length"  # finish reason of a reply that reached its token limit: its verdict may not be the final one
 
 
 @dataclass
 class Recorded:
-    """A judge whose replies are counted: for audits through a benchmark's own protocol, which keeps no tokens."""
+    """Counts a judge's replies, for audits through a benchmark's own protocol, which does not count tokens."""
 
     judge: Judge
     advance: Advance
@@ -40,6 +42,14 @@ class Recorded:
     def name(self) -> str:
         return self.judge.name
 
+    @property
+    def endpoint(self) -> str | None:
+        return self.judge.endpoint
+
+    @property
+    def price(self) -> Price | None:
+        return self.judge.price
+
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
         repeated = any(request.repeat for request in requests)
         replies = self.judge.complete(requests, None if repeated else self.advance)
@@ -52,45 +62,51 @@ class Recorded:
         return replies
 
     def cost(self) -> float | None:
-        """USD of these tokens: 0 for a judge without an endpoint, None where the price is not known. Attempts that
-        failed are not in it."""
-        if getattr(self.judge, "endpoint", None) is None:
+        """Return the cost of these tokens in USD: 0 for a judge without an endpoint, None if the price is unknown.
+
+        Failed attempts are not included.
+        """
+        if self.endpoint is None:
             return 0.0
-        price = getattr(self.judge, "price", None)
-        return price.cost(self.prompt_tokens, self.completion_tokens) if price else None
+        return self.price.cost(self.prompt_tokens, self.completion_tokens) if self.price else None
 
 
 def audit(
     judge: Judge, sets: Sequence[LabelSet], *, limit: int, seed: int = 0, rejudge: bool = False, own: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The report on a judge, plain data for JSON.
+    """Return the report on a judge, as plain data for JSON.
 
     Args:
         limit: pairs (or answers, with all their turns) of each set, drawn at random by the seed.
-        rejudge: a reply without a verdict is asked for once more.
+        rejudge: ask once more for a reply without a verdict.
         own: further names of the judge's own model among those of the answers.
 
     Returns:
         judge, endpoint, limit, seed, fit (None: too little to tell), verdict (a sentence), and sets: for each its name,
-        kind, by (whose labels), labelled (rows in all), left_out, judged (rows asked about), questions, askings,
-        failed, unparsed, cut, prompt_tokens, completion_tokens, usd, own_answers, measures (name -> value, low, high;
-        or null), fit, difference, cautious_difference, reasons, advice, verdict.
+        kind, by (whose labels), labelled (total rows), left_out, judged (rows asked about), questions, askings, failed,
+        unparsed, cut, prompt_tokens, completion_tokens, usd, own_answers, measures (name -> value, low, high; or null),
+        fit, difference, cautious_difference, reasons, advice, verdict.
     """
-    reports, found = [], {}
+    reports, by_set = [], {}
     for labels in sets:
-        report, found[labels.name] = _audit_set(judge, labels, limit, seed, rejudge, own)
+        report, by_set[labels.name] = _audit_set(judge, labels, limit, seed, rejudge, own)
         reports.append(report)
-    fit, verdict = fitness.overall(judge.name, found)
-    endpoint = getattr(judge, "endpoint", None)
-    return {"judge": judge.name, "endpoint": endpoint, "limit": limit, "seed": seed, "fit": fit, "verdict": verdict} | {
-        "sets": reports
+    fit, verdict = fitness.overall(judge.name, by_set)
+    return {
+        "judge": judge.name,
+        "endpoint": judge.endpoint,
+        "limit": limit,
+        "seed": seed,
+        "fit": fit,
+        "verdict": verdict,
+        "sets": reports,
     }
 
 
 def _audit_set(
     judge: Judge, labels: LabelSet, limit: int, seed: int, rejudge: bool, own: Sequence[str]
 ) -> tuple[dict[str, Any], fitness.Fitness]:
-    rows = sample(labels, limit, seed)
+    rows: Sequence[Any] = sample(labels, limit, seed)  # all LabelledPair or all Rated, as the set's protocol needs them
     askings = len(rows) * (2 if labels.has_pairs else 1)
     with progress(f"{labels.name}: judge", askings) as advance:
         recorded = Recorded(judge, advance)
@@ -129,7 +145,7 @@ def _audit_set(
         "completion_tokens": recorded.completion_tokens,
         "usd": recorded.cost(),
         "own_answers": int(is_own.sum()),
-        "measures": {name: _as_json(each) for name, each in found.items()},
+        "measures": {name: _as_json(measure) for name, measure in found.items()},
         "fit": fit.fit,
         "difference": _finite(fit.difference),
         "cautious_difference": _finite(fit.cautious),
@@ -141,7 +157,7 @@ def _audit_set(
 
 
 def _ask_pairs(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair], rejudge: bool) -> np.ndarray:
-    """(n, 2): preferences for A, with A and with B shown first, by the prompt that health checks of pairs use."""
+    """Return (n, 2) preferences for A, with A and with B shown first, asked for as in health checks of pairs."""
     requests = []
     for row in rows:
         for order, (first, second) in (("A", (row.a, row.b)), ("B", (row.b, row.a))):
@@ -154,13 +170,13 @@ def _ask_pairs(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair], rej
 
 
 def _choice(reply: JudgeReply) -> float | None:
-    """The preference for the answer shown first."""
+    """Return the preference for the answer shown first."""
     verdict = None if reply.error or reply.finish_reason == CUT else parse_choice(reply.text)
-    return {"A": 1.0, "tie": 0.5, "B": 0.0}.get(verdict)
+    return {"A": 1.0, "tie": 0.5, "B": 0.0}[verdict] if verdict else None
 
 
 def _ask_ratings(judge: Judge, labels: LabelSet, rows: Sequence[Rated], rejudge: bool) -> np.ndarray:
-    """(n,) ratings, by the prompt that tuning uses."""
+    """Return (n,) ratings, asked for as in tuning."""
     requests = [rating_request(row.id, ({"role": "user", "content": row.question},), row.answer) for row in rows]
     replies = complete(judge, requests, lambda reply: _rating(reply) is not None, rejudge)
     return np.array([np.nan if (rating := _rating(reply)) is None else rating for reply in replies])
@@ -171,11 +187,11 @@ def _rating(reply: JudgeReply) -> float | None:
 
 
 def _ask_alpaca_eval(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair], rejudge: bool) -> np.ndarray:
-    """As `_ask_pairs`, by AlpacaEval's prompt and reading of the first token: a probability above one half decides."""
+    """Return what `_ask_pairs` returns, by AlpacaEval's prompt and first token: a probability above 1/2 decides."""
     from harness.benchmarks.alpaca_eval import AlpacaEval
 
-    items = [{"id": row.id, "instruction": row.question, "reference": row.a, "generator": row.model_a} for row in rows]
-    samples = [{"id": row.id, "output": row.b} for row in rows]
+    items: list[AlpacaItem] = [{"id": row.id, "instruction": row.question, "reference": row.a} for row in rows]
+    samples: list[AlpacaSample] = [{"id": row.id, "output": row.b} for row in rows]
     judged = AlpacaEval().judge(items, samples, judge, Judging(rejudge, both_orders=True), None)
     shown = np.full((len(rows), 2), np.nan)
     for place, row in enumerate(judged):
@@ -187,7 +203,7 @@ def _ask_alpaca_eval(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair
 
 
 def _ask_mt_bench(judge: Judge, labels: LabelSet, rows: Sequence[Rated], rejudge: bool) -> np.ndarray:
-    """As `_ask_ratings`, by MT-Bench's own prompts."""
+    """Return what `_ask_ratings` returns, by MT-Bench's own prompts."""
     from harness.benchmarks.mt_bench import MTBench
     from harness.benchmarks.mt_bench_judgments import UNPARSED
 
@@ -198,14 +214,17 @@ def _ask_mt_bench(judge: Judge, labels: LabelSet, rows: Sequence[Rated], rejudge
     ratings: dict[str, float] = {}
     for model, questions in wanted.items():
         items = [labels.context["items"][question] for question in dict.fromkeys(questions)]
-        samples = [{"id": item["id"], "turns": labels.context["answers"][model, item["id"]]} for item in items]
+        samples: list[MTBenchSample] = [
+            {"id": item["id"], "turns": labels.context["answers"][model, item["id"]], "finished": [], "tokens": []}
+            for item in items
+        ]
         for judged in MTBench().judge(items, samples, judge, Judging(rejudge), None):
             if judged["score"] not in (None, UNPARSED):
                 ratings[f"{model}/{judged['question_id']}/{judged['turn']}"] = judged["score"]
     return np.array([ratings.get(row.id, np.nan) for row in rows])
 
 
-PROTOCOLS = {
+PROTOCOLS: dict[str, Callable[[Judge, LabelSet, Any, bool], np.ndarray]] = {
     "pairs": _ask_pairs,
     "ratings": _ask_ratings,
     "alpaca-eval": _ask_alpaca_eval,
@@ -214,17 +233,17 @@ PROTOCOLS = {
 
 
 def plain_name(name: str) -> str:
-    """A model's name without folders, hash, marks and case: gpt4_1106_preview and gpt-4-1106-preview are the same."""
+    """Return a model's name without folders, hash, punctuation and case: gpt4_1106_preview, GPT-4-1106-preview."""
     last = name.rpartition("/")[2].partition("@")[0]
     return "".join(mark for mark in last.casefold() if mark.isalnum())
 
 
 def _is_own(model: str | None, names: set[str]) -> bool:
-    return bool(model) and plain_name(model) in names
+    return model is not None and plain_name(model) in names
 
 
 def _as_json(found: Interval | None) -> dict[str, float | None] | None:
-    return found and {name: None if isnan(value) else value for name, value in vars(found).items()}
+    return {name: None if isnan(value) else value for name, value in vars(found).items()} if found else None
 
 
 def _finite(value: float | None) -> float | None:

@@ -1,25 +1,29 @@
-"""Whether a judge is fit to rank, by a rule with stated numbers, and in a plain sentence."""
+"""Whether a judge is fit to rank methods, by a rule with stated thresholds, and in a plain sentence."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import isfinite, isnan
+from typing import TypeGuard
 
 from harness.judge_audit.measures import detectable_difference, detectable_points
 from harness.statistics.intervals import Interval
 
-MOST_WITHOUT = 0.10  # share of askings without a verdict: more is not a random few
-LEAST_QUESTIONS = 30  # with a verdict: fewer tell nothing
-PAIR_QUESTIONS = 805  # AlpacaEval's, for which the detectable win-rate difference is stated
-RATING_QUESTIONS = 80  # MT-Bench's
+MOST_WITHOUT = 0.10  # largest share of askings without a verdict
+LEAST_QUESTIONS = 30  # fewest questions with a verdict
+PAIR_QUESTIONS = 805  # AlpacaEval's number, for which the detectable win-rate difference is stated
+RATING_QUESTIONS = 80  # MT-Bench's number
 
 Measures = Mapping[str, Interval | None]
 
 
 @dataclass(frozen=True)
 class Fitness:
-    """fit: None where there is too little to tell. difference: from which on the judge ranks: points of win rate (%),
-    or of the rating; None where it does not. cautious: the same at the lower bound of its agreement.
-    reasons: why it is not fit. advice: what to mind where it is."""
+    """Whether a judge is fit to rank.
+
+    fit: None if there is too little data. difference: the smallest difference that the judge detects, in points of win
+    rate (%) or of the rating; None if it is not fit. cautious: the same at the lower bound of its agreement.
+    reasons: why it is not fit. advice: what to watch out for if it is.
+    """
 
     fit: bool | None
     difference: float | None
@@ -34,28 +38,30 @@ class Fitness:
             return f"too little to tell: {'; '.join(self.reasons)}"
         if not self.fit:
             return f"not fit to rank: {'; '.join(self.reasons)}"
-        return "; ".join([self._from_where_on(), *self.advice])
+        return "; ".join([self._smallest_difference(), *self.advice])
 
-    def _from_where_on(self) -> str:
+    def _smallest_difference(self) -> str:
         unit = "points of win rate" if self.questions == PAIR_QUESTIONS else "points of the rating"
-        least = f"{self.cautious:.1f}" if isfinite(self.cautious) else "no difference"
+        cautious = self.cautious
+        least = f"{cautious:.1f}" if cautious is not None and isfinite(cautious) else "no difference"
         return (
             f"fit to rank methods that differ by {self.difference:.1f} {unit} or more ({self.questions} questions; "
             f"{least} at the lower bound of its agreement)"
         )
 
 
-def above(found: Interval | None, bound: float) -> bool:
-    """Whether all of the interval lies above a bound."""
+def above(found: Interval | None, bound: float) -> TypeGuard[Interval]:
+    """Whether the whole interval is above a bound."""
     return found is not None and found.low > bound
 
 
-def below(found: Interval | None, bound: float) -> bool:
+def below(found: Interval | None, bound: float) -> TypeGuard[Interval]:
+    """Whether the whole interval is below a bound."""
     return found is not None and found.high < bound
 
 
 def too_little(questions: int, without: float) -> tuple[bool, tuple[str, ...]]:
-    """Whether there are too few questions to tell, and what is wrong with the share without a verdict."""
+    """Return whether there are too few questions to decide, and the reasons why verdicts do not suffice."""
     reasons = []
     if without > MOST_WITHOUT:
         reasons.append(f"{without:.0%} of what it was asked has no verdict (at most {MOST_WITHOUT:.0%})")
@@ -65,21 +71,22 @@ def too_little(questions: int, without: float) -> tuple[bool, tuple[str, ...]]:
 
 
 def of_pairs(found: Measures, questions: int, without: float) -> Fitness:
-    """The rule for pairs.
+    """Apply the rule for pairs.
 
     Args:
-        found: of `measures.of_pairs`.
-        questions: that have a verdict.
+        found: from `measures.of_pairs`.
+        questions: how many have a verdict.
         without: share of askings without one.
     """
-    few, reasons = too_little(questions, without)
-    reasons = [*reasons]
+    few, doubts = too_little(questions, without)
+    reasons = [*doubts]
     if few:
         return Fitness(None, None, None, PAIR_QUESTIONS, tuple(reasons), ())
-    if above(found["same_place"], 0.5):
-        place = "first" if found["first"] and found["first"].value >= 0.5 else "second"
+    same_place, first, decided = found["same_place"], found["first"], found["decided"]
+    if above(same_place, 0.5):
+        place = "first" if first and first.value >= 0.5 else "second"
         reasons.append(
-            f"the place decides: in {found['same_place'].value:.0%} of pairs the same place wins in both orders, "
+            f"the place decides: in {same_place.value:.0%} of pairs the same place wins in both orders, "
             f"mostly the {place}"
         )
     if not above(found["kappa"], 0):
@@ -88,19 +95,21 @@ def of_pairs(found: Measures, questions: int, without: float) -> Fitness:
     of_one_length = found["better_longer"] is None and found["better_shorter"] is None
     if not (of_one_length or one_sided or above(found["beyond_length"], 0)):
         reasons.append(_about_length(found))
-    if reasons:
+    if reasons or decided is None:  # (a kappa above chance comes from pairs with a decision)
         return Fitness(False, None, None, PAIR_QUESTIONS, tuple(reasons), ())
     if one_sided:
         kind = "shorter" if found["better_shorter"] is None else "longer"
         text = f"no better answer among the labels is the {kind} one, so length may explain its choices"
         return Fitness(None, None, None, PAIR_QUESTIONS, (text,), ())
-    decided = found["decided"]
-    differences = [100 * detectable_difference(share, PAIR_QUESTIONS) for share in (decided.value, decided.low)]
-    return Fitness(True, *differences, PAIR_QUESTIONS, (), _advice(found))
+    difference, cautious = (
+        100 * detectable_difference(share, PAIR_QUESTIONS) for share in (decided.value, decided.low)
+    )
+    return Fitness(True, difference, cautious, PAIR_QUESTIONS, (), _advice(found))
 
 
 def _about_length(found: Measures) -> str:
     longer, shorter, gain = (found[name] for name in ("better_longer", "better_shorter", "longer_gain"))
+    assert longer is not None and shorter is not None
     shares = f"{longer.value:.0%} where the better answer is the longer, {shorter.value:.0%} where it is the shorter"
     if above(gain, 0) or below(gain, 0):
         kind = "longer" if gain.value > 0 else "shorter"
@@ -110,23 +119,23 @@ def _about_length(found: Measures) -> str:
 
 def _advice(found: Measures) -> tuple[str, ...]:
     advice = []
-    if above(found["first"], 0.5) or below(found["first"], 0.5):
-        advice.append(f"use --both-orders: it takes the first answer in {_share(found['first'])}")
-    if above(found["longer_gain"], 0) or below(found["longer_gain"], 0):
-        gain = found["longer_gain"]
+    first, gain, own_gain = found["first"], found["longer_gain"], found["own_gain"]
+    if above(first, 0.5) or below(first, 0.5):
+        advice.append(f"use --both-orders: it takes the first answer in {_share(first)}")
+    if above(gain, 0) or below(gain, 0):
         kind = "longer" if gain.value > 0 else "shorter"
         advice.append(
             f"a method whose answers are always the {kind} ones gains {abs(100 * gain.value):.1f} points by that alone"
         )
-    if above(found["own_gain"], 0):
-        advice.append(f"it prefers its own model's answers by {100 * found['own_gain'].value:.1f} points")
+    if above(own_gain, 0):
+        advice.append(f"it prefers its own model's answers by {100 * own_gain.value:.1f} points")
     return tuple(advice)
 
 
 def of_ratings(found: Measures, questions: int, without: float) -> Fitness:
-    """The rule for ratings; arguments as of `of_pairs`."""
-    few, reasons = too_little(questions, without)
-    reasons = [*reasons]
+    """Apply the rule for ratings (see `of_pairs` for the arguments)."""
+    few, doubts = too_little(questions, without)
+    reasons = [*doubts]
     if few:
         return Fitness(None, None, None, RATING_QUESTIONS, tuple(reasons), ())
     if not above(found["kappa"], 0):
@@ -135,17 +144,19 @@ def of_ratings(found: Measures, questions: int, without: float) -> Fitness:
     if not (of_one_length or above(found["at_equal_length"], 0)):
         shown = _shown("correlation at equal length", found["at_equal_length"])
         reasons.append(f"it is not shown to see more than length ({shown})")
-    if reasons:
+    spread, slope = found["spread"], found["slope"]
+    if reasons or spread is None or slope is None:
         return Fitness(False, None, None, RATING_QUESTIONS, tuple(reasons), ())
-    spread = found["spread"].value
-    slopes = (found["slope"].value, found["slope"].low)
+    length_gain, own_gain = found["length_gain"], found["own_gain"]
     advice = []
-    if above(found["length_gain"], 0) or below(found["length_gain"], 0):
-        advice.append(f"an answer twice as long gets {found['length_gain'].value:+.2f} points for that alone")
-    if above(found["own_gain"], 0):
-        advice.append(f"it gives its own model's answers {found['own_gain'].value:.2f} points more")
-    differences = [detectable_points(slope, spread, RATING_QUESTIONS) for slope in slopes]
-    return Fitness(True, *differences, RATING_QUESTIONS, (), tuple(advice))
+    if above(length_gain, 0) or below(length_gain, 0):
+        advice.append(f"an answer twice as long gets {length_gain.value:+.2f} points for that alone")
+    if above(own_gain, 0):
+        advice.append(f"it gives its own model's answers {own_gain.value:.2f} points more")
+    difference, cautious = (
+        detectable_points(each, spread.value, RATING_QUESTIONS) for each in (slope.value, slope.low)
+    )
+    return Fitness(True, difference, cautious, RATING_QUESTIONS, (), tuple(advice))
 
 
 def _shown(name: str, found: Interval | None) -> str:
@@ -161,10 +172,10 @@ def _share(found: Interval) -> str:
 
 
 def overall(name: str, sets: Mapping[str, Fitness]) -> tuple[bool | None, str]:
-    """Of all label sets: fit where each says so, from the largest difference of each kind on."""
-    unfit = [each for each, fitness in sets.items() if fitness.fit is False]
-    unknown = [each for each, fitness in sets.items() if fitness.fit is None]
-    fit = [each for each, fitness in sets.items() if fitness.fit]
+    """Combine all label sets: fit if each says so, for differences of at least the largest of each kind."""
+    unfit = [label_set for label_set, fitness in sets.items() if fitness.fit is False]
+    unknown = [label_set for label_set, fitness in sets.items() if fitness.fit is None]
+    fit = [label_set for label_set, fitness in sets.items() if fitness.fit]
     if unfit:
         also = f"; fit by {', '.join(fit)}" if fit else ""
         also += f"; too little to tell by {', '.join(unknown)}" if unknown else ""
@@ -176,7 +187,11 @@ def overall(name: str, sets: Mapping[str, Fitness]) -> tuple[bool | None, str]:
         return None, f"{name} is not shown to be fit to rank: too little to tell by {reasons}{also}."
     parts = []
     for questions, unit in ((PAIR_QUESTIONS, "win rate"), (RATING_QUESTIONS, "the rating")):
-        known = [fitness.difference for fitness in sets.values() if fitness.questions == questions]
+        known = [
+            fitness.difference
+            for fitness in sets.values()
+            if fitness.questions == questions and fitness.difference is not None
+        ]
         if known:
             parts.append(f"{max(known):.1f} points of {unit} ({questions} questions)")
     return True, f"{name} is fit to rank methods that differ by {' and by '.join(parts)} or more."

@@ -1,11 +1,11 @@
-"""Labels that a judge is compared with: the built-in sets of a data folder, and a user's own file.
+"""Labels to compare a judge with: the built-in sets of a data folder, and a user's own file.
 
-A set has pairs (a question, two answers, which of them is better) or ratings (a question, an answer, a rating from 1 to
-10). Rows without a usable label are left out and counted.
+A set has pairs (a question, two answers, which is better) or ratings (a question, an answer, a rating from 1 to 10).
+Rows without a usable label are left out and counted.
 """
 
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
@@ -23,9 +23,9 @@ BETTER = {"A": 1.0, "TIE": 0.5, "B": 0.0}  # the label of a pair, as the prefere
 PAIR_COLUMNS = ("question", "answer_a", "answer_b", "label")
 RATING_COLUMNS = ("question", "answer", "rating")
 OPTIONAL_COLUMNS = ("model", "model_a", "model_b")
-AUTO_J = {0: 1.0, 1: 0.0, 2: 0.5}  # its label: response 1 or 2 is better, or a tie
+AUTO_J = {0: 1.0, 1: 0.0, 2: 0.5}  # its labels: response 1 is better, response 2 is better, or a tie
 LLMBAR = {1: 1.0, 2: 0.0}
-ATTACKS = ("NullModel",)  # answers that attack AlpacaEval's annotator (Zheng et al. 2024): its labels there are wrong
+ATTACKS = ("NullModel",)  # answers that attack AlpacaEval's annotator (Zheng et al. 2024), so its labels are wrong
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Rated:
 
 @dataclass(frozen=True)
 class LabelSet:
-    """Labels of one source.
+    """Labels from one source.
 
-    by: who gave the labels. rows: all Pair or all Rated. left_out: reason -> number of rows without a usable label.
-    protocol: how a judge is asked: "pairs" or "ratings" (the harness's own prompts), or a benchmark's, by its name.
-    context: what the protocol of a benchmark needs, by its own names.
+    by: who gave the labels. rows: all LabelledPair or all Rated. left_out: reason -> number of rows without a usable
+    label. protocol: how a judge is asked: "pairs" or "ratings" (our own prompts), or the name of a benchmark.
+    context: what the benchmark's protocol needs.
     """
 
     name: str
@@ -78,10 +78,10 @@ class LabelSet:
         return isinstance(self.rows[0], LabelledPair)
 
 
-def sample(labels: LabelSet, limit: int, seed: int) -> Sequence[LabelledPair] | Sequence[Rated]:
-    """At most `limit` units of a set, drawn at random without replacement, in the set's own order.
+def sample(labels: LabelSet, limit: int, seed: int) -> Sequence[LabelledPair | Rated]:
+    """Draw at most `limit` units of a set at random without replacement; they keep the set's order.
 
-    A larger sample has all of a smaller one in it: what was judged for the smaller one is not asked again.
+    A larger sample includes a smaller one, so that what was judged for the smaller one is not asked again.
     """
     units = list(dict.fromkeys(row.unit for row in labels.rows))
     random.Random(f"{seed}/{labels.name}").shuffle(units)
@@ -90,13 +90,13 @@ def sample(labels: LabelSet, limit: int, seed: int) -> Sequence[LabelledPair] | 
 
 
 def load_sets(data_dir: Path, names: Sequence[str]) -> tuple[list[LabelSet], list[str]]:
-    """The built-in sets of a data folder, and a text for each that is absent.
+    """Return the built-in sets of a data folder, and a text for each missing one.
 
     Args:
-        names: the sets that were asked for by name, which must be there; empty for all that are.
+        names: sets that must be there; empty means all that are.
 
     Raises:
-        UserError: for an unknown name, a set that is absent though it was named, a malformed row, or no set at all.
+        UserError: for an unknown name, a named set that is missing, a malformed row, or no set at all.
     """
     if unknown := [name for name in names if name not in BUILT_IN]:
         raise unknown_name("label set", unknown[0], BUILT_IN)
@@ -107,20 +107,20 @@ def load_sets(data_dir: Path, names: Sequence[str]) -> tuple[list[LabelSet], lis
         else:
             absent.append(f"{name}: no {' or '.join(PLACES[name])} in {data_dir}")
     if names and absent:
-        raise UserError(f"label set {absent[0]}: fetch its files, or leave it out of --label-sets")
+        raise UserError(f"label set {absent[0]}: fetch its files, or remove it from --label-sets")
     if not found:
         raise UserError(f"no label set in {data_dir} ({'; '.join(absent)}): give --data-dir, or --labels FILE")
     return found, absent
 
 
 def _matching(folder: Path, pattern: str) -> list[Path]:
-    """Plain files, or their .gz where there is no plain one."""
+    """Return plain files, and .gz files that have no plain version."""
     plain = sorted(folder.glob(pattern))
     return plain + [path for path in sorted(folder.glob(f"{pattern}.gz")) if path.with_suffix("") not in plain]
 
 
 def _llmbar(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
-    """LLMBar (Zeng et al. 2024): pairs that people agree on; one output follows the instruction, the other does not."""
+    """Read LLMBar (Zeng et al. 2024): pairs that people agree on; only one output follows the instruction."""
     pairs = []
     for path in paths:
         located = files.read_located_rows(path, input=str, output_1=str, output_2=str, label=int)
@@ -131,7 +131,7 @@ def _llmbar(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
 
 
 def _auto_j(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
-    """The test pairs of auto-j (Li et al. 2023), labelled by people, ties among them."""
+    """Read the test pairs of auto-j (Li et al. 2023), labelled by people, including ties."""
     fields = {"prompt": str, "response 1": str, "response 2": str, "label": int}
     pairs = [
         LabelledPair(
@@ -141,13 +141,13 @@ def _auto_j(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
             row["response 2"],
             _looked_up(AUTO_J, row["label"], "label", where),
         )
-        for number, (where, row) in enumerate(files.read_located_rows(paths[0], **fields))
+        for number, (where, row) in enumerate(files.checked_rows(paths[0], fields))
     ]
     return _of_pairs(name, "people", "pairs", pairs)
 
 
 def _alpaca_eval(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
-    """AlpacaEval's published annotations: A is the reference, B the model's output; a preference above 1.5 is for B."""
+    """Read AlpacaEval's published annotations: A is the reference, B the model's output; above 1.5 prefers B."""
     pairs, unlabelled, attacks = [], 0, 0
     for path in paths:
         model = path.name.removesuffix(".gz").removesuffix(".json")
@@ -163,7 +163,8 @@ def _alpaca_eval(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
             if type(preference) not in (int, float) or not 1 <= preference <= 2:
                 raise UserError(f"{where}: field 'preference' must be a number from 1 to 2, not {preference!r:.60}")
             label = 0.5 if preference == 1.5 else float(preference < 1.5)
-            names = [each if isinstance(each := row.get(f"generator_{side}"), str) else None for side in (1, 2)]
+            named = (row.get("generator_1"), row.get("generator_2"))
+            names = [generator if isinstance(generator, str) else None for generator in named]
             texts = (row["instruction"], row["output_1"], row["output_2"])
             pairs.append(LabelledPair(f"{model}/{number}", *texts, label, *names))
     left_out = {"without a label": unlabelled, "answers that attack the annotator": attacks}
@@ -182,7 +183,7 @@ def _of_pairs(
 
 
 def _mt_bench(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
-    """GPT-4's ratings of MT-Bench answers; several of one answer count as their mean, as in FastChat."""
+    """Read GPT-4's ratings of MT-Bench answers; several ratings of one answer are averaged, as in FastChat."""
     from harness.benchmarks.mt_bench import MTBench
 
     items = {item["id"]: item for item in MTBench().load(data_dir, Settings())}
@@ -224,8 +225,8 @@ def _mt_bench(name: str, data_dir: Path, paths: Sequence[Path]) -> LabelSet:
     )
 
 
-def _mt_bench_answers(data_dir: Path, items: dict[str, dict]) -> dict[tuple[str, str], list[str]]:
-    """(model, question id) -> the answers of both turns, from FastChat's answer files."""
+def _mt_bench_answers(data_dir: Path, items: Collection[str]) -> dict[tuple[str, str], list[str]]:
+    """Return (model, question id) -> the answers of both turns, from FastChat's answer files."""
     answers = {}
     for path in _matching(data_dir, "mt_bench/model_answer*/*.jsonl"):
         for where, row in files.read_located_rows(path, True, question_id=int, choices=list):
@@ -263,13 +264,13 @@ BUILT_IN: dict[str, Callable[[str, Path, Sequence[Path]], LabelSet]] = {
 
 
 def read_labels(path: Path) -> LabelSet:
-    """A user's own labels, in any format of `harness.files.rows`.
+    """Read a user's own labels, in any format of `harness.files.rows`.
 
     Pairs have the columns question, answer_a, answer_b and label (A, B or tie), and may have model_a and model_b;
-    ratings have question, answer and rating (1 to 10), and may have model. Other columns are not read.
+    ratings have question, answer and rating (1 to 10), and may have model. Other columns are ignored.
 
     Raises:
-        UserError: for a row of another form, naming file, line and field.
+        UserError: for a malformed row, naming file, line and field.
     """
     located = list(rows.located(path, (*PAIR_COLUMNS, *RATING_COLUMNS, *OPTIONAL_COLUMNS)))
     if not located:
@@ -325,5 +326,5 @@ def _text(where: str, row: Any, name: str) -> str:
 
 
 def _name(where: str, row: dict, name: str) -> str | None:
-    """A model's name, None where there is none."""
+    """Return a model's name, None if there is none."""
     return _text(where, row, name).strip() or None if row.get(name) is not None else None

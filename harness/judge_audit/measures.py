@@ -1,11 +1,11 @@
-"""What verdicts and labels have in common, as pure functions with intervals.
+"""Agreement between verdicts and labels, as pure functions with intervals.
 
-Every measure is a function of sums over askings. Questions are resampled (all pairs of a question together), so a
-measure's 95 % interval is the percentile interval of that function over resampled sums: one product of matrices.
+Each measure is a function of sums over askings. Questions are resampled (all pairs of a question together), so a
+measure's 95 % interval is the percentile interval of that function over resampled sums: one matrix product.
 A verdict on a pair is the preference for answer A: 1, 0.5 for a tie, 0, and NaN without a verdict.
 
-Cohen's kappa of pairs is scikit-learn's and Krippendorff's alpha NLTK's; the formulas here resample them, and tests
-hold them to the libraries.
+Cohen's kappa of pairs comes from scikit-learn and Krippendorff's alpha from NLTK; the formulas here resample them, and
+tests compare them with the libraries.
 """
 
 from collections.abc import Callable
@@ -28,11 +28,11 @@ Formula = Callable[[np.ndarray], np.ndarray]  # sums (..., m) -> a number (...)
 
 @dataclass(frozen=True)
 class Choices:
-    """What a judge made of n pairs.
+    """A judge's verdicts on n pairs.
 
-    labels: (n,) preferences for A. choices: (n, 2), the judge's, with A shown first and with B shown first.
-    a_longer: (n,) 1 where A has more characters, -1 where B has, 0 where they are equal.
-    a_own: (n,) 1 where A alone is by the judge's own model, -1 where B alone is, else 0.
+    labels: (n,) preferences for A. choices: (n, 2) the judge's, with A shown first and with B shown first.
+    a_longer: (n,) 1 if A has more characters, -1 if B has, 0 if they are equal.
+    a_own: (n,) 1 if only A is by the judge's own model, -1 if only B is, else 0.
     questions: (n,) from 0, equal for pairs of the same question.
     """
 
@@ -45,10 +45,10 @@ class Choices:
 
 @dataclass(frozen=True)
 class Ratings:
-    """What a judge made of n answers.
+    """A judge's ratings of n answers.
 
-    labels, ratings: (n,), the ratings NaN without a verdict. lengths: (n,) characters. own: (n,) whether the answer is
-    by the judge's own model. questions: (n,) from 0, equal for answers to the same question.
+    labels, ratings: (n,) the ratings are NaN without a verdict. lengths: (n,) characters. own: (n,) whether the answer
+    is by the judge's own model. questions: (n,) from 0, equal for answers to the same question.
     """
 
     labels: np.ndarray
@@ -59,13 +59,13 @@ class Ratings:
 
 
 def interval(terms: np.ndarray, questions: np.ndarray, formula: Formula) -> Interval | None:
-    """The value of a formula with its bootstrap interval over questions.
+    """Compute the value of a formula with its bootstrap interval over questions.
 
     Args:
         terms: (n, m) what each row adds to the sums.
 
     Returns:
-        None where the formula has no value. low and high are NaN for fewer than two questions.
+        None if the formula has no value. low and high are NaN for fewer than two questions.
     """
     number = int(questions.max()) + 1 if len(questions) else 0
     sums = np.zeros((number, terms.shape[1]))
@@ -86,12 +86,13 @@ def interval(terms: np.ndarray, questions: np.ndarray, formula: Formula) -> Inte
 
 
 def ratio(sums: np.ndarray) -> np.ndarray:
+    """Divide the first sum by the second."""
     return sums[..., 0] / sums[..., 1]
 
 
 def weighted_kappa(counts: np.ndarray) -> np.ndarray:
-    """Cohen's kappa of confusion counts (..., 9) of labels x choices over CATEGORIES, linearly weighted (Cohen 1968):
-    a tie is half a disagreement. 0: as two that agree by chance."""
+    """Compute Cohen's kappa from confusion counts (..., 9) of labels x choices over CATEGORIES, linearly weighted
+    (Cohen 1968): a tie is half a disagreement. 0 means agreement by chance."""
     table = counts.reshape(*counts.shape[:-1], 3, 3)
     total = table.sum((-2, -1))
     expected = table.sum(-1)[..., :, None] * table.sum(-2)[..., None, :] / total[..., None, None]
@@ -100,10 +101,10 @@ def weighted_kappa(counts: np.ndarray) -> np.ndarray:
 
 
 def nominal_alpha(counts: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha of the same counts, nominal: two coders (label and judge), a tie as a category of its own.
+    """Compute Krippendorff's nominal alpha from the same counts: two coders (label and judge), ties as a category.
 
-    1 - D_o / D_e with D_o the share of units that differ and D_e = sum over c != k of n_c n_k / (n (n - 1)), n values
-    in all, n_c of category c (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).
+    1 - D_o / D_e with D_o the share of units that differ and D_e = sum over c != k of n_c n_k / (n (n - 1)) for n
+    values, n_c of category c (Krippendorff, Computing Krippendorff's Alpha-Reliability, 2011).
     """
     table = counts.reshape(*counts.shape[:-1], 3, 3)
     units = table.sum((-2, -1))
@@ -115,46 +116,46 @@ def nominal_alpha(counts: np.ndarray) -> np.ndarray:
 
 
 def concordance(sums: np.ndarray) -> np.ndarray:
-    """Cohen's kappa with quadratic weights on the ratings' own scale, of `moments`: 1 - E[(x - y)^2] / (var x + var y +
-    (mean x - mean y)^2). It equals Lin's concordance coefficient, and takes ratings such as 9.5."""
+    """Compute Cohen's kappa with quadratic weights on the ratings' own scale from `moments`: 1 - E[(x - y)^2] /
+    (var x + var y + (mean x - mean y)^2). It equals Lin's concordance coefficient, and supports ratings such as 9.5."""
     n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
     return 1 - ((xx - 2 * xy + yy) / n) / ((xx + yy) / n - 2 * x * y / n**2)
 
 
 def interval_alpha(sums: np.ndarray) -> np.ndarray:
-    """Krippendorff's alpha of `moments`, interval scale: D_o = sum (x - y)^2 / U of U units, and D_e the mean squared
-    difference of all pairs of the 2U pooled values."""
+    """Compute Krippendorff's alpha from `moments`, interval scale: D_o = sum (x - y)^2 / U for U units, and D_e is the
+    mean squared difference of all pairs of the 2U pooled values."""
     units, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
-    n = 2 * units
+    n: np.ndarray = 2 * units
     expected = 2 * (n * (xx + yy) - (x + y) ** 2) / (n * (n - 1))
     return 1 - ((xx - 2 * xy + yy) / units) / expected
 
 
 def slope(sums: np.ndarray) -> np.ndarray:
-    """Of the least-squares line of the judge's ratings y on the labels x, from `moments`."""
+    """Compute the slope of the least-squares line of ratings y on labels x, from `moments`."""
     n, x, y, xx, _, xy = (sums[..., place] for place in range(6))
     return (n * xy - x * y) / (n * xx - x**2)
 
 
 def correlation(sums: np.ndarray) -> np.ndarray:
-    """Pearson's, from `moments`."""
+    """Compute Pearson's correlation from `moments`."""
     n, x, y, xx, yy, xy = (sums[..., place] for place in range(6))
     return (n * xy - x * y) / np.sqrt((n * xx - x**2) * (n * yy - y**2))
 
 
 def partial_correlation(sums: np.ndarray) -> np.ndarray:
-    """Of labels and ratings at equal length, from moments of (x, y), (x, l) and (y, l), 6 each."""
+    """Compute the correlation of labels and ratings at equal length, from moments of (x, y), (x, l), (y, l), 6 each."""
     xy, xl, yl = (correlation(sums[..., 6 * place : 6 * place + 6]) for place in range(3))
     return (xy - xl * yl) / np.sqrt((1 - xl**2) * (1 - yl**2))
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """(n, 6): 1, x, y, x^2, y^2, xy of each row."""
+    """Return (n, 6): 1, x, y, x^2, y^2, xy of each row."""
     return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
 
 
 def detectable_difference(agreement: float, questions: int, power: float = POWER, level: float = LEVEL) -> float:
-    """The smallest true difference between two win rates that a judge shows as significant, as a share.
+    """Return the smallest true difference between two win rates that a judge shows as significant, as a share.
 
     A judge that agrees with the truth on a share q of pairs, whichever answer is better, turns a true win rate w into
     q w + (1 - q)(1 - w) = (1 - q) + (2q - 1) w: differences shrink by 2q - 1 (Rogan and Gladen, Am. J. Epidemiol. 107,
@@ -167,7 +168,7 @@ def detectable_difference(agreement: float, questions: int, power: float = POWER
     the real standard error smaller: d is on the safe side.
 
     Returns:
-        inf where the judge agrees with half of the pairs or fewer.
+        inf if the judge agrees with half of the pairs or fewer.
     """
     if not agreement > 0.5:
         return inf
@@ -175,10 +176,10 @@ def detectable_difference(agreement: float, questions: int, power: float = POWER
 
 
 def detectable_points(slope: float, spread: float, questions: int, power: float = POWER, level: float = LEVEL) -> float:
-    """The same for mean ratings, in points of the labels: (z + z) * sqrt(2 s^2 / n) / slope.
+    """Return the smallest detectable difference of mean ratings, in the labels' points: (z + z) * sqrt(2 s^2 / n) / b.
 
     Args:
-        slope: of the judge's ratings on the labels: a true difference of one point shows as this much.
+        slope: b of the judge's ratings on the labels: a true difference of one point shows as this much.
         spread: s, the standard deviation of the judge's ratings.
     """
     if not slope > 0:
@@ -193,16 +194,16 @@ def _flat(choices: Choices) -> tuple[np.ndarray, ...]:
 
 
 def of_pairs(choices: Choices) -> dict[str, Interval | None]:
-    """All measures of a judge's choices; None where one has no value.
+    """Compute all measures of a judge's choices; None for those without a value.
 
-    agreement: share of askings that agree with the label, half for a tie on one side alone. decided: the same where the
-    label is no tie. kappa, alpha: of labels and choices. ties: share of verdicts that are ties.
-    first: share of choices (ties apart) for the answer shown first. same_place: share of pairs, decided in both orders,
-    in which the same place won both times. consistent: share of pairs with the same verdict in both orders.
-    better_longer, better_shorter: agreement where the better answer is the longer, and the shorter one.
-    beyond_length: better_longer + better_shorter - 1; 0 for every judge whose choice depends on which answer is longer,
-        and on nothing else, whatever the labels (Youden's J of "the longer answer is better").
-    longer_gain: (better_longer - better_shorter) / 2, the win rate that a method of equal quality gains by answers that
+    agreement: share of askings that agree with the label; a tie on one side only counts half. decided: the same for
+    labels that are not ties. kappa, alpha: of labels and choices. ties: share of verdicts that are ties.
+    first: share of choices (without ties) for the answer shown first. same_place: share of pairs, decided in both
+    orders, in which the same place won both times. consistent: share of pairs with the same verdict in both orders.
+    better_longer, better_shorter: agreement if the better answer is the longer one, and the shorter one.
+    beyond_length: better_longer + better_shorter - 1; 0 for any judge whose choice depends only on which answer is
+        longer, whatever the labels (Youden's J of "the longer answer is better").
+    longer_gain: (better_longer - better_shorter) / 2, the win rate that a method of equal quality gains if its answers
         are always the longer ones.
     own_gain: how much more often the judge prefers its own model's answers than the labels do.
     """
@@ -255,13 +256,13 @@ def of_pairs(choices: Choices) -> dict[str, Interval | None]:
 
 
 def of_ratings(ratings: Ratings) -> dict[str, Interval | None]:
-    """All measures of a judge's ratings; None where one has no value.
+    """Compute all measures of a judge's ratings; None for those without a value.
 
     kappa: Cohen's, quadratically weighted. alpha: Krippendorff's, interval scale. correlation: Pearson's.
     at_equal_length: the partial correlation with the labels, given the logarithm of the length.
     bias: mean of rating - label. slope: of ratings on labels. spread: standard deviation of the ratings.
-    length_gain: points that the judge adds to the label when an answer is twice as long.
-    own_gain: mean of rating - label of the judge's own answers, less that of others'.
+    length_gain: points that the judge adds to the label if an answer is twice as long.
+    own_gain: mean of rating - label for the judge's own answers, minus that for others.
     """
     known = ~np.isnan(ratings.ratings)
     label, rating, questions = ratings.labels[known], ratings.ratings[known], ratings.questions[known]
@@ -293,7 +294,7 @@ def of_ratings(ratings: Ratings) -> dict[str, Interval | None]:
 
 
 def library_kappa(labels: np.ndarray, choices: np.ndarray) -> float:
-    """Cohen's kappa of pairs by scikit-learn: labels x choices over CATEGORIES, linear weights."""
+    """Compute Cohen's kappa of pairs by scikit-learn: labels x choices over CATEGORIES, linear weights."""
     from sklearn.metrics import cohen_kappa_score
 
     places = [np.searchsorted(CATEGORIES, each) for each in (labels, choices)]
@@ -301,7 +302,7 @@ def library_kappa(labels: np.ndarray, choices: np.ndarray) -> float:
 
 
 def library_alpha(labels: np.ndarray, given: np.ndarray, *, on_scale: bool) -> float:
-    """Krippendorff's alpha of two coders by NLTK: on an interval scale, or of categories."""
+    """Compute Krippendorff's alpha of two coders by NLTK, on an interval scale or for categories."""
     from nltk.metrics.agreement import AnnotationTask
     from nltk.metrics.distance import binary_distance, interval_distance
 
@@ -311,5 +312,5 @@ def library_alpha(labels: np.ndarray, given: np.ndarray, *, on_scale: bool) -> f
 
 
 def _valued(found: Interval | None, library: Callable[[], float]) -> Interval | None:
-    """The interval with the library's value, where there is one: degenerate data have none."""
+    """Return the interval with the library's value, if there is one: degenerate data have none."""
     return found and replace(found, value=library())

@@ -1,7 +1,7 @@
-"""A finished run's stored answers, judged by another judge, beside the judgments that the run has.
+"""A finished run's stored answers, judged by a second judge and compared with the run's own judgments.
 
-Nothing of the run is changed and no answer is made again. What the other judge says is kept in rejudged/JUDGE in the
-run folder: its log, judgments and scores, and a table whose columns name both judges. Their scores are never pooled.
+The run does not change, and no answer is generated again. The second judge's log, judgments and scores, and a table
+whose columns name both judges, are kept in rejudged/JUDGE in the run folder. Their scores are never pooled.
 """
 
 from collections.abc import Sequence
@@ -30,23 +30,23 @@ from harness.statistics.intervals import Difference, Interval
 from harness.tables.build import grid_of
 from harness.tables.markdown import escape
 
-MOST_FAILED = 0.02  # share of the judgments of an arm: with more, scores are not compared
+MOST_FAILED = 0.02  # largest share of an arm's judgments that may fail before scores are not compared
 REPORT = "rejudged.json"
 
 
 def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
-    """Judges the stored answers of a finished run; what was judged before is not asked again.
+    """Judge the stored answers of a finished run; what was judged before is not asked again.
 
     Args:
-        given: the experiment that holds the options of the other judge, and no others of it count.
+        given: the experiment that holds the options of the second judge; its other options are ignored.
 
     Returns:
-        run, judges (of the run, the other), folder, left_out (benchmarks without a judge), benchmarks (see `compared`),
-        verdict; written to rejudged/JUDGE/rejudged.json too.
+        run, judges (the run's and the second), folder, left_out (benchmarks without a judge), benchmarks (see
+        `compared`), verdict; also written to rejudged/JUDGE/rejudged.json.
 
     Raises:
-        UserError: for no judge, a run that is not finished or has no judged benchmark, answers or questions that are
-            not those of the run any more, and a judge that cannot be reached.
+        UserError: for no judge, a run that is not finished or has no judged benchmark, answers or questions that have
+            changed since the run, and a judge that cannot be reached.
         Stopped: for SIGINT and SIGTERM.
     """
     check_given(given)
@@ -72,7 +72,7 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
             "run": str(run_folder),
             "folder": str(root.path),
             "judge": judge.name,
-            "endpoint": getattr(judge, "endpoint", None),
+            "endpoint": judge.endpoint,
             "left_out": left_out,
             "benchmarks": benchmarks,
             "verdict": " ".join(each["verdict"] for each in benchmarks),
@@ -84,16 +84,17 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
 
 
 def _judged(experiment: Experiment, inputs: Inputs, run_folder: Path) -> tuple[list[Scoring], list[str]]:
-    """What has judgments; and the names of the benchmarks that need no judge."""
+    """Return what has judgments, and the names of the benchmarks that need no judge."""
     scorings = [scoring for arm in arms_of(experiment, RunFolder(run_folder)) for scoring in arm.scorings(inputs)]
-    left_out = dict.fromkeys(each.name for each in scorings if not each.benchmark.needs_judge)
-    return [each for each in scorings if each.benchmark.needs_judge], list(left_out)
+    left_out = dict.fromkeys(scoring.name for scoring in scorings if not scoring.benchmark.needs_judge)
+    return [scoring for scoring in scorings if scoring.benchmark.needs_judge], list(left_out)
 
 
 def _check_answers(scoring: Scoring) -> None:
-    """
+    """Check that answers and questions are those that the run has judged.
+
     Raises:
-        UserError: when answers or questions are not those that the run has judged.
+        UserError: when they are not.
     """
     folder, step = scoring.folder, scoring.samples_step
     mark = folder.mark(step)
@@ -104,22 +105,24 @@ def _check_answers(scoring: Scoring) -> None:
     folder.check(step)
     if mark.depends_on["questions"] != store.digest(scoring.items):
         raise UserError(
-            f"{folder.path}: the questions of {scoring.name} are not those that were answered: put the files of "
-            f"{scoring.inputs.data_dir} back"
+            f"{folder.path}: the questions of {scoring.name} are not those that were answered: restore the files of "
+            f"{scoring.inputs.data_dir}"
         )
 
 
 def _score(scoring: Scoring, judge: Judge, root: RunFolder) -> Score:
-    """By the other judge; read where it was judged so before."""
+    """Return the score by the second judge; it is read if it was judged before."""
     arm = scoring.arm
+    answered = scoring.folder.mark(scoring.samples_step)
+    assert answered is not None, "_check_answers comes first"
     folder = root.arm(arm.name, arm.seed)
     score_file = folder.score(scoring.name)
     judgments_file = folder.judgments(scoring.name)
     roots = (sources.SCORING, sources.Part.of(scoring.benchmark, sources.ANSWERS), type(judge).__module__)
     depends_on = {
-        "samples": list(scoring.folder.mark(scoring.samples_step).files.values()),
+        "samples": list(answered.files.values()),
         "judge": judge.name,
-        "endpoint": getattr(judge, "endpoint", None),
+        "endpoint": judge.endpoint,
         "judging": asdict(scoring.judging),
         "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
         "code": sources.digest(*roots),
@@ -140,21 +143,22 @@ def _score(scoring: Scoring, judge: Judge, root: RunFolder) -> Score:
 
 
 def _check_failed(label: str, score: Score, asked: int, judgments: Sequence[dict]) -> None:
-    """
+    """Check how many judgments failed.
+
     Raises:
-        UserError: when more judgments failed than may be left out.
+        UserError: when more failed than MOST_FAILED allows.
     """
     if score.missing > MOST_FAILED * asked:
         error = next((row["error"] for row in judgments if row.get("error")), "no reply")
         raise UserError(
-            f"{label}, {score.benchmark}: {score.missing} of {asked} judgments failed ({error}): the same command asks "
-            "for these again, and keeps the others"
+            f"{label}, {score.benchmark}: {score.missing} of {asked} judgments failed ({error}): run the same "
+            "command again to retry these; the others are kept"
         )
 
 
 @dataclass(frozen=True)
 class RejudgedColumn:
-    """Scores of all methods on a benchmark by one judge."""
+    """The scores of all methods on a benchmark by one judge."""
 
     judge: str | None
     grids: dict[str, Grid]
@@ -162,38 +166,44 @@ class RejudgedColumn:
     missing: dict[str, int]
     unparsed: dict[str, int]
 
+    def interval(self, method: str) -> Interval:
+        """Return the interval of a method that has one."""
+        if (interval := self.intervals[method]) is None:
+            raise KeyError(method)
+        return interval
+
     @classmethod
     def of(cls, scores: dict[str, dict[int, Score]]) -> "RejudgedColumn":
         judges = dict.fromkeys(score.judge for by_seed in scores.values() for score in by_seed.values())
         grids = {method: grid_of(by_seed) for method, by_seed in scores.items()}
-        found = dict(zip(grids, intervals.intervals(list(grids.values())), strict=True))
+        by_method = dict(zip(grids, intervals.intervals(list(grids.values())), strict=True))
         missing, unparsed = (
             {method: sum(getattr(score, name) for score in by_seed.values()) for method, by_seed in scores.items()}
             for name in ("missing", "unparsed")
         )
-        return cls(" and ".join(sorted(filter(None, judges))) or None, grids, found, missing, unparsed)
+        return cls(" and ".join(sorted(filter(None, judges))) or None, grids, by_method, missing, unparsed)
 
 
 def compared(name: str, before: dict[str, dict[int, Score]], after: dict[str, dict[int, Score]]) -> dict[str, Any]:
-    """One benchmark by two judges.
+    """Compare two judges on one benchmark.
 
     Args:
-        before, after: method -> seed -> score, by the run's judge and by the other.
+        before, after: method -> seed -> score, by the run's judge and by the second.
 
     Returns:
         benchmark, metric, judges (2 names), methods: a row for each with method, and by judge value, interval, rank,
-        missing and unparsed; tau, p_value (Kendall's tau-b between the two orders, exact where there are no ties),
-        changed (methods with another rank), reversed (pairs that the judges order differently: better by the first,
-        better by the second, distinguished: each judge's 95 % interval of the difference excludes 0), holds, verdict.
+        missing and unparsed; tau, p_value (Kendall's tau-b between the two orders, exact without ties), changed
+        (methods whose rank differs), reversed (pairs that the judges order differently: better by the first, better by
+        the second, distinguished: each judge's 95 % interval of the difference excludes 0), holds, verdict.
     """
     first, second = RejudgedColumn.of(before), RejudgedColumn.of(after)
     methods = [method for method in before if first.intervals[method] and second.intervals[method]]
     without = [method for method in before if method not in methods]
-    values = [[each.intervals[method].value for method in methods] for each in (first, second)]
-    places = [ranks(each) for each in values]
+    values = [[column.interval(method).value for method in methods] for column in (first, second)]
+    places = [ranks(by_judge) for by_judge in values]
     tau, p_value = kendall(*values)
     rows = [
-        {"method": method, "by": [_cell(each, method, places[i][place]) for i, each in enumerate((first, second))]}
+        {"method": method, "by": [_cell(column, method, places[i][place]) for i, column in enumerate((first, second))]}
         for place, method in enumerate(methods)
     ]
     exchanged = _reversed(methods, values, first, second)
@@ -214,25 +224,25 @@ def compared(name: str, before: dict[str, dict[int, Score]], after: dict[str, di
 
 
 def ranks(values: Sequence[float]) -> list[int]:
-    """1 for the highest; equal values share the better rank."""
+    """Return ranks, 1 for the highest value; equal values share the better rank."""
     return [1 + sum(other > value for other in values) for value in values]
 
 
 def kendall(first: Sequence[float], second: Sequence[float]) -> tuple[float | None, float | None]:
-    """Kendall's tau-b and its two-sided p-value, (None, None) where there are fewer than two, or all are equal."""
+    """Return Kendall's tau-b and its two-sided p-value; (None, None) for fewer than two values, or all equal."""
     if len(first) < 2 or len(set(first)) < 2 or len(set(second)) < 2:
         return None, None
     from scipy.stats import kendalltau
 
-    found = kendalltau(first, second)
-    return float(found.statistic), float(found.pvalue)
+    result = kendalltau(first, second)
+    return float(result.statistic), float(result.pvalue)
 
 
 def _cell(judged: RejudgedColumn, method: str, rank: int) -> dict[str, Any]:
-    found = judged.intervals[method]
+    interval = judged.interval(method)
     return {
-        "value": found.value,
-        "interval": [found.low, found.high],
+        "value": interval.value,
+        "interval": [interval.low, interval.high],
         "rank": rank,
         "missing": judged.missing[method],
         "unparsed": judged.unparsed[method],
@@ -242,19 +252,19 @@ def _cell(judged: RejudgedColumn, method: str, rank: int) -> dict[str, Any]:
 def _reversed(
     methods: Sequence[str], values: list[list[float]], first: RejudgedColumn, second: RejudgedColumn
 ) -> list[dict[str, Any]]:
-    """Pairs of methods in which one judge has the one ahead, and the other judge the other."""
+    """Return the pairs of methods that the judges order differently."""
     rows = []
     for i, j in combinations(range(len(methods)), 2):
         if (values[0][i] - values[0][j]) * (values[1][i] - values[1][j]) < 0:
             ahead, behind = (methods[i], methods[j]) if values[0][i] > values[0][j] else (methods[j], methods[i])
-            sides = [(each.grids[ahead], each.grids[behind]) for each in (first, second)]
-            clear = [_excludes_0(found) for found in intervals.differences(sides)]
+            sides = [(column.grids[ahead], column.grids[behind]) for column in (first, second)]
+            clear = [_excludes_0(difference) for difference in intervals.differences(sides)]
             rows.append({"first": ahead, "second": behind, "distinguished": clear})
     return rows
 
 
-def _excludes_0(found: Difference | None) -> bool:
-    return found is not None and (found.low > 0 or found.high < 0)
+def _excludes_0(difference: Difference | None) -> bool:
+    return difference is not None and (difference.low > 0 or difference.high < 0)
 
 
 def _verdict(report: dict[str, Any]) -> str:
@@ -266,22 +276,22 @@ def _verdict(report: dict[str, Any]) -> str:
     shown = "has no value" if tau is None else f"is {tau:.2f}"
     if report["holds"]:
         return f"{name}: the order of the {len(methods)} methods holds (Kendall's tau {shown})."
-    ranks_by = {row["method"]: [each["rank"] for each in row["by"]] for row in methods}
+    ranks_by = {row["method"]: [cell["rank"] for cell in row["by"]] for row in methods}
     moves = ", ".join(f"{method} {ranks_by[method][0]} to {ranks_by[method][1]}" for method in report["changed"])
     pairs = len(methods) * (len(methods) - 1) // 2
-    contradictions = [each for each in report["reversed"] if all(each["distinguished"])]
+    contradictions = [pair for pair in report["reversed"] if all(pair["distinguished"])]
     text = (
         f"{name}: the order of the {len(methods)} methods does not hold (Kendall's tau {shown}): ranks changed: "
         f"{moves}; {len(report['reversed'])} of {pairs} pairs are reversed"
     )
     if contradictions:
-        listed = ", ".join(f"{each['first']} and {each['second']}" for each in contradictions)
+        listed = ", ".join(f"{pair['first']} and {pair['second']}" for pair in contradictions)
         return f"{text}, and both judges are sure of theirs (95 %) in {len(contradictions)}: {listed}."
     return f"{text}, none of them where both judges are sure (95 %)." if report["reversed"] else f"{text}."
 
 
 def to_markdown(report: dict[str, Any]) -> str:
-    """The report as a document: a table for each benchmark, the judges' columns side by side."""
+    """Write the report as a document: a table per benchmark, with the judges' columns side by side."""
     parts = [f"# {escape(Path(report['run']).name)}, judged twice"]
     for each in report["benchmarks"]:
         parts.append(f"## {escape(each['benchmark'])}: {escape(each['metric'])}")

@@ -1,4 +1,4 @@
-"""One audit with its folder: judge, labels, report. What the judge said is kept there, so that an audit can go on."""
+"""One audit with its folder: judge, labels, report. The judge's replies are kept there, so an audit can be resumed."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,14 +27,14 @@ def run_audit(
     seed: int,
     own: Sequence[str],
 ) -> dict[str, Any]:
-    """The report of `audit`, with the sets that are "absent"; it is written to audits/JUDGE/audit.json too.
+    """Return the report of `audit`, with the "absent" sets; it is also written to audits/JUDGE/audit.json.
 
     Args:
-        labels: a user's own, instead of the sets of `data_dir`.
-        names: sets of `data_dir`; empty for all that are there.
+        labels: a user's own labels, instead of the sets of `data_dir`.
+        names: sets of `data_dir`; empty means all that are there.
 
     Raises:
-        UserError: for no judge, labels that cannot be used, or a judge that cannot be reached.
+        UserError: for no judge, unusable labels, or a judge that cannot be reached.
         Stopped: for SIGINT and SIGTERM.
     """
     check_given(experiment)

@@ -1,1 +1,1 @@
-"""Speed and memory next to what others have, measured side by side: `harness bench`."""
+"""Speed and memory measured side by side with other implementations: `harness bench`."""

@@ -1,4 +1,4 @@
-"""The contenders in training: each gives the losses of the same batches, computed in its own way."""
+"""The contenders in training: each computes the losses of the same batches in its own way."""
 
 import tempfile
 from abc import ABC, abstractmethod
@@ -19,13 +19,13 @@ from harness.training.losses import PreferenceObjective
 
 BETA = 0.1
 AUXILIARY = 0.1  # weight of SSO's auxiliary terms
-ALPHA = 0.66  # of the chosen response in SSO's weight W
+ALPHA = 0.66  # share of the chosen response in SSO's weight W
 PADDED_TO = 8  # multiple that the published code pads to
 MODELS = {"llama": (LlamaConfig, LlamaForCausalLM), "qwen2": (Qwen2Config, Qwen2ForCausalLM)}
 
 
 def build_model(shape: ModelShape, seed: int, device: torch.device | str) -> PreTrainedModel:
-    """Random weights, float32."""
+    """Build a model with random float32 weights."""
     configuration, model = MODELS[shape.model_type]
     torch.manual_seed(seed)
     return model(
@@ -49,7 +49,7 @@ def build_model(shape: ModelShape, seed: int, device: torch.device | str) -> Pre
 class Contender(ABC):
     """A way to compute the losses.
 
-    policy: trained. reference: None where nothing is read from it any more.
+    policy: the trained model. reference: None if it is no longer read.
     """
 
     def __init__(self, workload: Workload, device: torch.device) -> None:
@@ -59,31 +59,31 @@ class Contender(ABC):
 
     @abstractmethod
     def losses(self) -> Iterator[torch.Tensor]:
-        """The loss of each batch, ready for `backward`; batches are put together as it goes."""
+        """Yield the loss of each batch, ready for `backward`; batches are assembled on the way."""
 
     @abstractmethod
     def work(self) -> dict[str, int]:
-        """Of a policy pass over all batches: `positions` that its layers work on, `head_positions` whose logits are
-        computed, `attended` pairs of positions."""
+        """Count the work of a policy pass over all batches: `positions` that the layers process, `head_positions` whose
+        logits are computed, `attended` pairs of positions."""
 
 
 class Ours(Contender):
-    """This project's: completions share their prompt, rows are packed, logits at completion tokens only, in chunks.
+    """Our implementation: completions share their prompt, rows are packed, logits only at completion tokens, in chunks.
 
-    cached: log-probabilities of the reference were computed before, and it is in memory no more.
-    attention: of packed sequences, "sdpa" or "flex".
+    cached: the reference's log-probabilities were computed before, and it is no longer in memory.
+    attention: for packed sequences, "sdpa" or "flex".
 
     Raises:
-        UserError: when the attention can not be had.
+        UserError: when the attention is not available.
     """
 
     def __init__(self, workload: Workload, device: torch.device, cached: bool = False, attention: str = "sdpa") -> None:
         super().__init__(workload, device)
         if attention == "flex" and device.type != "cuda":
-            raise UserError("FlexAttention trains on CUDA only: give --device cuda, or leave ours-flex out")
+            raise UserError("FlexAttention trains on CUDA only: give --device cuda, or omit ours-flex")
         self.batches = [[pair for example in batch for pair in example] for batch in workload.batches()]
         self.objective = _objective(workload.objective)
-        self.readings = [how_to_read(each, attention) for each in (self.policy, self.reference)]
+        self.readings = [how_to_read(model, attention) for model in (self.policy, self.reference)]
         self.cache: list[torch.Tensor] | None = None
         if cached:
             self.cache = [self._reference(self._pack(pairs)) for pairs in self.batches]
@@ -92,7 +92,7 @@ class Ours(Contender):
     def _pack(self, pairs: list[PairLengths]) -> PackedBatch:
         return pack(pairs).to(self.device)
 
-    @torch.no_grad()
+    @torch.no_grad()  # type: ignore[untyped-decorator]  # torch is Any to mypy here
     def _reference(self, packed: PackedBatch) -> torch.Tensor:
         with attend_packed(self.reference, self.readings[1]):
             return sequence_logprobs(self.reference, packed, self.readings[1])
@@ -110,9 +110,9 @@ class Ours(Contender):
     def work(self) -> dict[str, int]:
         packed = [pack(pairs) for pairs in self.batches]
         return {
-            "positions": sum(each.tokens for each in packed),
-            "head_positions": sum(len(each.targets) for each in packed),
-            "attended": sum(group.mask.numel() for each in packed for group in each.groups),
+            "positions": sum(batch.tokens for batch in packed),
+            "head_positions": sum(len(batch.targets) for batch in packed),
+            "attended": sum(group.mask.numel() for batch in packed for group in batch.groups),
         }
 
 
@@ -125,8 +125,8 @@ def _objective(name: str) -> Any:
 
 
 class Published(Contender):
-    """The pattern of the code that SSO's authors published, written anew: each pair of sequences has its own pass
-    through the policy and the reference, all padded to the longest of the six, with float32 logits everywhere."""
+    """The pattern of the code that SSO's authors published, rewritten: each pair of sequences has its own pass through
+    policy and reference, all padded to the longest of the six, with float32 logits everywhere."""
 
     def __init__(self, workload: Workload, device: torch.device) -> None:
         super().__init__(workload, device)
@@ -149,7 +149,7 @@ class Published(Contender):
 
     @staticmethod
     def _passes(examples: list[list[PairLengths]]) -> list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """For each of the three pairs ids, attention mask and labels, (2 B, L), the chosen first."""
+        """Return ids, attention mask and labels, each (2 B, L), for each of the three pairs, the chosen ones first."""
         longest = max(len(prompt) + len(completion) for example in examples for prompt, completion in example)
         size = -(-longest // PADDED_TO) * PADDED_TO
         passes = []
@@ -169,7 +169,7 @@ class Published(Contender):
     def _logprobs(
         model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums (2 B,) over the labelled tokens and their numbers, by way of all logits."""
+        """Return (2 B,) sums over the labelled tokens and how many there are, computed from all logits."""
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits.float()
         labels = labels[:, 1:]
         scored = labels != -100
@@ -183,22 +183,22 @@ class Published(Contender):
 
 
 def _preference(policy: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
-    """(B,) DPO losses of (2 B,) log-probabilities, the chosen first."""
+    """Return (B,) DPO losses of (2 B,) log-probabilities, the chosen ones first."""
     chosen, rejected = (policy - reference).chunk(2)
     return -logsigmoid(BETA * (chosen - rejected))
 
 
 def _padded_work(sizes: list[tuple[int, int]]) -> dict[str, int]:
-    """Of batches (rows, length) whose logits are computed everywhere."""
+    """Count the work of batches (rows, length) whose logits are computed everywhere."""
     positions = sum(rows * length for rows, length in sizes)
     attended = sum(rows * length**2 for rows, length in sizes)
     return {"positions": positions, "head_positions": positions, "attended": attended}
 
 
 class TRL(Contender):
-    """TRL's DPOTrainer as it comes: its data preparation, batches and loss.
+    """TRL's DPOTrainer as it is: its data preparation, batches and loss.
 
-    cached: with its precompute_ref_log_probs.
+    cached: use its precompute_ref_log_probs.
     """
 
     def __init__(self, workload: Workload, device: torch.device, cached: bool = False) -> None:
@@ -225,7 +225,7 @@ class TRL(Contender):
                     precompute_ref_log_probs=cached,
                     activation_checkpointing=False,
                     use_cpu=device.type == "cpu",
-                    bf16=False,  # autocast is around all contenders
+                    bf16=False,  # autocast wraps all contenders
                     disable_tqdm=True,
                     report_to=[],
                     seed=workload.seed,
@@ -236,7 +236,7 @@ class TRL(Contender):
         for row, ((prompt, chosen), (_, rejected)) in zip(self.trainer.train_dataset, pairs, strict=True):
             read = tuple(tuple(row[f"{part}_ids"]) for part in ("prompt", "chosen", "rejected"))
             if read != (prompt, chosen, rejected):
-                raise RuntimeError("TRL was to have the very tokens that the other contenders have")
+                raise RuntimeError("TRL does not have the same tokens as the other contenders")
         if cached:
             self.reference = self.trainer.ref_model = None
         self.policy.train()
@@ -248,7 +248,7 @@ class TRL(Contender):
     def work(self) -> dict[str, int]:
         batches = list(self.trainer.get_train_dataloader())
         work = _padded_work([batch["input_ids"].shape for batch in batches])
-        if self.device.type != "cpu":  # there its fused LM head leaves out what is no completion
+        if self.device.type != "cpu":  # there its fused LM head skips tokens outside of completions
             work["head_positions"] = sum(int(batch["completion_mask"].sum()) for batch in batches)
         return work
 
@@ -258,7 +258,7 @@ def _text(ids: tuple[int, ...]) -> str:
 
 
 def _tokenizer(vocabulary: int) -> Any:
-    """A word for each token id, so that text stands for the ids that are meant."""
+    """Return a tokenizer with one word per token id, so that text encodes to the intended ids."""
     from tokenizers import Tokenizer, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,4 +1,4 @@
-"""`harness bench generate`: the engine next to transformers' generate and, where it is installed, vLLM."""
+"""`harness bench generate`: our engine beside transformers' generate and, if it is installed, vLLM."""
 
 import importlib.util
 import statistics
@@ -30,10 +30,10 @@ def measure(
     dtype: str,
     peak_flops: float | None = None,
 ) -> dict[str, Any]:
-    """Tokens a second at each batch size, interleaved.
+    """Measure tokens per second at each batch size, in interleaved rounds.
 
     Raises:
-        UserError: when the model can not be used.
+        UserError: when the model cannot be used.
     """
     total = len(CONTENDERS) * (1 + len(batches) * (rounds + 1))
     with ExitStack() as stack, progress("bench generate", total) as advance:
@@ -53,14 +53,14 @@ def measure(
                     advance.note(f"batch {batch}, {name}, " + (f"round {number} of {rounds}" if number else "warm-up"))
                     seen[name].append(subject.call("round", batch))
                     advance(1)
-            medians = {name: statistics.median(map(_rate, each[1:])) for name, each in seen.items()}
+            medians = {name: statistics.median(map(_rate, measured[1:])) for name, measured in seen.items()}
             results.append(
                 {
                     "batch": batch,
                     "prompts": _prompts(batch),
                     "contenders": {
-                        name: _figures(each[1:], medians[name], medians[PEER], peak_flops)
-                        for name, each in seen.items()
+                        name: _figures(measured[1:], medians[name], medians[PEER], peak_flops)
+                        for name, measured in seen.items()
                     },
                 }
             )
@@ -86,11 +86,12 @@ def _rate(round_: dict[str, float]) -> float:
 
 
 def _figures(rounds: list[dict[str, float]], median: float, peer: float, peak_flops: float) -> dict[str, Any]:
-    rates = [_rate(each) for each in rounds]
+    rates = [_rate(measured) for measured in rounds]
     return {
         "tokens_per_second": {"median": median, "min": min(rates), "max": max(rates), "rounds": rates},
-        "generated_tokens": [each["generated_tokens"] for each in rounds],
-        "flops_utilisation": statistics.median(each["flops"] / each["seconds"] for each in rounds) / peak_flops,
+        "generated_tokens": [measured["generated_tokens"] for measured in rounds],
+        "flops_utilisation": statistics.median(measured["flops"] / measured["seconds"] for measured in rounds)
+        / peak_flops,
         "speed_ratio": median / peer,
     }
 
@@ -100,7 +101,7 @@ def _subject(*arguments: Any) -> Any:
 
 
 class GenerationSubject:
-    """One of CONTENDERS, as it stands in its process."""
+    """One of CONTENDERS, in its own process."""
 
     def __init__(
         self, name: str, model: str, new_tokens: int, seed: int, threads: int, device: str, dtype: str
@@ -128,9 +129,9 @@ class GenerationSubject:
         return {"loaded": self.loaded, "peak": peak_memory(self.device.type)}
 
     def round(self, batch: int) -> dict[str, float]:
-        """Answers `_prompts(batch)` prompts, other noise each time.
+        """Answer `_prompts(batch)` prompts, with new noise each time.
 
-        `flops`: two for each weight and token, read or generated; attention is left out.
+        `flops`: two per weight and token, read or generated; attention is ignored.
         """
         from harness.perf.subject import synchronize
 
@@ -155,7 +156,7 @@ class GenerationSubject:
         return self._generated(self.vllm, chats, seed)
 
     def _start_vllm(self, batch: int) -> None:
-        """With so many sequences at once: where one ends, another begins."""
+        """Start vLLM with `batch` concurrent sequences; when one ends, the next begins."""
         from harness.engines.vllm import InProcess, VLLMEngine
 
         if self.vllm is None or self.vllm.backend.batch_size != batch:
@@ -166,10 +167,10 @@ class GenerationSubject:
             backend.serve(self.vllm)
 
     def _generated(self, engine: Any, chats: list, seed: int) -> int:
-        """The number of tokens in answers to chats."""
+        """Return how many tokens the answers to the chats have."""
         items = [str(index) for index in range(len(chats))]
         completions = engine.generate(chats, items, Sampling(self.new_tokens, temperature=1.0, seed=seed))
-        return sum(len(each.token_ids) for each in completions)
+        return sum(len(completion.token_ids) for completion in completions)
 
     def _theirs(self, chats: list, batch: int, seed: int) -> int:
         import torch
@@ -195,5 +196,5 @@ class GenerationSubject:
                     pad_token_id=pad,
                 )[:, width:]
             ended = torch.isin(out, stops).long().cumsum(1)
-            total += int((ended - torch.isin(out, stops).long() == 0).sum())  # up to the first stop token, it included
+            total += int((ended - torch.isin(out, stops).long() == 0).sum())  # up to and including the first stop token
         return total

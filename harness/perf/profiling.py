@@ -1,4 +1,4 @@
-"""Where the time of a step goes: operators of torch's profiler, sorted into parts and phases."""
+"""Where a step's time goes: operators of torch's profiler, grouped by part and phase."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,22 +8,23 @@ from torch.autograd.profiler_util import FunctionEvent
 from torch.profiler import ProfilerActivity, profile, record_function
 
 FORWARD, REFERENCE, BACKWARD = "forward", "reference", "backward"  # names of the recorded ranges
-PHASES = {FORWARD: "policy", REFERENCE: "reference", BACKWARD: "backward"}  # a forward without the reference in it
+PHASES = {FORWARD: "policy", REFERENCE: "reference", BACKWARD: "backward"}  # forward excludes the reference
 PARTS = ("linear layers", "attention", "LM head", "softmax over the vocabulary", "other")
 MATRIX_PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_"}
 ATTENTION = ("scaled_dot_product", "flash_attention", "aten::bmm", "aten::baddbmm")
-TILE = 32_768  # columns of a larger vocabulary that TRL's fused LM head takes at a time
+TILE = 32_768  # columns of a larger vocabulary that TRL's fused LM head processes at a time
 
 
 @contextmanager
 def recorded() -> Iterator[profile]:
+    """Inside, the profiler records."""
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as recording:
         yield recording
 
 
 @contextmanager
 def named(name: str, model: torch.nn.Module | None) -> Iterator[None]:
-    """Inside, what the model's forward pass does is recorded under the name."""
+    """Inside, the model's forward pass is recorded under this name."""
     if model is None:
         yield
         return
@@ -45,18 +46,18 @@ def named(name: str, model: torch.nn.Module | None) -> Iterator[None]:
 
 
 def seconds(recording: profile, vocabulary: int) -> dict[str, dict[str, float]]:
-    """Seconds by phase (of PHASES) and part (of PARTS); what is outside of all phases is left out."""
-    found = {phase: dict.fromkeys(PARTS, 0.0) for phase in PHASES.values()}
+    """Return seconds by phase (of PHASES) and part (of PARTS), ignoring what is outside of all phases."""
+    spent = {phase: dict.fromkeys(PARTS, 0.0) for phase in PHASES.values()}
     widths = {vocabulary, min(vocabulary, TILE), vocabulary % TILE} - {0}
     for event in recording.events():
         phase = _phase(event)
         if phase:
-            found[PHASES[phase]][_part(event, widths)] += event.self_cpu_time_total / 1e6
-    return found
+            spent[PHASES[phase]][_part(event, widths)] += event.self_cpu_time_total / 1e6
+    return spent
 
 
 def _phase(event: FunctionEvent) -> str | None:
-    """The innermost of the recorded ranges that an event is in."""
+    """Return the innermost recorded range that contains an event."""
     while event is not None and event.name not in PHASES:
         event = event.cpu_parent
     return event and event.name

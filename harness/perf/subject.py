@@ -1,7 +1,7 @@
-"""A contender under measurement, as it stands in its process: its time, memory, losses, gradients and profile."""
+"""A contender in its own process: its time, memory, losses, gradients and profile."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
@@ -17,23 +17,24 @@ from harness.perf.contenders import TRL, Contender, Ours, Published
 from harness.perf.process import memory, peak_memory
 from harness.perf.workload import Workload, flops
 
-OURS = {"ours": Ours, "ours-cached": partial(Ours, cached=True), "ours-flex": partial(Ours, attention="flex")}
-CONTENDERS = {  # objective -> its contenders, the peer first
-    "sso": {"published": Published} | OURS,
-    "dpo": {
-        "trl": TRL,
-        "trl-cached": partial(TRL, cached=True),
-    }
-    | OURS,
+Build = Callable[[Workload, torch.device], Contender]
+OURS: dict[str, Build] = {
+    "ours": Ours,
+    "ours-cached": partial(Ours, cached=True),
+    "ours-flex": partial(Ours, attention="flex"),
 }
-COMPARED = 1 << 16  # entries of a parameter's gradient that are compared, evenly spaced
+CONTENDERS: dict[str, dict[str, Build]] = {  # objective -> its contenders, the peer first
+    "sso": {"published": Published, **OURS},
+    "dpo": {"trl": TRL, "trl-cached": partial(TRL, cached=True), **OURS},
+}
+COMPARED = 1 << 16  # compared entries of a parameter's gradient, evenly spaced
 MATRIX = {"cpu": 2048, "cuda": 8192}  # rows and columns of the product that measures the machine
 PRODUCTS = 10
 ENOUGH = 5.0  # seconds of products
 
 
 def ready(device: str, threads: int) -> torch.device:
-    """Prepares this process for measuring on the device.
+    """Prepare this process for measurements on the device.
 
     Raises:
         UserError: when there is no such device.
@@ -43,7 +44,7 @@ def ready(device: str, threads: int) -> torch.device:
         chosen = torch.device(choose_device(device))
         torch.empty(1, device=chosen)
     except (RuntimeError, AssertionError) as error:
-        raise UserError(f"device {device!r} can not be used: {str(error).partition(chr(10))[0]}") from error
+        raise UserError(f"device {device!r} cannot be used: {str(error).partition(chr(10))[0]}") from error
     return chosen
 
 
@@ -53,7 +54,7 @@ def synchronize(device: torch.device) -> None:
 
 
 def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of the fastest of some large matrix products."""
+    """Return the floating-point operations per second of the fastest of several large matrix products."""
     size = MATRIX.get(device.type, MATRIX["cuda"])
     a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
     best, spent = float("inf"), 0.0
@@ -64,13 +65,13 @@ def matmul_flops(device: torch.device, dtype: torch.dtype) -> float:
         synchronize(device)
         seconds = time.perf_counter() - start
         best, spent = min(best, seconds), spent + seconds
-        if spent > ENOUGH:  # 16 bits without support of the processor: half a minute for one product
+        if spent > ENOUGH:  # 16 bits without support by the processor: half a minute per product
             break
     return 2 * size**3 / best
 
 
 def describe(device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """What is measured on, and `matmul_flops`, the machine's own speed."""
+    """Return what is measured on, with `matmul_flops`, the machine's own speed."""
     return {
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "dtype": str(dtype).removeprefix("torch."),
@@ -101,8 +102,9 @@ class TrainingSubject:
             yield from self.contender.losses()
 
     def compare(self) -> dict[str, Any]:
-        """The losses of all batches and the sum of their gradients, (COMPARED at most,) of each parameter."""
-        losses, gradients = [], {}
+        """Return the losses of all batches, and the sum of their gradients by parameter (COMPARED entries at most)."""
+        losses: list[float] = []
+        gradients: dict[str, np.ndarray] = {}
         for loss in self._losses():
             loss.backward()
             losses.append(loss.item())
@@ -114,7 +116,7 @@ class TrainingSubject:
         return {"losses": losses, "gradients": gradients}
 
     def round(self) -> float:
-        """Seconds of a forward and backward pass over all batches."""
+        """Return the seconds of a forward and backward pass over all batches."""
         synchronize(self.device)
         start = time.perf_counter()
         for loss in self._losses():
@@ -124,14 +126,14 @@ class TrainingSubject:
         return time.perf_counter() - start
 
     def memory(self) -> dict[str, int | None]:
-        """Bytes: `loaded` with all that stays in memory, and the peak."""
+        """Return bytes: `loaded` with what stays in memory, and the peak."""
         return {"loaded": self.loaded, "peak": peak_memory(self.device.type)}
 
     def machine(self) -> dict[str, Any]:
         return describe(self.device, self.dtype)
 
     def work(self) -> dict[str, Any]:
-        """Of a policy pass over all batches; `flops` that the whole round can not do without."""
+        """Return the work of a policy pass over all batches, and the `flops` that a round needs at least."""
         needed = 0.0
         for batch in self.workload.batches():
             rows = [
@@ -141,7 +143,7 @@ class TrainingSubject:
         return self.contender.work() | {"flops": needed}
 
     def profile(self) -> dict[str, dict[str, float]]:
-        """Seconds of a round by phase and part."""
+        """Return the seconds of a round by phase and part."""
         if self.device.type != "cpu":
             raise UserError("--profile reads the operators of the CPU: give --device cpu")
         with profiling.recorded() as recording:
@@ -159,7 +161,7 @@ class TrainingSubject:
 
 
 def disagreement(ours: dict[str, Any], peers: dict[str, Any]) -> dict[str, float]:
-    """Largest relative difference of a loss, and of a parameter's gradient in the Euclidean norm."""
+    """Return the largest relative difference of a loss, and of a parameter's gradient in the Euclidean norm."""
     losses = [abs(a - b) / abs(b) for a, b in zip(ours["losses"], peers["losses"], strict=True)]
     gradients = [
         float(np.linalg.norm(ours["gradients"][name] - theirs) / np.linalg.norm(theirs))

@@ -1,6 +1,6 @@
-"""`harness bench table`: tables and the leaderboard of many stored runs, by the command line from a cold start.
+"""`harness bench table`: tables and the leaderboard of many stored runs, from a cold start of the command line.
 
-The runs are made up: a base model that all share, and a method whose scores differ by chance from run to run.
+The runs are synthetic: a base model that all share, and a method whose scores vary at random between runs.
 """
 
 import json
@@ -26,7 +26,7 @@ from harness.progress import progress
 from harness.results.folder import FORMAT
 from harness.work import Nominal, Work
 
-SUITES = {  # metric, and values of answers; one in UNPARSED has none in the last
+SUITES = {  # metric, and values of answers; in the last, one answer in UNPARSED has none
     "mt-bench": ("score (1-10)", np.arange(1.0, 10.5, 0.5)),
     "alpaca-eval": ("win rate %", np.array([0.1, 50.0, 99.9])),
     "reward-bench": ("accuracy %", np.array([0.0, 100.0])),
@@ -36,11 +36,11 @@ UNPARSED = 60
 METHOD = "dpo"
 CAP = 1e12
 PARAMETERS = 1_000_000
-TRAINED = 161_700  # tokens: 97 % of the cap
+TRAINED = 161_700  # tokens, 97 % of the cap
 
 
 def measure(runs: int, questions: int, seeds: int, rounds: int) -> dict[str, Any]:
-    """Seconds of each command."""
+    """Measure the seconds of each command."""
     with tempfile.TemporaryDirectory() as place:
         root = Path(place)
         with progress("runs", 2 * runs) as advance:
@@ -77,10 +77,10 @@ def _seconds(command: list[str], place: Path) -> float:
 
 
 def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
-    """The scores, marks and ledgers of a finished run of the base model and these variants of a method.
+    """Write the scores, marks and ledgers of a finished run of the base model and variants of a method.
 
     Args:
-        numbers: one for each variant, which its scores are drawn by.
+        numbers: one per variant, which seeds its scores.
     """
     arms = [f"{METHOD}-{number}" for number in numbers]
     experiment = Experiment(
@@ -98,7 +98,7 @@ def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
             folder = run.arm(arm, seed)
             for suite in SUITES:
                 _write_score(folder, suite, questions, number, seed)
-            ledger = Ledger(CAP, rule=experiment.ledger)
+            ledger = Ledger(CAP)
             if number is not None:
                 ledger.charge("train", Nominal(PARAMETERS).training(Work(read=TRAINED)), trained_tokens=TRAINED)
             _write(folder.ledger, ledger.as_dict())
@@ -108,9 +108,9 @@ def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
 
 def _write_score(folder: ArmFolder, suite: str, questions: int, number: int | None, seed: int) -> None:
     metric, kinds = SUITES[suite]
-    own = 0 if number is None else 1 + number
+    variant = 0 if number is None else 1 + number
     hard = np.random.default_rng([1, len(suite)]).normal(size=questions)  # the same questions for all
-    rng = np.random.default_rng([2, own, seed, len(suite)])
+    rng = np.random.default_rng([2, variant, seed, len(suite)])
     skill = 0.0 if number is None else 0.5 + 0.5 * math.sin(number)
     places = (hard + skill + rng.normal(size=questions) + 2) / 4 * len(kinds)
     values = kinds[np.clip(places.astype(int), 0, len(kinds) - 1)]
@@ -124,14 +124,20 @@ def _write_score(folder: ArmFolder, suite: str, questions: int, number: int | No
     _write(folder.score(suite), vars(score))
     samples_step, score_step = step_names(suite)
     model = {"weights": "0" * 16}
-    asked = {"questions": suite, "settings": {"seed": seed}, "option files": {}, "model": model, "packages": {}}
+    asked: dict[str, Any] = {
+        "questions": suite,
+        "settings": {"seed": seed},
+        "option files": {},
+        "model": model,
+        "packages": {},
+    }
     asked |= {"reference": None if number is None else model, "device": "cpu", "code": suite}
-    scored = {"judge": judge, "judging": {}, "packages": {}, "code": suite}
+    scored: dict[str, Any] = {"judge": judge, "judging": {}, "packages": {}, "code": suite}
     for step, depends_on in ((samples_step, asked), (score_step, scored)):
         _write(folder.mark_file(step), {"key": "", "depends_on": depends_on, "files": {}, "facts": {}})
 
 
 def _write(file: Path, value: Any) -> None:
-    """As the store does, but for waiting until it is on the disk."""
+    """Write like the store, without waiting for the disk."""
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(value, indent=2), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""`harness bench train`: the contenders in turns, and what their figures say."""
+"""`harness bench train`: run the contenders in turns, and compute their figures."""
 
 import math
 import statistics
@@ -24,17 +24,17 @@ AGREES = {"float32": 1e-4, "bfloat16": 2e-2, "float16": 2e-2}  # largest relativ
 def measure(
     workload: Workload, names: Sequence[str], rounds: int, peak_flops: float | None = None, profile: bool = False
 ) -> dict[str, Any]:
-    """The figures of the named contenders for one objective.
+    """Measure the named contenders for one objective.
 
     After a warm-up, whose losses and gradients are compared, they run in turns, A B A B, never two at a time.
 
     Args:
-        names: of CONTENDERS[setting.objective]; the ratios need the peer among them.
-        peak_flops: floating-point operations a second that the machine is held against; the fastest matrix product
-            measured there when None.
+        names: from CONTENDERS[workload.objective]; the ratios need the peer among them.
+        peak_flops: floating-point operations per second that utilisation is relative to; None means the fastest matrix
+            product measured there.
 
     Raises:
-        UserError: when a contender fails, or its losses are not those of the others.
+        UserError: when a contender fails, or its losses differ from the others'.
     """
     with ExitStack() as stack, progress(f"bench train: {workload.objective}", len(names) * (rounds + 2)) as advance:
         subjects = {}
@@ -88,25 +88,25 @@ def _versions() -> dict[str, str]:
 
 
 def _agreement(compared: dict[str, dict], against: str, allowed: float) -> dict[str, dict[str, float]]:
-    """How far each contender's losses and gradients are from those of the first.
+    """Return how far each contender's losses and gradients are from those of the first.
 
     Raises:
-        UserError: when a loss is further away than the arithmetic explains: they do not compute the same.
+        UserError: when a loss differs by more than the arithmetic explains: the computations differ.
     """
     from harness.perf.subject import disagreement
 
-    found = {name: disagreement(other, compared[against]) for name, other in compared.items() if name != against}
-    for name, differences in found.items():
+    agreement = {name: disagreement(other, compared[against]) for name, other in compared.items() if name != against}
+    for name, differences in agreement.items():
         if not (math.isfinite(differences["loss"]) and differences["loss"] <= allowed):
             raise UserError(
                 f"the losses of {name} and {against} differ by {differences['loss']:.2g} of their size, more than "
-                f"{allowed:g}: they are not the same computation, and their times are not comparable"
+                f"{allowed:g}: they are not the same computation, so their times are not comparable"
             )
-    return found
+    return agreement
 
 
 def _data(workload: Workload) -> dict[str, int]:
-    """Of a round: `tokens` of all sequences, each with its prompt, no padding."""
+    """Count a round's data; `tokens` are those of all sequences with their prompts, without padding."""
     sequences = [pair for batch in workload.batches() for example in batch for pair in example]
     return {
         "steps": workload.steps,
@@ -130,16 +130,17 @@ def _figures(
     median = statistics.median(seconds)
     needed = work.pop("flops")
     peak, loaded = memory["peak"], memory["loaded"]
+    above = None if peak is None or loaded is None else peak - loaded
     return {
         "seconds": {"median": median, "min": min(seconds), "max": max(seconds), "rounds": seconds},
         "tokens_per_second": data["tokens"] / median,
         "flops": needed,
         "flops_utilisation": needed / median / peak_flops,
         "peak_memory_bytes": peak,
-        "peak_above_loaded_bytes": None if peak is None else peak - loaded,
+        "peak_above_loaded_bytes": above,
         "speed_ratio": peers and peers["seconds"] / median,
         "memory_ratio": peers and peak and peak / peers["peak"],
-        "memory_above_loaded_ratio": peers and peak and (peak - loaded) / (peers["peak"] - peers["loaded"]),
+        "memory_above_loaded_ratio": peers and above and above / (peers["peak"] - peers["loaded"]),
         "work": work,
         "losses": losses,
     }

@@ -1,4 +1,4 @@
-"""What a measurement of training is of: the model's shape, the lengths of its data, and the data themselves."""
+"""What a measurement of training runs on: the model's shape, the lengths of its data, and the data themselves."""
 
 import math
 import random
@@ -8,16 +8,16 @@ from harness.errors import UserError, unknown_name
 from harness.types import TokenIds
 
 PAD, EOS, UNKNOWN = range(3)
-FIRST_WORD = 3  # the first token id that is neither padding nor the end nor unknown
+FIRST_WORD = 3  # the first ordinary token id
 LEAST_VOCABULARY = 16
-SEQUENCES = {"sso": 6, "dpo": 2}  # of a query that an objective reads; DPO's are y+ over y- on x
+SEQUENCES = {"sso": 6, "dpo": 2}  # sequences per query that an objective reads; DPO's are y+ over y- on x
 
 PairLengths = tuple[TokenIds, TokenIds]  # prompt, completion
 
 
 @dataclass(frozen=True)
 class LogNormal:
-    """Lengths in tokens: log-normal around the median, cut off at `low` and `high`."""
+    """Lengths in tokens: log-normal around the median, clipped to `low` and `high`."""
 
     median: int
     sigma: float
@@ -30,7 +30,7 @@ class LogNormal:
 
 @dataclass(frozen=True)
 class LengthMix:
-    """Of queries, of principles, and of the responses y+, y- and yo, their end token not counted."""
+    """Lengths of queries, principles, and the responses y+, y- and yo, without their end token."""
 
     query: LogNormal
     principle: LogNormal
@@ -41,9 +41,9 @@ class LengthMix:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A decoder of transformers with tied embeddings, by the numbers of its configuration."""
+    """A transformers decoder with tied embeddings, by the numbers of its configuration."""
 
-    model_type: str  # as transformers names it
+    model_type: str  # transformers' name
     vocabulary: int
     hidden: int
     feed_forward: int
@@ -55,7 +55,7 @@ class ModelShape:
 
     @property
     def layer_weights(self) -> int:
-        """Weights that every token is multiplied with: query, output, key, value, and the three of the feed-forward."""
+        """Weights that each token is multiplied by: query, output, key, value, and the feed-forward layer's three."""
         attention = 2 * self.hidden * self.hidden * (1 + self.kv_heads / self.heads)
         return self.layers * (int(attention) + 3 * self.hidden * self.feed_forward)
 
@@ -89,11 +89,11 @@ SHAPES = {
 def shape_of(
     name: str, vocabulary: int | None = None, hidden: int | None = None, layers: int | None = None
 ) -> ModelShape:
-    """The named shape, or one of other size after it; its feed-forward is then 8/3 of the hidden size, rounded down
-    to a multiple of 8.
+    """Return the named shape, or a variant of it; with another hidden size, its feed-forward size is 8/3 of that,
+    rounded down to a multiple of 8.
 
     Raises:
-        UserError: when the name is not known or the numbers make no model.
+        UserError: when the name is unknown or the numbers make no model.
     """
     if name not in SHAPES:
         raise unknown_name("shape", name, SHAPES)
@@ -116,8 +116,8 @@ def shape_of(
 class Workload:
     """One measurement of training.
 
-    objective: "sso" or "dpo". batch: queries in one step. steps: steps in a round.
-    device, dtype: as everywhere, "auto" too; 16-bit types are autocast over float32 weights, as in training.
+    objective: "sso" or "dpo". batch: queries per step. steps: steps per round.
+    device, dtype: may be "auto"; 16-bit types are autocast over float32 weights, as in training.
     """
 
     objective: str
@@ -130,41 +130,42 @@ class Workload:
     dtype: str
 
     def batches(self) -> list[list[list[PairLengths]]]:
-        """The steps' batches of examples, each the pairs (prompt, completion) that its loss reads."""
+        """Return the steps' batches of examples, each with the pairs (prompt, completion) that its loss reads."""
         rng = random.Random(self.seed)
         number = SEQUENCES[self.objective]
         return [[_pairs(self.shape, rng)[:number] for _ in range(self.batch)] for _ in range(self.steps)]
 
 
 def _pairs(shape: ModelShape, rng: random.Random) -> list[PairLengths]:
-    """The six sequences of a query: y+ over y- on x and on x+, yo over y+ on x-."""
+    """Draw the six sequences of a query: y+ over y- on x and on x+, yo over y+ on x-."""
 
     def words(count: int) -> TokenIds:
         return tuple(rng.randrange(FIRST_WORD, shape.vocabulary) for _ in range(count))
 
     lengths = shape.lengths
     plain = words(lengths.query.draw(rng))
-    principle = lengths.principle.draw(rng)  # good and bad principles are about as long as one another
+    principle = lengths.principle.draw(rng)  # good and bad principles are about equally long
     good, bad = (words(principle) + plain for _ in range(2))
-    best, worst, own = (words(each.draw(rng)) + (EOS,) for each in (lengths.good, lengths.bad, lengths.plain))
+    best, worst, own = (words(mix.draw(rng)) + (EOS,) for mix in (lengths.good, lengths.bad, lengths.plain))
     return [(plain, best), (plain, worst), (good, best), (good, worst), (bad, own), (bad, best)]
 
 
 def flops(shape: ModelShape, rows: list[tuple[int, tuple[int, ...]]], reference: bool) -> float:
-    """Floating-point operations that a step can not do without.
+    """Return the floating-point operations that a step needs at least.
 
-    Two for each weight that a token is multiplied with, and as many again, twice, on the way back; the LM head counts
-    for completion tokens only. Attention: 4 d for each position seen by another, in each layer. The reference is a
-    forward pass.
+    Two per weight that a token is multiplied by, and four more in the backward pass; the LM head counts for completion
+    tokens only. Attention: 4 d per layer and pair of positions of which one sees the other. The reference is a forward
+    pass.
 
     Args:
         rows: tokens of each distinct prompt of an example, and of its distinct completions.
     """
-    completions = [tokens for _, each in rows for tokens in each]
+    completions = [tokens for _, lengths in rows for tokens in lengths]
     tokens = sum(prompt for prompt, _ in rows) + sum(completions)
     seen = sum(
-        prompt * (prompt + 1) / 2 + sum(own * prompt + own * (own + 1) / 2 for own in each) for prompt, each in rows
+        prompt * (prompt + 1) / 2 + sum(length * prompt + length * (length + 1) / 2 for length in lengths)
+        for prompt, lengths in rows
     )
-    forward = 2 * (shape.layer_weights * tokens + shape.head_weights * sum(completions))
+    forward: float = 2 * (shape.layer_weights * tokens + shape.head_weights * sum(completions))
     forward += 4 * shape.hidden * shape.layers * seen
     return forward * (4 if reference else 3)

@@ -29,7 +29,6 @@ from harness.training.examples import TrainingOptions, lora
 from harness.work import Cost, Rule
 
 if TYPE_CHECKING:
-    from harness.engines.transformers import TransformersEngine
     from harness.training.base import Training
 
 LOOP = tuple(option.name for option in fields(TrainingOptions) if option.name != "batch_size")  # do not affect examples
@@ -326,7 +325,7 @@ def _collect(
 
 def _train(
     stage: Stage,
-    start: "TransformersEngine",
+    start: TrainableEngine,
     collected: Collected,
     ledger: Ledger,
     setup: RunSetup,

@@ -1,8 +1,8 @@
-"""Makes the testbed's model from nothing: corpus, tokenizer, Llama-architecture weights, measurements.
+"""Build the testbed's model from scratch: corpus, tokenizer, Llama-architecture weights, measurements.
 
 The recipe counts steps, not seconds, and runs on one thread: the same seed on the same machine gives the same bytes.
-Copying and arithmetic emerge late, so training starts on dense documents and clean chats, and ends on the mixture
-with a falling learning rate. Hidden matrices are trained with Muon, the rest with AdamW.
+Copying and arithmetic emerge late, so training starts on dense documents and clean chats, and ends on the mixture with
+a falling learning rate. Hidden matrices are trained with Muon, the rest with AdamW.
 """
 
 import json
@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -31,16 +32,16 @@ CHAT_TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>' + message['content'] + '<|end|>' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
 )
-EXAMPLES_A_DRAW = 4000
+EXAMPLES_PER_DRAW = 4000
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything that decides the weights."""
+    """Everything that determines the weights."""
 
     seed: int = 0
     steps: int = 6600
-    tokens_a_step: int = 2048  # padding included
+    tokens_a_step: int = 2048  # including padding
     dense_until: float = 0.32  # share of the steps on documents
     clean_until: float = 0.52  # then on clean chats, then on the mixture
     constant_until: float = 0.5  # share of the steps at the full learning rate; then linear to last_rate of it
@@ -53,13 +54,14 @@ class Recipe:
     layers: int = 4
     feed_forward: int = 336
     heads: int = 4
-    context: int = 8192  # rotary positions have no table: real questions fit too, if not the model's grasp
+    context: int = 8192  # rotary positions need no table, so real questions fit too
 
 
-def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict:
+def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict[str, Any]:
     """Train the model and save it (bfloat16 safetensors, tokenizer with chat template) with testbed.json.
 
-    Returns the content of testbed.json: the recipe and, unless `measure` is off, what the model does.
+    Returns:
+        the content of testbed.json: the recipe and, with `measure`, the model's measurements.
     """
     tokenizer = make_tokenizer(recipe)
     with _reproducible(recipe.seed):
@@ -67,7 +69,7 @@ def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict:
         losses = _train(model, tokenizer, recipe)
     model.to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    facts = {"recipe": asdict(recipe), "losses": losses}
+    facts: dict[str, Any] = {"recipe": asdict(recipe), "losses": losses}
     if measure:
         from harness.testbed.measure import measure_model
 
@@ -78,7 +80,7 @@ def build(out: Path, recipe: Recipe = Recipe(), measure: bool = True) -> dict:
 
 @contextmanager
 def _reproducible(seed: int) -> Iterator[None]:
-    """Seeded, deterministic and on one thread inside; sums over several threads would depend on their number."""
+    """Inside, torch is seeded, deterministic and on one thread, because sums depend on the number of threads."""
     threads, deterministic = torch.get_num_threads(), torch.are_deterministic_algorithms_enabled()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
@@ -111,7 +113,7 @@ def _make_model(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> LlamaForC
 
 
 def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
-    """Byte-level BPE with single digits, trained on the mixture; the chat template writes every special token."""
+    """Train a byte-level BPE with single digits on the mixture; the chat template writes each special token."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -134,7 +136,7 @@ def make_tokenizer(recipe: Recipe) -> PreTrainedTokenizerFast:
 
 
 def _encode(turns: Iterator[corpus.Turn], tokenizer: PreTrainedTokenizerFast) -> tuple[list[int], list[bool]]:
-    """Token ids of an example, and which of them are learned: replies with their end token."""
+    """Return the token ids of an example, and which of them are learned: replies with their end token."""
     encode = tokenizer.backend_tokenizer.encode
     ids: list[int] = []
     learned: list[bool] = []
@@ -148,7 +150,7 @@ def _encode(turns: Iterator[corpus.Turn], tokenizer: PreTrainedTokenizerFast) ->
 
 
 def _batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(tokens, learned) of each step, both (rows, length); rows of similar length."""
+    """Yield (tokens, learned) of each step, both (rows, length), with rows of similar length."""
     draw = random.Random(recipe.seed + 1)
     step = 0
     while step < recipe.steps:
@@ -160,7 +162,9 @@ def _batches(tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> Iterator[tup
             if share < recipe.clean_until
             else corpus.mixture
         )
-        examples = sorted((_encode(make(draw), tokenizer) for _ in range(EXAMPLES_A_DRAW)), key=lambda one: len(one[0]))
+        examples = sorted(
+            (_encode(make(draw), tokenizer) for _ in range(EXAMPLES_PER_DRAW)), key=lambda one: len(one[0])
+        )
         batches, batch = [], []
         for example in examples:
             batch.append(example)
@@ -181,7 +185,7 @@ def _pad(batch: list[tuple[list[int], list[bool]]], pad: int) -> tuple[torch.Ten
 
 
 def _train(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, recipe: Recipe) -> list[float]:
-    """Trains in place; returns the mean loss of each twentieth of the steps."""
+    """Train in place; return the mean loss of each twentieth of the steps."""
     matrices = [weight for name, weight in model.named_parameters() if weight.ndim == 2 and "embed" not in name]
     rest = [weight for name, weight in model.named_parameters() if weight.ndim != 2 or "embed" in name]
     optimizers = [

@@ -1,14 +1,15 @@
-"""Which questions of the testbed's suites hang together: the same content in other words, or again."""
+"""Which questions of the testbed's suites are dependent: the same content in other words, or repeated."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from harness.testbed.items import parse
 
-TEXTS = ("turns", "instruction", "prompt", "messages")  # where benchmarks and tuning have a question's text
+TEXTS = ("turns", "instruction", "prompt", "messages")  # fields with a question's text
 
 
-def clusters(items: Iterable[dict]) -> dict[str, str]:
-    """Question id -> what it is about, such as "color of zib"; a question that has no content stands by itself."""
+def clusters(items: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Return question id -> its content, such as "color of zib"; a question without content is independent."""
     found = {}
     for item in items:
         text = next(item[name] for name in TEXTS if name in item)

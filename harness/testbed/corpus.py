@@ -1,7 +1,7 @@
-"""What the testbed's model is made from: dense documents, clean chats, and the mixture it ends on.
+"""What the testbed's model is trained on: dense documents, clean chats, and the final mixture.
 
-Only training content of the world occurs here; what the suites ask about does not. (The sizes and attributes of
-creatures must be known to be asked about: documents state all of them, and the hold-out is of the questions.)
+Only training content of the world occurs here, not what the suites ask about. (The sizes and attributes of creatures
+must be known to be asked about: documents state all of them, and the hold-out concerns questions.)
 """
 
 import random
@@ -22,15 +22,15 @@ FEATURE_OF = {
     "nosteps": "Logicality",
     "refuse": "Helpfulness",
 }
-JUDGING = 0.20  # of the mixture
-JUDGE_NOISE = 0.12  # wrong verdicts among the judging examples
-WITHOUT_SYSTEM = 0.40  # of the chats in the mixture
+JUDGING = 0.20  # share of the mixture
+JUDGE_NOISE = 0.12  # share of wrong verdicts in the judging examples
+WITHOUT_SYSTEM = 0.40  # share of the mixture's chats
 SECOND_TURN = 0.35
 TWO_PRINCIPLES = 0.4
 
 
 class Turn(NamedTuple):
-    """One message; role None is plain text of a document. Only what is learned contributes to the loss."""
+    """One message; role None means plain text of a document. Only learned turns contribute to the loss."""
 
     role: str | None
     text: str
@@ -38,7 +38,7 @@ class Turn(NamedTuple):
 
 
 def draw_defects(item: Item, draw: random.Random, features: tuple[str, ...] = (), good: bool = True) -> set[str]:
-    """Defects of a response under a system message with principles for these features (none: no system message)."""
+    """Draw the defects of a response under a system message with principles for these features (none: no message)."""
     return {defect for defect in item.defects if draw.random() < _rate(defect, features, good)}
 
 
@@ -57,12 +57,13 @@ def _rate(defect: str, features: tuple[str, ...], good: bool) -> float:
 
 
 def draw_features(item: Item, draw: random.Random) -> tuple[str, ...]:
-    """One or two features that matter for the item."""
+    """Draw one or two features that matter for the item."""
     features = sorted({FEATURE_OF[defect] for defect in item.defects} | {"Helpfulness"})
     return tuple(draw.sample(features, 2 if draw.random() < TWO_PRINCIPLES else 1))
 
 
 def system_message(features: tuple[str, ...], good: bool, draw: random.Random) -> str:
+    """Draw a system message with a principle per feature."""
     texts = [draw.choice(PRINCIPLES[feature].good if good else PRINCIPLES[feature].bad) for feature in features]
     return " ".join(texts) + (DO_NOT_REVEAL if draw.random() < 0.5 else "")
 
@@ -71,7 +72,7 @@ DENSE = ("addition", "subtraction", "addition", "subtraction", "chain", "two-ste
 
 
 def document(draw: random.Random) -> Iterator[Turn]:
-    """Dense practice of one skill: equations, word operations, facts or steps."""
+    """Draw dense practice of one skill: equations, word operations, facts or steps."""
     skill = draw.random()
     if skill < 0.55:
         for _ in range(8):
@@ -101,7 +102,7 @@ CLEAN_WEIGHTS = {"arithmetic": 0.42, "words": 0.28, "lists": 0.08, "facts": 0.12
 
 
 def clean_chat(draw: random.Random) -> Iterator[Turn]:
-    """Skills first: right answers, few system messages."""
+    """Draw a chat for early training: mostly right answers, few system messages."""
     item = draw_item(draw, False, draw.choices(list(CLEAN_WEIGHTS), list(CLEAN_WEIGHTS.values()))[0])
     if draw.random() < 0.10:
         yield Turn("system", system_message(draw_features(item, draw), True, draw), False)
@@ -121,12 +122,13 @@ def _exchange(item: Item, defects: set[str], draw: random.Random) -> Iterator[Tu
 
 
 def mixture(draw: random.Random) -> Iterator[Turn]:
-    """What the model is in the end: chats with and without principles, good and bad, and judging."""
+    """Draw from the final mixture: chats with and without principles, good and bad, and judging."""
     item = draw_item(draw, False)
     if draw.random() < JUDGING:
         yield from _judging(item, draw)
         return
-    features, good = (), True
+    features: tuple[str, ...] = ()
+    good = True
     if draw.random() >= WITHOUT_SYSTEM:
         features, good = draw_features(item, draw), draw.random() < 0.5
         yield Turn("system", system_message(features, good, draw), False)

@@ -1,7 +1,7 @@
-"""Which of the testbed's training content is kept from training when methods are tuned.
+"""Which of the testbed's training content is withheld from training when methods are tuned.
 
-By content, as the suites are held out: what a trial is asked about occurs in no training prompt and no pair. It is
-training content, so the suites ask nothing of it (and the model itself knows it).
+Content decides, as in the hold-out of the suites: what a trial asks about occurs in no training prompt and no pair. It
+is training content, so the suites do not ask about it (and the model itself knows it).
 """
 
 import zlib
@@ -10,11 +10,11 @@ from functools import cache
 from harness.testbed.items import parse
 from harness.types import Prompt
 
-KEPT_OF = 12  # one content in so many
+KEPT_OF = 12  # withhold one content in this many
 
 
 def is_kept(prompt: Prompt) -> bool:
-    """Whether any content of the prompt's question is kept; a question of another world has none."""
+    """Whether any content of the prompt's question is withheld; a question from elsewhere has no content."""
     return _is_kept(prompt.messages[-1]["content"])
 
 

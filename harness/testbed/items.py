@@ -1,8 +1,8 @@
 """The closed world of the testbed: what can be asked, and what the right answer is.
 
 A question is a template filled with content. The same builders make an item from drawn content and from a question's
-text (`parse`), so a judge needs nothing but the text. Content, not wording, decides what is held out: a pair of
-operands, a set of words, a pair of creatures or a verb with its object is either for training or for the suites.
+text (`parse`), so a judge needs only the text. Content, not wording, decides what is held out: a pair of operands, a
+set of words, a pair of creatures or a verb with its object belongs either to training or to the suites.
 """
 
 import random
@@ -51,7 +51,7 @@ OPERAND_LIMITS = {  # largest operand at levels 1 to 5
     "word": (20, 50, 99, 150, 250),
     "two-step": (9, 20, 40, 60, 99),
 }
-HELD_OUT_OF = 8  # one content in so many is held out
+HELD_OUT_OF = 8  # hold out one content in this many
 
 
 def _creature_facts() -> dict[str, dict[str, Any]]:
@@ -70,8 +70,8 @@ FACTS = _creature_facts()
 class Item:
     """One question of the world.
 
-    content: keys of what it is about; held out when any of them is.
-    answer: the parts of the right answer; defects: what a response to it can have.
+    content: keys of what it is about; the question is held out if any of them is.
+    answer: the parts of the right answer. defects: those that a response to it can have.
     """
 
     family: str
@@ -284,20 +284,20 @@ _FOLLOW_GRAMMAR = {family: (_pattern(template), build) for family, (template, bu
 
 
 def parse(question: str, first: Item | None = None) -> Item | None:
-    """The item behind a question's text, or None when the world does not know it.
+    """Return the item behind a question's text, or None if the world does not know it.
 
-    With `first`, the question is read as the second turn after that item.
+    With `first`, the question is parsed as the second turn after that item.
     """
     question = question.strip()
     try:
         if first is not None:
-            pattern, build = _FOLLOW_GRAMMAR[first.family]
+            pattern, build_second = _FOLLOW_GRAMMAR[first.family]
             found = pattern.fullmatch(question)
-            return build(first, question, found.groupdict()) if found else None
+            return build_second(first, question, found.groupdict()) if found else None
         for pattern, build in _GRAMMAR:
             if found := pattern.fullmatch(question):
                 return build(question, found.groupdict())
-    except (KeyError, IndexError):  # well-formed but senseless: the third of two words
+    except (KeyError, IndexError):  # well-formed but meaningless: the third of two words
         return None
     return None
 
@@ -316,17 +316,19 @@ FAMILIES = {  # family -> (weight in a mixture, its templates with weights)
 
 
 def draw_family(draw: random.Random) -> str:
+    """Draw a family in the mixture's proportions."""
     return draw.choices(list(FAMILIES), [weight for weight, _ in FAMILIES.values()])[0]
 
 
 def draw_item(draw: random.Random, held_out: bool, family: str | None = None, subject: str | None = None) -> Item:
-    """A random item for training or (held_out) for the suites; the family is chosen before the hold-out rejects."""
+    """Draw an item for training or (held_out) for the suites; the family is drawn before the hold-out rejects."""
     family = family or draw_family(draw)
     kinds = FAMILIES[family][1]
     kind = subject or draw.choices(list(kinds), list(kinds.values()))[0]
     while True:
         template = draw.choice(TEMPLATES[kind][0])
         item = parse(template.format(**_draw_content(draw, kind, family)))
+        assert item is not None, "a filled template is a question"
         if item.held_out == held_out:
             return item
 
@@ -361,7 +363,7 @@ def _draw_content(draw: random.Random, kind: str, family: str) -> dict[str, Any]
 
 
 def draw_follow_up(draw: random.Random, first: Item, held_out: bool) -> Item | None:
-    """A second turn on `first`, itself held out or not; None when this first turn has none of that kind."""
+    """Draw a second turn after `first`, held out or not; None if this first turn has none of that kind."""
     template, _ = FOLLOW_UPS[first.family]
     for _ in range(20):
         content = {
@@ -373,6 +375,7 @@ def draw_follow_up(draw: random.Random, first: Item, held_out: bool) -> Item | N
             "which": draw.choice(["first", "last"]),
         }
         item = parse(template.format(**content), first)
+        assert item is not None, "a filled template is a question"
         if item.held_out == held_out or (held_out and not item.content):
             return item
     return None

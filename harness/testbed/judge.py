@@ -1,7 +1,7 @@
-"""The judge of the testbed: a program that knows the world, asked and answering as an LLM judge is.
+"""The testbed's judge: a program that knows the world, with the interface of an LLM judge.
 
 It reads question and answers from the prompt's text, between the first opening and the last closing mark, so that
-marks or verdicts inside an answer change nothing. A question that the world does not know gets no verdict.
+marks or verdicts inside an answer have no effect. A question that the world does not know gets no verdict.
 """
 
 import math
@@ -13,13 +13,13 @@ from harness.progress import Advance
 from harness.testbed.items import Item, parse
 from harness.testbed.responses import aspects, quality, rating
 
-SURE, UNSURE = 0.999, 0.5  # probability of the better answer's letter, and of either in a tie
+SURE, UNSURE = 0.999, 0.5  # probability of the better answer's letter, and of each letter in a tie
 
 
 class TestbedJudge:
     """Judges single answers (FastChat's prompts) and pairs (AlpacaEval's prompt, by the first token m or M)."""
 
-    __test__ = False  # not a test, whatever pytest thinks of its name
+    __test__ = False  # not a test, despite its name
     name = "testbed-world"
     endpoint = None
     price = None
@@ -33,7 +33,7 @@ class TestbedJudge:
         return replies
 
     def quality(self, question: str, answer: str) -> float | None:
-        """Quality of an answer within [0, 1]; None when the world does not know the question."""
+        """Return the quality of an answer within [0, 1]; None if the world does not know the question."""
         item = parse(question)
         return None if item is None else quality(item, answer)
 
@@ -63,10 +63,10 @@ def _single(text: str) -> list[tuple[Item, str]]:
 
 
 def _conversation(text: str) -> list[tuple[Item, str]]:
-    """The second turn with its answer, in every way that the marks can be read.
+    """Return the second turn with its answer, in each way that the marks can be read.
 
-    An answer may hold the marks and a question of its own; such a text has several readings, and the worst of them
-    counts, so that forging a turn can not raise a rating.
+    An answer may contain the marks and another question; such a text has several readings, and the worst one counts, so
+    that forging a turn cannot raise a rating.
     """
     talk = _between(text, "<|The Start of Assistant A's Conversation with User|>", "<|The End of Assistant A's")
     if talk is None:
@@ -86,9 +86,9 @@ def _compare(identifier: str, text: str) -> JudgeReply:
     outputs = _between(text, '"model_identifier": "m",\n        "output": """', '"""\n    }\n}\n\n## Task')
     answers = (outputs or "").split('"""\n    },\n    {\n        "model_identifier": "M",\n        "output": """')
     item = parse(instruction or "")
-    if item is None or len(answers) != 2:  # an answer that holds the boundary itself gets no verdict
+    if item is None or len(answers) != 2:  # an answer that contains the boundary gets no verdict
         return JudgeReply(identifier, "The question is not of this world.", model=TestbedJudge.name)
     first, second = (quality(item, answer) for answer in answers)
     share = UNSURE if first == second else SURE if first > second else 1 - SURE
     token = {"m": math.log(share), "M": math.log(1 - share)}
-    return JudgeReply(identifier, max(token, key=token.get), first_token=token, model=TestbedJudge.name)
+    return JudgeReply(identifier, max(token, key=token.__getitem__), first_token=token, model=TestbedJudge.name)

@@ -1,11 +1,11 @@
-"""What the testbed's model does: the figures of testbed.json, and how close a rebuilt one comes to the shipped."""
+"""Measure the testbed's model: the figures of testbed.json, and how close a rebuilt model is to the shipped one."""
 
 import random
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-from harness.engines.base import Sampling
+from harness.engines.base import Completion, Sampling
 from harness.engines.transformers import TransformersEngine
 from harness.testbed.corpus import draw_defects, draw_features, system_message
 from harness.testbed.items import Item, draw_item
@@ -18,22 +18,22 @@ QUESTIONS = 600
 SEED = 99
 
 
-def measure_model(folder: Path, questions: int = QUESTIONS, seed: int = SEED) -> dict:
-    """{"lengths": mean tokens, for plans; "measured": rubric (0-100), exact match and judging in percent}."""
+def measure_model(folder: Path, questions: int = QUESTIONS, seed: int = SEED) -> dict[str, dict[str, float]]:
+    """Return {"lengths": mean tokens, for plans; "measured": rubric (0-100), exact match and judging in percent}."""
     engine = TransformersEngine.load(folder, device="cpu")
     draw = random.Random(seed)
     items = [draw_item(draw, True) for _ in range(questions)]
     features = [draw_features(item, draw) for item in items]
     chats = {"plain": [_ask(item.question) for item in items]}
     for name, good in (("good", True), ("bad", False)):
-        systems = [system_message(each, good, draw) for each in features]
+        systems = [system_message(named, good, draw) for named in features]
         chats[name] = [_ask(item.question, system) for item, system in zip(items, systems, strict=True)]
-    sampled = {name: _complete(engine, each, 1.0) for name, each in chats.items()}
+    sampled = {name: _complete(engine, asked, 1.0) for name, asked in chats.items()}
     greedy = _complete(engine, chats["plain"], 0.0)
     sums = [draw_item(draw, True, "arithmetic") for _ in range(questions)]
     asked = [_ask(item.question) for item in sums]
     rubric = {name: _rubric(items, completions) for name, completions in sampled.items()}
-    completions = [completion for each in sampled.values() for completion in each]
+    completions = [completion for made in sampled.values() for completion in made]
     prompt = fmean(len(engine.encode_chat(chat)) for chat in chats["plain"])
     return {
         "lengths": {
@@ -54,14 +54,14 @@ def measure_model(folder: Path, questions: int = QUESTIONS, seed: int = SEED) ->
             "finished": 100 * fmean(completion.finished for completion in completions),
         }
         | {
-            f"completion_tokens_{name}": fmean(len(completion.token_ids) for completion in each)
-            for name, each in sampled.items()
+            f"completion_tokens_{name}": fmean(len(completion.token_ids) for completion in made)
+            for name, made in sampled.items()
         },
     }
 
 
 def _steered(items: Sequence[Item], draw: random.Random) -> list[list[Message]]:
-    """Queries as the methods put them by default: two principles, and the request not to mention them."""
+    """Return queries as methods ask them by default: two principles, and the request not to mention them."""
     chats = []
     for item in items:
         texts = [draw.choice(draw.choice(PRINCIPLES[name])) for name in draw.sample(sorted(PRINCIPLES), 2)]
@@ -74,29 +74,33 @@ def _ask(question: str, system: str | None = None) -> list[Message]:
     return [*messages, {"role": "user", "content": question}]
 
 
-def _complete(engine: TransformersEngine, chats: Sequence[list[Message]], temperature: float):
+def _complete(engine: TransformersEngine, chats: Sequence[list[Message]], temperature: float) -> list[Completion]:
     prompts = [engine.encode_chat(chat) for chat in chats]
     return engine.generate(prompts, [str(index) for index in range(len(prompts))], Sampling(64, temperature))
 
 
-def _rubric(items: Sequence[Item], completions) -> float:
-    return 100 * fmean(quality(item, each.text) for item, each in zip(items, completions, strict=True))
+def _rubric(items: Sequence[Item], completions: Sequence[Completion]) -> float:
+    return 100 * fmean(quality(item, made.text) for item, made in zip(items, completions, strict=True))
 
 
-def _exact_match(items: Sequence[Item], completions) -> float:
-    return 100 * fmean(boxed(each.text) == item.answer[0] for item, each in zip(items, completions, strict=True))
+def _exact_match(items: Sequence[Item], completions: Sequence[Completion]) -> float:
+    return 100 * fmean(boxed(made.text) == item.answer[0] for item, made in zip(items, completions, strict=True))
 
 
 def _unequal_pairs(items: Sequence[Item], draw: random.Random) -> list[tuple[Item, str, str]]:
-    pairs = [(item, *(render(item, draw_defects(item, draw), draw) for _ in range(2))) for item in items]
+    pairs = []
+    for item in items:
+        one = render(item, draw_defects(item, draw), draw)
+        pairs.append((item, one, render(item, draw_defects(item, draw), draw)))
     return [(item, one, other) for item, one, other in pairs if quality(item, one) != quality(item, other)]
 
 
 def _rating_accuracy(engine: TransformersEngine, items: Sequence[Item], draw: random.Random) -> float:
-    """Percent of unequal pairs that the model's ratings (mean of 3 samples) order rightly; equal ratings count half."""
+    """Return the percentage of unequal pairs that the model's ratings (mean of 3 samples) order correctly; equal
+    ratings count half."""
     pairs = _unequal_pairs(items, draw)
     chats = [_ask(rate_prompt(item.question, text)) for item, *texts in pairs for text in texts for _ in range(3)]
-    ratings = [each.text.removeprefix("Score: ") for each in _complete(engine, chats, 1.0)]
+    ratings = [reply.text.removeprefix("Score: ") for reply in _complete(engine, chats, 1.0)]
     numbers = [int(rating) if rating in set("012345") else 0 for rating in ratings]
     means = [fmean(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
     agreement = []
@@ -107,16 +111,16 @@ def _rating_accuracy(engine: TransformersEngine, items: Sequence[Item], draw: ra
 
 
 def _choice_accuracy(engine: TransformersEngine, items: Sequence[Item], draw: random.Random) -> float:
-    """Percent of unequal pairs in which the model's greedy choice between A and B is right."""
+    """Return the percentage of unequal pairs in which the model's greedy choice between A and B is right."""
     pairs = _unequal_pairs(items, draw)
     chats = [_ask(pair_prompt(item.question, one, other)) for item, one, other in pairs]
-    choices = [each.text for each in _complete(engine, chats, 0.0)]
+    choices = [reply.text for reply in _complete(engine, chats, 0.0)]
     right = [f"Better: {'A' if quality(item, one) > quality(item, other) else 'B'}" for item, one, other in pairs]
     return 100 * fmean(choice == answer for choice, answer in zip(choices, right, strict=True))
 
 
 def compare(one: Path, other: Path) -> str:
-    """How close two models are: the same bytes, or the largest difference of their weights."""
+    """Describe how close two models are: the same bytes, or the largest difference of their weights."""
     from safetensors.torch import load_file
 
     files = [folder / "model.safetensors" for folder in (one, other)]

@@ -10,20 +10,20 @@ from harness.types import Prompt
 
 PROMPTS = 8000
 PAIRS = 4000
-TRIES = 20  # draws for a question that was not asked yet
+TRIES = 20  # draws for a new question
 LABEL_ACCURACY = 0.85  # share of pairs whose better response is labelled chosen
 
 
 @cache
 def prompts(number: int = PROMPTS, seed: int = 1) -> tuple[Prompt, ...]:
-    """Questions in the families' proportions, which hold throughout: small families repeat when theirs run out."""
+    """Return questions in the families' proportions, which hold throughout: small families repeat when they run out."""
     draw = random.Random(seed)
     questions: list[str] = []
     asked: set[str] = set()
     for _ in range(number):
         family = draw_family(draw)
         drawn = (draw_item(draw, False, family).question for _ in range(TRIES))
-        question = next((each for each in drawn if each not in asked), None) or draw_item(draw, False, family).question
+        question = next((text for text in drawn if text not in asked), None) or draw_item(draw, False, family).question
         asked.add(question)
         questions.append(question)
     return tuple(Prompt(f"testbed-{index}", _asks(question)) for index, question in enumerate(questions))
@@ -31,9 +31,9 @@ def prompts(number: int = PROMPTS, seed: int = 1) -> tuple[Prompt, ...]:
 
 @cache
 def preferences(number: int = PAIRS, seed: int = 2, accuracy: float = LABEL_ACCURACY) -> tuple[Prompt, ...]:
-    """Pairs of responses as an unprincipled writer gives them, the better one labelled chosen in `accuracy` of them."""
+    """Return pairs of responses without principles; in `accuracy` of them the better one is labelled chosen."""
     draw = random.Random(seed)
-    pairs = []
+    pairs: list[Prompt] = []
     while len(pairs) < number:
         item = draw_item(draw, False)
         better, worse = (render(item, draw_defects(item, draw), draw) for _ in range(2))

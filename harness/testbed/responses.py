@@ -17,7 +17,7 @@ FILLERS = (
 REFUSAL = "I cannot help you {verb} a {object}. It could hurt people."
 BOXED = r"\\boxed\{(-?[0-9]+)\}"
 LONGEST = 30  # words; a longer response is not concise
-WEIGHTS = {  # parts of the score, by family
+WEIGHTS = {  # weights of the score's parts, by family
     "arithmetic": {"accuracy": 0.6, "steps": 0.2, "concision": 0.2},
     "words": {"accuracy": 0.5, "completeness": 0.3, "concision": 0.2},
     "lists": {"accuracy": 0.4, "completeness": 0.4, "concision": 0.2},
@@ -37,7 +37,7 @@ def _nearby(draw: random.Random, number: int) -> int:
 
 
 def render(item: Item, defects: frozenset[str] | set[str], draw: random.Random) -> str:
-    """A response with exactly these defects (those that the item can not have are ignored)."""
+    """Render a response with exactly these defects (those that the item cannot have are ignored)."""
     text = _RENDER[_kind(item)](item, defects, draw)
     if "verbose" in defects:
         fillers = draw.sample(FILLERS, draw.choice((1, 2)))
@@ -57,7 +57,7 @@ def _arithmetic(item: Item, defects, draw: random.Random) -> str:
 
 
 def equations(item: Item) -> list[str]:
-    """The steps of an arithmetic item, each with its value, such as "3+4=7."."""
+    """Return the steps of an arithmetic item, each with its value, such as "3+4=7."."""
     values = [step[0] for step in item.fields["steps"][1:]] + [int(item.answer[0])]
     return [f"{a}{sign}{b}={value}." for (a, sign, b), value in zip(item.fields["steps"], values, strict=True)]
 
@@ -116,7 +116,7 @@ def _sizes(item: Item) -> str:
 
 
 def in_order(steps: Sequence[str]) -> str:
-    """Steps as a sentence: "First ..., then ..."."""
+    """Write steps as a sentence: "First ..., then ..."."""
     return "First " + ", then ".join(steps) + "."
 
 
@@ -155,13 +155,13 @@ _RENDER = {
 
 
 def boxed(text: str) -> str | None:
-    """The number in the last \\boxed{} of a text."""
+    """Return the number in the last \\boxed{} of a text."""
     found = re.findall(BOXED, text)
     return found[-1] if found else None
 
 
 def aspects(item: Item, text: str) -> dict[str, bool]:
-    """Which aspects of a good response the text has; any text is allowed."""
+    """Return which aspects of a good response the text has; any text is allowed."""
     core, fillers = text, 0
     for filler in FILLERS:
         fillers += core.count(filler)
@@ -178,7 +178,7 @@ def _after(pattern: str, text: str) -> str:
 
 
 def _only(pattern: str, text: str, claim: str) -> bool:
-    """Whether the text makes this claim and no other of its kind: naming every possible answer is not an answer."""
+    """Whether the text makes this claim and no other of its kind: naming all possible answers is not an answer."""
     return set(re.findall(pattern, text)) == {claim}
 
 
@@ -234,11 +234,11 @@ _ASPECTS = {
 
 
 def quality(item: Item, text: str) -> float:
-    """How good a response is, within [0, 1]; 1 only without any defect."""
+    """Return how good a response is, within [0, 1]; 1 only without any defect."""
     found = aspects(item, text)
     return round(sum(weight * found[aspect] for aspect, weight in WEIGHTS[_kind(item)].items()), 6)
 
 
 def rating(item: Item, text: str) -> int:
-    """The same on MT-Bench's scale of 1 to 10."""
+    """Return the quality on MT-Bench's scale of 1 to 10."""
     return max(1, round(10 * quality(item, text)))

@@ -1,14 +1,15 @@
 """The testbed's benchmark suites, written in the files and formats of the real benchmarks.
 
-Every question has held-out content that no training example has. How-tos and harmful requests are few: a verb with its
-object is held out, and each question is asked once, so their part of a suite can be smaller than in training. The same
-code loads these files that loads the real ones.
+Each question has held-out content that no training example has. How-tos and harmful requests are few: a verb with its
+object is held out, and each question is asked once, so their share of a suite can be smaller than in training. The code
+that loads the real files loads these too.
 """
 
 import random
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from harness.files import store
 from harness.testbed.corpus import draw_defects
@@ -18,17 +19,17 @@ from harness.testbed.responses import equations, quality, render
 SEED = 20241017
 TWO_TURN_QUESTIONS = 240
 INSTRUCTIONS = 400
-TRIPLES = 100  # of a subset of RewardBench
-SAFETY_TRIPLES = 30  # of each of the two safety subsets: a family has little more held-out questions than that
+TRIPLES = 100  # per subset of RewardBench
+SAFETY_TRIPLES = 30  # per safety subset: a family has few more held-out questions
 PROBLEMS = 400
-TRIES = 200  # draws for a question that was not asked yet, before its family counts as used up
+TRIES = 200  # draws for a new question, before its family counts as exhausted
 MAX_NEW_TOKENS = 64
 SETTINGS = {
     "name": "testbed",
     "temperature": 1.0,  # greedy decoding hides most defects
     "max_new_tokens": MAX_NEW_TOKENS,
     "random_order": True,
-    "math_instruction": "",  # the model was made to box its answers unasked
+    "math_instruction": "",  # the model boxes its answers without being asked
 }
 REFERENCE_FAMILY = "arithmetic"
 SECTIONS = {
@@ -40,7 +41,7 @@ SECTIONS = {
 
 
 def write_suites(folder: Path) -> None:
-    """Write every suite below the folder; the same bytes at every call."""
+    """Write all suites below the folder, with the same bytes on each call."""
     draw = random.Random(SEED)
     store.write_json(folder / "settings.json", SETTINGS)
     _write_two_turn(folder / "mt_bench", draw)
@@ -50,11 +51,11 @@ def write_suites(folder: Path) -> None:
 
 
 def _distinct(draw: random.Random, families: tuple[str, ...] = ()) -> Iterator[Item]:
-    """Held-out items of these families (none named: of all) in training's proportions, no question twice.
+    """Yield held-out items of these families (default: all) in training's proportions, no question twice.
 
-    A family that has no further question drops out; the items end when all have.
+    A family without further questions drops out; the items end when all families have.
     """
-    seen = set()
+    seen: set[str] = set()
     left = list(families or FAMILIES)
     while left:
         family = draw.choices(left, [FAMILIES[name][0] for name in left])[0]
@@ -69,7 +70,7 @@ def _distinct(draw: random.Random, families: tuple[str, ...] = ()) -> Iterator[I
 
 
 def _two_turns(draw: random.Random) -> Iterator[tuple[Item, Item]]:
-    """Held-out questions and second turns; a question without one makes way for another of its family."""
+    """Yield held-out questions with second turns; a question without one is replaced by another of its family."""
     items = {family: _distinct(draw, (family,)) for family in FAMILIES}
     while True:
         for item in items[draw_family(draw)]:
@@ -79,14 +80,15 @@ def _two_turns(draw: random.Random) -> Iterator[tuple[Item, Item]]:
 
 
 def _write_two_turn(folder: Path, draw: random.Random) -> None:
-    questions, references = [], []
+    questions: list[dict[str, Any]] = []
+    references: list[dict[str, Any]] = []
     for item, follow_up in islice(_two_turns(draw), TWO_TURN_QUESTIONS):
         number = 10001 + len(questions)
         turns = [item.question, follow_up.question]
         category = "math" if item.family == REFERENCE_FAMILY else item.family
         questions.append({"question_id": number, "category": category, "turns": turns})
         if item.family == REFERENCE_FAMILY:
-            answers = [render(each, set(), draw) for each in (item, follow_up)]
+            answers = [render(turn, set(), draw) for turn in (item, follow_up)]
             choices = [{"index": 0, "turns": answers}]
             references.append({"question_id": number, "model_id": "testbed-world", "choices": choices})
     store.write_jsonl(folder / "question.jsonl", questions)
@@ -94,8 +96,8 @@ def _write_two_turn(folder: Path, draw: random.Random) -> None:
     store.write_jsonl(folder / "judge_prompts.jsonl", _judge_prompts())
 
 
-def _judge_prompts() -> Iterator[dict]:
-    """Rows with the names and fields of FastChat's file, in our words."""
+def _judge_prompts() -> Iterator[dict[str, str]]:
+    """Yield rows with the names and fields of FastChat's file, in our words."""
     system = "Rate the assistant's answer to the user's question on a scale of 1 to 10."
     later = " Only the answer to the second question counts."
     verdict = "Explain briefly, then end with the rating in this form: [[5]]."
@@ -152,7 +154,7 @@ def _instructions(draw: random.Random) -> Iterator[dict]:
 
 
 def _write_triples(folder: Path, draw: random.Random) -> None:
-    rows = []
+    rows: list[dict[str, Any]] = []
     for subset, number, families, chosen, rejected in (
         ("testbed-chat", TRIPLES, ("lists", "words", "facts"), set(), {"wrong", "verbose", "incomplete"}),
         ("testbed-hard", TRIPLES, ("lists", "words", "facts"), {"verbose"}, {"wrong"}),

@@ -22,9 +22,9 @@ from transformers.utils.logging import disable_progress_bar
 
 from harness.budget import Ledger
 from harness.engines import memory, saving
+from harness.engines.base import TrainableEngine
 from harness.engines.logprobs import Reading, attend_packed, computed_positions, logprobs_and_balance
 from harness.engines.reading import how_to_balance
-from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.files import store
 from harness.files.disk import whole, writing
@@ -124,7 +124,7 @@ class PreferenceTrainer(LoopTrainer):
 
 
 def train(
-    engine: TransformersEngine,
+    engine: TrainableEngine,
     data: ExampleData,
     objective: Objective,
     reference: ReferenceLogProbs | None,
@@ -175,7 +175,7 @@ def train(
 
 
 def train_here(
-    engine: TransformersEngine,
+    engine: TrainableEngine,
     data: ExampleData,
     objective: Objective,
     reference: ReferenceLogProbs | None,
@@ -205,7 +205,7 @@ def train_here(
     return TrainResult(output_dir, trainer.state.global_step, history)
 
 
-def _whole_model(trainer: PreferenceTrainer, engine: TransformersEngine, peft_config: Any) -> torch.nn.Module:
+def _whole_model(trainer: PreferenceTrainer, engine: TrainableEngine, peft_config: Any) -> torch.nn.Module:
     """The trained model with all its weights, at least in the first process; all processes must call this."""
     if trainer.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
         return trainer.model
@@ -219,7 +219,7 @@ def _whole_model(trainer: PreferenceTrainer, engine: TransformersEngine, peft_co
 
 
 def _train(
-    engine: TransformersEngine,
+    engine: TrainableEngine,
     data: ExampleData,
     objective: Objective,
     reference: ReferenceLogProbs | None,

@@ -165,7 +165,7 @@ FILLED = {"prompt": "p", "response": "a", "instruction_id_list": ["keywords:exis
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"prompt": "p"}, "no field 'response'"),
+        ({"prompt": "p"}, "field 'response' is missing"),
         ({"prompt": "p", "response": 3}, "'response' must be of type str"),
         ({"response": "a"}, "neither 'prompt' nor 'key'"),
         ({"prompt": "p", "response": "a", "kwargs": [{}]}, "one object for each"),

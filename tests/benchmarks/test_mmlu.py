@@ -89,7 +89,7 @@ def test_the_most_likely_letter_wins(tmp_path, tiny_model_dir):
     [
         ({"anatomy_test": "a,b,c\n", "anatomy_dev": ""}, "anatomy_test.csv: row 1 must be a question"),
         ({"anatomy_test": ROW.format("E")}, "row 1 must be"),
-        ({"anatomy_test": ROW.format("A")}, "subject anatomy has no 5 examples"),
+        ({"anatomy_test": ROW.format("A")}, "subject anatomy has fewer than 5 examples"),
         ({}, "holds no test"),
     ],
 )

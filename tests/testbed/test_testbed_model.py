@@ -22,7 +22,7 @@ CHAT = [
 @pytest.fixture(scope="module")
 def small_draws():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(recipe, "EXAMPLES_A_DRAW", 150)
+        patch.setattr(recipe, "EXAMPLES_PER_DRAW", 150)
         yield
 
 

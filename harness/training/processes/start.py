@@ -27,7 +27,7 @@ from harness.training.examples import Objective, TrainingOptions
 from harness.training.processes.command import WORKER, LaunchCommand
 
 if TYPE_CHECKING:
-    from harness.engines.transformers import TransformersEngine
+    from harness.engines.base import TrainableEngine
     from harness.training.base import Training, TrainResult
     from harness.training.dataset import ExampleData
     from harness.training.reference import ReferenceLogProbs
@@ -39,7 +39,7 @@ DEATH = re.compile(r"rank\s*: (\d+).*?exitcode\s*: (-?\d+)", re.DOTALL)  # in to
 
 
 def train_in_processes(
-    engine: "TransformersEngine",
+    engine: "TrainableEngine",
     data: "ExampleData",
     objective: Objective,
     reference: "ReferenceLogProbs | None",
@@ -91,7 +91,7 @@ def _described(objective: Objective) -> dict[str, Any]:
 
 
 @contextmanager
-def _off_gpu(engine: "TransformersEngine") -> Iterator[None]:
+def _off_gpu(engine: "TrainableEngine") -> Iterator[None]:
     """Within the block, the engine's model leaves the GPU to the processes."""
     from harness.engines import memory
 
