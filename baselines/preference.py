@@ -29,8 +29,8 @@ class PreferenceOptions(TrainingOptions):
     """Options of DPO and IPO.
 
     data: "offline" (labelled pairs from a file) or "on-policy" (candidates of the policy, ranked by the judge).
-    candidates: how many per prompt.
-    beta: how strongly the policy is held to the reference.
+    candidates: how many responses per prompt the judge ranks.
+    beta: how strongly the loss keeps the policy close to the reference.
     """
 
     data: str = "offline"

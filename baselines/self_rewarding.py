@@ -46,7 +46,7 @@ class SelfRewarding:
         judge_samples: ratings per response, which are averaged.
         judge_prompt: "short" (the testbed's form of the additive prompt) or "additive".
         judge_max_new_tokens: longest rating, in tokens.
-        beta: of DPO, how strongly the policy is held to the reference.
+        beta: how strongly the loss of DPO keeps the policy close to the reference.
         """
 
         iterations: int = 3

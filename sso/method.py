@@ -40,7 +40,10 @@ class SSO:
     class Options(LossOptions):
         """Options of SSO.
 
-        gamma, use_positive, use_negative, negative: settings of the generator's loss (GeneratorObjective).
+        gamma: weight of the SFT terms in the generator's loss.
+        use_positive: whether L+ takes part in the generator's loss.
+        use_negative: whether L- takes part in the generator's loss.
+        negative: the pair of L-: "paper" (yo over y+) or "alternative" (y- over y+).
         generator_share: share of the budget that makes the generator.
         """
 

@@ -13,10 +13,10 @@ LOSS_SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 class LossOptions(PrincipleOptions):
     """The base loss L_b and its settings (harness.training.losses.PairwiseLoss).
 
-    loss: one of LOSSES.
-    beta: how strongly the policy is held to the reference.
-    ipo_average: IPO averages log-probabilities per token rather than summing them.
-    simpo_gamma: the margin of SimPO.
+    loss: dpo, ipo, hinge, simpo or orpo.
+    beta: how strongly the loss keeps the policy close to the reference.
+    ipo_average: IPO compares averages of log-probabilities per token rather than sums.
+    simpo_gamma: the margin that SimPO aims at.
     """
 
     loss: str = "dpo"

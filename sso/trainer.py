@@ -285,7 +285,8 @@ class _Trainer(ABC):
     @property
     def model(self) -> PreTrainedModel:
         """The trained policy; before `train`, the model that training starts from."""
-        return (self.trained.engine() if self.trained else self.engine).local.model
+        trained = self.trained.engine().local if self.trained else None
+        return (trained or self.engine).model
 
     def train(self) -> TrainOutput:
         """Train the policy.

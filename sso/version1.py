@@ -29,7 +29,11 @@ class SSOVersion1:
         """Options of the first version.
 
         iterations: rounds of sampling and training, each with an equal share of the budget.
-        auxiliary (g in the paper), weight, weight_form, alpha, detach_weight: settings of WeightedObjective.
+        auxiliary: weight of the auxiliary terms, g in the paper; 0 leaves their sequences out.
+        weight: whether the weight W of a pair takes part.
+        weight_form: "paper" weights the whole loss by W, "released" only the auxiliary terms (the authors' code).
+        alpha: share of the chosen response in W.
+        detach_weight: no gradient through W.
         filter: keep only queries whose responses obey their principles (in the authors' code; off in the paper).
         """
 

@@ -7,7 +7,7 @@ An engine knows nothing about benchmarks or methods. Text is turned into token i
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeGuard, runtime_checkable
 
 from harness.progress import Advance
 from harness.types import Conversation, Reply, TokenIds
@@ -196,6 +196,11 @@ class TrainableEngine(Engine, Protocol):
     def rest(self) -> None:
         """Free what only generation needs, before training."""
         ...
+
+
+def is_trainable(engine: Engine) -> TypeGuard[TrainableEngine]:
+    """Whether an engine's model is in this process, so that it can be trained."""
+    return engine.local is not None
 
 
 @runtime_checkable

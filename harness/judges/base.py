@@ -38,7 +38,7 @@ class Judge(Protocol):
 
 
 @runtime_checkable
-class GradingJudge(Judge, Protocol):
+class GradingJudge(Protocol):
     """A judge that is a program: it grades any answer at no cost."""
 
     def quality(self, question: str, answer: str) -> float | None:

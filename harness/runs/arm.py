@@ -6,10 +6,10 @@ from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.base import Policy, step_names
-from harness.engines.base import Sampling, TrainableEngine
+from harness.engines.base import Engine, Sampling, TrainableEngine
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import sources, store
@@ -274,9 +274,8 @@ class ArmSetup(RunSetup):
     inputs: Inputs
     streams: dict[bool, PromptStream]
 
-    def base(self) -> TrainableEngine:
-        # what trains is never behind an endpoint: that was refused
-        return cast(TrainableEngine, self.inputs.base)
+    def base(self) -> Engine:
+        return self.inputs.base
 
     def load(self, checkpoint: Path) -> TrainableEngine:
         return self.arm._load(checkpoint)

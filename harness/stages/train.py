@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.budget import Budget, Ledger
-from harness.engines.base import Sampling, TrainableEngine
+from harness.engines.base import Engine, Sampling, TrainableEngine, is_trainable
 from harness.engines.logged import LoggedTrainableEngine
+from harness.errors import UserError
 from harness.files import store
 from harness.files.folders import ArmFolder, RunFolder
 from harness.judges.base import GradingJudge, Judge
@@ -75,7 +76,7 @@ class RunSetup(ABC):
     label: str = ""
 
     @abstractmethod
-    def base(self) -> TrainableEngine:
+    def base(self) -> Engine:
         """The model that the run starts from."""
 
     @abstractmethod
@@ -147,7 +148,7 @@ class Trained:
     worked: whether this call did any step.
     """
 
-    engine: Callable[[], TrainableEngine]
+    engine: Callable[[], Engine]
     ledger: Ledger
     worked: bool
 
@@ -191,13 +192,19 @@ def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) 
     for stage in stages[:done]:
         setup.stream(stage).position = folder.facts(stage.name)["drawn"]
         shutil.rmtree(setup.work(stage), ignore_errors=True)
-    current = _loader(stages[done - 1], setup) if done else setup.base
+    current: Callable[[], Engine] = _loader(stages[done - 1], setup) if done else setup.base
     for index in range(done, len(stages)):
-        engines = {"base": setup.base(), "current": current()}
+        engines = {"base": _trainable(setup.base()), "current": _trainable(current())}
         ledger = _run_stage(stages, index, engines, ledger, setup)
         current = _loader(stages[index], setup)
     store.write_json(folder.ledger, ledger.as_dict())
     return Trained(current, ledger, worked=done < len(stages))
+
+
+def _trainable(engine: Engine) -> TrainableEngine:
+    if not is_trainable(engine):
+        raise UserError(f"{engine.name} cannot be trained: give a causal language model on this machine")
+    return engine
 
 
 def _loader(stage: Stage, setup: RunSetup) -> Callable[[], TrainableEngine]:

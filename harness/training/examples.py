@@ -100,13 +100,16 @@ def split_batch(batch_size: int, micro_batch_size: int, processes: int = 1) -> t
 class TrainingOptions:
     """Settings of one training stage, with defaults for the testbed; presets hold those of the papers.
 
-    learning_rate: of AdamW, at its peak.
+    learning_rate: peak learning rate of AdamW.
     batch_size: examples per update.
     micro_batch_size: examples per forward pass; batch_size / micro_batch_size passes are accumulated.
     warmup_ratio: share of the updates in which the learning rate rises from 0.
-    lr_scheduler: how the learning rate falls afterwards: one of SCHEDULERS.
-    weight_decay, adam_beta1, adam_beta2: of AdamW.
-    max_grad_norm: the gradient is scaled down to this norm; 0 is off.
+    lr_scheduler: schedule of the learning rate after that: cosine, linear, constant, constant_with_warmup,
+        cosine_with_restarts or inverse_sqrt.
+    weight_decay: weight decay of AdamW.
+    adam_beta1: decay of AdamW's mean gradient.
+    adam_beta2: decay of AdamW's mean squared gradient.
+    max_grad_norm: gradients with a larger norm are scaled down to it; 0 is off.
     gradient_checkpointing: recompute activations in the backward pass; None does so on a GPU.
     lora_rank: train adapters of this rank on every linear layer but the head instead of all weights; 0 is off.
     lora_alpha: weight of the adapters, as lora_alpha / lora_rank.

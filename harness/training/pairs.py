@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 class RewardOptions:
     """Settings of training a reward model, with defaults for the testbed.
 
-    learning_rate: of AdamW, at its peak.
+    learning_rate: peak learning rate of AdamW.
     epochs: passes over the pairs.
     batch_size: pairs per update.
     micro_batch_size: pairs per forward pass; batch_size / micro_batch_size passes are accumulated.
     warmup_ratio: share of the updates in which the learning rate rises from 0.
-    max_grad_norm: the gradient is scaled down to this norm.
+    max_grad_norm: gradients with a larger norm are scaled down to it; 0 is off.
     max_length: pairs with more tokens in the chosen or the rejected chat are left out.
     """
 

@@ -410,8 +410,8 @@ def test_supervision_is_named():
     ("method", "settings", "message"),
     [
         (SSO, {"generator_share": 1}, "generator_share must be between 0 and 1, not 1"),
-        (SSO, {"generator_share": 0}, "generator_share must lie between 0 and 1"),
-        (SSO, {"use_positive": False, "use_negative": False}, "both are switched off"),
+        (SSO, {"generator_share": 0}, "generator_share must be between 0 and 1"),
+        (SSO, {"use_positive": False, "use_negative": False}, "both are off"),
         (SSO, {"negative": "other"}, "negative must be one of paper, alternative"),
         (SSO, {"loss": "dp0"}, "unknown loss 'dp0': did you mean 'dpo'"),
         (SSO, {"beta": 0}, "beta must be above 0"),

@@ -93,7 +93,7 @@ def test_files(name, tmp_path):
         ),
         ({"messages": ["Q"]}, '"messages" has a message that is not an object'),
         ({"conversations": [{"from": "human"}]}, "\"conversations\" has a message with the role 'human' but w"),
-        ({"messages": [user("Q"), {"role": "assistant", "content": None}]}, '"messages" has a message of the'),
+        ({"messages": [user("Q"), {"role": "assistant", "content": None}]}, '"messages" has a message with the'),
         ({"messages": [{**user("Q"), "content": [{"type": "image"}]}]}, '"messages" has a message with parts of'),
         ({"messages": [{**user("Q"), "content": {"text": "Q"}}]}, '"messages" must be a text'),
         ({"messages": [{**user("Q"), "weight": 0}]}, '"messages" has a message to skip in training'),

@@ -108,7 +108,7 @@ def test_one_way_to_start_processes():
 
 @NO_GPU
 def test_gpus_need_gpus():
-    with pytest.raises(UserError, match="0 CUDA devices .* --launcher 'torchrun --nproc_per_node 2'"):
+    with pytest.raises(UserError, match="0 CUDA devices.* --launcher 'torchrun --nproc_per_node 2'"):
         check_inputs(Experiment(methods=("dpo",), gpus=2))
 
 
