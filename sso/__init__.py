@@ -6,9 +6,9 @@ from typing import Any
 _HOMES = {
     "GeneratorObjective": "sso.objective",
     "Query": "sso.objective",
-    "SSOConfig": "sso.trainer",
+    "SSOConfig": "sso.config",
     "SSOTrainer": "sso.trainer",
-    "SSOVersion1Config": "sso.trainer",
+    "SSOVersion1Config": "sso.config",
     "SSOVersion1Trainer": "sso.trainer",
     "WeightedObjective": "sso.objective",
     "pair_weight": "sso.objective",

@@ -10,7 +10,6 @@ from harness.benchmarks.base import Score, step_names
 from harness.budget import Ledger
 from harness.errors import UserError, unknown_name
 from harness.experiment.options import Experiment
-from harness.exports.cards import COUNTS
 from harness.files import store
 from harness.files.folders import RunFolder
 from harness.files.hub import is_dataset_name
@@ -20,6 +19,8 @@ from harness.models.folder import TESTBED, model_folder
 from harness.results.folder import read_experiment
 from harness.runs.arm import Arm
 from harness.stages.train import collecting
+
+COUNTS = ("calls", "prompt_tokens", "generated_tokens", "trained_tokens", "updates")
 
 
 def arm_of(run: Path, method: str, seed: int) -> Arm:

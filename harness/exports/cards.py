@@ -33,6 +33,3 @@ def code(value: Any) -> str:
         return value or "–"
     text = "".join(mark if mark.isprintable() else " " for mark in str(value)).replace("`", "'")
     return f"`{' '.join(text.split()).replace('|', chr(92) + '|') or ' '}`"
-
-
-COUNTS = ("calls", "prompt_tokens", "generated_tokens", "trained_tokens", "updates")

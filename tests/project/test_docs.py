@@ -1,6 +1,8 @@
 """The pages name files and modules that exist, and render on a phone."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,10 @@ def test_pages_name_what_exists(page):
 def test_lines_are_short_enough_for_a_phone(name):
     lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
     assert not [line for line in lines if len(line) > 120 and not line.startswith("|")]
+
+
+def test_the_python_of_the_guide_runs(testbed_model_dir, tmp_path):
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "guide.md").read_text(), re.DOTALL)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[0] for line in done.stdout.splitlines()] == ["base", "sso", "dpo"]
