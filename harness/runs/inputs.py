@@ -85,30 +85,28 @@ class Inputs:
 def check_inputs(experiment: Experiment) -> None:
     """Read prompts and benchmark files and plan the budget, so that mistakes show before anything is spent.
 
+    What needs PyTorch comes last: importing it takes longer than all the rest.
+
     Raises:
         UserError: when the run could not use a file, the judge or the budget.
     """
     check_tracker(experiment.report_to)
     _check_packages(experiment)
-    check_launch_command(experiment)
     if experiment.model_url:
         _check_endpoint(experiment)
     else:
         chosen(experiment)
-        _check_model(experiment)
-        estimate(experiment, *load_prompts(experiment))
-    judged = [name for name in experiment.benchmarks if load_benchmark(name).needs_judge]
-    judged += ["tuning"] * bool(experiment.tune)
-    if experiment.judge_engine:
-        model_folder(experiment.judge_engine)
-    elif load_judge(experiment) is None and judged:
-        raise UserError(
-            f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url) or --judge-engine"
-        )
+        check_files(model_folder(experiment.model), experiment.model)
+        load_prompts(experiment)
+    _check_judge(experiment)
     if experiment.data_dir != TESTBED:
         for name in experiment.benchmarks:
             load_questions(name, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
         _check_training_data(experiment)
+    check_launch_command(experiment)
+    if not experiment.model_url:
+        _check_model(experiment)
+        estimate(experiment, *load_prompts(experiment))
 
 
 def _check_packages(experiment: Experiment) -> None:
@@ -121,12 +119,22 @@ def _check_packages(experiment: Experiment) -> None:
         check_installed("this judge", [each for each in EXTRAS if sources.imports(each, module)])
 
 
+def _check_judge(experiment: Experiment) -> None:
+    judged = [name for name in experiment.benchmarks if load_benchmark(name).needs_judge]
+    judged += ["tuning"] * bool(experiment.tune)
+    if experiment.judge_engine:
+        model_folder(experiment.judge_engine)
+    elif load_judge(experiment) is None and judged:
+        raise UserError(
+            f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url) or --judge-engine"
+        )
+
+
 def _check_model(experiment: Experiment) -> None:
     from harness.engines.classifier import is_classifier
     from harness.engines.loading import choose_device
 
     choose_device(experiment.device)
-    check_files(model_folder(experiment.model), experiment.model)
     if is_classifier(model_folder(experiment.model)) and (
         experiment.arms() != ("base",) or set(experiment.benchmarks) != {"reward-bench"}
     ):
