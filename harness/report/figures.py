@@ -111,8 +111,8 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
 
 
 def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
-    """Score against FLOPs spent in training: a point per run, a line from the untrained model to the mean."""
-    digits, points, lines, table = digits_of(column.metric), [], [], []
+    """Score against FLOPs spent in training, a point per run. A line would look like a learning curve."""
+    digits, points, table = digits_of(column.metric), [], []
     means: dict[str, tuple[float, float]] = {}
     unit = _exponent([row.spent.flops for row in run.table.rows])
     for row in run.table.rows:
@@ -129,11 +129,6 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
         )
     if not any(flops for flops, _ in means.values()):
         return None
-    start = next((place for place in means.values() if not place[0]), None)
-    for method, (flops, value) in means.items():
-        if start and flops:
-            lines += [{"method": method, "flops": start[0], "value": start[1]}]
-        lines += [{"method": method, "flops": flops, "value": value}]
     caps = [row.spent.cap_flops / 10**unit for row in run.table.rows if row.spent.cap_flops]
     height, most = 220, max([*(point["flops"] for point in points), *caps])
     low, high = _domain([point["value"] for point in points])
@@ -164,11 +159,6 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
         "encoding": {"x": x, "y": y},
         "layer": [
             {
-                "mark": {"type": "line", "strokeWidth": 1.5},
-                "data": values(lines),
-                "encoding": {"color": scale["color"]},
-            },
-            {
                 "mark": {"type": "point", "size": 40},
                 "encoding": {"color": scale["color"], "shape": scale["shape"], "description": {"field": "tooltip"}},
             },
@@ -178,8 +168,7 @@ def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None
     return Figure(
         f"{column.title}, {column.metric}",
         draw(spec),
-        f"{column.title}, {column.metric}, against the FLOPs that training spent: a mark per run, a line from the "
-        "untrained model to the mean of the method.",
+        f"{column.title}, {column.metric}, against the FLOPs that training spent: a mark per run.",
         ("method", "FLOPs", "mean", "95 % interval"),
         tuple(table),
     )

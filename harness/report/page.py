@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Iterator
 from datetime import datetime
 from importlib.resources import files
+from math import isnan
 from statistics import fmean
 from typing import Any
 
@@ -90,8 +91,45 @@ def page(run: Run, made: datetime) -> str:
         blocks=samples.blocks(run),
         trials=tuning_record.read(run.path),
         provenance=_provenance(run, made),
+        versus=_versus(run, conclusion),
         svg=Markup,
     )
+
+
+def _versus(run: Run, conclusion: Verdict) -> dict[str, Any]:
+    """What the page needs to compare any two methods: each pair of ranked methods, and each method with the baseline.
+
+    Returns: {"first", "second": the two that are compared at first, "rows": [[benchmark, first, second, decimals,
+        difference, low, high, p, corrected p]]}, with null where there is none.
+    """
+    titles = {column.name: column for column in run.table.benchmarks}
+    rows: list[list[Any]] = []
+    for pair in conclusion.pairs:
+        rows.append([pair.benchmark, pair.first, pair.second, pair.difference, pair.p_holm])
+    known = {(benchmark, first, second) for benchmark, first, second, *_ in rows}
+    baseline = run.table.baseline
+    for row in run.table.rows:
+        for name, cell in row.cells.items():
+            if cell.difference and not known & {(name, row.method, baseline), (name, baseline, row.method)}:
+                rows.append([name, row.method, baseline, cell.difference, cell.p_holm])
+    methods = [row.method for row in run.table.rows]
+    others = [method for method in methods if method != baseline]
+    wished = [method for method in ("sso", "dpo") if method in others]
+    first, second = [*wished, *(method for method in others if method not in wished), baseline, baseline][:2]
+    return {
+        "first": first,
+        "second": second,
+        "methods": methods,
+        "rows": [
+            [
+                titles[name].title,
+                *(one, other, digits_of(titles[name].metric), difference.value),
+                *(None if isnan(end) else end for end in (difference.low, difference.high)),
+                *(difference.p_value, p_holm),
+            ]
+            for name, one, other, difference, p_holm in rows
+        ],
+    }
 
 
 def _hash(text: str) -> str:

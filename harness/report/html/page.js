@@ -53,9 +53,40 @@ document.addEventListener("pointerover", (event) => {
 });
 addEventListener("scroll", () => { tip.hidden = true; }, { passive: true });
 
+/* Two methods compared */
+const pairs = byId("pairs") && JSON.parse(byId("pairs").textContent);
+if (pairs) {
+  const [one, other] = [byId("one"), byId("other")];
+  for (const select of [one, other]) select.append(...pairs.methods.map((name) => new Option(name, name)));
+  one.value = pairs.first;
+  other.value = pairs.second;
+  const signedNumber = (value, digits) => {
+    const text = Math.abs(value).toFixed(digits);
+    return (Number(text) === 0 ? "" : value < 0 ? "\u2212" : "+") + text;
+  };
+  const probability = (value) => (value === null ? "too few seeds" : value < 0.0001 ? "< 0.0001" : value.toPrecision(2));
+  const compare = () => {
+    const cells = pairs.rows.flatMap(([title, first, second, digits, value, low, high, p, corrected]) => {
+      const turn = first === one.value && second === other.value ? 1 : second === one.value && first === other.value ? -1 : 0;
+      if (!turn) return [];
+      const ends = low === null ? "" : `[${[turn * low, turn * high].sort((a, b) => a - b).map((end) => signedNumber(end, digits)).join(", ")}]`;
+      return [[title, signedNumber(turn * value, digits), ends, probability(p), probability(corrected)]];
+    });
+    const made = cells.map((row) => element("tr", "", ...row.map((text, place) => element("td", place ? "value" : "", text))));
+    const none = element("tr", "", element("td", "", "These two are not compared: choose two different methods, both ranked or one the baseline."));
+    none.firstChild.colSpan = 5;
+    byId("compared").tBodies[0].replaceChildren(...(made.length ? made : [none]));
+  };
+  for (const select of [one, other]) select.addEventListener("change", compare);
+  byId("versus").addEventListener("submit", (event) => event.preventDefault());
+  for (const id of ["versus", "compared", "family"]) byId(id).hidden = false;
+  compare();
+}
+
 /* Samples */
 const PAGE = 40;
-const controls = Object.fromEntries(["benchmark", "first", "second", "seed", "filter", "order", "search"].map((id) => [id, byId(id)]));
+const ALL = "all";
+const controls = Object.fromEntries(["benchmark", "first", "second", "seed", "filter", "category", "order", "search"].map((id) => [id, byId(id)]));
 const list = byId("list");
 const more = byId("more");
 const unpacked = new Map();
@@ -95,6 +126,9 @@ async function showBenchmark(wanted = {}) {
   choose(controls.first, methods, wanted.first ?? (controls.first.value || methods[1]));
   choose(controls.second, methods, wanted.second ?? (controls.second.value || methods[0]));
   choose(controls.seed, seeds, wanted.seed ?? controls.seed.value);
+  const categories = [...new Set(block.questions.map(([, group]) => group).filter(Boolean))].sort();
+  choose(controls.category, [ALL, ...categories], wanted.category ?? controls.category.value);
+  byId("categories").hidden = categories.length < 2;
   search();
 }
 
@@ -125,7 +159,9 @@ function mentions(row, word) {
 function search() {
   const word = controls.search.value.trim().toLowerCase();
   const all = compared();
-  rows = all.filter((row) => kept[controls.filter.value](row) && mentions(row, word));
+  const category = controls.category.value;
+  const within = (row) => category === ALL || row.question[1] === category;
+  rows = all.filter((row) => within(row) && kept[controls.filter.value](row) && mentions(row, word));
   if (controls.order.value === "difference") {
     rows.sort((a, b) => Math.abs(b.difference ?? -1) - Math.abs(a.difference ?? -1));
   }
@@ -134,10 +170,30 @@ function search() {
   const times = (test) => all.filter(test).length;
   byId("found").textContent = `${rows.length} of ${all.length} questions. A better on ${times(kept.wins)}, B on `
     + `${times(kept.losses)}, no difference on ${times(kept.ties)}.${left}`;
+  offerCsv();
   const heads = element("li", "heads", ...["Question", controls.first.value, controls.second.value, "difference"].map((text, place) => element("span", place ? "score" : "", text)));
   list.replaceChildren(heads);
   shown = 0;
   showMore();
+}
+
+/* The rows that are listed; a text that a spreadsheet would compute begins with an apostrophe */
+function offerCsv() {
+  const safe = (text) => (/^[=+\-@\t\r]/.test(text) ? `'${text}` : text);
+  const quoted = (value) => (typeof value === "number" ? String(value) : `"${safe(value ?? "").replaceAll('"', '""')}"`);
+  const text = (cell, kind) => (cell ? cell[2].filter(([each]) => each === kind).map(([, , place]) => label(place)).join("\n") : "");
+  const [first, second] = [controls.first.value, controls.second.value];
+  const head = ["question", "category", "text", ...[first, second].flatMap((name) => [`${name}: value`, `${name}: answer`, `${name}: judgment`])];
+  const lines = rows.map((row) => [
+    row.question[0], row.question[1], row.question[2].filter(([kind]) => kind === "t").map(([, , place]) => label(place)).join("\n"),
+    ...row.cells.flatMap((cell, place) => [row.values[place], text(cell, "t"), text(cell, "j")]),
+  ]);
+  const link = byId("csv");
+  if (link.href) URL.revokeObjectURL(link.href);
+  const content = [head, ...lines].map((line) => line.map(quoted).join(",")).join("\r\n");
+  link.href = URL.createObjectURL(new Blob([`\ufeff${content}\r\n`], { type: "text/csv" }));
+  link.download = `${block.name}-seed${controls.seed.value}.csv`;
+  link.hidden = false;
 }
 
 function showMore() {
@@ -160,12 +216,25 @@ function listed(row) {
   const summary = element("summary", "", asked, ...row.values.map((value) => element("span", "score", format(value))), difference);
   const details = element("details", "", summary);
   details.addEventListener("toggle", () => {
-    if (details.open && details.children.length === 1) details.append(body(row));
+    if (details.open && details.children.length === 1) details.append(body(row, details));
+    if (details.open) history.replaceState(null, "", hashOf(row));
   });
   return element("li", "", details);
 }
 
-function body(row) {
+/* Close this sample and open the one before or after it */
+function step(details, by) {
+  const item = details.parentElement;
+  if (by > 0 && !item.nextElementSibling) showMore();
+  const next = (by > 0 ? item.nextElementSibling : item.previousElementSibling)?.querySelector("details");
+  if (!next) return;
+  details.open = false;
+  next.open = true;
+  next.querySelector("summary").focus({ preventScroll: true });
+  next.scrollIntoView({ block: "start" });
+}
+
+function body(row, details) {
   const link = element("a", "link", "Link to this sample");
   link.href = hashOf(row);
   const asked = element("div", "", ...parts(row.question[2], []));
@@ -175,7 +244,13 @@ function body(row) {
     const content = cell ? parts(cell[2], cell[1] ? [["Note", "unparsed or missing"]] : []) : [element("p", "about", "No answer is stored.")];
     return element("div", "side", head, ...content);
   }));
-  return element("div", "body", asked, sides, link);
+  const steps = [["Previous", -1], ["Next", 1]].map(([text, by]) => {
+    const button = element("button", "step", text);
+    button.type = "button";
+    button.addEventListener("click", () => step(details, by));
+    return button;
+  });
+  return element("div", "body", asked, sides, element("p", "steps", ...steps, link));
 }
 
 function parts(found, facts) {
@@ -218,7 +293,7 @@ async function follow() {
   controls.benchmark.value = benchmark;
   controls.filter.value = "all";
   controls.search.value = "";
-  await showBenchmark({ first, second, seed });
+  await showBenchmark({ first, second, seed, category: ALL });
   const place = rows.findIndex((row) => row.question[0] === question);
   if (place < 0) {
     byId("found").textContent = `This page does not have the question ${question}.`;
@@ -234,7 +309,7 @@ async function follow() {
 
 let waiting = 0;
 controls.benchmark.addEventListener("change", () => showBenchmark());
-for (const name of ["first", "second", "seed", "filter", "order"]) controls[name].addEventListener("change", search);
+for (const name of ["first", "second", "seed", "filter", "category", "order"]) controls[name].addEventListener("change", search);
 controls.search.addEventListener("input", () => {
   clearTimeout(waiting);
   waiting = setTimeout(search, 150);
