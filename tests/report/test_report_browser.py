@@ -196,7 +196,7 @@ def test_a_link_opens_its_sample(browser, page):
     until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#list details[open] .sides"))
     for wrong in ("#sample/none/1", "#sample/math/nowhere/sso/base/0", "#sample/%E0%A4%A"):
         browser.execute_script("location.hash = arguments[0]", wrong)
-    until(browser, lambda: "does not hold" in browser.find_element(By.ID, "found").text)
+    until(browser, lambda: "does not have" in browser.find_element(By.ID, "found").text)
     assert browser.get_log("browser") == []
 
 
@@ -272,3 +272,39 @@ def test_the_check_for_scripts_sees_one(browser, hostile, tmp_path):
         go(browser, broken)
         assert browser.execute_script("return window.hit") is None
         assert any("Content Security Policy" in entry["message"] for entry in browser.get_log("browser"))
+
+
+def test_two_methods_are_compared_either_way(browser, page):
+    go(browser, page)
+    until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#compared tbody tr"))
+
+    def rows():
+        found = browser.find_elements(By.CSS_SELECTOR, "#compared tbody tr")
+        return [[cell.text for cell in row.find_elements(By.TAG_NAME, "td")] for row in found]
+
+    chosen = [Select(browser.find_element(By.ID, name)).first_selected_option.text for name in ("one", "other")]
+    assert chosen == [SSO, BASE]
+    judged, math = rows()
+    assert judged[1].startswith("+2.4") and math[1] == "0.0"
+    choose(browser, "one", BASE)
+    choose(browser, "other", SSO)
+    assert rows()[0][1] == judged[1].replace("+", "\N{MINUS SIGN}")
+    low, high = judged[2].strip("[]").split(", ")
+    turned = [each.replace("+", "\N{MINUS SIGN}") for each in (high, low)]
+    assert rows()[0][2] == f"[{', '.join(turned)}]" and rows()[0][3:] == judged[3:]
+
+
+def test_samples_have_addresses_neighbours_and_a_file(browser, page):
+    go(browser, page, "#samples")
+    until(browser, lambda: listed(browser))
+    browser.find_elements(By.CSS_SELECTOR, "#list details summary")[0].click()
+    until(browser, lambda: "#sample/" in browser.current_url)
+    first = browser.current_url
+    next(each for each in browser.find_elements(By.CSS_SELECTOR, ".step") if each.text == "Next").click()
+    until(browser, lambda: browser.current_url != first)
+    assert len(browser.find_elements(By.CSS_SELECTOR, "#list details[open]")) == 1
+    open_buttons = browser.find_elements(By.CSS_SELECTOR, "#list details[open] .step")
+    next(each for each in open_buttons if each.text == "Previous").click()
+    until(browser, lambda: browser.current_url == first)
+    link = browser.find_element(By.ID, "csv")
+    assert link.get_attribute("download") == "mt-bench-seed0.csv" and link.get_attribute("href").startswith("blob:")
