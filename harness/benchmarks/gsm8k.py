@@ -11,7 +11,7 @@ from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, up_to_next_question
 from harness.benchmarks.math_answers import Grader
-from harness.benchmarks.rows import Example, Grade, GradedSample, GSM8KItem
+from harness.benchmarks.rows import Grade, GradedSample, GSM8KExample, GSM8KItem
 from harness.engines.base import Sampling
 from harness.errors import UserError
 from harness.progress import Advance
@@ -106,7 +106,7 @@ class GSM8K(BenchmarkDefaults):
         shots: list[dict[str, Any]] = []
         if options.num_fewshot:
             shots = files.read_rows(files.find(folder, self.name, "train.jsonl"), question=str, answer=str)
-        examples: list[Example] = [
+        examples: list[GSM8KExample] = [
             {"question": row["question"], "answer": row["answer"]} for row in shots[: options.num_fewshot]
         ]
         return [

@@ -72,7 +72,7 @@ class RewardModelBench(BenchmarkDefaults):
         if not pairs:
             raise UserError(f"{self.name}: there are no pairs to train on; give --set {self.name}.preferences=FILE")
         if given.unused:
-            print(f"{options.preferences}: columns that are not used: {rows_by_name(given.unused)}", file=sys.stderr)
+            print(f"{options.preferences}: unused columns: {rows_by_name(given.unused)}", file=sys.stderr)
         print(
             f"reward model: training on {len(own)} of the method's pairs and {len(given.prompts)} given ones",
             file=sys.stderr,

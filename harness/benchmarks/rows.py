@@ -6,7 +6,7 @@ They are plain JSON objects in run folders; fields marked NotRequired may be mis
 from typing import Any, NotRequired, TypedDict
 
 
-class Example(TypedDict):
+class GSM8KExample(TypedDict):
     """A few-shot example."""
 
     question: str
@@ -54,7 +54,7 @@ class GSM8KItem(TypedDict):
     id: str
     question: str
     answer: str
-    examples: list[Example]
+    examples: list[GSM8KExample]
 
 
 class MathItem(TypedDict):

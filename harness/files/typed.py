@@ -140,25 +140,25 @@ def _is_required(field: "dataclasses.Field[Any]") -> bool:
     return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
-class _Reader(NamedTuple):
+class _TypedReader(NamedTuple):
     annotation: Any
     adapter: "TypeAdapter[Any]"
 
 
-def _reader(annotation: Any) -> _Reader:
+def _reader(annotation: Any) -> _TypedReader:
     from pydantic import ConfigDict, TypeAdapter
 
     config = ConfigDict(strict=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-    return _Reader(annotation, TypeAdapter(_with_conversions(annotation), config=config))
+    return _TypedReader(annotation, TypeAdapter(_with_conversions(annotation), config=config))
 
 
 @cache
-def _cached_readers(kind: Any) -> dict[str, _Reader]:
+def _cached_readers(kind: Any) -> dict[str, _TypedReader]:
     hints = get_type_hints(kind, include_extras=True)
     return {each.name: _reader(hints[each.name]) for each in dataclasses.fields(kind)}
 
 
-_readers: Callable[[Any], dict[str, _Reader]] = _cached_readers  # mypy takes some classes for unhashable
+_readers: Callable[[Any], dict[str, _TypedReader]] = _cached_readers  # mypy takes some classes for unhashable
 
 
 def _with_conversions(annotation: Any) -> Any:
@@ -209,7 +209,7 @@ def _name(value: Any) -> Any:
     return value
 
 
-def _read(reader: _Reader, value: Any, what: str, name: str) -> Any:
+def _read(reader: _TypedReader, value: Any, what: str, name: str) -> Any:
     from pydantic import ValidationError
 
     try:

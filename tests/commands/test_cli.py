@@ -74,7 +74,7 @@ def test_list_names_all(tmp_path):
         (("run", "-m", "dpo", "--prompts", "bad.jsonl"), "--prompts is not used by the methods base, dpo"),
         (("run", "--preferences", "bad.jsonl"), "--preferences is not used by the methods base, sso"),
         (("run", "--config", "nowhere.yaml"), "no configuration file at nowhere.yaml"),
-        (("table", "nowhere"), "no run folder"),
+        (("table", "nowhere"), "is not a run folder"),
         (("data", "fetch", "mtbench"), "did you mean 'mt-bench'?"),
     ],
 )
@@ -87,7 +87,7 @@ def test_a_mistake_is_one_line_and_loses_nothing(arguments, message, tmp_path, t
 
 
 def test_a_list_in_several_words_is_told_of_commas(tmp_path):
-    told = " ".join(harness("run", "--method", "sso", "dpo", cwd=tmp_path, code=2).split())
+    told = " ".join(harness("run", "--method", "sso", "dpo", cwd=tmp_path, code=2).replace("│", " ").split())
     assert "unexpected extra argument" in told and "(--method sso,dpo)" in told
 
 

@@ -216,7 +216,7 @@ def test_options_of_the_judge_change_its_requests_and_the_step(judged):
         assert (asked["max_tokens"], asked["reasoning_effort"]) == (77, "low")
         assert asked["chat_template_kwargs"] == {"thinking": False} and "temperature" not in asked
     said, _ = judged.by("plain", "mt-bench", code=2)
-    assert "judging.max_tokens (77, now null)" in said and "--restart-from score-mt-bench" in said
+    assert "judging.max_tokens=77 (now null)" in said and "--restart-from score-mt-bench" in said
 
 
 @pytest.mark.parametrize(

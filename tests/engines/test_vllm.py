@@ -37,7 +37,7 @@ def test_without_vllm_auto_is_transformers_and_asking_for_it_says_what_to_do():
         ({"engine": "vlm"}, "engine 'vlm'.*vllm"),
         ({"engine": "transformers", "engine_url": "http://localhost:8000/v1"}, "engine_url names a vLLM server"),
         ({"gpu_memory": 1.5}, "option 'gpu_memory' must be at most 1, not 1.5"),
-        ({"tensor_parallel": 0}, "tensor_parallel must be at least 1"),
+        ({"tensor_parallel": 0}, "tensor_parallel' must be at least 1"),
     ],
 )
 def test_options_that_make_no_sense(options, told):

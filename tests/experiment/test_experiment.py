@@ -49,7 +49,7 @@ def test_base_comes_first_and_once():
         ({"options": {"dpo": {"beta": 0.1}}}, "options for 'dpo', which is not among"),
         ({"options": {"sso": {"betaa": 0.1}}}, "unknown option of sso 'betaa': did you mean 'beta'"),
         ({"options": {"sso": {"beta": "high"}}}, "option of sso 'beta' must be float"),
-        ({"options": {"sso": {"generator_share": 1.0}}}, "generator_share must lie between 0 and 1"),
+        ({"options": {"sso": {"generator_share": 1.0}}}, "generator_share must be between 0 and 1"),
         ({"methods": [1]}, "'methods' must be a list of texts, at least one, not \\[1\\]"),
         ({"methods": []}, "'methods' must be a list of texts"),
         ({"methods": ","}, "'methods' must be a list of texts"),

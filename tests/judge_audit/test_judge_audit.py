@@ -163,11 +163,11 @@ def test_the_rule_about_length_needs_answers_of_both_kinds():
 def test_a_local_model_as_the_judge(pairs_file, testbed_model_dir, tmp_path):
     """The embedded model knows nothing of judging."""
     words = ("judge", "audit", "--judge-engine", "testbed", "--labels", pairs_file, "--limit", "5")
-    printed = harness(*words, cwd=tmp_path, code=1)
+    harness(*words, cwd=tmp_path, code=1)
     (file,) = tmp_path.glob("results/audits/*/audit.json")
     (found,) = json.loads(file.read_text())["sets"]
     assert found["usd"] == 0 and found["failed"] + found["unparsed"] == 10 == found["askings"]
-    assert "100% of what it was asked has no verdict" in found["verdict"] and "judge: 10 in" in printed
+    assert "100% of what it was asked has no verdict" in found["verdict"]
 
 
 @pytest.mark.parametrize("command", [("judge", "audit"), ("rejudge",)])

@@ -127,7 +127,7 @@ def test_the_command_refuses_a_row_by_name(row, family, message, tmp_path):
 def test_columns_that_are_not_used_are_named_once(tmp_path, capsys):
     rows = [{**ROWS["a question"], "id": 1, "source": "web"}, {**ROWS["texts"], "id": 2}]
     runner.run(experiment(tmp_path, rows, family="chatml"), tmp_path)
-    said = [line for line in capsys.readouterr().err.splitlines() if "not used" in line]
+    said = [line for line in capsys.readouterr().err.splitlines() if "unused" in line]
     assert said == [f"{tmp_path / 'pairs.jsonl'}: unused columns: id (2 rows), source (1 rows)"]
 
 
@@ -154,7 +154,7 @@ def test_the_date_of_a_run_is_that_of_its_first_day(tmp_path, monkeypatch):
     assert ids_on(tmp_path, monkeypatch, "2026-03-03", seeds=2) == first  # and continued
     seed = tmp_path / "runs" / "rows" / "arms" / "dpo-seed1" / "preferences" / "policy.jsonl"
     assert json.loads(seed.read_text())["sequences"][0]["prompt_ids"] == first
-    with pytest.raises(UserError, match="another date"):
+    with pytest.raises(UserError, match='date="2026-03-01"'):
         ids_on(tmp_path, monkeypatch, "2026-03-04", date="2026-03-04")
 
 

@@ -132,7 +132,7 @@ def test_a_worker_that_was_killed_is_named_and_the_others_end(tmp_path, testbed_
         assert run.process.wait() == 2
     last = run.said().splitlines()[-1]
     assert (
-        f"its process {victim} was ended by SIGKILL (is memory short? fewer --jobs need less); the same command" in last
+        f"its process {victim} was ended by SIGKILL (out of memory? fewer --jobs need less); the same command" in last
     )
     assert last.startswith(("error: sso seed 0: ", "error: dpo seed 0: ", "error: base seed 0: "))
     assert "Traceback" not in run.said()

@@ -41,7 +41,7 @@ def copy(finished, tmp_path):
 def test_variables_that_change_numbers(finished, monkeypatch, variable, value):
     monkeypatch.setenv(variable, value)
     told = harness(*RUN, cwd=finished, code=2)
-    assert f'made with another environment.{variable} (null, now "{value}")' in told
+    assert f'was computed with environment.{variable}=null (now "{value}")' in told
 
 
 def test_variables_that_change_none(finished, monkeypatch):

@@ -144,9 +144,13 @@ def test_what_tasks_take(monkeypatch):
 def test_what_no_node_has_is_told(capsys):
     nodes = [{"Alive": True, "Resources": {"CPU": 1.0, "GPU": 2.0}}, {"Alive": False, "Resources": {"CPU": 9.0}}]
     cluster = SimpleNamespace(nodes=lambda: nodes)
-    ray_cluster._tell_what_lacks(cluster, {"training": {"num_cpus": 1, "num_gpus": 2}, "evaluation": {"num_cpus": 1}})
+    ray_cluster._warn_of_small_nodes(
+        cluster, {"training": {"num_cpus": 1, "num_gpus": 2}, "evaluation": {"num_cpus": 1}}
+    )
     assert capsys.readouterr().err == ""
-    ray_cluster._tell_what_lacks(cluster, {"training": {"num_cpus": 1, "num_gpus": 4}, "evaluation": {"num_cpus": 2}})
+    ray_cluster._warn_of_small_nodes(
+        cluster, {"training": {"num_cpus": 1, "num_gpus": 4}, "evaluation": {"num_cpus": 2}}
+    )
     told = capsys.readouterr().err.splitlines()
     assert told == [
         "no node of the cluster has 1 CPU and 4 GPU for training: waiting for one",

@@ -148,7 +148,7 @@ def test_everything_that_is_broken_is_reported_at_once(copy):
         ),
         *("dpo-seed0/scores/mt-bench.json has changed since step", "table.json: UnicodeDecodeError"),
         *("steps/policy.json was changed: its key is not the digest", "not in the run folder"),
-        f"{cached.relative_to(copy)} is not what was computed there",
+        f"{cached.relative_to(copy)} was changed since it was written",
         *(
             "arms/dpo-seed1 is not part of the experiment",
             "steps/samples-gsm8k.json is the mark of a step that the experiment",

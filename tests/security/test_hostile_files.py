@@ -53,7 +53,7 @@ pytestmark = pytest.mark.usefixtures("judge_key")
 def test_a_name_in_a_table(text, shown):
     """A judge's or a model's name can not end a cell, begin HTML, make a link or steer a terminal."""
     assert escape(text) == shown
-    row = ResultRow("base", text, {}, {0: Ledger().as_dict()}, {0: {"training": 0.0, "scoring": 0.0}})
+    row = ResultRow("base", text, {}, {0: Ledger()}, {0: {"training": 0.0, "scoring": 0.0}})
     lines = to_markdown(build([row], title=text)).splitlines()
     assert lines[0] == f"## {shown}" and lines[4].startswith(f"| base   | {shown} ")
 

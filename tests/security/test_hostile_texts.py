@@ -226,7 +226,7 @@ READERS = {
     "comparable": lambda text: math_answers._comparable(text, "1"),
     "gsm8k": gsm8k_answers.final_number,
     "gold": gsm8k_answers.gold_number,
-    "shown": output.shown,
+    "readable": output.readable,
     "in a table": escape,
 }
 

@@ -118,7 +118,7 @@ def test_gradient_through_the_weight(detach):
 
 
 def test_mistakes():
-    with pytest.raises(UserError, match="both are switched off"):
+    with pytest.raises(UserError, match="both are off"):
         GeneratorObjective(use_positive=False, use_negative=False)
     with pytest.raises(UserError, match="negative must be one of paper, alternative"):
         GeneratorObjective(negative="other")

@@ -196,7 +196,10 @@ def test_no_pair_is_a_users_mistake(engine, tmp_path, pairs):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"micro_batch_size": 3}, "not a multiple of micro_batch_size 3"), ({"epochs": 0}, "epochs 0")],
+    [
+        ({"micro_batch_size": 3}, "not a multiple of micro_batch_size 3"),
+        ({"epochs": 0}, "epochs must be at least 1, not 0"),
+    ],
 )
 def test_options_that_do_not_fit(engine, tmp_path, changes, message):
     with pytest.raises(UserError, match=message):

@@ -77,7 +77,7 @@ def test_metrics_are_tracked(tracker, testbed_model_dir, tmp_path, monkeypatch):
 
 def test_what_is_refused(tmp_path, monkeypatch):
     told = harness("run", "--report-to", "tensorbord", cwd=tmp_path, code=2)
-    assert "unknown tracker 'tensorbord': did you mean 'tensorboard'?" in told
+    assert "unknown report_to 'tensorbord': did you mean 'tensorboard'?" in told
     monkeypatch.setattr(tracking, "find_spec", lambda name: None)
     told = harness("run", "--report-to", "wandb", cwd=tmp_path, code=2)
     assert "wandb is not installed: pip install wandb, or leave out --report-to" in told
