@@ -44,3 +44,14 @@ def test_the_python_of_the_guide_runs(testbed_model_dir, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["base", "sso", "dpo"]
+
+
+def test_the_reference_of_the_command_line_is_that_of_the_code():
+    made = subprocess.run(
+        [sys.executable, "-c", "import cli_reference, sys; sys.stdout.write(cli_reference.text())"],
+        cwd=ROOT / "docs",
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    assert (ROOT / "docs" / "cli.md").read_text() == made, "python docs/cli_reference.py"
