@@ -5,6 +5,7 @@ inputs are an error that names them: no result is replaced unasked.
 """
 
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from harness.files.store import digest, safe_name
 
 NAMED = 3  # differences in a message
 LONGEST_VALUE = 60  # characters of a value in a message
+DIGEST = re.compile(r'\[?"[0-9a-f]{16,64}["…].*')  # of one or several files, as JSON that may be cut short
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Folder:
         """
         mark = self.mark(step)
         if mark and mark.key != digest(depends_on):
-            changes = [f"{name}={old} (now {new})" for name, old, new in differences(mark.depends_on, depends_on)]
+            changes = [_described(*change) for change in differences(mark.depends_on, depends_on)]
             more = f" and {len(changes) - NAMED} more" if len(changes) > NAMED else ""
             raise UserError(
                 f"{self.path}: step {step} was computed with {', '.join(changes[:NAMED])}{more}. Restore that, choose "
@@ -144,6 +146,13 @@ def differences(before: Any, now: Any, name: str = "") -> list[tuple[str, str, s
         ]
     before, now = (json.dumps(value, ensure_ascii=False, default=str) for value in (before, now))
     return [] if before == now else [(name, _short(before), _short(now))]
+
+
+def _described(name: str, old: str, new: str) -> str:
+    """A difference as people read it; of two digests only that the content is another."""
+    if DIGEST.fullmatch(old) and DIGEST.fullmatch(new):
+        return f"other {name}"
+    return f"{name}={old} (now {new})"
 
 
 def _short(text: str) -> str:

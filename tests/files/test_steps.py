@@ -69,3 +69,11 @@ def test_a_damaged_mark_is_named(folder, content):
     (folder / "steps" / "policy.json").write_text(content)
     with pytest.raises(UserError, match=r"steps/policy\.json.*delete"):
         folder.finished("policy", MADE_FROM)
+
+
+def test_digests_are_not_shown_to_people(tmp_path):
+    folder = Folder(tmp_path)
+    before = {"prompts": "0123456789abcdef", "model": {"weights": "a" * 64}, "seed": 1}
+    folder.finish("policy", before, [])
+    with pytest.raises(UserError, match="computed with other model.weights, other prompts, seed=1 .now 2.. Restore"):
+        folder.finished("policy", {"prompts": "fedcba9876543210", "model": {"weights": "b" * 64}, "seed": 2})
