@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
+from harness.report.pairs import training_blocks
 from harness.report.run import Run
 from harness.report.verdict import Verdict, verdict
 from harness.results import tuning_record
@@ -88,7 +89,7 @@ def page(run: Run, made: datetime) -> str:
         curves=_drawn(training.curves(run, each) for each in series.values()),
         pair_quality=training.pair_quality(run, [*series.values()]),
         health=training.health_rows(run),
-        blocks=samples.blocks(run),
+        blocks=[*samples.blocks(run), *training_blocks(run)],
         trials=tuning_record.read(run.path),
         provenance=_provenance(run, made),
         versus=_versus(run, conclusion),

@@ -37,13 +37,14 @@ Part = tuple[str, str, str]  # ("text", "judgment" or "fact"; label; text)
 class Block:
     """The samples of a benchmark as the page has them.
 
-    questions: how many are in the block. of: how many the benchmark has.
+    questions: how many are in the block. of: how many the benchmark has. title: as the page names it.
     """
 
     benchmark: str
     data: str
     questions: int
     of: int
+    title: str
 
 
 def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
@@ -57,6 +58,12 @@ def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
         if size <= most_bytes:
             return packed
         share *= 0.95 * most_bytes / size
+
+
+def pack(content: dict[str, Any]) -> str:
+    """A block's content as the page holds it: JSON, compressed, in base64."""
+    text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
+    return base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
 
 
 class _Samples:
@@ -103,9 +110,7 @@ class _Samples:
             ],
         }
         content["texts"] = list(texts)
-        text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
-        data = base64.b64encode(gzip.compress(text, 6, mtime=0)).decode()
-        return Block(self.column.name, data, len(kept), len(self.questions))
+        return Block(self.column.name, pack(content), len(kept), len(self.questions), self.column.title)
 
     def _kept(self, share: float) -> list[str]:
         """The questions that matter most, in their original order."""

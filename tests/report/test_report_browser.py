@@ -308,3 +308,22 @@ def test_samples_have_addresses_neighbours_and_a_file(browser, page):
     until(browser, lambda: browser.current_url == first)
     link = browser.find_element(By.ID, "csv")
     assert link.get_attribute("download") == "mt-bench-seed0.csv" and link.get_attribute("href").startswith("blob:")
+
+
+def test_training_examples_are_shown_with_their_principles(browser, tmp_path_factory, testbed_model_dir):
+    place = tmp_path_factory.mktemp("trained")
+    small = ("--budget", "6e10", "--limit", "4", "--benchmark", "math", "--name", "pairs")
+    harness("run", "--method", "sso", *small, cwd=place)
+    harness("report", "pairs", cwd=place)
+    run = place / "results" / "runs" / "pairs"
+    go(browser, run / "report.html", "#samples")
+    choose(browser, "benchmark", "pairs: sso, policy")
+    file = run / "arms" / "sso-seed0" / "preferences" / "policy.jsonl"
+    rows = [json.loads(line) for line in file.read_text().splitlines()]
+    until(browser, lambda: listed(browser) == [row["id"] for row in rows[:40]])
+    browser.find_elements(By.CSS_SELECTOR, "#list details summary")[0].click()
+    until(browser, lambda: browser.find_elements(By.CSS_SELECTOR, "#list details[open] .sides"))
+    opened = browser.find_element(By.CSS_SELECTOR, "#list details[open]")
+    texts = [each.text for each in opened.find_elements(By.CSS_SELECTOR, ".side .said")]
+    assert texts == [rows[0]["chosen"].strip(), rows[0]["rejected"].strip()]
+    assert rows[0]["good_principle"] in opened.text

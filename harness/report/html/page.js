@@ -123,14 +123,17 @@ async function showBenchmark(wanted = {}) {
   block = await unpack(controls.benchmark.value);
   const methods = [...new Set(block.arms.map(([name]) => name))];
   const seeds = [...new Set(block.arms.map(([, seed]) => seed))];
-  choose(controls.first, methods, wanted.first ?? (controls.first.value || methods[1]));
-  choose(controls.second, methods, wanted.second ?? (controls.second.value || methods[0]));
+  const [first, second] = isTraining() ? methods : [methods[1], methods[0]];
+  choose(controls.first, methods, wanted.first ?? (methods.includes(controls.first.value) ? controls.first.value : first));
+  choose(controls.second, methods, wanted.second ?? (methods.includes(controls.second.value) ? controls.second.value : second));
   choose(controls.seed, seeds, wanted.seed ?? controls.seed.value);
   const categories = [...new Set(block.questions.map(([, group]) => group).filter(Boolean))].sort();
   choose(controls.category, [ALL, ...categories], wanted.category ?? controls.category.value);
   byId("categories").hidden = categories.length < 2;
   search();
 }
+
+const isTraining = () => block.kind === "pairs";
 
 function compared() {
   const sides = [controls.first.value, controls.second.value].map((method) => block.answers[armOf(method)] ?? []);
@@ -139,7 +142,7 @@ function compared() {
     const values = cells.map((cell) => (cell ? cell[0] : null));
     const difference = values.includes(null) ? null : values[0] - values[1];
     return { question, cells, values, difference, open: cells.some((cell) => !cell || cell[1]) };
-  });
+  }).filter((row) => !isTraining() || row.cells.some(Boolean)); /* a seed has examples of its own */
 }
 
 const kept = {
@@ -165,7 +168,7 @@ function search() {
   if (controls.order.value === "difference") {
     rows.sort((a, b) => Math.abs(b.difference ?? -1) - Math.abs(a.difference ?? -1));
   }
-  const left = block.of > all.length
+  const left = isTraining() ? ` The first of each seed; ${block.of} examples were trained on in all.` : block.of > all.length
     ? ` This page has ${all.length} of ${block.of} questions, those that differ most; harness show has all.` : "";
   const times = (test) => all.filter(test).length;
   byId("found").textContent = `${rows.length} of ${all.length} questions. A better on ${times(kept.wins)}, B on `
