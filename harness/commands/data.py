@@ -12,7 +12,10 @@ from harness.files.downloads import TABLE
 app = typer.Typer(no_args_is_help=True, help="Files of the real benchmarks: list, fetch, verify.")
 
 DataDir = Annotated[Path, typer.Option(help="Folder for the files.")]
-Table = Annotated[Path, typer.Option("--table", help="Another table of pinned files, such as that of a mirror.")]
+Table = Annotated[
+    Path,
+    typer.Option("--table", help="Another table of pinned files, such as that of a mirror.", show_default="its own"),
+]
 DATA = Path("data")
 
 
