@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from harness.engines.base import Engine
 from harness.progress import Advance
@@ -146,13 +146,14 @@ def step_names(benchmark: str) -> tuple[str, str]:
 class Benchmark(Protocol[Item, Sample, Judgment]):
     """One file per benchmark, found through the entry points `harness.benchmarks`.
 
-    A benchmark may also implement `Sectioned`, `Clustered`, `HasResources` or `TrainsOnPairs`.
+    `harness.benchmarks.defaults.BenchmarkDefaults` has the rest: questions that depend on each other, files outside the
+    data folder, training pairs.
     """
 
     name: str  # as on the command line: "mt-bench"
     title: str  # as in a table: "MT-Bench"
     needs_judge: bool
-    needs_pairs: bool  # trains on a method's pairs (`TrainsOnPairs`), and is skipped without them
+    needs_pairs: bool  # trains on a method's pairs, and is skipped without them
     needs_logprobs: bool  # for given texts, which a model behind an endpoint does not give
     turns: int  # how often `advance` counts an item in answering and in judging
     Options: type  # a frozen dataclass of plain values, all with defaults
@@ -187,38 +188,4 @@ class Benchmark(Protocol[Item, Sample, Judgment]):
 
     def score(self, items: Questions[Item], samples: list[Sample], judgments: list[Judgment]) -> Score:
         """Score stored rows, without a model or a judge."""
-        ...
-
-
-@runtime_checkable
-class Sectioned(Protocol):
-    """A benchmark whose samples are drawn in proportion to the values of a field of its questions."""
-
-    sections: str
-
-
-@runtime_checkable
-class Clustered(Protocol):
-    """A benchmark with dependent questions (they share a prompt, a passage, a subject)."""
-
-    def clusters(self, items: Any) -> dict[str, str]:
-        """Return question id -> name of its cluster; a cluster is one observation in each interval and test."""
-        ...
-
-
-@runtime_checkable
-class HasResources(Protocol):
-    """A benchmark whose `load` finds files outside the data folder."""
-
-    def resources(self, data_dir: Path) -> dict[str, Path]:
-        """Return these files by name: they identify a finished run without loading its questions."""
-        ...
-
-
-@runtime_checkable
-class TrainsOnPairs(Protocol):
-    """A benchmark that trains on a method's pairs."""
-
-    def pairs(self, own: "Sequence[Prompt] | None", settings: Settings) -> "list[Prompt]":
-        """Return what it trains on, given the method's pairs."""
         ...

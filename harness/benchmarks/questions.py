@@ -10,10 +10,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from harness.benchmarks.base import Questions, Sectioned, Settings
+from harness.benchmarks.base import Questions, Settings
 from harness.benchmarks.files import suite_settings
+from harness.benchmarks.loading import load_benchmark
 from harness.errors import UserError
-from harness.experiment import registry
 
 SAMPLE_SEED = 0  # for --limit: the same for all methods, seeds and runs
 
@@ -26,11 +26,10 @@ def load_questions(name: str, data_dir: Path, settings: Settings) -> Questions[A
         UserError: for a missing or malformed file, for questions that share an id, and for a benchmark that stores what
             it loads in itself, where no other step would find it.
     """
-    benchmark = registry.load("benchmark", name)
-    before = dict(getattr(benchmark, "__dict__", {}))
+    benchmark = load_benchmark(name)
+    before = dict(vars(benchmark))
     loaded = benchmark.load(data_dir, replace(settings, limit=None))
-    after = getattr(benchmark, "__dict__", {})
-    if kept := [attribute for attribute, value in after.items() if before.get(attribute) is not value]:
+    if kept := [attribute for attribute, value in vars(benchmark).items() if before.get(attribute) is not value]:
         raise UserError(
             f"benchmark {name} stores {', '.join(kept)} in itself in load, but its other methods are called on another "
             "instance: return Questions(items, answering={...}, scoring={...}) from load"
@@ -40,9 +39,7 @@ def load_questions(name: str, data_dir: Path, settings: Settings) -> Questions[A
         raise UserError(f"benchmark {name}: several questions have the id {twice[0]!r:.60}")
     if suite_settings(data_dir).get("random_order"):
         return questions.only(range(min(len(questions), settings.limit or len(questions))))
-    return questions.only(
-        sample(questions, settings.limit, benchmark.sections if isinstance(benchmark, Sectioned) else None)
-    )
+    return questions.only(sample(questions, settings.limit, benchmark.sections))
 
 
 def sample(items: Sequence[Mapping[str, Any]], limit: int | None, sections: str | None = None) -> list[int]:
