@@ -166,7 +166,7 @@ def test_adapters_and_tokenizer_are_part_of_what_a_stage_is_made_from(testbed_mo
     with pytest.raises(UserError, match=r"computed with adapters"):
         train(peft_config=None)
     tokenizer.chat_template = tokenizer.chat_template + "{# changed #}"
-    with pytest.raises(UserError, match=r"computed with tokenizer\.template"):
+    with pytest.raises(UserError, match=r"computed with other tokenizer\.template"):
         train(processing_class=tokenizer)
     tokenizer.add_tokens(["<new>"])
     with pytest.raises(UserError, match=r"has 769 tokens \('<new>' is the last\) and the embedding 768 rows"):
@@ -197,7 +197,7 @@ def test_a_principle_set_that_was_edited(testbed_model_dir, tmp_path):
 
     train()
     file.write_text(file.read_text() + " ")
-    with pytest.raises(UserError, match="computed with option files"):
+    with pytest.raises(UserError, match="computed with other option files"):
         train()
 
 
