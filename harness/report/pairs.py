@@ -8,7 +8,7 @@ from typing import Any
 from harness.files import store
 from harness.files.folders import ArmFolder
 from harness.report.run import Run
-from harness.report.samples import Block, pack
+from harness.report.samples import Block, Part, Texts, pack
 from harness.types import message_text
 
 MOST = 50  # examples per stage and seed, the first ones
@@ -43,21 +43,17 @@ def _block(name: str, folders: dict[int, ArmFolder], stage: str, most: int) -> I
     for seed, folder in folders.items():
         file = folder.preferences(stage)
         if file.exists():
-            rows += [(seed, row) for row in islice(store.iterate_jsonl(file), most)]
-            total += sum(1 for _ in store.iterate_jsonl(file))
+            examples = store.iterate_jsonl(file)
+            first = [(seed, row) for row in islice(examples, most)]
+            rows += first
+            total += len(first) + sum(1 for _ in examples)
     if not rows:
         return
-    texts: dict[str, int] = {}
-
-    def packed(parts: list[tuple[str, str, str]]) -> list[list[str | int]]:
-        return [
-            [kind[0], texts.setdefault(label, len(texts)), texts.setdefault(text, len(texts))]
-            for kind, label, text in parts
-        ]
+    texts = Texts()
 
     def answer(row: dict[str, Any], side: str) -> list[Any] | None:
         return (
-            [row.get(f"{side}_rating"), 0, packed([("text", side.capitalize(), _text(row[side]))])]
+            [row.get(f"{side}_rating"), 0, texts.packed([("text", side.capitalize(), _text(row[side]))])]
             if side in row
             else None
         )
@@ -68,7 +64,7 @@ def _block(name: str, folders: dict[int, ArmFolder], stage: str, most: int) -> I
         "metric": "rating",
         "digits": 2,
         "arms": [[side, seed] for seed in folders for side in SIDES],
-        "questions": [[str(row["id"]), "", packed(_question(row))] for _, row in rows],
+        "questions": [[str(row["id"]), "", texts.packed(_question(row))] for _, row in rows],
         "answers": [
             [answer(row, side) if of == seed else None for of, row in rows] for seed in folders for side in SIDES
         ],
@@ -77,7 +73,7 @@ def _block(name: str, folders: dict[int, ArmFolder], stage: str, most: int) -> I
     yield Block(f"pairs: {name}", pack(content), len(rows), total, f"Training: {name}")
 
 
-def _question(row: dict[str, Any]) -> list[tuple[str, str, str]]:
+def _question(row: dict[str, Any]) -> list[Part]:
     """The prompt, and as facts what else the method kept of it: principles, features, ratings of all candidates."""
     parts = [("text", str(each["role"]).capitalize(), message_text(each)) for each in row["prompt"]]
     for name, value in row.items():

@@ -7,7 +7,7 @@ the page that holds it, and the browser unpacks it when it is opened.
 import base64
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
@@ -60,6 +60,17 @@ def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
         share *= 0.95 * most_bytes / size
 
 
+class Texts(dict[str, int]):
+    """The texts of a block, each once, with its place."""
+
+    def place(self, text: str) -> int:
+        return self.setdefault(text, len(self))
+
+    def packed(self, parts: Iterable[Part]) -> list[list[str | int]]:
+        """Parts as a block has them: the first letter of the kind, and the places of label and text."""
+        return [[kind[0], self.place(label), self.place(text)] for kind, label, text in parts]
+
+
 def pack(content: dict[str, Any]) -> str:
     """A block's content as the page holds it: JSON, compressed, in base64."""
     text = json.dumps(content, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "backslashreplace")
@@ -80,14 +91,7 @@ class _Samples:
 
     def block(self, share: float) -> Block:
         kept = self._kept(share)
-        texts: dict[str, int] = {}
-
-        def place(text: str) -> int:
-            return texts.setdefault(text, len(texts))
-
-        def packed(parts: Iterator[Part] | list[Part]) -> list[list[str | int]]:
-            return [[kind[0], place(label), place(text)] for kind, label, text in parts]
-
+        texts = Texts()
         content = {
             "title": self.column.title,
             "metric": self.column.metric,
@@ -97,13 +101,15 @@ class _Samples:
                 [
                     question,
                     _group(self.items.get(question, {})),
-                    packed(_parts(self.items.get(question, {}), "Question")),
+                    texts.packed(_parts(self.items.get(question, {}), "Question")),
                 ]
                 for question in kept
             ],
             "answers": [
                 [
-                    [cell["value"], int(cell["open"]), packed(cell["parts"])] if (cell := cells.get(question)) else None
+                    [cell["value"], int(cell["open"]), texts.packed(cell["parts"])]
+                    if (cell := cells.get(question))
+                    else None
                     for question in kept
                 ]
                 for cells in self.cells
