@@ -8,7 +8,6 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files.marks import Folder
-from harness.files.store import safe_name
 
 RUNS = "runs"  # folder of runs, in a folder of results
 HEALTH, SCORES = "health", "scores"  # folders of an arm
@@ -17,14 +16,6 @@ JSON, ROWS = ".json", ".jsonl"
 
 class ArmFolder(Folder):
     """What training and scoring one model leaves: an arm of a run, or a trial of tuning."""
-
-    @property
-    def marks(self) -> Path:
-        """Folder of the marks of finished steps."""
-        return self.path / "steps"
-
-    def mark_file(self, step: str) -> Path:
-        return self.marks / f"{safe_name(step)}{JSON}"
 
     def files(self, step: str) -> dict[str, str]:
         """The files of a finished step, path below this folder -> SHA-256.

@@ -45,12 +45,17 @@ class Folder:
     def folder(self, name: str) -> "Folder":
         return Folder(self.path / safe_name(name))
 
-    def _file(self, step: str) -> Path:
-        return self.path / "steps" / f"{safe_name(step)}.json"
+    @property
+    def marks(self) -> Path:
+        """Folder of the marks of finished steps."""
+        return self.path / "steps"
+
+    def mark_file(self, step: str) -> Path:
+        return self.marks / f"{safe_name(step)}.json"
 
     def steps(self) -> list[str]:
         """Names of all steps that have a mark."""
-        return sorted(file.stem for file in (self.path / "steps").glob("*.json"))
+        return sorted(file.stem for file in self.marks.glob("*.json"))
 
     def mark(self, step: str) -> Mark | None:
         """Read the mark of a step, None if it is not finished.
@@ -58,7 +63,7 @@ class Folder:
         Raises:
             UserError: when the file of the mark is damaged.
         """
-        file = self._file(step)
+        file = self.mark_file(step)
         return read_mark(file) if file.exists() else None
 
     def finished(self, step: str, depends_on: dict[str, Any]) -> bool:
@@ -86,7 +91,7 @@ class Folder:
         """Mark a step as finished; its files (or folders of files) must be whole."""
         left = sorted(file for path in files for file in (path.rglob("*") if path.is_dir() else [path]))
         digests = {str(file.relative_to(self.path)): store.file_digest(file) for file in left if file.is_file()}
-        store.write_json(self._file(step), vars(Mark(digest(depends_on), depends_on, digests, facts)))
+        store.write_json(self.mark_file(step), vars(Mark(digest(depends_on), depends_on, digests, facts)))
 
     def facts(self, step: str) -> dict[str, Any]:
         return self._finished_mark(step).facts
@@ -114,7 +119,7 @@ class Folder:
             raise UserError(f"{problem}: restore it, or delete it to recompute it")
 
     def forget(self, step: str) -> None:
-        self._file(step).unlink(missing_ok=True)
+        self.mark_file(step).unlink(missing_ok=True)
 
 
 def read_mark(file: Path, read: Callable[[Path], Any] = store.read_json) -> Mark:
