@@ -46,11 +46,11 @@ def progress(label: str, total: int | None) -> Iterator[Notable]:
     lines.end()
 
 
-def time_left(seconds: float) -> str:
-    """Seconds as people estimate time: "40 s", "3 min", "1.5 h"."""
-    if seconds < 90:
+def duration(seconds: float) -> str:
+    """Seconds as people say them: "40 s", "3 min", "1.7 h"."""
+    if seconds < 100:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
 
 
 class _Bar:
@@ -111,7 +111,7 @@ class _Lines:
         if now - self._last >= PLAIN_INTERVAL:
             self._last = now
             rate = self.done / (now - self._start)
-            left = f", {time_left((self._total - self.done) / rate)} left" if self._total and rate else ""
+            left = f", {duration((self._total - self.done) / rate)} left" if self._total and rate else ""
             print(
                 f"{self.label}: {self.done}/{self._total or '?'} ({rate:.1f}/s{left}{self._note})",
                 file=sys.stderr,

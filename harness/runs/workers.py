@@ -17,7 +17,7 @@ from threading import Thread
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files.folders import RunFolder
-from harness.progress import PLAIN_VARIABLE, SHORTEST, time_left
+from harness.progress import PLAIN_VARIABLE, SHORTEST, duration
 from harness.runs.arm import Arm, failure_of
 from harness.runs.inputs import Inputs, load_inputs
 from harness.signals import GO_ON, how_ended
@@ -81,7 +81,7 @@ class ArmsLeft:
         """Print a line: "arm 2 of 3: sso seed 0, about 40 s left"."""
         left = self._arms - self._begun  # those that run beside it are half done, on average
         waits = max(left, self._jobs) / self._jobs * fmean(self._took) if self._took else 0.0
-        estimate = f", about {time_left(waits)} left" if waits else ""
+        estimate = f", about {duration(waits)} left" if waits else ""
         self._begun += 1
         self._started[arm.label] = time.monotonic()
         print(f"arm {self._begun} of {self._arms}: {arm.label}{estimate}", file=sys.stderr, flush=True)

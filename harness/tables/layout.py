@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from harness import progress
 from harness.statistics.intervals import Interval
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.notes import number_range
@@ -198,11 +199,7 @@ def count(number: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    if math.isnan(seconds):
-        return NONE
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+    return NONE if math.isnan(seconds) else progress.duration(seconds)
 
 
 def one_line(text: str) -> str:
