@@ -29,11 +29,11 @@ def describe(name: str) -> dict[str, Any]:
     known = registry.load(kind, name)
     space = getattr(known, "search_space", {})
     by_scale = {scale: defaults.options_of(scale, known.Options) for scale in ("small", "large")}
-    meanings = _meanings(known.Options)
+    usual, meanings = known.Options(), _meanings(known.Options)
     options = [
         {
             "name": each.name,
-            "default": getattr(known.Options(), each.name),
+            "default": getattr(usual, each.name),
             "meaning": meanings.get(each.name),
             "tuned": _limits(space.get(each.name)),
             **{scale: values[each.name] for scale, values in by_scale.items() if each.name in values},
