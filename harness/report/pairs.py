@@ -9,7 +9,7 @@ from harness.files import store
 from harness.files.folders import ArmFolder
 from harness.report.run import Run
 from harness.report.samples import Block, Part, Texts, pack
-from harness.types import message_text
+from harness.types import message_text, question_text
 
 MOST = 50  # examples per stage and seed, the first ones
 MOST_BYTES = 1_000_000  # of all blocks, compressed
@@ -52,11 +52,9 @@ def _block(name: str, folders: dict[int, ArmFolder], stage: str, most: int) -> I
     texts = Texts()
 
     def answer(row: dict[str, Any], side: str) -> list[Any] | None:
-        return (
-            [row.get(f"{side}_rating"), 0, texts.packed([("text", side.capitalize(), _text(row[side]))])]
-            if side in row
-            else None
-        )
+        if side not in row:
+            return None
+        return [row.get(f"{side}_rating"), 0, texts.packed([("text", side.capitalize(), _text(row[side]))])]
 
     content = {
         "kind": "pairs",
@@ -86,7 +84,7 @@ def _text(value: Any) -> str:
     if isinstance(value, str):
         return value
     if isinstance(value, list) and value and all(isinstance(each, dict) and "role" in each for each in value):
-        return "\n\n".join(f"{str(each['role']).capitalize()}: {message_text(each)}" for each in value)
+        return question_text(value)
     if isinstance(value, list):
         return ", ".join(map(_text, value))
     return json.dumps(value, ensure_ascii=False)
