@@ -20,6 +20,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "small": {"learning_rate": 1e-6, **_REAL},
     "large": {"learning_rate": 5e-7, "batch_size": 128, "micro_batch_size": 2, **_REAL},
 }
+NEW_TOKENS = {"testbed": 64, "small": 512, "large": 512}  # of a completion; the testbed's answers end within 64
 
 
 def scale_of(model: str) -> Scale:

@@ -129,7 +129,11 @@ class Experiment:
     answer_tokens: Count | None = option(
         None, "Maximum tokens of an answer to a benchmark question; default: as its protocol says."
     )
-    max_new_tokens: Count = option(64, "Maximum tokens of a completion when sampling training data.")
+    max_new_tokens: Count | None = option(
+        None,
+        "Maximum tokens of a completion when sampling training data; default: "
+        f"{defaults.NEW_TOKENS['testbed']} on the testbed, {defaults.NEW_TOKENS['small']} on other models.",
+    )
     temperature: Annotated[float, Ge(0)] = option(1.0, "Temperature when sampling training data.")
     top_p: PositiveShare = option(1.0, "Nucleus (top-p) when sampling training data.")
     completion_tokens: Count | None = option(
@@ -261,8 +265,16 @@ class Experiment:
 
     def defaults(self, arm: str) -> dict[str, Any]:
         """Return the options of an arm's method that have another default for this model."""
-        scale = defaults.scale_of(self.model) if self.scale == defaults.AUTO else self.scale
-        return defaults.options_of(scale, self.method(arm).Options)
+        return defaults.options_of(self._scale, self.method(arm).Options)
+
+    @property
+    def new_tokens(self) -> int:
+        """The most tokens of a completion that is sampled for training."""
+        return self.max_new_tokens or defaults.NEW_TOKENS[self._scale]
+
+    @property
+    def _scale(self) -> str:
+        return defaults.scale_of(self.model) if self.scale == defaults.AUTO else self.scale
 
     def search_space(self, arm: str) -> dict[str, Distribution]:
         """Return the search space of an arm's method within this experiment's limits, options that are set included."""

@@ -114,8 +114,13 @@ def provenance(arm: Arm, stage: Stage) -> dict[str, Any]:
 def options(arm: Arm) -> dict[str, Any]:
     """The options of the method and of sampling."""
     experiment = arm.experiment
-    sampling = {name: getattr(experiment, name) for name in ("max_new_tokens", "temperature", "top_p")}
-    return {**{name: _named(value) for name, value in asdict(arm.options).items()}, **sampling}
+    options = {name: _named(value) for name, value in asdict(arm.options).items()}
+    return {
+        **options,
+        "max_new_tokens": experiment.new_tokens,
+        "temperature": experiment.temperature,
+        "top_p": experiment.top_p,
+    }
 
 
 def ledger(arm: Arm) -> dict[str, Any]:

@@ -186,7 +186,7 @@ class Arm:
             shared=self.root,
             budget=experiment.cap,
             rule=experiment.ledger,
-            sampling=Sampling(experiment.max_new_tokens, experiment.temperature, experiment.top_p, self.seed),
+            sampling=Sampling(experiment.new_tokens, experiment.temperature, experiment.top_p, self.seed),
             launcher=launch_dependencies(experiment),
             judge=inputs.judge,
             check_pairs=experiment.check_pairs,
@@ -209,7 +209,7 @@ class Arm:
 
     def _depends_on(self, stage: Stage, inputs: Inputs) -> dict[str, Any]:
         experiment = self.experiment
-        named = ("max_new_tokens", "temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
+        named = ("temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
         judged_by = described_judge(experiment, inputs.judge) if stage.judged else {}
         if stage.judged:
             judged_by = {**judged_by, "judge parameters": experiment.judge_parameters}
@@ -222,6 +222,7 @@ class Arm:
             "seed": self.seed,
             "budget": str(experiment.cap),
             "ledger": experiment.ledger,
+            "max_new_tokens": experiment.new_tokens,
             **{name: getattr(experiment, name) for name in named},
             **({"thought marks": marks} if (marks := experiment.thought_marks) else {}),
             "model": inputs.model,

@@ -236,7 +236,7 @@ def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
     try:
         model_folder(experiment.model)
     except UserError:
-        assumed = Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or DEFAULT_COMPLETION))
+        assumed = Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or min(DEFAULT_COMPLETION, experiment.new_tokens)))
         return lambda labelled: assumed
     sources = load_prompts(experiment)
     return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
@@ -279,7 +279,7 @@ def _memory(
 ) -> dict[str, Any]:
     """GiB on each GPU in training (states divided over all, as FSDP does) and in generation, and what would fit
     ("remedies") where that is more than the limit."""
-    longest = lengths.prompt + lengths.system + experiment.max_new_tokens
+    longest = lengths.prompt + lengths.system + experiment.new_tokens
     options = [experiment.method_options(name) for name in methods]
     micro = max((each.micro_batch_size for each in options), default=0)
     rank = min((each.lora_rank for each in options), default=0)  # 0 if any method trains all weights

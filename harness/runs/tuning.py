@@ -180,7 +180,7 @@ class DevelopmentScoring(Scoring):
         """The development prompts as a benchmark, answered with the sampling of training."""
         experiment, benchmark = self.arm.experiment, Development()
         options = DevelopmentOptions(experiment.top_p)
-        settings = Settings(self.arm.seed, experiment.temperature, experiment.max_new_tokens, options=options)
+        settings = Settings(self.arm.seed, experiment.temperature, experiment.new_tokens, options=options)
         return benchmark, settings
 
     @property

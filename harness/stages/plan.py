@@ -37,7 +37,7 @@ def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Length
         measured = json.loads((folder / "testbed.json").read_text())["lengths"]
         return Lengths(alone, measured["system"], float(experiment.completion_tokens or measured["completion"]))
     system = sum(count(chat.instructed("word " * 40)) for chat in sample) / len(sample) - alone
-    return Lengths(alone, system, float(experiment.completion_tokens or DEFAULT_COMPLETION))
+    return Lengths(alone, system, float(experiment.completion_tokens or min(DEFAULT_COMPLETION, experiment.new_tokens)))
 
 
 def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat], int]:
