@@ -69,6 +69,7 @@ class Prompt:
 
     tools, variables: what the chat template is given beside the messages (see `harness.types.Chat`).
     where: its place in the file it comes from, for error messages.
+    part: in a mixture of several files, the file and its share of the draws.
     """
 
     id: str
@@ -78,6 +79,7 @@ class Prompt:
     tools: tuple[dict[str, Any], ...] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     where: str = field(default="", compare=False)
+    part: tuple[str, float] | None = None
 
     @property
     def chat(self) -> Chat:
@@ -85,8 +87,9 @@ class Prompt:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a person reads of it, by column: "prompt", and "tools" and "chat_template_kwargs" if there are any."""
-        more = {"tools": list(self.tools), "chat_template_kwargs": self.variables}
+        """What a person reads of it, by column: "prompt", and "tools", "chat_template_kwargs" and the "source" in a
+        mixture if there are any."""
+        more = {"tools": list(self.tools), "chat_template_kwargs": self.variables, "source": self.part and self.part[0]}
         return {"prompt": list(self.messages), **{name: value for name, value in more.items() if value}}
 
     @classmethod
@@ -112,7 +115,8 @@ class Prompt:
     @property
     def content(self) -> dict[str, Any]:
         """Everything that results depend on."""
-        return {name: value for name, value in vars(self).items() if name != "where"}
+        left_out = {"where"} if self.part else {"where", "part"}
+        return {name: value for name, value in vars(self).items() if name not in left_out}
 
 
 def reply_messages(reply: Reply) -> tuple[Message, ...]:

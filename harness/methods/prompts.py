@@ -10,6 +10,7 @@ from pathlib import Path
 from harness.errors import UserError
 from harness.files import hub, rows
 from harness.files.store import digest
+from harness.methods import mixtures
 from harness.methods.prompt_rows import COLUMNS, Malformed, read_row
 from harness.types import Prompt, message_text, reply_text
 
@@ -92,20 +93,47 @@ def _located(source: str) -> tuple[str, Iterator[rows.Located]]:
 
 
 class PromptStream:
-    """An endless stream of prompts; the seed decides a new order in each pass over them."""
+    """An endless stream of prompts; the seed decides a new order in each pass over them.
+
+    Of a mixture, the draws have the shares of its parts (`harness.methods.mixtures.draws`), and each part has its own
+    order and passes.
+    """
 
     def __init__(self, prompts: Sequence[Prompt], seed: int) -> None:
         self.prompts, self.seed = prompts, seed
         self.position = 0  # how many were drawn so far; set it to resume where an earlier stream stopped
+        self._parts = mixtures.parts_of(prompts)
+        self._counts = [0] * len(self._parts)  # draws from each part
+        self._orders: dict[str, tuple[int, list[int]]] = {}  # part -> its pass and the order in it
+
+    @property
+    def epochs(self) -> float:
+        """Passes over the prompts so far (see `harness.methods.mixtures.passes`)."""
+        return mixtures.passes(self.prompts, self.position)
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        """Of a mixture, how many prompts were drawn from each source so far."""
+        counts = mixtures.draws(self._parts, self.position)
+        return {part.name: count for part, count in zip(self._parts, counts, strict=True) if part.name}
 
     def take(self, number: int) -> list[Prompt]:
         """Draw the next prompts; from the second pass on, "@1", "@2" and so on is appended to their ids."""
+        if sum(self._counts) != self.position:
+            self._counts = mixtures.draws(self._parts, self.position)
         taken: list[Prompt] = []
-        while len(taken) < number:
-            turn, start = divmod(self.position, len(self.prompts))
-            order = random.Random(f"prompts/{self.seed}/{turn}").sample(range(len(self.prompts)), len(self.prompts))
-            for index in order[start : start + number - len(taken)]:
-                prompt = self.prompts[index]
-                taken.append(replace(prompt, id=f"{prompt.id}@{turn}") if turn else prompt)
-                self.position += 1
+        for _ in range(number):
+            index = mixtures.next_part(self._parts, self._counts, self.position)
+            taken.append(self._drawn(self._parts[index], self._counts[index]))
+            self._counts[index] += 1
+            self.position += 1
         return taken
+
+    def _drawn(self, part: mixtures.MixturePart, place: int) -> Prompt:
+        turn, place = divmod(place, len(part.prompts))
+        if self._orders.get(part.name, (-1, []))[0] != turn:
+            key = f"prompts/{self.seed}/{part.name}/{turn}" if part.name else f"prompts/{self.seed}/{turn}"
+            order = random.Random(key).sample(range(len(part.prompts)), len(part.prompts))
+            self._orders[part.name] = turn, order
+        prompt = part.prompts[self._orders[part.name][1][place]]
+        return replace(prompt, id=f"{prompt.id}@{turn}") if turn else prompt

@@ -19,6 +19,7 @@ from harness.experiment.options import Experiment
 from harness.files import store
 from harness.files.folders import RunFolder
 from harness.methods.base import Lengths
+from harness.methods.mixtures import passes
 from harness.models.folder import TESTBED, NoModel, base_folder, model_folder, text_config
 from harness.models.weights import parameter_count
 from harness.results.folder import read_experiment
@@ -132,8 +133,8 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     """
     shape = shape_of(experiment.model)
     lengths = _lengths(experiment)
-    known = _known_prompts(experiment)
-    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters), known)
+    passed = _passes(experiment)
+    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters), passed)
     length, parameters = lengths(False), shape.parameters
     speed = (
         measured(calibrate)
@@ -236,20 +237,23 @@ def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
     try:
         model_folder(experiment.model)
     except UserError:
-        assumed = Lengths(PROMPT, SYSTEM, float(experiment.completion_tokens or min(DEFAULT_COMPLETION, experiment.new_tokens)))
+        assumed = Lengths(
+            PROMPT, SYSTEM, float(experiment.completion_tokens or min(DEFAULT_COMPLETION, experiment.new_tokens))
+        )
         return lambda labelled: assumed
     sources = load_prompts(experiment)
     return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
 
 
-def _known_prompts(experiment: Experiment) -> tuple[int, int] | None:
-    """How many prompts and labelled pairs there are; None where the model is not on this machine."""
+def _passes(experiment: Experiment) -> Callable[[bool, int], float] | None:
+    """Counts passes over the prompts or the pairs (`harness.stages.plan.plan`); None where the model is not on this
+    machine."""
     try:
         model_folder(experiment.model)
     except NoModel:
         return None
-    prompts, labelled = load_prompts(experiment)
-    return len(prompts), len(labelled)
+    sources = load_prompts(experiment)
+    return lambda labelled, number: passes(sources[labelled], number)
 
 
 def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:

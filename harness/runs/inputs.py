@@ -24,6 +24,7 @@ from harness.files.folders import RunFolder
 from harness.files.urls import public_url
 from harness.judges.base import Judge
 from harness.methods import prompts
+from harness.methods.mixtures import mix, parse_sources
 from harness.models import fingerprints
 from harness.models.folder import TESTBED, model_folder
 from harness.models.weights import check_files, parameter_count
@@ -258,9 +259,13 @@ def _given_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[P
     return plain, labelled
 
 
-def _read_prompts(source: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
+def _read_prompts(text: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
     folder = model_folder(experiment.model)
-    return _fitting_prompts(source, folder, labelled, experiment.trust_remote_code, experiment.day)
+    read = {
+        source: _fitting_prompts(source.name, folder, labelled, experiment.trust_remote_code, experiment.day)
+        for source in parse_sources(text)
+    }
+    return mix(read) if len(read) > 1 else next(iter(read.values()))
 
 
 @cache

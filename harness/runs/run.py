@@ -19,6 +19,7 @@ from harness.experiment.options import Experiment
 from harness.experiment.scale import with_scale
 from harness.files import sources, store
 from harness.files.folders import RunFolder, run_folder
+from harness.methods.mixtures import source_names
 from harness.models import fingerprints
 from harness.models.folder import TESTBED, fetch, model_folder
 from harness.results.folder import FORMAT, check_format, read_experiment, write_table
@@ -128,7 +129,7 @@ def arms_of(experiment: Experiment, root: RunFolder) -> list[Arm]:
 def _key(experiment: Experiment) -> str:
     """A digest of everything that a run depends on: options, the content of files and folders that they name, other
     files that benchmarks read, code, packages and environment."""
-    named = [experiment.prompts, experiment.preferences, experiment.data_dir]
+    named = [*source_names(experiment.prompts), *source_names(experiment.preferences), experiment.data_dir]
     named += [value for options in experiment.options.values() for value in options.values()]
     benchmarks = [load_benchmark(name) for name in experiment.benchmarks]
     kinds = [*map(experiment.method, experiment.arms()), *benchmarks]

@@ -26,7 +26,8 @@ class Collected(TypedDict):
     examples: how many there are.
     discarded, events: counts by reason.
     drawn: how many prompts were drawn up to this stage's end.
-    prompts: how many different prompts there are.
+    epochs: passes over the prompts up to there.
+    sources: of a mixture, source -> how many prompts were drawn from it up to there.
     ledger: as `Ledger.as_dict` makes it.
     """
 
@@ -34,7 +35,8 @@ class Collected(TypedDict):
     discarded: dict[str, int]
     events: dict[str, int]
     drawn: int
-    prompts: int
+    epochs: float
+    sources: dict[str, int]
     ledger: dict[str, Any]
 
 
@@ -61,7 +63,8 @@ def stage_health(
         "examples": collected["examples"],
         "discarded": collected["discarded"],
         "events": collected["events"],
-        "epochs": collected["drawn"] / collected["prompts"],
+        "epochs": collected["epochs"],
+        **({"sources": collected["sources"]} if collected["sources"] else {}),
         "finished": 1 - collected["discarded"].get("unfinished", 0) / asked,
     }
     wanted = inf if isinstance(judge, GradingJudge) else check_pairs if judge else 0

@@ -12,6 +12,8 @@ from harness.engines.template_files import chat_writer
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.methods.base import Lengths, Stage
+from harness.methods.mixtures import is_mixture, passes
+from harness.methods.prompts import PromptStream
 from harness.models.folder import TESTBED, base_folder, model_folder, tokenizer_folder
 from harness.models.weights import parameter_count
 from harness.stages.collect import StagePlan, plan_stage
@@ -31,7 +33,8 @@ def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Length
     """
     folder = model_folder(experiment.model)
     count = _token_counter(folder, experiment.model, experiment.day)
-    sample = [prompt.chat for prompt in prompts[:SAMPLE]]
+    drawn = PromptStream(prompts, 0).take(SAMPLE) if is_mixture(prompts) else prompts[:SAMPLE]
+    sample = [prompt.chat for prompt in drawn]
     alone = sum(map(count, sample)) / len(sample)
     if experiment.model == TESTBED:
         measured = json.loads((folder / "testbed.json").read_text())["lengths"]
@@ -110,8 +113,13 @@ def estimate(experiment: Experiment, prompts: Sequence[Prompt], labelled: Sequen
         return measure_lengths(experiment, labelled if pairs else prompts)
 
     folder = model_folder(experiment.model)
-    known = len(prompts), len(labelled)
-    return plan(experiment, parameter_count(folder), lengths, lambda adapters: cost_of(experiment, adapters), known)
+    return plan(
+        experiment,
+        parameter_count(folder),
+        lengths,
+        lambda adapters: cost_of(experiment, adapters),
+        lambda pairs, number: passes(labelled if pairs else prompts, number),
+    )
 
 
 def cost_of(experiment: Experiment, adapters: Any = None) -> Cost:
@@ -151,14 +159,15 @@ def plan(
     parameters: int,
     lengths: Callable[[bool], Lengths],
     cost: Callable[[Any], Cost],
-    known: tuple[int, int] | None,
+    passed: Callable[[bool, int], float] | None,
 ) -> RunPlan:
     """Plan a run as `estimate` does, for a model with this many parameters.
 
     Args:
         lengths: expected tokens of prompts (False) or of labelled pairs (True).
         cost: counts FLOPs of the model, given the adapters that a stage trains (None where it trains all weights).
-        known: how many prompts and how many labelled pairs there are; None where they were not read.
+        passed: passes over the prompts (False) or over the labelled pairs (True) in so many draws; None where they
+            were not read.
 
     Raises:
         UserError: when the budget does not pay for one update of a stage, or a method has nothing to tune.
@@ -169,7 +178,7 @@ def plan(
         drawn = [0, 0]
         for stage, stage_plan in zip(stages, plans, strict=True):
             drawn[stage.labelled] += stage_plan.queries
-        return max(number / total for number, total in zip(drawn, known, strict=True)) if known else None
+        return max(passed(bool(labelled), drawn[labelled]) for labelled in (0, 1)) if passed else None
 
     def planned(name: str, options: Any) -> list[StagePlan]:
         stages = experiment.method(name).stages(options)

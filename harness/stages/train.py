@@ -255,7 +255,8 @@ def _run_stage(
         discarded=facts["discarded"],
         events=facts["events"],
         drawn=facts["drawn"],
-        prompts=facts["prompts"],
+        epochs=facts["epochs"],
+        sources=facts["sources"],
         ledger=facts["ledger"],
     )
     stream.position = collected["drawn"]
@@ -311,14 +312,14 @@ def _collect(
     plan = plan_stage(stage, setup.budget, setup.lengths(stage), cost, judge_cost)
     number = collect_stage(stage, workbench, stream.take, plan, setup.budget, allowance, setup.examples(stage), cost)
     ledger.charge("generate", discarded=sum(workbench.discarded.values()))
-    epochs = stream.position / len(stream.prompts)
-    ledger.epochs["preferences" if stage.labelled else "prompts"] = epochs
+    ledger.epochs["preferences" if stage.labelled else "prompts"] = stream.epochs
     return {
         "examples": number,
         "discarded": workbench.discarded,
         "events": workbench.events,
         "drawn": stream.position,
-        "prompts": len(stream.prompts),
+        "epochs": stream.epochs,
+        "sources": stream.drawn,
         "ledger": ledger.as_dict(),
     }
 

@@ -11,7 +11,7 @@ from harness.stages.health import stage_health
 from harness.training.examples import Example, TokenSequence
 from harness.training.reference import ReferenceLogProbs
 
-COLLECTED = {"examples": 2, "discarded": {}, "events": {}, "drawn": 2, "prompts": 4}
+COLLECTED = {"examples": 2, "discarded": {}, "events": {}, "drawn": 2, "epochs": 0.5, "sources": {}}
 
 
 class Replies:
@@ -92,7 +92,8 @@ def test_warnings():
     collected = {
         "examples": 90,
         "drawn": 2,
-        "prompts": 4,
+        "epochs": 0.5,
+        "sources": {},
         "discarded": {"unfinished": 3, "equal responses": 7},
         "events": {"principles not written": 51},
     }
@@ -106,8 +107,8 @@ def test_warnings():
 
 
 def test_prompts_that_are_repeated_are_seen():
-    health = stage_health([pair("a")], None, COLLECTED | {"drawn": 1436, "prompts": 2}, None, 0, [])
+    health = stage_health([pair("a")], None, COLLECTED | {"drawn": 1436, "epochs": 718}, None, 0, [])
     assert health["epochs"] == 718
     assert health["warnings"] == ["prompts were drawn 718.0 times over: give more prompts, or a smaller budget"]
-    health = stage_health([pair("a")], None, COLLECTED | {"drawn": 8, "prompts": 2}, None, 0, [])
+    health = stage_health([pair("a")], None, COLLECTED | {"drawn": 8, "epochs": 4}, None, 0, [])
     assert (health["epochs"], health["warnings"]) == (4, [])
