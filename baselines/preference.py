@@ -1,8 +1,8 @@
-"""The pairs of DPO and IPO: labelled pairs from a file, or candidates ranked by a judge."""
+"""Pairs for preference losses: labelled pairs from a file, or candidates ranked by a judge."""
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 from harness.engines.base import Completion
 from harness.errors import UserError
@@ -13,20 +13,20 @@ from harness.judges.shares import check_ratings
 from harness.judges.verdicts import has_rating, rating_of
 from harness.methods.base import Lengths, QueryCost, Stage, Workbench
 from harness.progress import progress
-from harness.training.examples import Example, TokenSequence, TrainingOptions
-from harness.training.losses import PreferenceObjective
+from harness.training.examples import Example, Objective, TokenSequence, TrainingOptions
 from harness.types import Prompt
 from harness.work import Work, sampled, sequences, total
 
 SOURCES = ("offline", "on-policy")
 SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 RATING_TOKENS, REPLY_TOKENS = 250, 200  # length of a request to rate (without question and answer), and of the reply
+Relabel = Callable[[Workbench, Example], Example | None]  # another order of a pair; None where it has none (discarded)
 KEPT_RANKED = 0.89  # share of queries whose candidates are not all rated the same, measured on the testbed
 
 
 @dataclass(frozen=True)
 class PreferenceOptions(TrainingOptions):
-    """Options of DPO and IPO.
+    """Options of methods that train on pairs.
 
     data: "offline" (labelled pairs from a file) or "on-policy" (candidates of the policy, ranked by the judge).
     candidates: how many responses per prompt the judge ranks.
@@ -45,13 +45,22 @@ class PreferenceOptions(TrainingOptions):
             raise UserError(f"candidates must be at least 2, not {self.candidates}")
 
 
-def preference_stage(options: PreferenceOptions, objective: PreferenceObjective) -> Stage:
-    """The single stage of a method that trains on pairs from either source."""
-    if options.data == "offline":
-        return Stage("policy", 1.0, _labelled, _expect_labelled, objective, options, labelled=True)
+def preference_stage(options: PreferenceOptions, objective: Objective, relabel: Relabel | None = None) -> Stage:
+    """The single stage of a method that trains on pairs from either source.
+
+    Args:
+        relabel: gives each pair another order, for controls.
+    """
+    offline = options.data == "offline"
 
     def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
-        return _ranked(workbench, prompts, options.candidates)
+        pairs = _labelled(workbench, prompts) if offline else _ranked(workbench, prompts, options.candidates)
+        if relabel is None:
+            return pairs
+        return [pair for given in pairs if (pair := relabel(workbench, given)) is not None]
+
+    if offline:
+        return Stage("policy", 1.0, collect, _expect_labelled, objective, options, labelled=True)
 
     def expect(lengths: Lengths) -> QueryCost:
         collected = sampled(lengths.prompt, *[lengths.completion] * options.candidates)
@@ -63,6 +72,14 @@ def preference_stage(options: PreferenceOptions, objective: PreferenceObjective)
 
 def supervision(options: PreferenceOptions) -> str:
     return "labelled pairs" if options.data == "offline" else "the judge"
+
+
+def swapped(pair: Example) -> Example:
+    """The pair with chosen and rejected exchanged, in its record too."""
+    other = {"chosen": "rejected", "rejected": "chosen", "chosen_rating": "rejected_rating"}
+    other |= {name: turned for turned, name in other.items()}
+    record = {name: pair.record[other.get(name, name)] for name in pair.record}
+    return replace(pair, sequences=pair.sequences[::-1], record=record)
 
 
 def _expect_labelled(lengths: Lengths) -> QueryCost:

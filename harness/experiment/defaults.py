@@ -4,6 +4,8 @@ The scale "testbed" keeps the defaults of the options. The others are for AdamW 
 
 - small: learning rate 1e-6 and beta 0.1 are the defaults of TRL's DPOConfig; SmolLM2's DPO used 1e-6 too.
 - large: learning rate 5e-7, beta 0.1 and batches of 128 are from the SSO paper (arXiv 2410.17131, section 4).
+
+Options of a method can have a class attribute `real`: defaults of its own for both, where those of DPO do not fit.
 """
 
 import dataclasses
@@ -41,4 +43,5 @@ def scale_of(model: str) -> Scale:
 def options_of(scale: str, kind: type) -> dict[str, Any]:
     """Return the defaults of a scale for those options that a method has."""
     names = {each.name for each in dataclasses.fields(kind)}
-    return {name: value for name, value in OPTIONS[scale].items() if name in names}
+    defaults = {name: value for name, value in OPTIONS[scale].items() if name in names}
+    return defaults if scale == "testbed" else {**defaults, **getattr(kind, "real", {})}

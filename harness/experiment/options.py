@@ -83,7 +83,9 @@ class Experiment:
         "Training prompts: 'testbed', a JSON, JSONL, CSV (also .gz) or Parquet file, or a data set of the hub: "
         "OWNER/NAME, optionally with /CONFIG and :SPLIT. Several of them with weights: a.jsonl=0.7,b.jsonl=0.3.",
     )
-    preferences: str = option(TESTBED, "Labelled pairs for dpo and ipo: 'testbed', or files or data sets as above.")
+    preferences: str = option(
+        TESTBED, "Labelled pairs for dpo and other methods on them: 'testbed', or files or data sets as above."
+    )
     data_dir: str = option(TESTBED, "Benchmark files: 'testbed' (its own suites) or a folder.")
     judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed needs none.")
     judge_url: str | None = option(None, "Base URL of the judge's endpoint; key in OPENAI_API_KEY.")

@@ -221,7 +221,11 @@ class Stage:
 
 
 class Method(Protocol):
-    """A method: one file, found through the entry points `harness.methods` (a class without arguments)."""
+    """A method: one file, found through the entry points `harness.methods` (a class without arguments).
+
+    A control, which is made to do worse than another method, also has `control_of`, the name of that method: a table in
+    which it does not is marked with a warning.
+    """
 
     @property
     def name(self) -> str:

@@ -14,6 +14,7 @@ from harness.statistics.grids import LEAST_SEEDS
 from harness.statistics.intervals import Difference, differences, holm
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.build import grid_of
+from harness.tables.controls import control_warnings
 from harness.tables.layout import count, digits_of, duration
 from harness.tables.schema import Cell, Column, Row, Table
 
@@ -101,6 +102,7 @@ def verdict(run: Run) -> Verdict:
     pairs = _pairs(run, [row.method for row in ranked])
     leaders = tuple(found for column in run.table.benchmarks if (found := _leader(column, ranked, pairs)))
     headline, sentences = _headline(run.table, ranked, leaders)
+    sentences += control_warnings(run.table, run.stored.rows)
     return Verdict(headline, tuple(sentences), tuple(_certainty(run.table)), tuple(_cost(run)), leaders, pairs)
 
 

@@ -258,6 +258,15 @@ def _row(experiment: Experiment, name: str, folder: RunFolder, reader: Reader) -
         for file in arm.all_health():
             for warning in reader.json(file).get("warnings", []):
                 warnings.setdefault(f"{file.stem}: {warning}", []).append(seed)
-    supervision = experiment.method(name).supervision(experiment.method_options(name))
-    tuning = tuning_record.of_row(folder.path, name)
-    return ResultRow(name, supervision, scores, ledgers, seconds, tuning, warnings)
+    method = experiment.method(name)
+    return ResultRow(
+        name,
+        method.supervision(experiment.method_options(name)),
+        scores,
+        ledgers,
+        seconds,
+        tuning_record.of_row(folder.path, name),
+        warnings,
+        trained_as=method.name,
+        control_of=getattr(method, "control_of", None),
+    )

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from harness.statistics.grids import LEAST_SEEDS
 from harness.statistics.ranking import SIGNIFICANT
+from harness.tables.controls import control_warnings
 from harness.tables.schema import Column, ResultRow, Row, Table
 
 RULES = {
@@ -21,6 +22,7 @@ def notes_of(table: Table, stored: Sequence[ResultRow], limit: int | None) -> li
         limit: how many questions each benchmark was cut to.
     """
     return [
+        *control_warnings(table, stored),
         *_about(table, limit),
         *_comparisons(table),
         *_detectable(table),

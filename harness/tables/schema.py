@@ -33,6 +33,8 @@ class ResultRow:
     tuning: how its options were chosen; None for defaults, or what the user set.
     warnings: text of a health warning -> the seeds that it is about.
     run: its run, in a table of several.
+    trained_as: the method that the arm uses; its own name for an arm that is no variant.
+    control_of: for a control, the method that it has to stay below.
     """
 
     method: str
@@ -43,6 +45,8 @@ class ResultRow:
     tuning: Tuning | None = None
     warnings: Mapping[str, Sequence[int]] = field(default_factory=dict)
     run: str | None = None
+    trained_as: str | None = None
+    control_of: str | None = None
 
     @cached_property
     def totals(self) -> tuple[Spending, ...]:

@@ -22,7 +22,13 @@ def ledger(cap: float | None, trained: int, generated: int = 0, updates: int = 0
     return spent
 
 
-def row(method: str, scores: dict, ledgers: list[Ledger] | None = None, supervision: str = "none") -> ResultRow:
+def row(
+    method: str,
+    scores: dict,
+    ledgers: list[Ledger] | None = None,
+    supervision: str = "none",
+    control_of: str | None = None,
+) -> ResultRow:
     """Scores: benchmark -> score of each seed. Without ledgers the method is trained for 97 % of 1e12 FLOPs."""
     seeds = max(map(len, scores.values()))
     ledgers = ledgers or [ledger(1e12, 0 if method == "base" else 161_700)] * seeds
@@ -32,6 +38,8 @@ def row(method: str, scores: dict, ledgers: list[Ledger] | None = None, supervis
         {name: dict(enumerate(each)) for name, each in scores.items()},
         dict(enumerate(ledgers)),
         {seed: {"training": 90.0, "scoring": 5.0} for seed in range(seeds)},
+        trained_as=method,
+        control_of=control_of,
     )
 
 

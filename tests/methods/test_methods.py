@@ -10,10 +10,16 @@ import baselines.self_rewarding
 import sso.responses
 from baselines.base import Base
 from baselines.dpo import DPO
+from baselines.hinge import Hinge
 from baselines.ipo import IPO
+from baselines.longest_wins import LongestWins
+from baselines.orpo import ORPO
 from baselines.pbaa import PBAA
+from baselines.random_labels import RandomLabels
 from baselines.self_rewarding import SelfRewarding, judge_prompt, mean_score, parse_score
 from baselines.sft import SFT
+from baselines.simpo import SimPO
+from baselines.swapped_labels import SwappedLabels
 from harness.endpoints.base import JudgeReply
 from harness.engines.base import Completion
 from harness.errors import UserError
@@ -308,7 +314,7 @@ def test_the_filters_forward_passes_are_planned(monkeypatch):
     check_ledger(SSOVersion1(), options, examples, bench, means(asked, options, len("p0 good ") + 1), 8)
 
 
-@pytest.mark.parametrize("method", [DPO(), IPO()])
+@pytest.mark.parametrize("method", [DPO(), IPO(), SimPO(), ORPO(), Hinge()])
 def test_the_ledger_of_labelled_pairs(method):
     asked = [replace(prompt, chosen="right", rejected="wrong") for prompt in prompts(4)]
     examples, bench = collect(method, method.Options(), asked=asked)
@@ -425,6 +431,7 @@ def test_supervision_is_named():
         (DPO, {"data": "online"}, "data must be one of offline, on-policy"),
         (DPO, {"candidates": 1}, "candidates must be at least 2"),
         (IPO, {"beta": -1}, "beta must be above 0"),
+        (SimPO, {"simpo_gamma": -1}, "simpo_gamma must be at least 0"),
         (SelfRewarding, {"judge_prompt": "long"}, "judge_prompt must be one of short, additive"),
         (SelfRewarding, {"candidates": 1}, "candidates at least 2"),
         (SelfRewarding, {"judge_samples": 0}, "judge_samples must be at least 1"),
@@ -453,6 +460,56 @@ def test_labelled_pairs_are_encoded_once_and_equal_ones_dropped():
     ]
     assert bench.discarded == {"equal responses": 1}
     assert example.record == {"prompt": list(asked[0].messages), "chosen": "right", "rejected": "wrong"}
+
+
+# ---- controls
+
+
+def labelled(number: int) -> list[Prompt]:
+    """Pairs whose chosen reply is longer in every second one."""
+    replies = [("long reply", "short"), ("short", "long reply")]
+    return [
+        replace(prompt, chosen=chosen, rejected=rejected)
+        for prompt, (chosen, rejected) in zip(prompts(number), replies * number, strict=False)
+    ]
+
+
+def orders(method, asked, seed=0) -> list[bool]:
+    """Whether the chosen reply of each pair is still the chosen one, in its ids and in its record."""
+    examples, _ = collect(method, method.Options(), asked=asked, seed=seed)
+    kept = []
+    for example, prompt in zip(examples, asked, strict=True):
+        pair = [ScriptedEngine.text(each.completion_ids).removesuffix(END) for each in example.sequences]
+        assert pair == [example.record["chosen"], example.record["rejected"]]
+        assert {*pair} == {prompt.chosen, prompt.rejected}
+        kept.append(pair[0] == prompt.chosen)
+    return kept
+
+
+def test_controls_relabel_pairs():
+    asked = labelled(4)
+    assert orders(DPO(), asked) == [True] * 4
+    assert orders(SwappedLabels(), asked) == [False] * 4
+    assert orders(LongestWins(), asked) == [True, False, True, False]
+    assert {method.control_of for method in (RandomLabels, SwappedLabels, LongestWins)} == {"dpo"}
+
+
+def test_random_labels_do_not_depend_on_the_labels():
+    """Half of 400 fair coins with a deviation of 10; a pair given the other way round falls the same way."""
+    asked = labelled(400)
+    kept = orders(RandomLabels(), asked)
+    assert 150 < sum(kept) < 250
+    other = [replace(prompt, chosen=prompt.rejected, rejected=prompt.chosen) for prompt in asked]
+    assert orders(RandomLabels(), other) == [not each for each in kept]
+    again = [replace(prompt, id=f"{prompt.id}@1") for prompt in asked]  # in the next pass
+    assert orders(RandomLabels(), again) == kept
+    assert orders(RandomLabels(), asked, seed=1) != kept
+
+
+def test_replies_of_one_length_have_no_longest():
+    asked = [replace(prompts(1)[0], chosen="four", rejected="five")]
+    examples, bench = collect(LongestWins(), LongestWins.Options(), asked=asked)
+    assert (examples, bench.discarded) == ([], {"replies of equal length": 1})
 
 
 # ---- pairs that a judge ranks

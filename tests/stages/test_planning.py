@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from harness.errors import UserError
+from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.models.weights import parameter_count
 from harness.runs.inputs import load_prompts
@@ -67,7 +68,7 @@ def test_a_model_that_is_not_here(tmp_path):
 
 
 def test_every_method_is_planned_within_the_cap(testbed_model_dir):
-    names = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft")
+    names = tuple(name for name in registry.names("method") if name != "base")
     experiment = Experiment(methods=names, budget="1e12")
     planned = estimate(experiment, *load_prompts(experiment))
     assert list(planned["methods"]) == ["base", *names]

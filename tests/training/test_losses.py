@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -114,6 +115,33 @@ def test_losses_without_a_reference_do_not_read_it():
     for name in ("simpo", "orpo"):
         with_reference = PreferenceObjective(loss=name)(POLICY, REFERENCE, LENGTHS)[0]
         assert torch.equal(with_reference, PreferenceObjective(loss=name)(POLICY, None, LENGTHS)[0])
+
+
+# Against TRL's own functions, on the same log-probabilities
+
+
+def test_simpo_equals_trl():
+    from trl.experimental.cpo import CPOTrainer
+
+    averages = POLICY / LENGTHS
+    settings = SimpleNamespace(
+        **{"alpha": 0.0, "beta": 2.0, "simpo_gamma": 0.7, "loss_type": "simpo", "label_smoothing": 0.0},
+        accelerator=SimpleNamespace(device="cpu"),
+    )
+    theirs, *_ = CPOTrainer.cpo_loss(settings, averages[:, 0], averages[:, 1])
+    ours, _ = PreferenceObjective(loss="simpo", beta=2.0, simpo_gamma=0.7)(POLICY, None, LENGTHS)
+    assert value(ours) == pytest.approx(value(theirs), abs=1e-6)
+
+
+def test_orpo_equals_trl():
+    """Beside the cross entropy, which TRL takes over prompt and completion, and over the tokens of a batch."""
+    from trl.experimental.orpo import ORPOTrainer
+
+    averages = POLICY / LENGTHS
+    settings = SimpleNamespace(beta=0.3, accelerator=SimpleNamespace(device="cpu"))
+    theirs, *_ = ORPOTrainer.odds_ratio_loss(settings, averages[:, 0], averages[:, 1])
+    ours, _ = PreferenceObjective(loss="orpo", beta=0.3)(POLICY, None, LENGTHS)
+    assert value(ours) == pytest.approx(value(losses.sft(averages[:, 0]) - theirs), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)
