@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from harness.engines.base import Engine
+from harness.files.folders import file_name
 from harness.progress import Advance
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def limits_of(metric: str) -> tuple[float, float] | None:
 
 def step_names(benchmark: str) -> tuple[str, str]:
     """Return the names of the steps that answer and that score a benchmark."""
-    return f"samples-{benchmark}", f"score-{benchmark}"
+    return f"samples-{file_name(benchmark)}", f"score-{file_name(benchmark)}"
 
 
 class Benchmark(Protocol[Item, Sample, Judgment]):

@@ -258,3 +258,49 @@ class PairSample(TypedDict):
     choices: NotRequired[list[str | None]]
     texts: NotRequired[list[str]]
     training: NotRequired[dict[str, Any]]
+
+
+class LMEvalContext(TypedDict):
+    """A conversation (begun: its last message begins the answer), or a plain text."""
+
+    messages: NotRequired[list[dict[str, Any]]]
+    begun: NotRequired[bool]
+    text: NotRequired[str]
+
+
+class LMEvalRequest(TypedDict):
+    """What is asked after a context (its place in the item): the log-probability of a continuation, or a text.
+
+    generation: lm-eval's normalized settings.
+    """
+
+    context: int
+    continuation: NotRequired[str]
+    generation: NotRequired[dict[str, Any]]
+
+
+class LMEvalItem(TypedDict):
+    """A document of an lm-eval task with all that is asked about it.
+
+    repeats: how often a text is sampled. greedy: whether a metric asks if continuations are greedy.
+    settings: how the task is asked and scored, the same for each item.
+    """
+
+    id: str
+    doc: dict[str, Any]
+    contexts: list[LMEvalContext]
+    requests: list[LMEvalRequest]
+    repeats: int
+    greedy: bool
+    settings: dict[str, Any]
+
+
+class LMEvalSample(TypedDict):
+    """responses: by request and repeat, a text or [log-probability (nats), whether it is greedy, None if not asked].
+
+    too_long: present if the question does not fit the context; then there are no responses.
+    """
+
+    id: str
+    responses: NotRequired[list[list[Any]]]
+    too_long: NotRequired[bool]

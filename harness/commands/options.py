@@ -153,7 +153,7 @@ def _leave_out(values: dict[str, Any], listed: dict[str, Any]) -> None:
     chosen = typed.build(Experiment, _listed(values), "option")
     before = typed.build(Experiment, listed, "option")
     taking_part = {*chosen.arms(), *chosen.benchmarks}
-    known = {*registry.names("method"), *registry.names("benchmark"), *before.arms()}
+    known = {*registry.names("method"), *registry.names("benchmark"), *before.arms(), *before.benchmarks}
     for name in SETTINGS:
         if isinstance(settings := values.get(name), dict):
             others = [each for each in settings if each in known - taking_part]

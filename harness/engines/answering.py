@@ -37,6 +37,7 @@ class AnsweringEngine(EngineWrapper[Engine]):
     """Another engine whose completions have their thoughts removed from their texts; their token ids stay.
 
     thoughts: what was removed, by the item key of the completion.
+    changes_chats: whether conversations get a system prompt or a switch, which a plain text cannot.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class AnsweringEngine(EngineWrapper[Engine]):
         super().__init__(engine)
         self._marks, self._system_prompt = marks, system_prompt
         self._switch = {} if thinking is None else {_switch(engine): thinking}
+        self.changes_chats = system_prompt is not None or thinking is not None
         self.thoughts: dict[str, RemovedThought] = {}
 
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:

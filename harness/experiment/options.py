@@ -225,6 +225,8 @@ class Experiment:
             for name in names:
                 if name not in registry.names(kind):
                     registry.load(kind, name)
+                elif registry.is_family(kind, name):
+                    raise UserError(f"{kind} {name} is a family: choose a member of it, {name}:NAME")
         for name in self.options:
             if name in self.arms():
                 self.method_options(name)

@@ -24,11 +24,22 @@ def names(kind: str) -> tuple[str, ...]:
 def load(kind: str, name: str) -> Any:
     """Return an instance of the class with this name.
 
+    A name such as "lm-eval:arc_easy" is that of a member: the class "lm-eval" has a classmethod `member`, which returns
+    a class for it.
+
     Raises:
         UserError: for an unknown name; the nearest one is suggested.
     """
     if name not in names(kind):
+        family, _, member = name.partition(":")
+        if member and family in names(kind) and is_family(kind, family):
+            return _points(kind)[family].load().member(member)()
         if not names(kind):
             raise UserError("no methods or benchmarks are registered: install the package (pip install -e .)")
         raise unknown_name(kind, name, names(kind))
     return _points(kind)[name].load()()
+
+
+def is_family(kind: str, name: str) -> bool:
+    """Whether a name stands for a family, whose members are chosen as NAME:MEMBER."""
+    return hasattr(_points(kind)[name].load(), "member")

@@ -25,7 +25,7 @@ def parse_options(settings: list[str]) -> dict[str, dict[str, Any]]:
     options: dict[str, dict[str, Any]] = {}
     for setting in settings:
         target, equals, value = setting.partition("=")
-        method, dot, name = target.partition(".")
+        method, dot, name = target.rpartition(".")
         if not (equals and dot and name):
             raise UserError(f"setting {setting!r} is not understood: write NAME.OPTION=VALUE, such as dpo.beta=0.2")
         options.setdefault(method, {})[name] = plain_yaml.parse(value, f"setting {setting!r:.80}")

@@ -14,6 +14,11 @@ HEALTH, SCORES = "health", "scores"  # folders of an arm
 JSON, ROWS = ".json", ".jsonl"
 
 
+def file_name(benchmark: str) -> str:
+    """A benchmark's name as part of the names of files and steps: not every system has ":" in the name of a file."""
+    return benchmark.replace(":", ".")
+
+
 class ArmFolder(Folder):
     """What training and scoring one model leaves: an arm of a run, or a trial of tuning."""
 
@@ -77,13 +82,13 @@ class ArmFolder(Folder):
         return self.path / "answering"
 
     def samples(self, benchmark: str) -> Path:
-        return self.path / "samples" / f"{benchmark}{ROWS}"
+        return self.path / "samples" / f"{file_name(benchmark)}{ROWS}"
 
     def judgments(self, benchmark: str) -> Path:
-        return self.path / "judgments" / f"{benchmark}{ROWS}"
+        return self.path / "judgments" / f"{file_name(benchmark)}{ROWS}"
 
     def score(self, benchmark: str) -> Path:
-        return self.path / SCORES / f"{benchmark}{JSON}"
+        return self.path / SCORES / f"{file_name(benchmark)}{JSON}"
 
 
 class RunFolder(Folder):

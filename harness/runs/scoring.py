@@ -20,7 +20,7 @@ from harness.engines.base import Engine, RewardEngine
 from harness.engines.logged import LoggedEngine
 from harness.experiment.options import Experiment
 from harness.files import sources, store
-from harness.files.folders import ArmFolder
+from harness.files.folders import ArmFolder, file_name
 from harness.judges.base import Judge
 from harness.judges.shares import check_verdicts
 from harness.methods.base import Stage
@@ -252,7 +252,7 @@ class Scoring:
 
     def _answer(self, trained: Trained) -> None:
         policy = self.arm.policy(trained, self.inputs)
-        work = self.folder.answering_work / self.name
+        work = self.folder.answering_work / file_name(self.name)
         with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
             if isinstance(policy.engine, RewardEngine):  # it writes no text: nothing to log, no thoughts to remove
                 samples = self.benchmark.answer(policy, self.items, self.settings, advance)
