@@ -9,11 +9,23 @@ from typing import Annotated, Any
 
 import typer
 
-from harness.commands import bench, data, export, judge, power, rejudge, score, simulate, testbed
+from harness.commands import (
+    bench,
+    completion,
+    data,
+    export,
+    judge,
+    names,
+    power,
+    rejudge,
+    score,
+    simulate,
+    testbed,
+    version,
+)
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
 from harness.commands.output import Json, print_json, readable
 from harness.errors import UserError
-from harness.experiment import configuration, registry
 from harness.experiment.scale import with_scale
 from harness.files.disk import disk_errors
 from harness.files.extras import explain
@@ -22,7 +34,6 @@ from harness.signals import Stopped
 app = typer.Typer(
     name="harness",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     help="Trains SSO and its baselines under identical budgets, scores them, and compares them.",
@@ -36,7 +47,14 @@ app.add_typer(bench.app, name="bench")
 app.add_typer(judge.app, name="judge")
 app.command("rejudge", epilog=rejudge.EPILOG)(rejudge.rejudge)
 app.command("power", epilog=power.EPILOG)(power.power)
+app.command("list", epilog=names.EPILOG)(names.list_names)
 app.command("simulate", epilog=simulate.EPILOG)(simulate.simulate)
+
+
+@app.callback()
+def everywhere(version: version.Version = False) -> None:
+    pass
+
 
 RESULTS = Path("results")
 Results = Annotated[Path, typer.Option(help="Folder of results; runs are in runs/NAME below it.")]
@@ -73,7 +91,9 @@ def _print_table(table: Any, as_json: bool) -> None:
     "  harness run --method sso --budget updates=40 --set sso.loss=ipo --set sso.learning_rate=1e-4\n\n"
     "  harness run --method sso,dpo --tune 6 --set dpo.beta=0.1 --name tuned\n\n"
     "  harness run --method sso,dpo --model ./my-model --prompts prompts.jsonl --preferences pairs.jsonl "
-    "--data-dir data --judge-url http://localhost:8000/v1 --judge-model my-judge",
+    "--data-dir data --judge-url http://localhost:8000/v1 --judge-model my-judge\n\n"
+    "  harness run --method sso,shorter.py:Shorter --benchmark math,brevity.py:Brevity\n\n"
+    "  harness run --method sso,dpo --seeds 3 --dry-run",
 )
 @takes()
 def run(
@@ -83,6 +103,9 @@ def run(
     jobs: Jobs = 1,
     ray: Ray = None,
     restart_from: RestartFrom = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be done, and what is finished already; write nothing.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Train methods under one budget, score them, and print the comparison.
@@ -92,9 +115,17 @@ def run(
     """
     from harness.runs.run import run as run_experiment
 
-    if ray and jobs > 1:
-        raise UserError("give --jobs or --ray, not both: a cluster runs as many arms at once as it has room for")
-    _print_table(run_experiment(experiment(given, config), results, jobs, restart_from, ray), as_json)
+    asked = experiment(given, config)
+    if dry_run:
+        from harness.commands.dry_run import print_dry_run
+        from harness.runs.dry_run import dry_run as plan
+
+        if restart_from:
+            raise UserError("--dry-run does not know what --restart-from would recompute: give one of them")
+        found = plan(asked, results)
+        print_json(found) if as_json else print_dry_run(found)
+        return
+    _print_table(run_experiment(asked, results, jobs, restart_from, ray), as_json)
 
 
 @app.command(
@@ -347,7 +378,12 @@ def show(
 def estimate(
     given: dict,
     preset: Annotated[
-        Path | None, typer.Argument(help="A preset (harness list) or a YAML file.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="A preset (harness list) or a YAML file.",
+            show_default=False,
+            autocompletion=completion.configurations,
+        ),
     ] = None,
     gpu: Annotated[str, typer.Option(help="GPU whose speed is assumed: h100, h200, a100, l40s.")] = "h100",
     gpus: Annotated[int, typer.Option(min=1, help="GPUs that share the work; each training runs on all of them.")] = 8,
@@ -371,33 +407,6 @@ def estimate(
         print_json(planned)
     else:
         print_estimate(planned)
-
-
-@app.command("list", epilog="Examples:\n\n  harness list\n\n  harness list sso\n\n  harness list --json")
-def list_names(
-    name: Annotated[
-        str | None, typer.Argument(help="A method or benchmark, to see its options.", show_default=False)
-    ] = None,
-    as_json: Json = False,
-) -> None:
-    """List methods, benchmarks and presets, or the options of one of them with defaults and meanings."""
-    if name is not None:
-        from harness.commands.describe import describe, print_described
-
-        described = describe(name)
-        print_json(described) if as_json else print_described(described)
-        return
-    methods = {name: registry.load("method", name).summary for name in registry.names("method")}
-    benchmarks = {name: registry.load("benchmark", name).title for name in registry.names("benchmark")}
-    presets = (name for name in configuration.names() if name != configuration.COMMON)
-    known = {name: configuration.load(Path(name))["model"] for name in presets}
-    if as_json:
-        print_json({"methods": methods, "benchmarks": benchmarks, "presets": known})
-        return
-    for kind, entries in (("Methods", methods), ("Benchmarks", benchmarks), ("Presets", known)):
-        print(f"{kind}:")
-        for name, text in entries.items():
-            print(f"  {name:16} {text}")
 
 
 @app.command(

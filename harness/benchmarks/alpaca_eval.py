@@ -13,11 +13,12 @@ from harness.benchmarks import files
 from harness.benchmarks.alpaca_annotations import summary
 from harness.benchmarks.alpaca_annotator import LETTERS, SWITCHED, Pair, annotate, has_letter, key_of
 from harness.benchmarks.alpaca_win_rates import KEYS, JudgedPair, find_gamed, official_index
-from harness.benchmarks.base import Judging, NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Judging, NoOptions, Policy, Questions, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.rows import AlpacaAsking, AlpacaItem, AlpacaJudgment, AlpacaReply, AlpacaSample
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.engines.base import Sampling
+from harness.files.data_files import DataFile
 from harness.judges.base import Judge, complete
 from harness.judges.shares import note_of_form, noted
 from harness.judges.templates import fill
@@ -36,7 +37,29 @@ class AlpacaEval(BenchmarkDefaults):
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
     needs_judge = True
+    packages = ("alpaca-eval", "scikit-learn")
+    data_files = (
+        DataFile(
+            "alpaca_eval/reference_gpt4_1106_preview_model_outputs.json",
+            "https://raw.githubusercontent.com/tatsu-lab/alpaca_eval/cd543a149df89434d8a54582c0151c0b945c3d20/"
+            "results/gpt4_1106_preview/model_outputs.json",
+            "83db546b872ddebee8965fd05fa48461ee3c32bc695c62fb57f2d214ff741ec4",
+            "CC-BY-NC-4.0",
+        ),
+        DataFile(
+            "alpaca_eval/df_gamed.csv",
+            "https://huggingface.co/datasets/tatsu-lab/alpaca_eval/resolve/main/df_gamed.csv",
+            "97aeec3f1c7de6dee6fd31fe66f1702623f4614c3efe1c6fc5f4927cd5fd674d",
+            "CC-BY-NC-4.0",
+        ),
+    )
+    size = BenchmarkSize(questions=805, prompt=60, answer=450, judge_prompt=1250, judge_reply=1)
+    testbed_size = BenchmarkSize(questions=400, prompt=25, answer=19)
+    further = {"length_controlled_win_rate": "length-controlled win rate %", "average_length": "characters per answer"}
     Options = NoOptions
+
+    def hub_task(self, options: NoOptions) -> HubTask:
+        return HubTask("tatsu-lab/alpaca_eval", "alpaca_eval")
 
     def load(self, data_dir: Path, settings: Settings) -> Questions[AlpacaItem]:
         folder = data_dir / "alpaca_eval"

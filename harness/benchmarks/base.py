@@ -132,6 +132,32 @@ class Score:
             object.__setattr__(self, "value", nan)
 
 
+@dataclass(frozen=True)
+class BenchmarkSize:
+    """What a benchmark asks of a model and a judge, for estimates: counts, and mean numbers of tokens.
+
+    questions, turns: so many questions, each answered (or read) so often.
+    prompt, answer: tokens of a turn; answer 0 means that texts are only read. reads: sequences read per turn.
+    judge_prompt, judge_reply: tokens of a judgment; 0 without a judge.
+    """
+
+    questions: int
+    prompt: int
+    answer: int = 0
+    turns: int = 1
+    reads: int = 1
+    judge_prompt: int = 0
+    judge_reply: int = 0
+
+
+@dataclass(frozen=True)
+class HubTask:
+    """The questions as a data set of the Hugging Face hub: its id, and the task in it (a configuration or a split)."""
+
+    dataset: str
+    task: str
+
+
 def limits_of(metric: str) -> tuple[float, float] | None:
     """Return the limits of a question's value: 0 and 100 for a metric in %, a and b for one with "(a-b)"."""
     if limits := re.search(r"\((-?\d+)-(\d+)\)", metric):

@@ -1,9 +1,11 @@
-"""What a benchmark inherits unless it says otherwise."""
+"""What a benchmark inherits unless it says otherwise: all that a run, reports, exports and estimates ask of it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harness.benchmarks.base import Judging, NoOptions, Questions, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Judging, NoOptions, Questions, Settings
+from harness.files.data_files import DataFile, HubRows
 from harness.progress import Advance
 
 if TYPE_CHECKING:
@@ -16,7 +18,16 @@ if TYPE_CHECKING:
 class BenchmarkDefaults:
     """No judge, no pairs, no log-probabilities, one turn, independent questions, no files outside the data folder.
 
+    A benchmark inherits this class and overrides what differs. It must have `name`, `title`, `load`, `answer` and
+    `score` itself (`harness.benchmarks.Benchmark`).
+
     sections: a field of the questions; --limit draws a sample in proportion to its values.
+    scores_classifiers: whether it can score a sequence classifier, which writes no text.
+    packages: distributions whose versions answers and scores depend on.
+    data_files: what `harness data fetch` downloads.
+    size, testbed_size: of the real files and of the testbed's suite, for `harness estimate`; None leaves the
+        benchmark out of estimates.
+    further: field of a score's details -> what reports call it, for numbers that people should see beside the score.
     """
 
     needs_judge: bool = False
@@ -24,7 +35,17 @@ class BenchmarkDefaults:
     needs_logprobs: bool = False
     turns: int = 1
     sections: str | None = None
+    scores_classifiers: bool = False
+    packages: tuple[str, ...] = ()
+    data_files: tuple[DataFile | HubRows, ...] = ()
+    size: BenchmarkSize | None = None
+    testbed_size: BenchmarkSize | None = None
+    further: Mapping[str, str] = {}
     Options: type = NoOptions
+
+    def hub_task(self, options: Any) -> HubTask | None:
+        """The data set of the hub that the questions are for these options; None if there is none."""
+        return None
 
     def resources(self, data_dir: Path) -> dict[str, Path]:
         """Name -> file that `load` finds outside the data folder; a finished run is known by them without loading."""

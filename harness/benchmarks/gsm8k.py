@@ -7,13 +7,14 @@ from statistics import fmean
 from typing import Any
 
 from harness.benchmarks import files, graded_responses
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.gsm8k_answers import final_number, gold_number, shown, up_to_next_question
 from harness.benchmarks.math_answers import Grader
 from harness.benchmarks.rows import Grade, GradedSample, GSM8KExample, GSM8KItem
 from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.files.data_files import DataFile
 from harness.progress import Advance
 from harness.thoughts import MARKS, Marks
 
@@ -93,7 +94,29 @@ class GSM8K(BenchmarkDefaults):
 
     name = "gsm8k"
     title = "GSM8K"
+    packages = ("lm-eval", "math-verify")
+    data_files = (
+        DataFile(
+            "gsm8k/test.jsonl",
+            "https://raw.githubusercontent.com/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/"
+            "grade_school_math/data/test.jsonl",
+            "3730d312f6e3440559ace48831e51066acaca737f6eabec99bccb9e4b3c39d14",
+            "MIT",
+        ),
+        DataFile(
+            "gsm8k/train.jsonl",
+            "https://raw.githubusercontent.com/openai/grade-school-math/3101c7d5072418e28b9008a6636bde82a006892c/"
+            "grade_school_math/data/train.jsonl",
+            "17f347dc51477c50d4efb83959dbb7c56297aba886e5544ee2aaed3024813465",
+            "MIT",
+        ),
+    )
+    size = BenchmarkSize(questions=1319, prompt=1300, answer=150)
+    further = {"strict": "strict %", "math_verify": "math-verify %"}
     Options = GSM8KOptions
+
+    def hub_task(self, options: GSM8KOptions) -> HubTask:
+        return HubTask("openai/gsm8k", "main")
 
     def load(self, data_dir: Path, settings: Settings) -> list[GSM8KItem]:
         options = settings.options or GSM8KOptions()

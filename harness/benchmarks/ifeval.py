@@ -13,12 +13,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 from harness.benchmarks import files
-from harness.benchmarks.base import NoOptions, Policy, Questions, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, NoOptions, Policy, Questions, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.ifeval_checks import Checker, check_resources, find_model
 from harness.benchmarks.rows import IFEvalItem, IFEvalSample, IFEvalVerdicts
 from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.files.data_files import DataFile
 from harness.progress import Advance
 from harness.thoughts import MARKS, Marks, ThoughtSplit, counted, split_thought
 
@@ -291,7 +292,33 @@ class IFEval(BenchmarkDefaults):
 
     name = "ifeval"
     title = "IFEval"
+    packages = ("lm-eval", "nltk", "langdetect")
+    data_files = (
+        DataFile(
+            "ifeval/input_data.jsonl",
+            "https://raw.githubusercontent.com/Podtech-AI/IFEval/fd7642063f038389e15c5fafe9d9fcb8d6ea3485/"
+            "data/input_data.jsonl",
+            "67ffeee0fcb87c317c5b08a2de85557b4a7e96ada6178aa645b4954fe4b53d49",
+            "Apache-2.0",
+        ),
+        DataFile(
+            "nltk_data/tokenizers/punkt_tab.zip",
+            "https://raw.githubusercontent.com/nltk/nltk_data/550b6625bcef1f2abff2ff770a5a0d272c9c6b2a/"
+            "packages/tokenizers/punkt_tab.zip",
+            "e57f64187974277726a3417ca6f181ec5403676c717672eef6a748a7b20e0106",
+            "MIT",
+        ),
+    )
+    size = BenchmarkSize(questions=541, prompt=70, answer=350)
+    further = {
+        "prompt_loose": "loose, prompts %",
+        "instruction_strict": "strict, instructions %",
+        "instruction_loose": "loose, instructions %",
+    }
     Options = NoOptions
+
+    def hub_task(self, options: NoOptions) -> HubTask:
+        return HubTask("google/IFEval", "default")
 
     def load(self, data_dir: Path, settings: Settings) -> Questions[IFEvalItem]:
         _warn(data_dir)

@@ -58,6 +58,7 @@ class LMEvalTask(BenchmarkDefaults):
 
     name = FAMILY
     title = "a task of lm-eval"
+    packages = ("lm-eval",)
     Options = LMEvalOptions
 
     @classmethod

@@ -1,12 +1,14 @@
 """Benchmarks by name: the one place that fills in what a benchmark's class leaves out."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
-from harness.benchmarks.base import Benchmark, Settings
+from harness.benchmarks.base import Benchmark, BenchmarkSize, HubTask, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.experiment import registry
+from harness.experiment.options import Experiment
+from harness.files.data_files import DataFile, HubRows
 from harness.types import Prompt
 
 
@@ -14,6 +16,14 @@ class CompleteBenchmark(Benchmark[Any, Any, Any], Protocol):
     """A benchmark with everything that `BenchmarkDefaults` has."""
 
     sections: str | None
+    scores_classifiers: bool
+    packages: tuple[str, ...]
+    data_files: tuple[DataFile | HubRows, ...]
+    size: BenchmarkSize | None
+    testbed_size: BenchmarkSize | None
+    further: Mapping[str, str]
+
+    def hub_task(self, options: Any) -> HubTask | None: ...
 
     def resources(self, data_dir: Path) -> dict[str, Path]: ...
 
@@ -22,15 +32,34 @@ class CompleteBenchmark(Benchmark[Any, Any, Any], Protocol):
     def pairs(self, own: Sequence[Prompt] | None, settings: Settings) -> list[Prompt]: ...
 
 
-def load_benchmark(name: str) -> CompleteBenchmark:
-    """A new instance of a registered benchmark.
+def benchmarks_of(experiment: Experiment) -> dict[str, CompleteBenchmark]:
+    """New instances of an experiment's benchmarks, by name."""
+    return {name: load_benchmark(target) for name, target in experiment.targets("benchmark").items()}
+
+
+def data_files() -> dict[str, tuple[DataFile | HubRows, ...]]:
+    """Files of the installed benchmarks that have any, by benchmark."""
+    found = {name: load_benchmark(name).data_files for name in registry.names("benchmark")}
+    return {name: files for name, files in found.items() if files}
+
+
+def titles(experiment: Experiment) -> dict[str, str]:
+    """Name of a benchmark -> its title for people; a variant's has its name."""
+    return {
+        name: each.title if name == each.name else f"{each.title} ({name})"
+        for name, each in benchmarks_of(experiment).items()
+    }
+
+
+def load_benchmark(target: str) -> CompleteBenchmark:
+    """A new instance of a benchmark, by its installed name or as FILE.py:CLASS.
 
     A class that does not inherit `BenchmarkDefaults` gets a subclass of the same name that does.
 
     Raises:
-        UserError: when the name is not known; the nearest one is suggested.
+        UserError: as `harness.experiment.registry.load`.
     """
-    benchmark = registry.load("benchmark", name)
+    benchmark = registry.load("benchmark", target)
     if not isinstance(benchmark, BenchmarkDefaults):
         kind = type(benchmark)
         named = {"__module__": kind.__module__, "__doc__": kind.__doc__}

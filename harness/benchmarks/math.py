@@ -13,12 +13,13 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks import files, graded_responses
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.math_answers import LONGEST, Grader, last_boxed
 from harness.benchmarks.rows import Grade, GradedSample, MathItem, TaskSettings
 from harness.engines.base import Sampling
 from harness.errors import UserError, unknown_name
+from harness.files.data_files import DataFile
 from harness.judges.shares import noted
 from harness.progress import Advance
 from harness.thoughts import MARKS, Marks
@@ -61,7 +62,30 @@ class Math(BenchmarkDefaults):
 
     name = "math"
     title = "MATH"
+    packages = ("lm-eval", "math-verify")
+    data_files = (
+        DataFile(
+            "math/math500.jsonl",
+            "https://raw.githubusercontent.com/ZubinGou/math-evaluation-harness/db77bc6bb2a17c90ed2d63e88ebd8c40a82858c5/"
+            "data/math_oai/test.jsonl",
+            "35dc41080a3680858b27fa7e0533d2d547825316fc5dafe5d316f4ccc5a06132",
+            "MIT",
+        ),
+        DataFile(
+            "math/test.jsonl",
+            "https://raw.githubusercontent.com/ZubinGou/math-evaluation-harness/db77bc6bb2a17c90ed2d63e88ebd8c40a82858c5/"
+            "data/math/test.jsonl",
+            "3371949f33dd702d04b43fddd7d53a028de0aaca0e76abb1b875a050297b3aa4",
+            "MIT",
+        ),
+    )
+    size = BenchmarkSize(questions=500, prompt=200, answer=350)
+    testbed_size = BenchmarkSize(questions=400, prompt=25, answer=22)
+    further = {"strict": "strict %", "math_verify": "math-verify %", "minerva": "Minerva %"}
     Options = MathOptions
+
+    def hub_task(self, options: MathOptions) -> HubTask | None:
+        return HubTask("HuggingFaceH4/MATH-500", "default") if options.problems == MATH500 else None
 
     def load(self, data_dir: Path, settings: Settings) -> list[MathItem]:
         options = settings.options or MathOptions()

@@ -11,11 +11,12 @@ from statistics import fmean
 from typing import Any
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.rows import MMLUItem, MMLUQuestion, MMLUSample
 from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.files.data_files import DataFile
 from harness.progress import Advance
 
 FEWSHOT = 5
@@ -42,7 +43,22 @@ class MMLU(BenchmarkDefaults):
     needs_logprobs = True
     turns = len(LETTERS)
     sections = "subject"
+    packages = ("lm-eval",)
+    data_files = (
+        DataFile(
+            "mmlu/mmlu.zip",
+            "https://raw.githubusercontent.com/icip-cas/SSO/1c234bf88e80bdf0aa91b7d5dffc2074361f54a2/"
+            "myllamafactory/evaluation/mmlu/mmlu.zip",
+            "9e2b2d78bf59d80baf271a13005568ef0aca17bd663f2e5ebfecdc07a68f0edc",
+            "MIT",
+        ),
+    )
+    size = BenchmarkSize(questions=14042, prompt=700, reads=1)
+    further = {"macro": "mean over subjects %"}
     Options = MMLUOptions
+
+    def hub_task(self, options: MMLUOptions) -> HubTask:
+        return HubTask("cais/mmlu", "all")
 
     def load(self, data_dir: Path, settings: Settings) -> list[MMLUItem]:
         options = settings.options or MMLUOptions()

@@ -11,13 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Judging, NoOptions, Policy, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Judging, NoOptions, Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.mt_bench_judgments import UNPARSED, summary
 from harness.benchmarks.rows import MTBenchItem, MTBenchJudgment, MTBenchSample
 from harness.endpoints.base import JudgeRequest
 from harness.engines.base import Sampling
 from harness.errors import UserError
+from harness.files.data_files import DataFile
 from harness.judges.base import Judge, complete
 from harness.judges.shares import note_of_form, noted
 from harness.judges.templates import fill
@@ -50,7 +51,36 @@ class MTBench(BenchmarkDefaults):
     title = "MT-Bench"
     needs_judge = True
     turns = 2
+    data_files = (
+        DataFile(
+            "mt_bench/question.jsonl",
+            "https://raw.githubusercontent.com/lm-sys/FastChat/0e6d3e4beaab66f4d3f93db72541a4abab8af28d/"
+            "fastchat/llm_judge/data/mt_bench/question.jsonl",
+            "119565adbab82227089cefdb44c8d7e2cf04dc0a0ec233634c82e7d4e2a944f7",
+            "Apache-2.0",
+        ),
+        DataFile(
+            "mt_bench/reference_answer_gpt-4.jsonl",
+            "https://raw.githubusercontent.com/lm-sys/FastChat/0e6d3e4beaab66f4d3f93db72541a4abab8af28d/"
+            "fastchat/llm_judge/data/mt_bench/reference_answer/gpt-4.jsonl",
+            "f957a5bc977badb66885ec970e6cd08527845780313f0995764260e5777b9b3f",
+            "Apache-2.0",
+        ),
+        DataFile(
+            "mt_bench/judge_prompts.jsonl",
+            "https://raw.githubusercontent.com/lm-sys/FastChat/0e6d3e4beaab66f4d3f93db72541a4abab8af28d/"
+            "fastchat/llm_judge/data/judge_prompts.jsonl",
+            "fd283293406d024f44c174b094ef48031d0687a4682fd3a56b29b138f80281b6",
+            "Apache-2.0",
+        ),
+    )
+    size = BenchmarkSize(questions=80, turns=2, prompt=200, answer=290, judge_prompt=1072, judge_reply=188)
+    testbed_size = BenchmarkSize(questions=240, turns=2, prompt=40, answer=17)
+    further = {"turn_1": "turn 1", "turn_2": "turn 2"}
     Options = NoOptions
+
+    def hub_task(self, options: NoOptions) -> HubTask:
+        return HubTask("HuggingFaceH4/mt_bench_prompts", "default")
 
     def load(self, data_dir: Path, settings: Settings) -> list[MTBenchItem]:
         folder = data_dir / "mt_bench"

@@ -18,25 +18,28 @@ from harness.errors import UserError
 SAMPLE_SEED = 0  # for --limit: the same for all methods, seeds and runs
 
 
-def load_questions(name: str, data_dir: Path, settings: Settings) -> Questions[Any]:
+def load_questions(target: str, data_dir: Path, settings: Settings) -> Questions[Any]:
     """Return the questions of a benchmark, or a sample if settings.limit is below their number: the first ones of a
     suite in random order, such as the testbed's.
+
+    Args:
+        target: its installed name, or FILE.py:CLASS.
 
     Raises:
         UserError: for a missing or malformed file, for questions that share an id, and for a benchmark that stores what
             it loads in itself, where no other step would find it.
     """
-    benchmark = load_benchmark(name)
+    benchmark = load_benchmark(target)
     before = dict(vars(benchmark))
     loaded = benchmark.load(data_dir, replace(settings, limit=None))
     if kept := [attribute for attribute, value in vars(benchmark).items() if before.get(attribute) is not value]:
         raise UserError(
-            f"benchmark {name} stores {', '.join(kept)} in itself in load, but its other methods are called on another "
-            "instance: return Questions(items, answering={...}, scoring={...}) from load"
+            f"benchmark {target} stores {', '.join(kept)} in itself in load, but its other methods are called on "
+            "another instance: return Questions(items, answering={...}, scoring={...}) from load"
         )
     questions = loaded if isinstance(loaded, Questions) else Questions(loaded)
     if twice := [identifier for identifier, number in Counter(item["id"] for item in questions).items() if number > 1]:
-        raise UserError(f"benchmark {name}: several questions have the id {twice[0]!r:.60}")
+        raise UserError(f"benchmark {target}: several questions have the id {twice[0]!r:.60}")
     if suite_settings(data_dir).get("random_order"):
         return questions.only(range(min(len(questions), settings.limit or len(questions))))
     return questions.only(sample(questions, settings.limit, benchmark.sections))

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.benchmarks import files
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks.base import BenchmarkSize, HubTask, Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.reward_bench_modes import (
     CLASSIFIER,
@@ -28,6 +28,7 @@ from harness.benchmarks.reward_bench_scores import SECTIONS, section_scores
 from harness.benchmarks.rows import JudgePrompt, PairSample, RewardBenchItem
 from harness.engines.base import RewardEngine
 from harness.errors import UserError, unknown_name
+from harness.files.data_files import HubRows
 from harness.files.rows import read_json
 from harness.progress import Advance
 
@@ -65,7 +66,21 @@ class RewardBench(BenchmarkDefaults):
     needs_logprobs = True
     turns = 2
     sections = "section"
+    scores_classifiers = True
+    data_files = (
+        HubRows(
+            "rewardbench/rewardbench.jsonl",
+            "allenai/reward-bench",
+            "filtered",
+            ("id", "subset", "prompt", "chosen", "rejected"),
+        ),
+    )
+    size = BenchmarkSize(questions=2985, prompt=500, reads=4)
+    testbed_size = BenchmarkSize(questions=360, prompt=45, reads=4)
     Options = RewardBenchOptions
+
+    def hub_task(self, options: RewardBenchOptions) -> HubTask:
+        return HubTask("allenai/reward-bench", "filtered")
 
     def load(self, data_dir: Path, settings: Settings) -> list[RewardBenchItem]:
         options = settings.options or RewardBenchOptions()

@@ -11,10 +11,11 @@ from harness.commands.output import print_rows
 from harness.errors import unknown_name
 from harness.experiment import defaults, registry
 from harness.experiment.search import Distribution
+from harness.files import code_files
 
 
 def describe(name: str) -> dict[str, Any]:
-    """A method or benchmark by name.
+    """A method or benchmark by name, or as FILE.py:CLASS.
 
     Returns: {"name", "kind", "summary", "module", "about": its module's docstring, "options": [{"name", "default",
         "meaning", "tuned": [lowest, highest] or None, "small", "large": defaults for models of that scale}]}.
@@ -22,11 +23,15 @@ def describe(name: str) -> dict[str, Any]:
     Raises:
         UserError: when there is neither a method nor a benchmark of this name.
     """
-    names = {each: kind for kind in registry.GROUPS for each in registry.names(kind)}
-    if name not in names:
-        raise unknown_name("method or benchmark", name, names)
-    kind = names[name]
+    if code_files.is_reference(name):
+        kind = registry.kind_of(name)
+    else:
+        names = {each: kind for kind in registry.GROUPS for each in registry.names(kind)}
+        if name not in names:
+            raise unknown_name("method or benchmark", name, names)
+        kind = names[name]
     known = registry.load(kind, name)
+    file = code_files.imported(type(known).__module__)
     space = getattr(known, "search_space", {})
     by_scale = {scale: defaults.options_of(scale, known.Options) for scale in ("small", "large")}
     usual, meanings = known.Options(), _meanings(known.Options)
@@ -41,10 +46,10 @@ def describe(name: str) -> dict[str, Any]:
         for each in dataclasses.fields(known.Options)
     ]
     return {
-        "name": name,
+        "name": known.name if file else name,
         "kind": kind,
         "summary": known.summary if kind == "method" else known.title,
-        "module": type(known).__module__,
+        "module": str(file.path) if file else type(known).__module__,
         "about": inspect.getdoc(sys.modules[type(known).__module__]) or "",
         "options": options,
     }

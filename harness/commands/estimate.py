@@ -1,5 +1,6 @@
 """Prints what a run would do and cost."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from harness.commands.output import print_facts, print_rows
@@ -7,6 +8,12 @@ from harness.methods.prompts import MOST_EPOCHS
 
 
 def print_estimate(planned: dict[str, Any]) -> None:
+    print_plan(planned)
+    _print_cost(planned["cost"])
+
+
+def print_plan(planned: Mapping[str, Any]) -> None:
+    """Print how the budget is divided: a `harness.stages.plan.RunPlan`."""
     columns = ("method", "stage", "queries", "examples", "updates", "trained tokens", "FLOPs")
     rows = [
         (method, *(stage[name] for name in ("stage", "queries", "examples", "updates", "trained_tokens")), flops(stage))
@@ -25,7 +32,6 @@ def print_estimate(planned: dict[str, Any]) -> None:
             print(f"{method}: tuning tries {', '.join(trials['options'][0])} in {tuning['trials']} trials")
         answers = f"including answers to {tuning['prompts']} held-out prompts per trial"
         print(f"Tuning: {tuning['flops']:.3g} FLOPs in total, {answers}")
-    _print_cost(planned["cost"])
 
 
 def flops(stage: dict[str, Any]) -> str:

@@ -5,13 +5,14 @@ import functools
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 import typer.core
 
+from harness.commands import completion
 from harness.errors import UserError
 from harness.experiment import configuration, registry
 from harness.experiment.options import Experiment, flags_of
@@ -27,7 +28,8 @@ _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 Config = Annotated[
     Path | None,
     typer.Option(
-        help="YAML file with any of these options, or a preset (harness list); the command line takes precedence."
+        help="YAML file with any of these options, or a preset (harness list); the command line takes precedence.",
+        autocompletion=completion.configurations,
     ),
 ]
 
@@ -40,11 +42,23 @@ def run_folder(text: str) -> Path:
 
 RunFolder = Annotated[
     Path,
-    typer.Argument(metavar="RUN", parser=run_folder, help="A run, by name or folder.", show_default=False),
+    typer.Argument(
+        metavar="RUN",
+        parser=run_folder,
+        help="A run, by name or folder.",
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
 ]
 RunFolders = Annotated[
     list[Path],
-    typer.Argument(metavar="RUN...", parser=run_folder, help="Runs, by name or folder.", show_default=False),
+    typer.Argument(
+        metavar="RUN...",
+        parser=run_folder,
+        help="Runs, by name or folder.",
+        show_default=False,
+        autocompletion=completion.runs,
+    ),
 ]
 
 
@@ -97,7 +111,12 @@ def _parameter(name: str) -> inspect.Parameter:
         name,
         inspect.Parameter.KEYWORD_ONLY,
         default=None,
-        annotation=Annotated[kind | None, typer.Option(*flags_of(field), help=text, show_default=False)],
+        annotation=Annotated[
+            kind | None,
+            typer.Option(
+                *flags_of(field), help=text, show_default=False, autocompletion=completion.BY_OPTION.get(name)
+            ),
+        ],
     )
 
 
@@ -118,15 +137,18 @@ def experiment(given: dict[str, Any], config: Path | None = None) -> Experiment:
         if given.get(name):
             values[name] = (values.get(name) or {}) | parse_fields(given[name])
     built = typed.build(Experiment, values, "option")
-    _check_data(built, given, values)
+    check_data(built, given, values)
     return built
 
 
-def _check_data(built: Experiment, given: dict[str, Any], values: dict[str, Any]) -> None:
+def check_data(built: Experiment, given: Container[str], values: Container[str]) -> None:
     """
+    Args:
+        given: names of options that were given by hand. values: those, and options of a configuration.
+
     Raises:
-        UserError: for training data on the command line that no chosen method uses, and when training data of a real
-            model would default to the testbed's.
+        UserError: for training data given by hand that no chosen method uses, and when training data of a real model
+            would default to the testbed's.
     """
     stages = {arm: built.stages(arm) for arm in built.arms()}
     for option, labelled in (("prompts", False), ("preferences", True)):
@@ -152,8 +174,8 @@ def _leave_out(values: dict[str, Any], listed: dict[str, Any]) -> None:
     """
     chosen = typed.build(Experiment, _listed(values), "option")
     before = typed.build(Experiment, listed, "option")
-    taking_part = {*chosen.arms(), *chosen.benchmarks}
-    known = {*registry.names("method"), *registry.names("benchmark"), *before.arms(), *before.benchmarks}
+    taking_part = {*chosen.arms(), *chosen.benchmark_names()}
+    known = {*registry.names("method"), *registry.names("benchmark"), *before.arms(), *before.benchmark_names()}
     for name in SETTINGS:
         if isinstance(settings := values.get(name), dict):
             others = [each for each in settings if each in known - taking_part]

@@ -19,11 +19,11 @@ def write_report(run_folder: Path, output: Path | None) -> Path:
         UserError: when the run is not finished, or there is a folder in place of the file.
     """
     from harness.report.page import page
-    from harness.report.run import Run
+    from harness.report.run import ReportedRun
 
     file = output or run_folder / FILE
     check_file(file, FILE)
-    run = Run.read(run_folder)
+    run = ReportedRun.read(run_folder)
     store.write_text(file, page(run, datetime.now()))
     return file
 
@@ -34,13 +34,13 @@ def write_figure(kind: str, run_folders: Sequence[Path], output: Path) -> Path:
     Raises:
         UserError: when there is no such figure, or nothing to draw.
     """
-    from harness.report.run import Run
+    from harness.report.run import ReportedRun
     from harness.report.standalone import FIGURES, as_file
 
     if kind not in FIGURES:
         raise unknown_name("figure", kind, FIGURES)
     check_file(output, f"{kind}.svg")
-    runs = [Run.read(path) for path in run_folders]
+    runs = [ReportedRun.read(path) for path in run_folders]
     command = shlex.join(["harness", "figure", kind, *map(str, run_folders), "--output", str(output)])
     store.write_text(output, as_file(FIGURES[kind](runs), runs, command))
     return output

@@ -121,7 +121,7 @@ class RewardModel:
         raise self._writes_no_text()
 
     def _writes_no_text(self) -> UserError:
-        return UserError(f"{self.name} is a sequence classifier, which writes no text: score it on reward-bench")
+        return UserError(f"{self.name} is a sequence classifier, which writes no text: score it by its rewards")
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is Any to mypy here
     def rewards(

@@ -6,7 +6,7 @@ from typing import Any
 
 from harness.errors import UserError, unknown_name
 from harness.experiment.options import Experiment, flags_of
-from harness.experiment.presets import FOLDER, SHAPES, WORKLOADS
+from harness.experiment.presets import FOLDER, SHAPES
 from harness.files import typed
 
 EXTENDS = "extends"
@@ -17,7 +17,7 @@ FLAGS = {  # name of an option on the command line, without its dashes -> field
 
 
 def names() -> list[str]:
-    return sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem not in (SHAPES, WORKLOADS))
+    return sorted(file.stem for file in FOLDER.glob("*.yaml") if file.stem != SHAPES)
 
 
 def load(config: Path) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from harness.budget import Budget
 from harness.errors import UserError, unknown_name
 from harness.experiment import defaults, registry
 from harness.experiment.search import Distribution, trial_points, within
+from harness.files.folders import file_name
 from harness.files.store import safe_name
 from harness.files.typed import Fields, Prose, build, check
 from harness.files.urls import public_url
@@ -51,12 +52,13 @@ class Experiment:
     name: str = option("experiment", "Name of the run folder under the results folder.")
     methods: tuple[str, ...] = option(
         ("sso",),
-        "Methods, separated by commas; base is always added. NAME=METHOD is a variant with its own options.",
+        "Methods, separated by commas: names or FILE.py:CLASS; base is always added. NAME=METHOD is a variant with its "
+        "own options.",
         *("--method", "--methods", "-m"),
     )
     benchmarks: tuple[str, ...] = option(
         ("mt-bench", "alpaca-eval", "reward-bench", "math"),
-        "Benchmarks, separated by commas.",
+        "Benchmarks, separated by commas: names or FILE.py:CLASS. NAME=BENCHMARK is a variant with its own options.",
         *("--benchmark", "--benchmarks", "-b"),
     )
     seeds: Annotated[int, Interval(ge=1, le=MOST_SEEDS)] = option(1, "Seeds per method: 0, 1, ...")
@@ -221,41 +223,56 @@ class Experiment:
         Raises:
             UserError: for a method, benchmark or option that is not known, or options of one that does not take part.
         """
-        for kind, names in (("method", self._methods_by_arm().values()), ("benchmark", self.benchmarks)):
-            for name in names:
-                if name not in registry.names(kind):
-                    registry.load(kind, name)
-                elif registry.is_family(kind, name):
-                    raise UserError(f"{kind} {name} is a family: choose a member of it, {name}:NAME")
+        for kind in registry.GROUPS:
+            for target in self.targets(kind).values():
+                if target not in registry.names(kind):
+                    registry.load(kind, target)
+                elif registry.is_family(kind, target):
+                    raise UserError(f"{kind} {target} is a family: choose a member of it, {target}:NAME")
+        if both := set(self.arms()) & set(self.benchmark_names()):
+            raise UserError(f"{min(both)} is both a method and a benchmark: name one of them NAME={min(both)}")
         for name in self.options:
             if name in self.arms():
                 self.method_options(name)
-            elif name in self.benchmarks:
+            elif name in self.benchmark_names():
                 self.benchmark_options(name)
             else:
-                chosen = ", ".join((*self.arms(), *self.benchmarks))
+                chosen = ", ".join((*self.arms(), *self.benchmark_names()))
                 raise UserError(f"options for {name!r}, which is not among the methods and benchmarks {chosen}")
         for name in self.search:
             if name not in self.arms():
                 raise UserError(f"limits for {name!r}, which is not among the methods {', '.join(self.arms())}")
             self.search_space(name)
 
-    def _methods_by_arm(self) -> dict[str, str]:
-        methods = {"base": "base"}
-        for entry in self.methods:
-            arm, _, method = entry.partition("=")
-            method = method or arm
-            if methods.setdefault(safe_name(arm), method) != method:
-                raise UserError(f"{arm} is given twice, as {methods[arm]} and as {method}: choose another name for one")
-        return methods
+    def entries(self, kind: str) -> dict[str, str]:
+        """Return the methods or benchmarks that were asked for, by name, as they were written: NAME, TARGET or
+        NAME=TARGET."""
+        found: dict[str, str] = {}
+        targets = {"base": "base"} if kind == "method" else {}
+        for text in self.methods if kind == "method" else self.benchmarks:
+            name, target = registry.entry(kind, text)
+            if (before := targets.setdefault(name, target)) != target:
+                raise UserError(f"{name} is given twice, as {before} and as {target}: choose another name for one")
+            safe_name(file_name(name))
+            found[name] = text
+        return found
+
+    def targets(self, kind: str) -> dict[str, str]:
+        """Return what each name of a method or benchmark stands for, as `registry.load` takes it; base comes first."""
+        found = {"base": "base"} if kind == "method" else {}
+        return found | {name: registry.entry(kind, text)[1] for name, text in self.entries(kind).items()}
 
     def arms(self) -> tuple[str, ...]:
         """Return the methods and variants that are compared, base first."""
-        return tuple(self._methods_by_arm())
+        return tuple(self.targets("method"))
+
+    def benchmark_names(self) -> tuple[str, ...]:
+        """Return the names of the benchmarks and of their variants."""
+        return tuple(self.entries("benchmark"))
 
     def method(self, arm: str) -> Any:
         """Return the method of an arm."""
-        return registry.load("method", self._methods_by_arm()[arm])
+        return registry.load("method", self.targets("method")[arm])
 
     def method_options(self, arm: str) -> Any:
         """Return the options of an arm's method: the defaults for the model, with this experiment's changes."""
@@ -303,7 +320,7 @@ class Experiment:
 
     def benchmark_options(self, benchmark: str) -> Any:
         """Return the options of a benchmark: its defaults with this experiment's changes."""
-        kind = registry.load("benchmark", benchmark).Options
+        kind = registry.load("benchmark", self.targets("benchmark")[benchmark]).Options
         return build(kind, self.options.get(benchmark, {}), f"option of {benchmark}")
 
     @property

@@ -7,21 +7,12 @@ from typing import Any
 import yaml
 
 from harness.benchmarks.base import Score
-from harness.experiment import registry
+from harness.benchmarks.loading import benchmarks_of, titles
 from harness.exports.arms import metric_name, scores_of
 from harness.files import store
 from harness.models.folder import TESTBED
 from harness.runs.arm import Arm
 
-DATASETS = {  # benchmark -> (data set of the hub, task in it)
-    "mt-bench": ("HuggingFaceH4/mt_bench_prompts", "default"),
-    "alpaca-eval": ("tatsu-lab/alpaca_eval", "alpaca_eval"),
-    "reward-bench": ("allenai/reward-bench", "filtered"),
-    "math": ("HuggingFaceH4/MATH-500", "default"),
-    "gsm8k": ("openai/gsm8k", "main"),
-    "mmlu": ("cais/mmlu", "all"),
-    "ifeval": ("google/IFEval", "default"),
-}
 MODEL_INDEX, ENTRIES = "model-index.yaml", Path(".eval_results", "harness.yaml")
 
 
@@ -39,7 +30,7 @@ def model_index(name: str, arm: Arm) -> dict[str, Any]:
 
     results = []
     for benchmark, score in _known(arm).items():
-        title = registry.load("benchmark", benchmark).title
+        title = titles(arm.experiment)[benchmark]
         dataset, task = _dataset(arm, benchmark)
         results.append(
             EvalResult(
@@ -77,9 +68,8 @@ def _dataset(arm: Arm, benchmark: str) -> tuple[str, str | None]:
     """A name for the questions, and the task if they are a data set on the hub."""
     if arm.experiment.data_dir == TESTBED:
         return f"testbed/{benchmark}", None
-    if benchmark == "math" and arm.experiment.benchmark_options(benchmark).problems != 500:
-        return benchmark, None  # the full test set is another data set
-    return DATASETS.get(benchmark, (benchmark, None))
+    task = benchmarks_of(arm.experiment)[benchmark].hub_task(arm.experiment.benchmark_options(benchmark))
+    return (task.dataset, task.task) if task else (benchmark, None)
 
 
 def _setting(score: Score) -> dict[str, Any]:

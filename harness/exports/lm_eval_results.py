@@ -15,7 +15,7 @@ from typing import Any
 
 from harness import __version__
 from harness.benchmarks.base import Score
-from harness.experiment import registry
+from harness.benchmarks.loading import titles
 from harness.exports import arms
 from harness.exports.arms import metric_name, scores_of
 from harness.files import store
@@ -113,7 +113,7 @@ def _config(name: str, score: Score, arm: Arm) -> dict[str, Any]:
     judge = {"judge": score.judge} if score.judge else {}
     return {
         "task": name,
-        "task_alias": registry.load("benchmark", name).title,
+        "task_alias": titles(arm.experiment)[name],
         "num_fewshot": score.details.get("num_fewshot", 0),
         "metric_list": [{"metric": metric_name(score), "aggregation": "mean", "higher_is_better": True}],
         "metadata": {

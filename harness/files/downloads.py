@@ -1,4 +1,4 @@
-"""Benchmark files, fetched from where they are published, each pinned by its sha256.
+"""Benchmark files, fetched from where they are published; a benchmark's class says where (`data_files`).
 
 pooch would not do: it cannot resume a cut download, and has no limit on the size of a file.
 """
@@ -12,16 +12,14 @@ import time
 import urllib.error
 import urllib.request
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from harness.errors import UserError, unknown_name
+from harness.files.data_files import DataFile, HubRows
 from harness.progress import progress
 
-TABLE = Path(__file__).with_name("data_files.yaml")
-REWARD_BENCH = "reward-bench"  # published as a data set of the hub, not as a file
 BLOCK = 1 << 16
 TIMEOUT = 60.0  # seconds without a reply
 ATTEMPTS = 4
@@ -30,18 +28,11 @@ LARGEST = 4 << 30  # bytes of a file
 WAIT = 1.0  # seconds before the second attempt; doubled for each further one
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """One pinned file; path is relative to the data folder."""
-
-    path: str
-    url: str
-    sha256: str
-    licence: str
+Files = Mapping[str, Sequence[DataFile | HubRows]]  # by benchmark
 
 
-def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
-    """Read the table of pinned files: benchmark -> its files.
+def table(path: Path) -> dict[str, list[DataFile]]:
+    """Read a table of pinned files, such as that of a mirror: benchmark -> its files.
 
     Raises:
         UserError: when the table is absent or malformed, or a path or URL leads elsewhere.
@@ -61,18 +52,18 @@ def table(path: Path = TABLE) -> dict[str, list[DataFile]]:
     return files
 
 
-def fetch(name: str, data_dir: Path, table_file: Path = TABLE) -> list[Path]:
+def fetch(name: str, data_dir: Path, files: Files) -> list[Path]:
     """Fetch the files of a benchmark that are missing or have changed; return the paths of all of them.
 
     Raises:
         UserError: for an unknown benchmark, a file that cannot be fetched, or one with another digest.
     """
-    files = table(table_file)
-    if name == REWARD_BENCH and name not in files:
-        return [_fetch_reward_bench(data_dir / "rewardbench")]
     if name not in files:
-        raise unknown_name("benchmark", name, [*files, REWARD_BENCH])
-    return [fetch_file(file, data_dir) for file in files[name]]
+        raise unknown_name("benchmark", name, files)
+    return [
+        fetch_file(file, data_dir) if isinstance(file, DataFile) else _fetch_rows(file, data_dir)
+        for file in files[name]
+    ]
 
 
 def fetch_file(file: DataFile, data_dir: Path) -> Path:
@@ -154,21 +145,21 @@ def _content(file: DataFile, data_dir: Path) -> tuple[Path, str | None]:
         return packed, None
 
 
-def verify(name: str | None, data_dir: Path, table_file: Path = TABLE) -> list[dict[str, str | None]]:
+def verify(name: str | None, data_dir: Path, files: Files) -> list[dict[str, str | None]]:
     """Return benchmark, path, status, licence and found sha256 of each pinned file, of one benchmark or of all.
 
     Raises:
         UserError: for an unknown benchmark, or one whose files are not pinned.
     """
-    files = table(table_file)
     if name is not None and name not in files:
-        if name == REWARD_BENCH:
-            raise UserError(
-                f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare it with"
-            )
         raise unknown_name("benchmark", name, files)
+    pinned = {each: [file for file in entries if isinstance(file, DataFile)] for each, entries in files.items()}
+    if name is not None and not pinned[name]:
+        raise UserError(
+            f"{name} comes from the hub's data set, which is not pinned: there is nothing to compare it with"
+        )
     rows: list[dict[str, str | None]] = []
-    for benchmark, entries in files.items():
+    for benchmark, entries in pinned.items():
         for file in entries if name in (None, benchmark) else ():
             verdict, found = status(file, data_dir)
             row = {"benchmark": benchmark, "path": file.path, "status": verdict, "licence": file.licence}
@@ -181,18 +172,17 @@ def _sha256(path: Path, opener: Callable[..., Any] = open) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _fetch_reward_bench(folder: Path) -> Path:
-    """Write RewardBench's filtered set, from the hub's data set, as rows."""
+def _fetch_rows(file: HubRows, data_dir: Path) -> Path:
+    """Write rows of a data set of the hub."""
     from datasets import load_dataset
 
     from harness.files import store
 
     try:
-        rows = load_dataset("allenai/reward-bench", split="filtered")
+        rows = load_dataset(file.dataset, split=file.split)
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
-        raise UserError(f"allenai/reward-bench cannot be fetched from the hub ({reason}); try again") from None
-    fields = ("id", "subset", "prompt", "chosen", "rejected")
-    target = folder / "rewardbench.jsonl"
-    store.write_jsonl(target, ({name: row[name] for name in fields} for row in rows))
+        raise UserError(f"{file.dataset} cannot be fetched from the hub ({reason}); try again") from None
+    target = data_dir / file.path
+    store.write_jsonl(target, ({name: row[name] for name in file.fields} for row in rows))
     return target

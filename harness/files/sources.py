@@ -3,7 +3,8 @@
 A step depends on the bytes of every module that the code which made it can import: comments count too, because a
 digest of bytes is simple and cannot miss a change. Imports inside functions are followed, those under TYPE_CHECKING are
 not, and a string that is the dotted name of a module ("harness.training.processes.worker", as `python -m` and
-`import_module` take it) is an import. A data file of our packages is part of the code that names it.
+`import_module` take it) is an import. A data file of our packages is part of the code that names it. A class in a file
+(`harness.files.code_files`) counts like one of a package.
 
 Which modules are roots for which step is stated here, in TRAINING, ANSWERING and SCORING; the module of the method,
 benchmark and judge joins them.
@@ -21,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from harness.errors import UserError
+from harness.files import code_files
 
 OURS = ("harness", "sso", "baselines")
 MODEL_FILES = ("*.safetensors", "*.json", "*.jinja")  # of the embedded model, which has its own digest
@@ -128,9 +130,16 @@ def imports(package: str, roots: Roots, *more: str | Part) -> bool:
 def _of_files(files: dict[str, Path | None]) -> str:
     total = hashlib.sha256()
     for name, file in sorted(files.items()):
-        content = file.read_bytes() if file else b""
+        content = _content(name.removesuffix(".py"), file)
         total.update(f"{name} {len(content)}\n".encode() + content)
     return total.hexdigest()[:16]
+
+
+def _content(name: str, file: Path | None) -> bytes:
+    """Return the source of a module, or a data file: the bytes that were run, where the file can be edited since."""
+    if known := code_files.imported(name):
+        return known.content
+    return file.read_bytes() if file else b""
 
 
 def _reached(roots: Roots, more: Sequence[str | Part]) -> set[str]:
@@ -175,7 +184,7 @@ class _Syntax:
 @cache
 def _syntax(name: str) -> _Syntax:
     file = _file(name)
-    tree = ast.parse(file.read_bytes() if file else b"", str(file))
+    tree = ast.parse(_content(name, file), str(file))
     texts = (node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str))
     package = name if file and file.name == "__init__.py" else name.rpartition(".")[0]
     return _Syntax(tree, package, frozenset(text for text in texts if "." in text and len(text) < 200))

@@ -8,7 +8,6 @@ from harness.experiment.options import Experiment
 from harness.files import store
 from harness.files.folders import RunFolder
 from harness.judges.base import Judge
-from harness.runs.inputs import load_judge
 
 OPTIONS = tuple(each.name for each in fields(Experiment) if each.name.startswith("judge_"))
 LONGEST_NAME = 60  # characters of the judge's name in a folder name
@@ -38,6 +37,8 @@ def load_chosen(experiment: Experiment, folder: RunFolder) -> Judge:
     Raises:
         UserError: when no judge was chosen, or it cannot be used.
     """
+    from harness.runs.inputs import load_judge  # the command line imports this module
+
     check_given(experiment)
     judge = load_judge(experiment, folder)
     assert judge is not None

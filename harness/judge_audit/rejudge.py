@@ -22,7 +22,7 @@ from harness.progress import progress
 from harness.results.folder import StoredRun
 from harness.runs.inputs import Inputs, data_folder
 from harness.runs.run import arms_of
-from harness.runs.scoring import SCORERS, Scoring, scored
+from harness.runs.scoring import NUMBERS, Scoring, scored
 from harness.signals import stoppable
 from harness.statistics import intervals
 from harness.statistics.grids import Grid
@@ -124,7 +124,7 @@ def _score(scoring: Scoring, judge: Judge, root: RunFolder) -> Score:
         "judge": judge.name,
         "endpoint": judge.endpoint,
         "judging": asdict(scoring.judging),
-        "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
+        "packages": fingerprints.of_packages(*NUMBERS, *scoring.benchmark.packages, *sources.packages(*roots)),
         "code": sources.digest(*roots),
     }
     mark = folder.mark(scoring.score_step)

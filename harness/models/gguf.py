@@ -31,9 +31,7 @@ def unpack(model: str, into: Path) -> Path:
     Raises:
         UserError: when there is no such file, or transformers cannot read it.
     """
-    file = _file(model)
-    digest = store.file_digest(file)
-    folder = into / f"{file.stem}-{digest[:12]}"
+    file, digest, folder = _place(model, into)
     if not (folder / SOURCE).is_file():
         check_installed("a GGUF file", ["gguf"])
         print(f"unpacking {model} into {folder}", file=sys.stderr)
@@ -41,6 +39,25 @@ def unpack(model: str, into: Path) -> Path:
             _convert(file, temporary)
             store.write_json(temporary / SOURCE, {"model": model, "sha256": digest})
     return folder
+
+
+def unpacked(model: str, into: Path) -> Path:
+    """The folder of `unpack`, where that has been called before; nothing is written.
+
+    Raises:
+        UserError: when it is not there.
+    """
+    *_, folder = _place(model, into)
+    if not (folder / SOURCE).is_file():
+        raise UserError(f"{model} is not unpacked yet, and nothing is to be written: harness estimate unpacks it")
+    return folder
+
+
+def _place(model: str, into: Path) -> tuple[Path, str, Path]:
+    """The file, its SHA-256, and the folder that it is unpacked into."""
+    file = _file(model)
+    digest = store.file_digest(file)
+    return file, digest, into / f"{file.stem}-{digest[:12]}"
 
 
 def _file(model: str) -> Path:

@@ -26,12 +26,13 @@ from harness.progress import progress
 from harness.results.folder import FORMAT
 from harness.work import Nominal, Work
 
-SUITES = {  # metric, and values of answers; in the last, one answer in UNPARSED has none
-    "mt-bench": ("score (1-10)", np.arange(1.0, 10.5, 0.5)),
-    "alpaca-eval": ("win rate %", np.array([0.1, 50.0, 99.9])),
-    "reward-bench": ("accuracy %", np.array([0.0, 100.0])),
-    "math": ("exact match %", np.array([0.0, 100.0])),
-}
+KINDS = (  # metric, values of answers, and judge of each suite; in the last, one answer in UNPARSED has none
+    ("score (1-10)", np.arange(1.0, 10.5, 0.5), "made-up"),
+    ("win rate %", np.array([0.1, 50.0, 99.9]), "made-up"),
+    ("accuracy %", np.array([0.0, 100.0]), None),
+    ("exact match %", np.array([0.0, 100.0]), None),
+)
+SUITES = dict(zip(Experiment().benchmark_names(), KINDS, strict=True))
 UNPARSED = 60
 METHOD = "dpo"
 CAP = 1e12
@@ -107,7 +108,7 @@ def write_run(path: Path, questions: int, seeds: int, numbers: Any) -> None:
 
 
 def _write_score(folder: ArmFolder, suite: str, questions: int, number: int | None, seed: int) -> None:
-    metric, kinds = SUITES[suite]
+    metric, kinds, judge = SUITES[suite]
     variant = 0 if number is None else 1 + number
     hard = np.random.default_rng([1, len(suite)]).normal(size=questions)  # the same questions for all
     rng = np.random.default_rng([2, variant, seed, len(suite)])
@@ -115,11 +116,10 @@ def _write_score(folder: ArmFolder, suite: str, questions: int, number: int | No
     places = (hard + skill + rng.normal(size=questions) + 2) / 4 * len(kinds)
     values = kinds[np.clip(places.astype(int), 0, len(kinds) - 1)]
     known = {str(i): float(value) for i, value in enumerate(values)}
-    if suite == "math":
+    if suite == [*SUITES][-1]:
         for i in rng.choice(questions, questions // UNPARSED, replace=False):
             del known[str(i)]
     mean = sum(known.values()) / len(known)
-    judge = "made-up" if suite in ("mt-bench", "alpaca-eval") else None
     score = Score(suite, metric, mean, known, {}, questions, 0, questions - len(known), judge)
     _write(folder.score(suite), vars(score))
     samples_step, score_step = step_names(suite)

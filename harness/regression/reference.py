@@ -96,7 +96,7 @@ def _options(experiment: Experiment) -> dict[str, Any]:
 
 def _made_of(base: ArmFolder, experiment: Experiment) -> dict[str, Any]:
     """The model that the run started from, and its questions."""
-    marks = {name: base.mark(step_names(name)[0]) for name in experiment.benchmarks}
+    marks = {name: base.mark(step_names(name)[0]) for name in experiment.benchmark_names()}
     return {
         "model": next(mark.depends_on["model"] for mark in marks.values() if mark),
         "questions": {name: mark.depends_on["questions"] for name, mark in marks.items() if mark},

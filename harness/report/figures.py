@@ -20,7 +20,7 @@ from harness.report.drawing import (
     short,
     values,
 )
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.report.wording import interval, number, p_value, power, signed, ten
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import digits_of
@@ -32,7 +32,7 @@ NUMBERS = {"grid": True, "tickCount": 5, "minExtent": 44, "maxExtent": 44}
 ROW = 30  # pixels of a row in a chart of rows
 
 
-def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
+def forest(run: ReportedRun, column: Column, series: Sequence[Series]) -> Figure | None:
     """Paired differences to the baseline with their 95 % intervals; None where there are none."""
     digits, rows, table = digits_of(column.metric), [], []
     for row in run.table.rows:
@@ -110,7 +110,7 @@ def forest(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
     )
 
 
-def scaling(run: Run, column: Column, series: Sequence[Series]) -> Figure | None:
+def scaling(run: ReportedRun, column: Column, series: Sequence[Series]) -> Figure | None:
     """Score against FLOPs spent in training, a point per run. A line would look like a learning curve."""
     digits, points, table = digits_of(column.metric), [], []
     means: dict[str, tuple[float, float]] = {}
@@ -202,7 +202,7 @@ def _domain(numbers: Sequence[float]) -> tuple[float, float]:
     return min(numbers) - margin, max(numbers) + margin
 
 
-def budget(run: Run) -> Figure | None:
+def budget(run: ReportedRun) -> Figure | None:
     """FLOPs by role, the mean over the runs of each method."""
     rows, table = [], []
     shares = {

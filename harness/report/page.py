@@ -16,13 +16,14 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from harness.benchmarks.loading import benchmarks_of
 from harness.report import figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.pairs import training_blocks
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.report.verdict import Verdict, verdict
 from harness.results import tuning_record
-from harness.results.folder import MACHINE
+from harness.results.folder import CODE_FILES, MACHINE
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import NONE, count, digits_of, duration
 from harness.tables.schema import Cell, Column, Row
@@ -34,23 +35,10 @@ PARTS = (  # fields of a score's details with a value per part of the benchmark
     ("subject", "by subject"),
     ("groups", "by group of instructions"),
 )
-NO_VERSIONS = ("format", "command", "machine", "system", *MACHINE)  # other fields of versions.json
-FURTHER = {  # fields with one further number of a benchmark
-    "turn_1": "turn 1",
-    "turn_2": "turn 2",
-    "length_controlled_win_rate": "length-controlled win rate %",
-    "average_length": "characters per answer",
-    "strict": "strict %",
-    "math_verify": "math-verify %",
-    "minerva": "Minerva %",
-    "macro": "mean over subjects %",
-    "prompt_loose": "loose, prompts %",
-    "instruction_strict": "strict, instructions %",
-    "instruction_loose": "loose, instructions %",
-}
+NO_VERSIONS = ("format", "command", "machine", "system", CODE_FILES, *MACHINE)  # other fields of versions.json
 
 
-def page(run: Run, made: datetime) -> str:
+def page(run: ReportedRun, made: datetime) -> str:
     """The whole HTML document.
 
     Args:
@@ -97,7 +85,7 @@ def page(run: Run, made: datetime) -> str:
     )
 
 
-def _versus(run: Run, conclusion: Verdict) -> dict[str, Any]:
+def _versus(run: ReportedRun, conclusion: Verdict) -> dict[str, Any]:
     """What the page needs to compare any two methods: each pair of ranked methods, and each method with the baseline.
 
     Returns: {"first", "second": the two that are compared at first, "rows": [[benchmark, first, second, decimals,
@@ -152,7 +140,7 @@ def _sure(cell: Cell) -> bool:
     return cell.p_holm is not None and cell.p_holm < SIGNIFICANT
 
 
-def _parts(run: Run, column: Column, series: list[Series]) -> Iterator[Figure]:
+def _parts(run: ReportedRun, column: Column, series: list[Series]) -> Iterator[Figure]:
     for field, how in PARTS:
         found: dict[str, dict[str, list[float]]] = {}
         for method, by_seed in run.scores[column.name].items():
@@ -166,16 +154,17 @@ def _parts(run: Run, column: Column, series: list[Series]) -> Iterator[Figure]:
             yield figure
 
 
-def _further(run: Run, column: Column) -> tuple[list[str], list[tuple[str, list[str]]]]:
+def _further(run: ReportedRun, column: Column) -> tuple[list[str], list[tuple[str, list[str]]]]:
     """Names of further numbers, and their means over the seeds of each method."""
+    further = benchmarks_of(run.experiment)[column.name].further
     by_method = {
         method: {
             name: [score.details[name] for score in by_seed.values() if score.details.get(name) is not None]
-            for name in FURTHER
+            for name in further
         }
         for method, by_seed in run.scores[column.name].items()
     }
-    known = [name for name in FURTHER if any(numbers[name] for numbers in by_method.values())]
+    known = [name for name in further if any(numbers[name] for numbers in by_method.values())]
     rows = [
         (
             method,
@@ -186,10 +175,10 @@ def _further(run: Run, column: Column) -> tuple[list[str], list[tuple[str, list[
         )
         for method, numbers in by_method.items()
     ]
-    return [FURTHER[name] for name in known], rows
+    return [further[name] for name in known], rows
 
 
-def _provenance(run: Run, made: datetime) -> list[tuple[str, str]]:
+def _provenance(run: ReportedRun, made: datetime) -> list[tuple[str, str]]:
     experiment, judges = run.experiment, {column.judge for column in run.table.benchmarks if column.judge}
     versions = ", ".join(f"{name} {version}" for name, version in run.versions.items() if name not in NO_VERSIONS)
     return [

@@ -7,7 +7,7 @@ from typing import Any
 
 from harness.files import store
 from harness.files.folders import ArmFolder
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.report.samples import Block, Part, Texts, pack
 from harness.types import message_text, question_text
 
@@ -17,7 +17,7 @@ SIDES = ("chosen", "rejected")
 INNER = ("id", "sequences", "prompt", "chosen", "rejected", "chosen_rating", "rejected_rating")
 
 
-def training_blocks(run: Run) -> list[Block]:
+def training_blocks(run: ReportedRun) -> list[Block]:
     """One block per method and stage: the first MOST examples of each seed, fewer if that exceeds MOST_BYTES.
 
     Its "methods" are "chosen" and "rejected", with the judge's ratings as values where there are any.
@@ -30,7 +30,7 @@ def training_blocks(run: Run) -> list[Block]:
         most //= 2
 
 
-def _blocks(run: Run, most: int) -> Iterator[Block]:
+def _blocks(run: ReportedRun, most: int) -> Iterator[Block]:
     for method in dict.fromkeys(arm.name for arm in run.arms):
         arms = [arm for arm in run.arms if arm.name == method]
         for stage in arms[0].stages:

@@ -30,14 +30,14 @@ class StageReport:
 
 
 @dataclass(frozen=True)
-class Run:
+class ReportedRun:
     """A finished run with its table."""
 
     stored: StoredRun
     table: Table
 
     @classmethod
-    def read(cls, path: Path) -> "Run":
+    def read(cls, path: Path) -> "ReportedRun":
         """
         Raises:
             UserError: when the folder is not a run folder, or the run is not finished.
@@ -96,7 +96,7 @@ class Run:
     @property
     def finished(self) -> datetime:
         """When the latest score was written."""
-        files = [arm.folder.score(name) for arm in self.arms for name in self.experiment.benchmarks]
+        files = [arm.folder.score(name) for arm in self.arms for name in self.experiment.benchmark_names()]
         return datetime.fromtimestamp(max(file.stat().st_mtime for file in files if file.exists()))
 
 

@@ -13,7 +13,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.files import store
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.runs.arm import Arm
 from harness.runs.questions import read_questions
 from harness.tables.layout import digits_of
@@ -47,7 +47,7 @@ class Block:
     title: str
 
 
-def blocks(run: Run, most_bytes: int = MOST_BYTES) -> list[Block]:
+def blocks(run: ReportedRun, most_bytes: int = MOST_BYTES) -> list[Block]:
     """The samples of all benchmarks. If they exceed `most_bytes`, each benchmark keeps the same share of its questions:
     those that lack a verdict, then those on which methods differ most."""
     found = {column.name: _Samples(run, column) for column in run.table.benchmarks}
@@ -80,7 +80,7 @@ def pack(content: dict[str, Any]) -> str:
 class _Samples:
     """All samples of a benchmark, and which questions matter most."""
 
-    def __init__(self, run: Run, column: Column):
+    def __init__(self, run: ReportedRun, column: Column):
         self.run, self.column = run, column
         self.arms = [arm for arm in run.arms if arm.folder.samples(column.name).exists()]
         self.items = read_questions(run.experiment, run.path, column.name)
@@ -140,7 +140,7 @@ class _Samples:
         return is_open, max(means) - min(means)
 
 
-def _cells(run: Run, arm: Arm, benchmark: str) -> dict[str, dict[str, Any]]:
+def _cells(run: ReportedRun, arm: Arm, benchmark: str) -> dict[str, dict[str, Any]]:
     """Question -> {"value" (None without a verdict), "open" (whether a verdict is missing), "parts"} for an arm."""
     values = run.scores[benchmark][arm.name][arm.seed].values
     judgments: dict[str, list[Row]] = {}

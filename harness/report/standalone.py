@@ -10,7 +10,7 @@ from typing import Any
 from harness.errors import UserError
 from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, size_of, values
 from harness.report.figures import NUMBERS
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.report.training import pair_quality
 from harness.report.wording import interval, number, power
 from harness.tables.layout import digits_of
@@ -23,7 +23,7 @@ KEY_LINE, KEY_LETTER = 20, 7.2  # pixels per line of the key, and per letter
 APART = 1.02  # factor between neighbouring methods with the same cap
 
 
-def pairs(runs: Sequence[Run]) -> Figure:
+def pairs(runs: Sequence[ReportedRun]) -> Figure:
     """Accuracy of the pairs against the probability of the chosen response, as in figure 3 of the SSO paper.
 
     Raises:
@@ -38,7 +38,7 @@ def pairs(runs: Sequence[Run]) -> Figure:
     return figure
 
 
-def budgets(runs: Sequence[Run]) -> Figure:
+def budgets(runs: Sequence[ReportedRun]) -> Figure:
     """Scores of the same methods under several budgets, with their 95 % intervals; one panel per benchmark.
 
     Raises:
@@ -86,7 +86,7 @@ def budgets(runs: Sequence[Run]) -> Figure:
 FIGURES = {"pairs": pairs, "budgets": budgets}
 
 
-def as_file(figure: Figure, runs: Sequence[Run], command: str) -> str:
+def as_file(figure: Figure, runs: Sequence[ReportedRun], command: str) -> str:
     """An SVG document on white with a key, in the light colours of the page, because few programs support both.
 
     Args:
@@ -120,7 +120,7 @@ def _key(series: Sequence[Series], width: float, top: float) -> tuple[str, float
     return "".join(parts), y + KEY_LINE
 
 
-def _series(runs: Sequence[Run]) -> list[Series]:
+def _series(runs: Sequence[ReportedRun]) -> list[Series]:
     names = dict.fromkeys(name for run in runs for name in run.methods)
     return [Series(name, index) for index, name in enumerate(names)]
 

@@ -6,7 +6,7 @@ from statistics import fmean
 from typing import Any
 
 from harness.report.drawing import MUTED, SIZE, WIDTH, Figure, Series, draw, scales, values
-from harness.report.run import Run, StageReport
+from harness.report.run import ReportedRun, StageReport
 from harness.report.wording import number
 from harness.tables.layout import NONE
 
@@ -25,7 +25,7 @@ CURVES = (  # title, and name -> (field of the history, dashes)
 )
 
 
-def curves(run: Run, series: Series) -> Figure | None:
+def curves(run: ReportedRun, series: Series) -> Figure | None:
     """Curves of a method's training over its updates, one stage after the other; None where nothing is stored."""
     by_seed = {
         seed: list(stages)
@@ -163,7 +163,7 @@ def _panel(
     }
 
 
-def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
+def pair_quality(run: ReportedRun, series: Sequence[Series]) -> Figure | None:
     """Accuracy of pairs against the probability of the chosen response (SSO paper, figure 3), a mark per stage."""
     rows = [
         {
@@ -215,7 +215,7 @@ def pair_quality(run: Run, series: Sequence[Series]) -> Figure | None:
     )
 
 
-def health_rows(run: Run) -> list[dict[str, Any]]:
+def health_rows(run: ReportedRun) -> list[dict[str, Any]]:
     """One row per method and stage, as texts: means over seeds, sums of counts, and all warnings."""
     found = []
     order = {method: place for place, method in enumerate(run.methods)}

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import combinations
 
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.report.wording import listed, number, power, span
 from harness.statistics.grids import LEAST_SEEDS
 from harness.statistics.intervals import Difference, differences, holm
@@ -96,7 +96,7 @@ class Verdict:
     pairs: tuple[ComparedPair, ...]
 
 
-def verdict(run: Run) -> Verdict:
+def verdict(run: ReportedRun) -> Verdict:
     """Compute the summary of a run."""
     ranked = [row for row in run.table.rows if row.ranked]
     pairs = _pairs(run, [row.method for row in ranked])
@@ -106,7 +106,7 @@ def verdict(run: Run) -> Verdict:
     return Verdict(headline, tuple(sentences), tuple(_certainty(run.table)), tuple(_cost(run)), leaders, pairs)
 
 
-def _pairs(run: Run, methods: list[str]) -> tuple[ComparedPair, ...]:
+def _pairs(run: ReportedRun, methods: list[str]) -> tuple[ComparedPair, ...]:
     found = []
     for benchmark, by_method in run.scores.items():
         grids = {method: grid_of(scores) for method, scores in by_method.items() if method in methods}
@@ -234,7 +234,7 @@ def _certainty(table: Table) -> list[str]:
     return sentences
 
 
-def _cost(run: Run) -> list[str]:
+def _cost(run: ReportedRun) -> list[str]:
     trained = [row for row in run.table.rows if row.spent.flops]
     if not trained:
         return ["Nothing was spent on training."]

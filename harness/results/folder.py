@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import NO_PAIRS, Score, step_names
+from harness.benchmarks.loading import titles
 from harness.budget import Ledger
 from harness.errors import UserError
 from harness.experiment import registry
 from harness.experiment.options import Experiment
-from harness.files import store, typed
+from harness.files import code_files, store, typed
 from harness.files.folders import HEALTH, SCORES, ArmFolder, RunFolder
 from harness.files.marks import Mark, read_mark
 from harness.models.folder import TESTBED
@@ -21,6 +22,7 @@ from harness.tables.schema import ResultRow, Table
 
 FORMAT = 3  # of a run folder
 MACHINE = ("processor", "cores", "memory_gib", "gpu")  # fields of versions.json, of the last call that wrote it
+CODE_FILES = "code files"  # field of versions.json (`harness.experiment.registry.files_of`)
 SINCE = {3: "the digest of a step's code names modules by their new places"}  # what each format changed
 FINISH = "finish the run first (harness run with the same options)"
 
@@ -52,8 +54,26 @@ def read_experiment(path: Path) -> Experiment:
     if not file.exists():
         raise UserError(f"{path} is not a run folder: it has no {file.name}")
     check_format(path)
-    experiment: Experiment = typed.build(Experiment, {"ledger": "nominal"} | typed.load(file), "option")
+    values = typed.load(file)
+    for kind in registry.GROUPS:
+        _check_files(values.get(f"{kind}s"), path)
+    experiment: Experiment = typed.build(Experiment, {"ledger": "nominal"} | values, "option")
     return experiment  # files without "ledger" are older than any rule but "nominal"
+
+
+def _check_files(entries: Any, run: Path) -> None:
+    """
+    Raises:
+        UserError: when a method or benchmark is a file in the run folder: reading results must not run what came with
+            them.
+    """
+    for text in entries if isinstance(entries, list) else ():
+        target = str(text).rpartition("=")[2]
+        if code_files.is_reference(target) and code_files.path_of(target).resolve().is_relative_to(run.resolve()):
+            raise UserError(
+                f"{run} names code in its own folder ({target}), which is not run: if you trust the file, move it "
+                f"elsewhere and name its new place in {RunFolder(run).experiment}"
+            )
 
 
 @dataclass
@@ -162,9 +182,9 @@ class StoredRun:
             baseline,
             title=self.experiment.name,
             testbed=self.testbed,
-            titles=titles(self.experiment.benchmarks),
+            titles=titles(self.experiment),
             limit=self.experiment.limit,
-            remarks=[*_options(self), *_machine(self.versions), *_not_shown(self)],
+            remarks=[*_options(self), *_code_files(self.versions), *_machine(self.versions), *_not_shown(self)],
             command=self.experiment.command,
         )
 
@@ -185,6 +205,14 @@ def _options(run: StoredRun) -> list[str]:
     return lines
 
 
+def _code_files(versions: dict[str, Any]) -> list[str]:
+    """A remark on each method and benchmark that is a class in a file."""
+    return [
+        f"{name} is the class {made['class']} (SHA-256 of the file: {made['sha256']})."
+        for name, made in versions.get(CODE_FILES, {}).items()
+    ]
+
+
 def _plain(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value).lower() if isinstance(value, bool) else str(value)
 
@@ -203,11 +231,6 @@ def _not_shown(run: StoredRun) -> list[str]:
     if not others:
         return []
     return [f"In the folder but not in this table, because unfinished or made in another way: {', '.join(others)}."]
-
-
-def titles(benchmarks: tuple[str, ...]) -> dict[str, str]:
-    """Benchmark -> its title for people."""
-    return {name: registry.load("benchmark", name).title for name in benchmarks}
 
 
 def write_table(path: Path) -> Table:
@@ -242,7 +265,7 @@ def _row(experiment: Experiment, name: str, folder: RunFolder, reader: Reader) -
     warnings: dict[str, list[int]] = {}
     for seed in range(experiment.seeds):
         arm = folder.arm(name, seed)
-        for benchmark in experiment.benchmarks:
+        for benchmark in experiment.benchmark_names():
             mark = reader.mark(arm, step := step_names(benchmark)[1])
             if mark is None:
                 raise UserError(f"{arm.path} has no mark of step {step}, so that score is not finished: {FINISH}")

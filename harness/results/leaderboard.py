@@ -120,7 +120,7 @@ def _content(run: StoredRun) -> Content:
     endpoints: Content = frozenset(
         (benchmark, made.get("judge endpoint"))
         for arm in run.arms(seed=0)
-        for benchmark in run.experiment.benchmarks
+        for benchmark in run.experiment.benchmark_names()
         if (made := run.depends_on(arm, step_names(benchmark)[1]))
     )
     scores: Content = frozenset(

@@ -11,9 +11,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from harness.benchmarks.base import Score, step_names
+from harness.benchmarks.loading import titles
 from harness.errors import UserError
 from harness.files.marks import differences
-from harness.results.folder import StoredRun, titles
+from harness.results.folder import StoredRun
 from harness.tables.build import build
 from harness.tables.schema import ResultRow, Table
 
@@ -48,7 +49,7 @@ class Basis:
         model: dict[str, str] = {}
         benchmarks: dict[str, dict[str, Any]] = {}
         surroundings: dict[str, Any] = {}
-        for name in run.experiment.benchmarks:
+        for name in run.experiment.benchmark_names():
             dependencies = _dependencies(run, name)
             if dependencies is None:  # every arm leaves it out
                 continue
@@ -109,13 +110,12 @@ def merge(
         if baseline != BASE:
             raise UserError(f"several runs have {baseline}: give --baseline {of_runs[0]} or another of them")
         baseline = of_runs[0]
-    benchmarks = tuple(dict.fromkeys(name for run in runs for name in run.experiment.benchmarks))
     return build(
         rows,
         baseline,
         title=title or " + ".join(run.name for run in runs[:MOST_NAMED]) + " …" * (len(runs) > MOST_NAMED),
         testbed=runs[0].testbed,
-        titles=titles(benchmarks),
+        titles={name: title for run in runs for name, title in titles(run.experiment).items()},
         limit=runs[0].experiment.limit,
         remarks=list(_remarks(runs, bases)),
     )

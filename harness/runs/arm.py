@@ -45,7 +45,7 @@ class Arm:
         self.experiment, self.name, self.seed, self.root = experiment, method, seed, root
         self.label = f"{method} seed {seed}"
         self.folder = root.arm(method, seed)
-        self.benchmarks = experiment.benchmarks
+        self.benchmarks = experiment.benchmark_names()
         self.method: Method = experiment.method(method)
         self.worked = False
 

@@ -6,11 +6,13 @@ arithmetic; generating a token also has to read the weights and the key-value ca
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from harness.benchmarks.base import BenchmarkSize
+from harness.benchmarks.loading import benchmarks_of
 from harness.budget import Ledger, Spending
 from harness.endpoints.limits import known_prices, parse_price
 from harness.errors import UserError, unknown_name
@@ -25,7 +27,7 @@ from harness.models.weights import parameter_count
 from harness.results.folder import read_experiment
 from harness.runs.inputs import load_prompts
 from harness.runs.run import arms_of
-from harness.stages.plan import DEFAULT_COMPLETION, cost_of, measure_lengths, plan
+from harness.stages.plan import DEFAULT_COMPLETION, RunPlan, cost_of, measure_lengths, plan
 from harness.work import FORWARD_FLOPS, TRAIN_FLOPS, Cost, Nominal
 
 GIB = 2**30
@@ -131,10 +133,7 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     Raises:
         UserError: when the size of the model or the GPU is unknown, or the budget does not pay for one update.
     """
-    shape = shape_of(experiment.model)
-    lengths = _lengths(experiment)
-    passed = _passes(experiment)
-    planned = plan(experiment, shape.parameters, lengths, lambda adapters: _model_cost(experiment, adapters), passed)
+    shape, lengths, planned = shape_of(experiment.model), _lengths(experiment), planned_run(experiment)
     length, parameters = lengths(False), shape.parameters
     speed = (
         measured(calibrate)
@@ -174,6 +173,20 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
             },
         }
     }
+
+
+def planned_run(experiment: Experiment) -> RunPlan:
+    """The plan of `harness.stages.plan.estimate`, also for a model that the presets name and that is not here.
+
+    Raises:
+        UserError: when the size of the model is unknown, or the budget does not pay for one update.
+    """
+
+    def count(adapters: Any) -> Cost:
+        return _model_cost(experiment, adapters)
+
+    parameters = shape_of(experiment.model).parameters
+    return plan(experiment, parameters, _lengths(experiment), count, _passes(experiment))
 
 
 @cache
@@ -256,25 +269,22 @@ def _passes(experiment: Experiment) -> Callable[[bool, int], float] | None:
     return lambda labelled, number: passes(sources[labelled], number)
 
 
-def _workloads(experiment: Experiment) -> dict[str, dict[str, Any]]:
-    """What each benchmark asks, for the benchmarks in the presets."""
-    known = presets.numbers(presets.WORKLOADS)
-    suite = f"{TESTBED}/" if experiment.data_dir == TESTBED else ""
-    workloads = {name: known[suite + name] for name in experiment.benchmarks if suite + name in known}
-    return {
-        name: each | {"questions": min(each["questions"], experiment.limit or each["questions"])}
-        for name, each in workloads.items()
-    }
+def _sizes(experiment: Experiment) -> list[BenchmarkSize]:
+    """What the benchmarks ask, those whose size is known."""
+    is_testbed = experiment.data_dir == TESTBED
+    benchmarks = benchmarks_of(experiment).values()
+    known = [each.testbed_size if is_testbed else each.size for each in benchmarks]
+    return [replace(each, questions=min(each.questions, experiment.limit or each.questions)) for each in known if each]
 
 
 def _scoring(experiment: Experiment, shape: ModelSizes, speed: Speed) -> dict[str, float]:
     """Seconds and tokens for the answers of one model."""
     seconds = tokens = 0.0
-    for workload in _workloads(experiment).values():
-        asked = workload["questions"] * workload["turns"]
-        read = asked * workload["prompt"] * workload.get("reads", 1)
-        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * workload["answer"])
-        tokens += asked * (workload["prompt"] + workload["answer"])
+    for size in _sizes(experiment):
+        asked = size.questions * size.turns
+        read = asked * size.prompt * size.reads
+        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * size.answer)
+        tokens += asked * (size.prompt + size.answer)
     return {"seconds": seconds, "tokens": tokens}
 
 
@@ -331,12 +341,12 @@ def _judge(experiment: Experiment, models: int) -> dict[str, Any]:
         price = parse_price(experiment.judge_price)
     calls = prompts = replies = 0
     asks = experiment.judge_model or experiment.judge_engine or experiment.data_dir != TESTBED
-    for workload in _workloads(experiment).values() if asks else ():
-        if "judge_prompt" in workload:
-            asked = models * workload["questions"] * workload["turns"] * (2 if experiment.both_orders else 1)
+    for size in _sizes(experiment) if asks else ():
+        if size.judge_prompt:
+            asked = models * size.questions * size.turns * (2 if experiment.both_orders else 1)
             calls += asked
-            prompts += asked * workload["judge_prompt"]
-            replies += asked * workload["judge_reply"]
+            prompts += asked * size.judge_prompt
+            replies += asked * size.judge_reply
     usd = None if price is None else price.cost(prompts, replies)
     tokens = {"prompt_tokens": prompts, "reply_tokens": replies}
     return {"calls": calls, **tokens, "usd": usd, "prices": price.date if price else None}

@@ -32,7 +32,7 @@ def with_earlier(experiment: Experiment, root: RunFolder) -> Experiment:
     finished = {arm for arm in known.arms() if arm not in mine and _is_finished(experiment, known, arm, root)}
     if not finished:
         return experiment
-    entries = _by_arm(known.methods) | _by_arm(experiment.methods)
+    entries = known.entries("method") | experiment.entries("method")
     names = [arm for arm in entries if arm in finished or arm in mine]
     changes = {
         "methods": tuple(entries[arm] for arm in names),
@@ -61,7 +61,7 @@ def without_outdated(experiment: Experiment, mine: Sequence[str], inputs: Inputs
         print(f"{arm}, which this folder has too, is left out: {reason}", file=sys.stderr)
     return replace(
         experiment,
-        methods=tuple(entry for arm, entry in _by_arm(experiment.methods).items() if arm not in outdated),
+        methods=tuple(entry for arm, entry in experiment.entries("method").items() if arm not in outdated),
         options={name: changes for name, changes in experiment.options.items() if name not in outdated},
         search={name: limits for name, limits in experiment.search.items() if name not in outdated},
     )
@@ -80,15 +80,10 @@ def _known(root: RunFolder) -> Experiment | None:
 def _is_finished(experiment: Experiment, known: Experiment, arm: str, root: RunFolder) -> bool:
     for seed in range(experiment.seeds):
         stored = Arm(known, arm, seed, root)
-        steps = [*stored.training_steps(), *chain.from_iterable(map(step_names, experiment.benchmarks))]
+        steps = [*stored.training_steps(), *chain.from_iterable(map(step_names, experiment.benchmark_names()))]
         if not all(stored.folder.mark(step) for step in steps):
             return False
     return True
-
-
-def _by_arm(methods: Sequence[str]) -> dict[str, str]:
-    """Name -> entry, for entries NAME=METHOD or METHOD."""
-    return {entry.partition("=")[0]: entry for entry in methods}
 
 
 def _uses(experiment: Experiment, labelled: bool) -> bool:

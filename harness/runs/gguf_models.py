@@ -6,14 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from harness.experiment.options import Experiment
-from harness.models.gguf import is_gguf, unpack
+from harness.models import gguf
+from harness.models.gguf import is_gguf
 
 FOLDER = "models"  # below the results
 WRITER = "principle_model"  # the option of a method that names a model
 
 
-def with_unpacked_models(experiment: Experiment, results: Path) -> Experiment:
+def with_unpacked_models(
+    experiment: Experiment, results: Path, unpack: Callable[[str, Path], Path] = gguf.unpack
+) -> Experiment:
     """The experiment with a folder below `results` for each GGUF file: model, judge and writer of principles.
+
+    Args:
+        unpack: returns the folder of a file; `gguf.unpacked` writes nothing.
 
     Raises:
         UserError: when a file is absent or cannot be read.

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import Questions, Settings
-from harness.benchmarks.loading import load_benchmark
+from harness.benchmarks.loading import benchmarks_of, load_benchmark
 from harness.benchmarks.questions import load_questions
 from harness.endpoints.limits import Limits, parse_price
 from harness.endpoints.log import JudgeLog
@@ -66,7 +66,9 @@ class Inputs:
     def questions(self, benchmark: str, settings: Settings) -> Questions:
         """The questions of a benchmark, read once for all arms that ask the same."""
         if (benchmark, settings) not in self._questions:
-            self._questions[benchmark, settings] = load_questions(benchmark, self.data_dir, settings)
+            self._questions[benchmark, settings] = load_questions(
+                self.experiment.targets("benchmark")[benchmark], self.data_dir, settings
+            )
         return self._questions[benchmark, settings]
 
     @cached_property
@@ -101,8 +103,8 @@ def check_inputs(experiment: Experiment) -> None:
         load_prompts(experiment)
     _check_judge(experiment)
     if experiment.data_dir != TESTBED:
-        for name in experiment.benchmarks:
-            load_questions(name, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
+        for name, target in experiment.targets("benchmark").items():
+            load_questions(target, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
         _check_training_data(experiment)
     check_launch_command(experiment)
     if not experiment.model_url:
@@ -112,8 +114,8 @@ def check_inputs(experiment: Experiment) -> None:
 
 def _check_packages(experiment: Experiment) -> None:
     """Refuse what an extra of the installation is missing for before anything is spent."""
-    for name in experiment.benchmarks:
-        module = sources.Roots((type(registry.load("benchmark", name)).__module__,))
+    for name, benchmark in benchmarks_of(experiment).items():
+        module = sources.Roots((type(benchmark).__module__,))
         check_installed(f"benchmark {name}", [each for each in EXTRAS if sources.imports(each, module)])
     if judge := judge_module(experiment):
         module = sources.Roots((judge,))
@@ -121,7 +123,7 @@ def _check_packages(experiment: Experiment) -> None:
 
 
 def _check_judge(experiment: Experiment) -> None:
-    judged = [name for name in experiment.benchmarks if load_benchmark(name).needs_judge]
+    judged = [name for name, each in benchmarks_of(experiment).items() if each.needs_judge]
     judged += ["tuning"] * bool(experiment.tune)
     if experiment.judge_engine:
         model_folder(experiment.judge_engine)
@@ -136,18 +138,20 @@ def _check_model(experiment: Experiment) -> None:
     from harness.engines.loading import choose_device
 
     choose_device(experiment.device)
-    if is_classifier(model_folder(experiment.model)) and (
-        experiment.arms() != ("base",) or set(experiment.benchmarks) != {"reward-bench"}
-    ):
+    if not is_classifier(model_folder(experiment.model)):
+        return
+    need_text = [name for name, each in benchmarks_of(experiment).items() if not each.scores_classifiers]
+    if experiment.arms() != ("base",) or need_text:
+        fitting = [name for name in registry.names("benchmark") if load_benchmark(name).scores_classifiers]
         raise UserError(
             f"{experiment.model} is a sequence classifier and cannot write text: score it with "
-            f"harness eval {experiment.model} --benchmark reward-bench"
+            f"harness eval {experiment.model} --benchmark {','.join(fitting)}"
         )
 
 
 def _check_endpoint(experiment: Experiment) -> None:
-    if need := [name for name in experiment.benchmarks if load_benchmark(name).needs_logprobs]:
-        others = ",".join(name for name in experiment.benchmarks if name not in need) or "math"
+    if need := [name for name, each in benchmarks_of(experiment).items() if each.needs_logprobs]:
+        others = ",".join(name for name in experiment.benchmark_names() if name not in need) or "OTHERS"
         raise UserError(
             f"{', '.join(need)} needs log-probabilities of given texts, which an endpoint does not return: "
             f"leave it out (--benchmark {others}), or score the model itself, without --model-url"

@@ -20,7 +20,9 @@ def read_questions(experiment: Experiment, run: Path, benchmark: str) -> dict[st
     folder = data_folder(experiment, run)
     settings = Settings(limit=experiment.limit, options=experiment.benchmark_options(benchmark))
     try:
-        questions = load_questions(benchmark, folder, with_suite_settings(folder, settings))
+        questions = load_questions(
+            experiment.targets("benchmark")[benchmark], folder, with_suite_settings(folder, settings)
+        )
     except UserError:
         return {}
     return {str(question["id"]): question for question in questions}

@@ -11,10 +11,11 @@ from pathlib import Path
 import yaml
 
 from harness.benchmarks import files
-from harness.benchmarks.loading import load_benchmark
+from harness.benchmarks.loading import benchmarks_of
 from harness.endpoints.wire import endpoint_url
 from harness.engines.template_files import chat_writer
 from harness.errors import UserError
+from harness.experiment import registry
 from harness.experiment.options import Experiment
 from harness.experiment.scale import with_scale
 from harness.files import sources, store
@@ -22,14 +23,14 @@ from harness.files.folders import RunFolder, run_folder
 from harness.methods.mixtures import source_names
 from harness.models import fingerprints
 from harness.models.folder import TESTBED, fetch, model_folder
-from harness.results.folder import FORMAT, check_format, read_experiment, write_table
+from harness.results.folder import CODE_FILES, FORMAT, check_format, read_experiment, write_table
 from harness.runs.arm import Arm
 from harness.runs.earlier import with_earlier, without_outdated
 from harness.runs.engine_choice import INSTALLED, described
 from harness.runs.gguf_models import with_unpacked_models
 from harness.runs.inputs import check_inputs, judge_module, load_inputs, model_digests, threads_of
 from harness.runs.processes import launch_dependencies
-from harness.runs.scoring import SCORERS
+from harness.runs.scoring import NUMBERS
 from harness.runs.tuning import check_arms, trials_of, tune
 from harness.runs.workers import run_arms
 from harness.signals import stoppable
@@ -37,7 +38,7 @@ from harness.stages import train
 from harness.tables.schema import Table
 from harness.training.environment import check_environment
 
-PACKAGES = ("harness", *train.PACKAGES, *SCORERS)
+PACKAGES = ("harness", *train.PACKAGES, *NUMBERS)
 
 
 def run(
@@ -56,13 +57,15 @@ def run(
         UserError: for anything the user can fix; nothing that was finished is lost.
         Stopped: for SIGINT and SIGTERM.
     """
+    if ray and jobs > 1:
+        raise UserError("give --jobs or --ray, not both: a cluster runs as many arms at once as it has room for")
     check_environment()
     root = run_folder(results, experiment.name)
     check_format(root.path)
     experiment = with_unpacked_models(experiment, results)
     if not experiment.model_url:
         fetch(experiment.model)
-    asked = _dated(with_scale(experiment), root)
+    asked = dated(with_scale(experiment), root)
     experiment = with_earlier(asked, root)
     key = _key(experiment)
     if not restart_from and _finished(root, key):
@@ -99,7 +102,7 @@ def run(
         return table
 
 
-def _dated(experiment: Experiment, root: RunFolder) -> Experiment:
+def dated(experiment: Experiment, root: RunFolder) -> Experiment:
     """Set the date that chat templates write, if one of them does: that of the run folder, or today."""
     if experiment.date or not any(map(_writes_date, _models(experiment))):
         return experiment
@@ -131,7 +134,7 @@ def _key(experiment: Experiment) -> str:
     files that benchmarks read, code, packages and environment."""
     named = [*source_names(experiment.prompts), *source_names(experiment.preferences), experiment.data_dir]
     named += [value for options in experiment.options.values() for value in options.values()]
-    benchmarks = [load_benchmark(name) for name in experiment.benchmarks]
+    benchmarks = benchmarks_of(experiment).values()
     kinds = [*map(experiment.method, experiment.arms()), *benchmarks]
     ours = {*sources.OURS, *(type(each).__module__.partition(".")[0] for each in kinds)}
     roots = (sources.Roots(()), *sorted({type(each).__module__ for each in kinds}))
@@ -149,10 +152,16 @@ def _key(experiment: Experiment) -> str:
             fingerprints.of_device(experiment.device),
             fingerprints.of_environment(),
             threads_of(experiment),
-            fingerprints.of_packages(*PACKAGES, *sources.packages(*roots)),
+            fingerprints.of_packages(*PACKAGES, *_scorers(experiment), *sources.packages(*roots)),
             sources.of_packages(*sorted(ours)),
+            sources.digest(*roots),  # with the modules beside a file
         ]
     )
+
+
+def _scorers(experiment: Experiment) -> list[str]:
+    """Packages that the scores of the benchmarks depend on."""
+    return [package for each in benchmarks_of(experiment).values() for package in each.packages]
 
 
 def _finished(root: RunFolder, key: str) -> bool:
@@ -195,9 +204,12 @@ def _restart(arms: Sequence[Arm], restart_from: str) -> None:
 
 
 def _claim(root: RunFolder, experiment: Experiment) -> None:
-    """Write the resolved configuration, the versions and the machine."""
-    command, versions = experiment.command, fingerprints.of_packages(*PACKAGES, *INSTALLED)
+    """Write the resolved configuration, the versions, the machine, and the files with methods and benchmarks."""
+    command, versions = experiment.command, fingerprints.of_packages(*PACKAGES, *_scorers(experiment), *INSTALLED)
     machine = {"machine": platform.machine(), "system": platform.system(), **fingerprints.machine(experiment.device)}
-    store.write_json(root.versions, {"format": FORMAT, "command": command, **versions, **machine})
+    made = {"format": FORMAT, "command": command, **versions, **machine}
+    if files := registry.files_of(experiment.targets("method") | experiment.targets("benchmark")):
+        made[CODE_FILES] = files
+    store.write_json(root.versions, made)
     options = yaml.safe_dump(experiment.as_dict(), sort_keys=False)
     store.write_text(root.experiment, f"# made by {json.dumps(command)}\n{options}")  # as JSON it stays on one line

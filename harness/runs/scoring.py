@@ -34,7 +34,7 @@ from harness.testbed.clusters import clusters as clusters_by_content
 from harness.thoughts import parse_marks
 from harness.types import Prompt
 
-SCORERS = ("lm-eval", "alpaca-eval", "math-verify", "numpy", "scikit-learn", "nltk", "langdetect")
+NUMBERS = ("numpy",)  # packages that every score depends on
 
 
 def scored(
@@ -109,7 +109,8 @@ class Scoring:
             limit=experiment.limit,
             options=experiment.benchmark_options(self.name),
         )
-        return load_benchmark(self.name), with_suite_settings(self.inputs.data_dir, chosen)
+        benchmark = load_benchmark(experiment.targets("benchmark")[self.name])
+        return benchmark, with_suite_settings(self.inputs.data_dir, chosen)
 
     @property
     def system_prompt(self) -> str | None:
@@ -140,7 +141,7 @@ class Scoring:
         arm = self.arm
         answering = sources.ENDPOINT if arm.experiment.model_url else sources.ANSWERING
         roots = (answering, sources.Part.of(self.benchmark, sources.JUDGING))
-        scorers = [name for name in SCORERS if sources.imports(name.replace("-", "_"), *roots)]
+        scorers = [name for name in self.benchmark.packages if sources.imports(name.replace("-", "_"), *roots)]
         return {
             "benchmark": self.name,
             "questions": store.digest(self.items),
@@ -180,7 +181,7 @@ class Scoring:
             "judge": None,
             **judged_by,
             "judging": self.judging.depends_on(),
-            "packages": fingerprints.of_packages(*SCORERS, *sources.packages(*roots)),
+            "packages": fingerprints.of_packages(*NUMBERS, *self.benchmark.packages, *sources.packages(*roots)),
             "code": sources.digest(*roots),
         }
 

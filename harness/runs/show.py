@@ -94,8 +94,8 @@ def question(
 
 def _chosen(path: Path, benchmark: str, methods: Sequence[str], seed: int | None) -> list[Arm]:
     experiment = read_experiment(path)
-    if benchmark not in experiment.benchmarks:
-        raise unknown_name("benchmark of this run", benchmark, experiment.benchmarks)
+    if benchmark not in experiment.benchmark_names():
+        raise unknown_name("benchmark of this run", benchmark, experiment.benchmark_names())
     for name in methods:
         if name not in experiment.arms():
             raise unknown_name("method of this run", name, experiment.arms())

@@ -27,7 +27,7 @@ from harness.work import Rule
 
 __all__ = ["SIGNIFICANT", "Cell", "Column", "Judged", "ResultRow", "Row", "RunCost", "Table", "build", "judge"]
 
-LENGTH_CONTROLLED = "length_controlled_win_rate"  # AlpacaEval's, in the details of a score
+LENGTH_CONTROLLED = "length_controlled_win_rate"  # in the details of a score
 LEAST_SHARE = 0.95  # of the cap; a run that spends less does not have the same budget
 
 
@@ -178,7 +178,7 @@ def _cell(row: ResultRow, column: str, values: Grid, judged: Judged) -> Cell:
 
 
 def _length_controlled(scores: Mapping[int, Score]) -> Interval | None:
-    """The mean over seeds of AlpacaEval's length-controlled win rates, with an interval.
+    """The mean over seeds of length-controlled win rates, with an interval.
 
     Each seed has a bootstrap interval over the questions, for its own model. The half-widths of these, averaged (the
     seeds answered the same questions, so their mean is hardly more certain than one), are joined with the half-width

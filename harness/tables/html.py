@@ -21,8 +21,7 @@ POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 
 
 def to_html(table: Table) -> str:
-    shown = sheet(table)
-    title = escape(shown.title or "Scores")
+    title = escape(sheet(table).title or "Scores")
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en">',
@@ -35,14 +34,23 @@ def to_html(table: Table) -> str:
         "</head>",
         "<body>",
         f"<h1>{title}</h1>",
-        _grid(shown.scores, "Scores"),
+        to_fragment(table),
+        "</body>",
+        "</html>",
     ]
+    return "\n".join(parts) + "\n"
+
+
+def to_fragment(table: Table) -> str:
+    """The scores, the differences and the notes, for a page with a style of its own, such as a notebook."""
+    shown = sheet(table)
+    parts = [_grid(shown.scores, "Scores")]
     if shown.differences:
         parts.append(_grid(shown.differences, DIFFERENCES.removesuffix(":")))
     parts += ["<ul>", *(f"<li>{escape(note)}</li>" for note in shown.notes), "</ul>"]
     if shown.command:
         parts.append(f"<p>Made by <code>{escape(shown.command)}</code></p>")
-    return "\n".join([*parts, "</body>", "</html>"]) + "\n"
+    return "\n".join(parts)
 
 
 def escape(text: str) -> str:

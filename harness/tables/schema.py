@@ -83,7 +83,7 @@ class Cell:
         `Difference.called`).
     rank, best: the place among the ranked methods, and whether it is significantly better than all others of them (see
         `harness.statistics.ranking`); None and False where fewer than two have enough seeds.
-    length_controlled: AlpacaEval's length-controlled win rate, mean over seeds, where scores have it.
+    length_controlled: the length-controlled win rate, mean over seeds, where scores have it.
     """
 
     value: float

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.benchmarks.loading import benchmarks_of
 from harness.commands.options import experiment
 from harness.errors import UserError
 from harness.experiment import configuration, presets
@@ -22,7 +23,7 @@ def test_a_preset_is_a_whole_experiment(name):
     options = preset.method_options("sso")
     assert (options.learning_rate, options.beta, options.gamma) == (5e-7, 0.1, 0.1)  # section 4, steps 3 and 4
     assert preset.model in presets.numbers(presets.SHAPES)
-    assert set(preset.benchmarks) <= set(presets.numbers(presets.WORKLOADS))
+    assert all(each.size for each in benchmarks_of(preset).values())
 
 
 def test_mappings_are_joined_and_all_else_is_replaced(tmp_path):

@@ -9,8 +9,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from harness.benchmarks.loading import data_files
 from harness.errors import UserError
-from harness.files.downloads import DataFile, fetch, fetch_file, status, table, verify
+from harness.files.data_files import DataFile
+from harness.files.downloads import fetch, fetch_file, status, table, verify
 
 CONTENT = b'{"question_id": 81}\n' * 9000
 
@@ -126,7 +128,7 @@ def write_table(tmp_path, server, **changes):
 
 
 def test_verify(server, tmp_path):
-    pinned, data = write_table(tmp_path, server), tmp_path / "data"
+    pinned, data = table(write_table(tmp_path, server)), tmp_path / "data"
 
     def status():
         (found,) = verify("mt-bench", data, pinned)
@@ -154,9 +156,12 @@ def test_faulty_tables(tmp_path, changes, said):
         table(write_table(tmp_path, "http://127.0.0.1:9", **changes))
 
 
-def test_every_benchmark_with_files_has_licences():
-    assert set(table()) == {"mt-bench", "alpaca-eval", "math", "gsm8k", "mmlu", "ifeval"}
-    assert all(file.licence for files in table().values() for file in files)
+def test_every_benchmark_with_files_has_licences(tmp_path):
+    files = data_files()
+    assert set(files) >= {"mt-bench", "alpaca-eval", "math", "gsm8k", "mmlu", "ifeval", "reward-bench"}
+    assert all(file.licence for each in files.values() for file in each if isinstance(file, DataFile))
+    with pytest.raises(UserError, match="not pinned"):
+        verify("reward-bench", tmp_path, files)
 
 
 def test_no_server(tmp_path):
@@ -166,12 +171,12 @@ def test_no_server(tmp_path):
 
 def test_unknown_benchmark(tmp_path):
     with pytest.raises(UserError, match="did you mean 'mt-bench'"):
-        fetch("mtbench", tmp_path)
+        fetch("mtbench", tmp_path, data_files())
 
 
 def test_pinned_hashes_are_those_of_the_real_files(data_dir):
     checked = 0
-    for file in (file for files in table().values() for file in files):
+    for file in (file for files in data_files().values() for file in files if isinstance(file, DataFile)):
         found, _ = status(file, data_dir)
         assert found in ("ok", "missing"), file.path
         checked += found == "ok"

@@ -1,6 +1,7 @@
 """The pages name files and modules that exist, and render on a phone."""
 
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,23 @@ def test_the_python_of_the_guide_runs(testbed_model_dir, tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert [line.split()[0] for line in done.stdout.splitlines()] == ["base", "sso", "dpo"]
+
+
+def test_the_python_of_the_page_on_python_runs(testbed_model_dir, tmp_path):
+    """Its examples as scripts, one after the other; the last needs the method of the page on plugins."""
+    shutil.copy(ROOT / "tests" / "plugin" / "brevity" / "method.py", tmp_path / "shorter.py")
+    printed = []
+    for number, code in enumerate(
+        re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    ):
+        (tmp_path / f"example{number}.py").write_text(code)
+        command = [sys.executable, f"example{number}.py"]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        printed.append(done.stdout.splitlines())
+    assert [line.split()[-2] for line in printed[0][2:-1]] == ["base", "dpo", "sso"]
+    assert printed[1][-1] == "results/runs/from-python/report.html True"
+    assert printed[2] == ["['base', 'sso', 'short']"]
 
 
 def test_the_reference_of_the_command_line_is_that_of_the_code():

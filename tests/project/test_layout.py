@@ -26,6 +26,7 @@ FLOORS = (
     ("perf", "runs"),
     ("exports", "judge_audit", "regression", "report"),
     ("commands",),
+    ("api",),
     ("cli",),
     ("__main__",),
 )

@@ -15,7 +15,7 @@ from forged_run import forge, write
 from harness.experiment.options import Experiment
 from harness.report import figures, samples, training, wording
 from harness.report.drawing import Series, apart
-from harness.report.run import Run
+from harness.report.run import ReportedRun
 from harness.report.verdict import verdict
 from harness.tables import layout
 
@@ -27,11 +27,11 @@ def alike(low: float, high: float, questions: int = 40) -> list[list[float]]:
     return [[low, high] * (questions // 2)] * 3
 
 
-def read(tmp_path, values, **rest) -> Run:
-    return Run.read(forge(tmp_path / "run", values, **rest))
+def read(tmp_path, values, **rest) -> ReportedRun:
+    return ReportedRun.read(forge(tmp_path / "run", values, **rest))
 
 
-def series_of(run: Run) -> list[Series]:
+def series_of(run: ReportedRun) -> list[Series]:
     return [Series(name, index) for index, name in enumerate(run.methods)]
 
 

@@ -7,10 +7,10 @@ from typing import Any
 from harness.files import plain_yaml
 
 FOLDER = Path(str(files("harness.experiment.presets")))
-SHAPES, WORKLOADS = "models", "workloads"  # files of numbers beside the presets
+SHAPES = "models"  # file of numbers beside the presets
 
 
 def numbers(name: str) -> dict[str, dict[str, Any]]:
-    """Read one of the files of numbers beside the presets."""
+    """Read a file of numbers beside the presets."""
     read: dict[str, dict[str, Any]] = plain_yaml.parse((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"), name)
     return read

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.files import store
+from harness.files import code_files, store
 from harness.progress import Advance
 from harness.signals import GO_ON, how_ended
 from harness.training.examples import Objective, TrainingOptions
@@ -87,7 +87,13 @@ def _described(objective: Objective) -> dict[str, Any]:
             "need: make it one, or train in one process"
         )
     kind = type(objective)
-    return {"module": kind.__module__, "name": kind.__qualname__, "values": asdict(objective)}
+    file = code_files.imported(kind.__module__)
+    return {
+        "module": kind.__module__,
+        "file": str(file.path.resolve()) if file else None,
+        "name": kind.__qualname__,
+        "values": asdict(objective),
+    }
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 from harness.errors import UserError
-from harness.files import store
+from harness.files import code_files, store
 from harness.files.disk import disk_errors
 from harness.progress import Advance
 from harness.training.processes.command import LaunchCommand
@@ -81,6 +81,8 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
 
     on_gpu = job["on_gpu"]
     options = TrainingOptions(**job["options"])
+    if file := job["objective"]["file"]:
+        code_files.load_module(Path(file))
     kind = getattr(importlib.import_module(job["objective"]["module"]), job["objective"]["name"])
     engine = _engine(job)
     lengths = np.array(job["lengths"])

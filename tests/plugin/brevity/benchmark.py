@@ -4,19 +4,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-from harness.benchmarks.base import Policy, Score, Settings
+from harness.benchmarks import BenchmarkDefaults, Policy, Score, Settings
 from harness.engines.base import Advance, Sampling
 
 THINGS = ("chair", "lamp", "garden", "letter", "song", "bridge", "clock", "kite")
 
 
-class Brevity:
+class Brevity(BenchmarkDefaults):
     name = "brevity"
     title = "Brevity"
-    needs_judge = False
-    needs_pairs = False
-    needs_logprobs = False
-    turns = 1
 
     @dataclass(frozen=True)
     class Options:
