@@ -42,10 +42,10 @@ def test_a_plan_of_a_run_that_has_begun(finished_run, tmp_path):
 
     known, _ = states()
     assert known == {"base": ["finished"] * 2, "sso": ["to do"] * 6, "dpo": ["finished"] * 4}
-    changed, found = states("--set", "dpo.beta=0.2")
-    assert changed["dpo"] == ["finished", "refused", "to do", "to do"] and changed["base"] == ["finished"] * 2
+    changed, found = states("--set", "dpo.beta=0.37")
+    assert changed["dpo"] == ["refused", "to do", "to do", "to do"] and changed["base"] == ["finished"] * 2
     (reason,) = {step["reason"] for arm in found["arms"] for step in arm["steps"]} - {None}
-    assert "options.beta=0.1 (now 0.2)" in reason
+    assert "options.beta=0.2 (now 0.37)" in reason
     shown = harness("run", "--method", "sso", "--benchmark", "math", *SMALL, "--dry-run", cwd=place)
     assert "finished" in shown and "nothing was computed or written" in shown and "dpo" in shown
     assert files(place) == before

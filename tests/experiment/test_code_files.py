@@ -31,22 +31,22 @@ def place(tmp_path):
 def test_a_run_with_files(testbed_model_dir, place):
     """Two processes run it from a configuration; it is resumed, verified, shown and reported; a change is refused."""
     (place / "run.yaml").write_text(
-        "methods: [shorter.py:Shorter, longer=shorter.py:Shorter]\n"
+        "methods: [own=shorter.py:Shorter]\n"
         "benchmarks: ['brevity.py:Brevity', 'brief=brevity.py:Brevity']\n"
-        "limit: 4\nbudget: updates=1\nname: files\noptions: {longer: {candidates: 3}, brief: {tokens: 12}}\n"
+        "limit: 4\nbudget: updates=1\nname: files\noptions: {own: {batch_size: 8}, brief: {tokens: 12}}\n"
     )
     command = ("run", "--config", "run.yaml")
     table = json.loads(harness(*command, "--jobs", 2, "--json", cwd=place))
-    assert [row["method"] for row in table["rows"]] == ["base", "shorter", "longer"]
+    assert [row["method"] for row in table["rows"]] == ["base", "own"]
     assert [each["title"] for each in table["benchmarks"]] == ["testbed Brevity", "testbed Brevity (brief)"]
     run = place / "results" / "runs" / "files"
     digest = code_files.CodeFile(place / "shorter.py", (place / "shorter.py").read_bytes()).sha256
     made = json.loads((run / "versions.json").read_text())["code files"]
-    assert made["longer"] == {"class": "shorter.py:Shorter", "sha256": digest} and set(made) == {
-        *("shorter", "longer", "brevity", "brief")
+    assert made["own"] == {"class": "shorter.py:Shorter", "sha256": digest} and set(made) == {
+        *("own", "brevity", "brief")
     }
     assert any(
-        f"longer is the class shorter.py:Shorter (SHA-256 of the file: {digest})" in note for note in table["notes"]
+        f"own is the class shorter.py:Shorter (SHA-256 of the file: {digest})" in note for note in table["notes"]
     )
     harness("verify", "files", cwd=place)
     assert "brief" in harness("show", "files", "brief", cwd=place)

@@ -10,6 +10,7 @@ import yaml
 from command_line import harness
 
 from harness.benchmarks.base import Score
+from harness.experiment.options import Experiment
 from harness.exports import cards, hub_results, lm_eval_results
 from harness.files import store
 
@@ -148,10 +149,13 @@ def test_the_hubs_library_reads_its_results(finished):
 class RealArm:
     """An arm with scores of real benchmarks."""
 
-    label, benchmarks = "sso seed 0", ("gsm8k", "mt-bench", "ifeval")
-
-    class experiment:
-        name, data_dir = "real", "data"
+    label = "sso seed 0"
+    experiment = Experiment(
+        name="real",
+        data_dir="data",
+        benchmarks=("gsm8k", "mt-bench", "ifeval", "math"),
+        options={"math": {"problems": 5000}},  # the whole test set is not the data set MATH-500
+    )
 
 
 def test_entries_name_data_sets_of_the_hub(monkeypatch):
@@ -161,6 +165,7 @@ def test_entries_name_data_sets_of_the_hub(monkeypatch):
     scores = {
         "gsm8k": Score("gsm8k", "exact match %", 71.5, {"0": 71.5}, questions=1319, details=shots),
         "mt-bench": Score("mt-bench", "score (1-10)", 8.25, {"81": 8.25}, questions=80, missing=1, judge="gpt-4"),
+        "math": Score("math", "exact match %", 40.0, {"0": 40.0}, questions=5000),
         "ifeval": Score("ifeval", "prompt-level strict accuracy %", math.nan, {}, questions=541, missing=541),
     }
     monkeypatch.setattr("harness.exports.hub_results.scores_of", lambda arm: scores)

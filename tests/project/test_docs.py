@@ -48,20 +48,17 @@ def test_the_python_of_the_guide_runs(testbed_model_dir, tmp_path):
 
 
 def test_the_python_of_the_page_on_python_runs(testbed_model_dir, tmp_path):
-    """Its examples as scripts, one after the other; the last needs the method of the page on plugins."""
-    shutil.copy(ROOT / "tests" / "plugin" / "brevity" / "method.py", tmp_path / "shorter.py")
-    printed = []
-    for number, code in enumerate(
-        re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
-    ):
-        (tmp_path / f"example{number}.py").write_text(code)
-        command = [sys.executable, f"example{number}.py"]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        printed.append(done.stdout.splitlines())
-    assert [line.split()[-2] for line in printed[0][2:-1]] == ["base", "dpo", "sso"]
-    assert printed[1][-1] == "results/runs/from-python/report.html True"
-    assert printed[2] == ["['base', 'sso', 'short']"]
+    """Its three examples, one after the other, with the method and the benchmark of the page on plugins."""
+    for name, file in (("method", "shorter"), ("benchmark", "brevity")):
+        shutil.copy(ROOT / "tests" / "plugin" / "brevity" / f"{name}.py", tmp_path / f"{file}.py")
+    examples = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "python.md").read_text(), re.DOTALL)
+    code = "\nprint('---')\n".join(examples)
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    first, second, third = done.stdout.split("---\n")
+    assert [line.split()[-2] for line in first.splitlines()[1:-1]] == ["base", "dpo"]
+    assert "dpo" in second and "results/runs/from-python/report.html" in second
+    assert third == "['base', 'short']\n"
 
 
 def test_the_reference_of_the_command_line_is_that_of_the_code():
