@@ -129,6 +129,20 @@ class AlpacaEval(BenchmarkDefaults):
             )
         return rows
 
+    def verdicts(self, judgment: AlpacaJudgment) -> list[tuple[str, str]] | None:
+        if "askings" not in judgment:  # of an older version
+            return None
+        shown = {True: "shown first", False: "shown second", None: "not shown, the same as the reference"}
+        found = []
+        for asking in judgment["askings"]:
+            preference = asking["preference"]
+            verdict = "no verdict" if preference is None else f"this answer preferred, {100 * (preference - 1):.1f} %"
+            found.append((f"{verdict} ({shown[asking['policy_first']]})", asking["text"] or ""))
+        return found
+
+    def is_open(self, judgment: AlpacaJudgment) -> bool:
+        return judgment["preference"] is None
+
     def score(
         self, items: Questions[AlpacaItem], samples: list[AlpacaSample], judgments: list[AlpacaJudgment]
     ) -> Score:

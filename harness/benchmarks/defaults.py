@@ -28,6 +28,7 @@ class BenchmarkDefaults:
     size, testbed_size: of the real files and of the testbed's suite, for `harness estimate`; None leaves the
         benchmark out of estimates.
     further: field of a score's details -> what reports call it, for numbers that people should see beside the score.
+    parts: the same for fields with a value per part of the benchmark, such as a category.
     """
 
     needs_judge: bool = False
@@ -41,6 +42,7 @@ class BenchmarkDefaults:
     size: BenchmarkSize | None = None
     testbed_size: BenchmarkSize | None = None
     further: Mapping[str, str] = {}
+    parts: Mapping[str, str] = {}
     Options: type = NoOptions
 
     def hub_task(self, options: Any) -> HubTask | None:
@@ -65,3 +67,12 @@ class BenchmarkDefaults:
     ) -> list[Any]:
         """Rows of judgments, for a benchmark with needs_judge."""
         return []
+
+    def verdicts(self, judgment: Any) -> list[tuple[str, str]] | None:
+        """Each verdict of a judgment in a few words, with the text of the judge; None shows the fields of the row. A
+        row with an "error" is not asked for."""
+        return None
+
+    def is_open(self, judgment: Any) -> bool:
+        """Whether a judgment lacks a verdict; one that failed always does."""
+        return False

@@ -315,6 +315,7 @@ class IFEval(BenchmarkDefaults):
         "instruction_strict": "strict, instructions %",
         "instruction_loose": "loose, instructions %",
     }
+    parts = {"groups": "by group of instructions"}
     Options = NoOptions
 
     def hub_task(self, options: NoOptions) -> HubTask:

@@ -22,6 +22,11 @@ class CompleteBenchmark(Benchmark[Any, Any, Any], Protocol):
     size: BenchmarkSize | None
     testbed_size: BenchmarkSize | None
     further: Mapping[str, str]
+    parts: Mapping[str, str]
+
+    def verdicts(self, judgment: Any) -> list[tuple[str, str]] | None: ...
+
+    def is_open(self, judgment: Any) -> bool: ...
 
     def hub_task(self, options: Any) -> HubTask | None: ...
 

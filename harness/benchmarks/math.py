@@ -82,6 +82,7 @@ class Math(BenchmarkDefaults):
     size = BenchmarkSize(questions=500, prompt=200, answer=350)
     testbed_size = BenchmarkSize(questions=400, prompt=25, answer=22)
     further = {"strict": "strict %", "math_verify": "math-verify %", "minerva": "Minerva %"}
+    parts = {"level": "by level", "subject": "by subject"}
     Options = MathOptions
 
     def hub_task(self, options: MathOptions) -> HubTask | None:

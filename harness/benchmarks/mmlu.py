@@ -55,6 +55,7 @@ class MMLU(BenchmarkDefaults):
     )
     size = BenchmarkSize(questions=14042, prompt=700, reads=1)
     further = {"macro": "mean over subjects %"}
+    parts = {"categories": "by category"}
     Options = MMLUOptions
 
     def hub_task(self, options: MMLUOptions) -> HubTask:

@@ -77,6 +77,7 @@ class MTBench(BenchmarkDefaults):
     size = BenchmarkSize(questions=80, turns=2, prompt=200, answer=290, judge_prompt=1072, judge_reply=188)
     testbed_size = BenchmarkSize(questions=240, turns=2, prompt=40, answer=17)
     further = {"turn_1": "turn 1", "turn_2": "turn 2"}
+    parts = {"categories": "by category"}
     Options = NoOptions
 
     def hub_task(self, options: NoOptions) -> HubTask:
@@ -178,6 +179,13 @@ class MTBench(BenchmarkDefaults):
                 }
             )
         return rows
+
+    def verdicts(self, judgment: MTBenchJudgment) -> list[tuple[str, str]]:
+        verdict = "no verdict" if self.is_open(judgment) else f"rating {judgment['score']:g}"
+        return [(verdict, judgment["judgment"] or "")]
+
+    def is_open(self, judgment: MTBenchJudgment) -> bool:
+        return judgment["score"] == UNPARSED
 
     def score(self, items: list[MTBenchItem], samples: list[MTBenchSample], judgments: list[MTBenchJudgment]) -> Score:
         by_question = defaultdict(list)

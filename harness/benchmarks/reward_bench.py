@@ -77,6 +77,7 @@ class RewardBench(BenchmarkDefaults):
     )
     size = BenchmarkSize(questions=2985, prompt=500, reads=4)
     testbed_size = BenchmarkSize(questions=360, prompt=45, reads=4)
+    parts = {"sections": "by section"}
     Options = RewardBenchOptions
 
     def hub_task(self, options: RewardBenchOptions) -> HubTask:

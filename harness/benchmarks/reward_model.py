@@ -46,6 +46,7 @@ class RewardModelBench(BenchmarkDefaults):
     needs_pairs = True
     turns = 2
     sections = "section"
+    parts = RewardBench.parts
     Options = RewardModelBenchOptions
 
     def pairs(self, own: Sequence[Prompt] | None, settings: Settings) -> list[Prompt]:

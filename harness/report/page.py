@@ -28,13 +28,6 @@ from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import NONE, count, digits_of, duration
 from harness.tables.schema import Cell, Column, Row
 
-PARTS = (  # fields of a score's details with a value per part of the benchmark
-    ("sections", "by section"),
-    ("categories", "by category"),
-    ("level", "by level"),
-    ("subject", "by subject"),
-    ("groups", "by group of instructions"),
-)
 NO_VERSIONS = ("format", "command", "machine", "system", CODE_FILES, *MACHINE)  # other fields of versions.json
 
 
@@ -141,7 +134,7 @@ def _sure(cell: Cell) -> bool:
 
 
 def _parts(run: ReportedRun, column: Column, series: list[Series]) -> Iterator[Figure]:
-    for field, how in PARTS:
+    for field, how in benchmarks_of(run.experiment)[column.name].parts.items():
         found: dict[str, dict[str, list[float]]] = {}
         for method, by_seed in run.scores[column.name].items():
             for score in by_seed.values():
@@ -150,7 +143,7 @@ def _parts(run: ReportedRun, column: Column, series: list[Series]) -> Iterator[F
                     if value is not None:
                         found.setdefault(part, {}).setdefault(method, []).append(value)
         means = {part: {method: fmean(each) for method, each in by_method.items()} for part, by_method in found.items()}
-        if figure := figures.parts(column, how, means, series, ordered=field == "level"):
+        if figure := figures.parts(column, how, means, series, ordered=all(map(str.isdigit, means))):
             yield figure
 
 

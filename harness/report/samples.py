@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from harness.benchmarks.loading import CompleteBenchmark, benchmarks_of
 from harness.files import store
 from harness.report.run import ReportedRun
 from harness.runs.arm import Arm
@@ -147,6 +148,7 @@ def _cells(run: ReportedRun, arm: Arm, benchmark: str) -> dict[str, dict[str, An
     file = arm.folder.judgments(benchmark)
     for row in store.iterate_jsonl(file) if file.exists() else ():
         judgments.setdefault(str(row.get("id", row.get("question_id"))), []).append(row)
+    kind = benchmarks_of(run.experiment)[benchmark]
     cells = {}
     for sample in store.iterate_jsonl(arm.folder.samples(benchmark)):
         question = str(sample["id"])
@@ -156,25 +158,20 @@ def _cells(run: ReportedRun, arm: Arm, benchmark: str) -> dict[str, dict[str, An
             "value": None if value is None else round(value, 4),
             "open": value is None
             or ("extracted" in sample and sample["extracted"] is None)
-            or any(map(_is_open, rows)),
-            "parts": _with_judgments(list(_parts(sample, "Answer")), rows),
+            or any(row.get("error") or kind.is_open(row) for row in rows),
+            "parts": _with_judgments(list(_parts(sample, "Answer")), rows, kind),
         }
     return cells
 
 
-def _with_judgments(parts: list[Part], judgments: list[Row]) -> list[Part]:
+def _with_judgments(parts: list[Part], judgments: list[Row], benchmark: CompleteBenchmark) -> list[Part]:
     """Insert the judgment of a turn after the answer of that turn, others at the end."""
     texts = [place for place, (kind, *_) in enumerate(parts) if kind == "text"]
     for row in reversed(judgments):
         turn = row.get("turn")
         place = texts[turn - 1] + 1 if isinstance(turn, int) and 0 < turn <= len(texts) else len(parts)
-        parts[place:place] = _judgment(row)
+        parts[place:place] = _judgment(row, benchmark)
     return parts
-
-
-def _is_open(judgment: Row) -> bool:
-    """Whether a judgment lacks a verdict."""
-    return bool(judgment.get("error")) or judgment.get("score") == -1 or judgment.get("preference", 0) is None
 
 
 def _group(item: Row) -> str:
@@ -182,23 +179,14 @@ def _group(item: Row) -> str:
     return f"{found}, level {item['level']}" if "level" in item else found
 
 
-def _judgment(row: Row) -> Iterator[Part]:
+def _judgment(row: Row, benchmark: CompleteBenchmark) -> Iterator[Part]:
     turn = f", turn {row['turn']}" if "turn" in row else ""
     if row.get("error"):
         yield "judgment", f"Judge{turn}: failed", str(row["error"])
-        return
-    if "judgment" in row:
-        verdict = "no verdict" if row.get("score") == -1 else f"rating {row.get('score'):g}"
-        yield "judgment", f"Judge{turn}: {verdict}", row["judgment"] or ""
-        return
-    if "askings" in row:
-        for asking in row["askings"]:
-            preference = asking["preference"]
-            verdict = "no verdict" if preference is None else f"this answer preferred, {100 * (preference - 1):.1f} %"
-            order = {True: "shown first", False: "shown second", None: "not shown, the same as the reference"}
-            yield "judgment", f"Judge: {verdict} ({order[asking['policy_first']]})", asking["text"] or ""
-        return
-    yield from _parts(row, "Judge")
+    elif (verdicts := benchmark.verdicts(row)) is None:
+        yield from _parts(row, "Judge")
+    else:
+        yield from (("judgment", f"Judge{turn}: {verdict}", text) for verdict, text in verdicts)
 
 
 def _parts(row: Row, what: str) -> Iterator[Part]:
