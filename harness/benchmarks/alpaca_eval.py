@@ -36,6 +36,7 @@ class AlpacaEval(BenchmarkDefaults):
 
     name = "alpaca-eval"
     title = "AlpacaEval 2.0"
+    question_fields = ("instruction",)
     needs_judge = True
     packages = ("alpaca-eval", "scikit-learn")
     data_files = (

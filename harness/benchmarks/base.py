@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import nan
+from operator import mul
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
@@ -113,6 +114,8 @@ class Score:
     details: further numbers of the benchmark (turns, categories, sections), for people.
     clusters: question id -> name of its cluster (see `Clustered`); a question that is absent is independent. None in
         files of older versions.
+    contaminated: question id -> how it was found in the method's training texts (`harness.benchmarks.contamination`);
+        None where that was not looked for.
     """
 
     benchmark: str
@@ -126,10 +129,18 @@ class Score:
     judge: str | None = None
     details: dict[str, Any] = field(default_factory=dict)
     clusters: dict[str, str] | None = field(default_factory=dict)
+    contaminated: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         if self.value is None:  # in files, if no question has a verdict
             object.__setattr__(self, "value", nan)
+
+    def clean(self) -> float:
+        """The headline number of the questions that are not contaminated; NaN if there is none."""
+        kept = {name: value for name, value in self.values.items() if name not in (self.contaminated or {})}
+        weights = [self.weights.get(name, 1.0) for name in kept]
+        total = sum(weights)
+        return sum(map(mul, weights, kept.values())) / total if total else nan
 
 
 @dataclass(frozen=True)

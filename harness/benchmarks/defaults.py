@@ -29,6 +29,7 @@ class BenchmarkDefaults:
         benchmark out of estimates.
     further: field of a score's details -> what reports call it, for numbers that people should see beside the score.
     parts: the same for fields with a value per part of the benchmark, such as a category.
+    question_fields: the fields with what is asked, in which contamination by training texts is looked for.
     """
 
     needs_judge: bool = False
@@ -43,6 +44,7 @@ class BenchmarkDefaults:
     testbed_size: BenchmarkSize | None = None
     further: Mapping[str, str] = {}
     parts: Mapping[str, str] = {}
+    question_fields: tuple[str, ...] = ("prompt",)
     Options: type = NoOptions
 
     def hub_task(self, options: Any) -> HubTask | None:

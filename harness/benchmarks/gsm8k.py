@@ -113,6 +113,7 @@ class GSM8K(BenchmarkDefaults):
     )
     size = BenchmarkSize(questions=1319, prompt=1300, answer=150)
     further = {"strict": "strict %", "math_verify": "math-verify %"}
+    question_fields = ("question",)
     Options = GSM8KOptions
 
     def hub_task(self, options: GSM8KOptions) -> HubTask:

@@ -40,6 +40,7 @@ class MMLU(BenchmarkDefaults):
 
     name = "mmlu"
     title = "MMLU"
+    question_fields = ("question",)
     needs_logprobs = True
     turns = len(LETTERS)
     sections = "subject"

@@ -49,6 +49,7 @@ class MTBench(BenchmarkDefaults):
 
     name = "mt-bench"
     title = "MT-Bench"
+    question_fields = ("turns",)
     needs_judge = True
     turns = 2
     data_files = (

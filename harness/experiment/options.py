@@ -334,15 +334,17 @@ class Experiment:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as in a YAML file."""
-        return {
+        values = {
             each.name: list(value) if isinstance(value := getattr(self, each.name), tuple) else value
             for each in dataclasses.fields(self)
         }
+        return values | {"max_new_tokens": self.new_tokens}
 
     @property
     def command(self) -> str:
         """The command that asks for the same experiment."""
         words = ["harness", "run"]
+        usual = {"max_new_tokens": defaults.NEW_TOKENS[self._scale]}
         for each in dataclasses.fields(self):
             value, flag = getattr(self, each.name), flags_of(each)[0]
             if each.type == Fields:
@@ -352,7 +354,7 @@ class Experiment:
                 for name, changes in value.items():
                     for setting, chosen in changes.items():
                         words += [flag, f"{name}.{setting}={_word(chosen)}"]
-            elif value != each.default:
+            elif value not in (each.default, usual.get(each.name)):
                 words += [flag] if value is True else [flag, _word(value)]
         return shlex.join(words)
 

@@ -52,7 +52,10 @@ ANSWERING = Roots(
 ENDPOINT = Roots(  # ANSWERING for a model that is asked at a URL
     ("harness.benchmarks.files", "harness.engines.endpoint", "harness.engines.logged"), ANSWERING.alone
 )
-SCORING = Roots(("harness.benchmarks.base", "harness.testbed.clusters"), ("harness.runs.scoring",))
+SCORING = Roots(
+    ("harness.benchmarks.base", "harness.benchmarks.contamination", "harness.testbed.clusters"),
+    ("harness.runs.scoring",),
+)
 JUDGING = ("judge", "score", "clusters")  # methods of a benchmark that its answers do not depend on
 ANSWERS = ("answer", "pairs")  # and those that its score does not depend on
 

@@ -256,6 +256,11 @@ class Arm:
             processes=ProcessGroup(launcher, stage.training, experiment.trust_remote_code) if launcher else None,
         )
 
+    def example_files(self) -> dict[Path, str]:
+        """The files of the examples of all stages, with their SHA-256."""
+        files = [(self.folder.preferences(stage.name), collecting(stage)) for stage in self.stages]
+        return {file: self.folder.files(step)[str(file.relative_to(self.folder.path))] for file, step in files}
+
     def pairs(self) -> list[Prompt] | None:
         """The pairs that the policy was trained on: those of its last stage and of the stages it continued from."""
         starts = [index for index, stage in enumerate(self.stages) if index == 0 or stage.start == "base"]

@@ -82,6 +82,7 @@ class Development(BenchmarkDefaults):
     name = NAME
     title = "kept prompts"
     needs_judge = True
+    question_fields = ()
 
     Options: type = DevelopmentOptions
 

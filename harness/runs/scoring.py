@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from harness.benchmarks import files
 from harness.benchmarks.base import NO_PAIRS, Judging, Policy, Questions, Score, Settings, step_names
+from harness.benchmarks.contamination import contaminated, texts_of
 from harness.benchmarks.files import with_suite_settings
 from harness.benchmarks.loading import CompleteBenchmark, load_benchmark
 from harness.engines.answering import AnsweringEngine, count_thoughts, with_thoughts
@@ -78,6 +79,10 @@ class ScoredArm(Protocol):
 
     def pairs(self) -> list[Prompt] | None:
         """The pairs that the policy was trained on."""
+        ...
+
+    def example_files(self) -> dict[Path, str]:
+        """The files of everything that the policy was trained on, with their SHA-256."""
         ...
 
 
@@ -182,6 +187,7 @@ class Scoring:
             **judged_by,
             "judging": self.judging.depends_on(),
             "packages": fingerprints.of_packages(*NUMBERS, *self.benchmark.packages, *sources.packages(*roots)),
+            "training texts": list(self.arm.example_files().values()),
             "code": sources.digest(*roots),
         }
 
@@ -245,7 +251,17 @@ class Scoring:
         score = scored(self.benchmark, self.items, samples, judgments, self.inputs.data_dir)
         asked = {"system_prompt": self.system_prompt, "thinking": self.thinking}
         given = {name: value for name, value in asked.items() if value is not None}
-        return replace(score, details=score.details | count_thoughts(samples) | given)
+        details = score.details | count_thoughts(samples) | given
+        return replace(score, details=details, contaminated=self._contaminated())
+
+    def _contaminated(self) -> dict[str, str] | None:
+        """The questions that are in the training texts; None where a question does not have the fields to look in."""
+        fields = self.benchmark.question_fields
+        texts = {item["id"]: [text for name in fields for text in texts_of(item.get(name))] for item in self.items}
+        if not all(texts.values()):
+            return None
+        rows = (row for file in self.arm.example_files() for row in store.iterate_jsonl(file))
+        return contaminated(texts, (text for row in rows for text in texts_of({**row, "id": None})))
 
     def _answering(self, engine: Engine) -> AnsweringEngine:
         marks, thinking = parse_marks(self.arm.experiment.thought_marks), self.thinking

@@ -1,7 +1,10 @@
 """The footnotes of a table: what its numbers mean, and what is missing, unparsed, unequal or unhealthy."""
 
 from collections.abc import Iterator, Sequence
+from statistics import fmean
 
+from harness.benchmarks.base import Score
+from harness.benchmarks.contamination import SAME_PASSAGE, SAME_TEXT, by_kind
 from harness.statistics.grids import LEAST_SEEDS
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.controls import control_warnings
@@ -30,6 +33,7 @@ def notes_of(table: Table, stored: Sequence[ResultRow], limit: int | None) -> li
         *_judging(stored),
         *_epochs(stored),
         *(_count(column, table.rows) for column in table.benchmarks),
+        *_contamination(table, stored),
         *_lengths(table),
         *_remarks(stored),
         *_health(stored),
@@ -171,6 +175,41 @@ def _count(column: Column, rows: Sequence[Row]) -> str:
         listed = ", ".join(f"{method} {count}" for method, count in counts.items() if count)
         parts.append(f"{what}: {listed or 'none'}")
     return f"{column.title}: {'; '.join(parts)}."
+
+
+def _contamination(table: Table, stored: Sequence[ResultRow]) -> Iterator[str]:
+    """Questions that are in a method's training texts, with the score on the others."""
+    clean, unknown = [], []
+    for column in table.benchmarks:
+        known = {row.method: list(row.scores.get(column.name, {}).values()) for row in stored}
+        if any(score.contaminated is None for scores in known.values() for score in scores):
+            unknown.append(column.title)
+            continue
+        found = [_contaminated(method, scores) for method, scores in known.items() if scores]
+        if any(found):
+            yield f"Contamination, {column.title}: {'; '.join(filter(None, found))}."
+        else:
+            clean.append(column.title)
+    if clean:
+        listed = ", ".join(clean)
+        yield f"Contamination: no question of {listed} is in the training texts ({SAME_TEXT}, {SAME_PASSAGE})."
+    if unknown:
+        yield f"Contamination by training texts was not looked for: {', '.join(unknown)}."
+
+
+def _contaminated(method: str, scores: Sequence[Score]) -> str | None:
+    found: dict[str, str] = {}
+    for score in scores:
+        found |= score.contaminated or {}
+    if not found:
+        return None
+    kinds = ", ".join(f"{number} by {kind}" for kind, number in sorted(by_kind(found).items()))
+    others, every = fmean(score.clean() for score in scores), fmean(score.value for score in scores)
+    asked = max(score.questions for score in scores)
+    return (
+        f"{len(found)} of {asked} questions are in the training texts of {method} ({kinds}); on the others it scores "
+        f"{others:.2f}, on all {every:.2f}"
+    )
 
 
 def _lengths(table: Table) -> list[str]:

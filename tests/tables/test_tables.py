@@ -35,6 +35,7 @@ Paired differences on the same questions, with p / p after Holm's correction:
 - Budget: 1e+12 FLOPs per run, including data generation, excluding scoring.
 - FLOPs are counted from the model's architecture, for the work that is needed (--ledger needed).
 - MT-Bench: 2 questions; judge gpt-4; missing: none; unparsed: base 1.
+- Contamination by training texts was not looked for: MT-Bench.
 """  # noqa: E501
 
 
