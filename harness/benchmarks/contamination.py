@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 PASSAGE = 13  # words
+LEAST = 4  # words; shorter texts, such as "Yes.", are equal by chance
 MOST_SHARED = 10  # questions that may share a passage; one of more of them is a form, not a question
 SAME_TEXT, SAME_PASSAGE = "same text", f"{PASSAGE} words in a row"
 _IDEOGRAPHS = "\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"  # written without spaces: each character is a word
@@ -45,7 +46,7 @@ def contaminated(questions: Mapping[str, Sequence[str]], training: Iterable[str]
     for name, texts in questions.items():
         for text in texts:
             read = words(text)
-            if read:
+            if len(read) >= LEAST:
                 whole.setdefault(tuple(read), set()).add(name)
             for passage in passages(read):
                 parts.setdefault(passage, set()).add(name)

@@ -59,6 +59,7 @@ class LMEvalTask(BenchmarkDefaults):
     name = FAMILY
     title = "a task of lm-eval"
     packages = ("lm-eval",)
+    question_fields = ("doc",)
     Options = LMEvalOptions
 
     @classmethod

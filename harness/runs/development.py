@@ -82,7 +82,7 @@ class Development(BenchmarkDefaults):
     name = NAME
     title = "kept prompts"
     needs_judge = True
-    question_fields = ()
+    question_fields: tuple[str, ...] = ()
 
     Options: type = DevelopmentOptions
 

@@ -30,6 +30,7 @@ def test_a_short_question_is_found_by_its_whole_text_alone():
     questions = {"a": ["What is 2+2?"], "b": ["今日は何曜日ですか"]}
     assert contaminated(questions, ["Tell me: what is 2+2?"]) == {}
     assert contaminated(questions, ["what is 2 + 2"]) == {"a": SAME_TEXT}
+    assert contaminated({"a": ["Yes."]}, ["Yes."]) == {}
     assert contaminated(questions, ["今日は何曜日ですか?"]) == {"b": SAME_TEXT}
     assert len(words("今日は何曜日ですか")) == 9  # so that 13 characters are a passage
 
