@@ -23,8 +23,9 @@ DATA = Path("data")
 def _files(table: Path | None) -> Files:
     from harness.benchmarks.loading import data_files
     from harness.files import downloads
+    from harness.methods import training_files
 
-    return downloads.table(table) if table else data_files()
+    return downloads.table(table) if table else data_files() | {training_files.NAME: training_files.TRAINING_FILES}
 
 
 @app.command("list", epilog="Example:\n\n  harness data list")
@@ -43,11 +44,16 @@ def list_files(table: Table = None, as_json: Json = False) -> None:
 
 @app.command(epilog="Examples:\n\n  harness data fetch mt-bench\n\n  harness data fetch math --data-dir benchmarks")
 def fetch(
-    name: Annotated[str, typer.Argument(help="A benchmark, such as mt-bench.", autocompletion=completion.benchmarks)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A benchmark, such as mt-bench, or training: prompts and pairs.", autocompletion=completion.benchmarks
+        ),
+    ],
     data_dir: DataDir = DATA,
     table: Table = None,
 ) -> None:
-    """Fetch a benchmark's files from where they are published (uses the network)."""
+    """Fetch the files of a benchmark, or of training, from where they are published (uses the network)."""
     from harness.files.downloads import fetch as fetch_files
 
     for path in fetch_files(name, data_dir, _files(table)):

@@ -10,11 +10,12 @@ from harness.errors import UserError
 from harness.experiment import configuration, presets
 from harness.experiment.options import Experiment
 from harness.files.typed import build
+from harness.models.packaged import PACKAGED
 
-SHIPPED = [name for name in configuration.names() if name != configuration.COMMON]
+PAPERS = [name for name in configuration.names() if name not in (configuration.COMMON, "smollm2-135m")]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
+@pytest.mark.parametrize("name", PAPERS)
 def test_a_preset_is_a_whole_experiment(name):
     preset = build(Experiment, configuration.load(Path(name)), "option")
     assert preset.name == name and preset.arms() == ("base", "sso", "pbaa", "dpo", "ipo", "self-rewarding")
@@ -24,6 +25,12 @@ def test_a_preset_is_a_whole_experiment(name):
     assert (options.learning_rate, options.beta, options.gamma) == (5e-7, 0.1, 0.1)  # section 4, steps 3 and 4
     assert preset.model in presets.numbers(presets.SHAPES)
     assert all(each.size for each in benchmarks_of(preset).values())
+
+
+def test_the_small_preset_is_a_whole_experiment():
+    preset = build(Experiment, configuration.load(Path("smollm2-135m")), "option")
+    assert preset.name == "smollm2-135m" and preset.arms() == ("base", "sso", "dpo")
+    assert preset.model in PACKAGED
 
 
 def test_mappings_are_joined_and_all_else_is_replaced(tmp_path):

@@ -7,6 +7,7 @@ from command_line import harness
 
 from harness.errors import UserError
 from harness.models.gguf import is_gguf, unpack
+from harness.models.packaged import PACKAGED, PackagedModel
 
 gguf = pytest.importorskip("gguf")
 
@@ -113,3 +114,17 @@ def test_what_is_not_a_gguf_file_is_refused(tmp_path):
     assert not list((tmp_path / "models").glob("*"))
     assert "give a GGUF file" in harness("run", "--method", "base", "--model", "absent.gguf", cwd=tmp_path, code=2)
     assert is_gguf("HuggingFaceTB/SmolLM2-135M-Instruct-GGUF:smollm2-135m-instruct-q8_0.gguf") and not is_gguf("gguf")
+
+
+def test_a_model_that_the_hub_does_not_give_is_taken_from_a_package(file, tmp_path, monkeypatch):
+    name, package = "nobody/tiny", tmp_path / "tiny_package"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setitem(PACKAGED, name, PackagedModel("tiny-package", "tiny_package", file.name))
+    arguments = ("run", "--model", name, "--method", "base", "--benchmark", "math", "--limit", 2, "--name", "packaged")
+    assert "pip install tiny-package" in harness(*arguments, cwd=tmp_path, code=2)
+    monkeypatch.syspath_prepend(tmp_path)
+    harness(*arguments, cwd=tmp_path)
+    experiment = (tmp_path / "results/runs/packaged/experiment.yaml").read_text()
+    assert f"model: results/models/{file.stem}-" in experiment
