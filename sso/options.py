@@ -13,7 +13,7 @@ LOSS_SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
 class LossOptions(PrincipleOptions):
     """The base loss L_b and its settings (harness.training.losses.PairwiseLoss).
 
-    loss: dpo, ipo, hinge, simpo or orpo.
+    loss: dpo, ipo, hinge, simpo, orpo, cpo, robust, sppo, apo-zero or apo-down.
     beta: how strongly the loss keeps the policy close to the reference.
     ipo_average: IPO compares averages of log-probabilities per token rather than sums.
     simpo_gamma: the margin that SimPO aims at.

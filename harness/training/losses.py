@@ -56,6 +56,41 @@ def orpo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     return sft(chosen) - beta * _log_sigmoid(log_odds)
 
 
+def cpo(margin: Tensor, beta: float) -> Tensor:
+    """-log sigmoid(beta * margin), margin = l(w) - l(l) of sums (Xu et al. 2024, arXiv 2401.08417, L_prefer)."""
+    return -_log_sigmoid(beta * margin)
+
+
+def robust(margin: Tensor, beta: float, label_smoothing: float) -> Tensor:
+    """[(1 - e) dpo(margin) - e dpo(-margin)] / (1 - 2 e), an unbiased estimate of DPO's loss where a share e of the
+    labels is flipped (Chowdhury et al. 2024, arXiv 2403.00409; "robust" in TRL).
+
+    Args:
+        label_smoothing: e, below 0.5.
+    """
+    kept, flipped = dpo(margin, beta), dpo(-margin, beta)
+    return ((1 - label_smoothing) * kept - label_smoothing * flipped) / (1 - 2 * label_smoothing)
+
+
+def sppo(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """(r(w) - 1 / (2 beta))^2 + (r(l) + 1 / (2 beta))^2 of sums (Wu et al. 2024, arXiv 2405.00675, equation 4.7, with
+    eta = 1 / beta and probabilities 1 and 0 of winning; "sppo_hard" in TRL)."""
+    target = 1 / (2 * beta)
+    return (chosen - target) ** 2 + (rejected + target) ** 2
+
+
+def apo_zero(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """[1 - sigmoid(beta r(w))] + sigmoid(beta r(l)) of sums: the chosen become likelier, the rejected less likely
+    (D'Oosterlinck et al. 2024, arXiv 2408.06266, equation 7)."""
+    return 1 - (beta * chosen).sigmoid() + (beta * rejected).sigmoid()
+
+
+def apo_down(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
+    """sigmoid(beta r(w)) + [1 - sigmoid(beta (r(w) - r(l)))] of sums: both become less likely, the rejected more so
+    (D'Oosterlinck et al. 2024, arXiv 2408.06266, equation 8)."""
+    return (beta * chosen).sigmoid() + 1 - (beta * (chosen - rejected)).sigmoid()
+
+
 def _log_one_minus_exp(value: Tensor) -> Tensor:
     """log(1 - exp(value)) for value < 0, clamped because a probability that rounds to 1 has an infinite gradient."""
     return (-value.clamp(max=-FLOAT32_EPSILON).expm1()).log()
@@ -94,6 +129,13 @@ LOSSES = {
         False, True, lambda chosen, rejected, loss: simpo(chosen - rejected, loss.beta, loss.simpo_gamma)
     ),
     "orpo": LossType(False, True, lambda chosen, rejected, loss: orpo(chosen, rejected, loss.beta)),
+    "cpo": LossType(False, False, lambda chosen, rejected, loss: cpo(chosen - rejected, loss.beta)),
+    "robust": LossType(
+        True, False, lambda chosen, rejected, loss: robust(chosen - rejected, loss.beta, loss.label_smoothing)
+    ),
+    "sppo": LossType(True, False, lambda chosen, rejected, loss: sppo(chosen, rejected, loss.beta)),
+    "apo-zero": LossType(True, False, lambda chosen, rejected, loss: apo_zero(chosen, rejected, loss.beta)),
+    "apo-down": LossType(True, False, lambda chosen, rejected, loss: apo_down(chosen, rejected, loss.beta)),
 }
 
 
@@ -103,18 +145,22 @@ class PairwiseLoss:
 
     loss: a name in LOSSES.
     ipo_average: IPO of averages (its authors' advice, and TRL's form) rather than of sums (the paper's formula).
+    label_smoothing: share of flipped labels that "robust" expects.
     """
 
     loss: str = "dpo"
     beta: float = 0.1
     ipo_average: bool = True
     simpo_gamma: float = 0.5
+    label_smoothing: float = 0.1
 
     def __post_init__(self) -> None:
         if self.loss not in LOSSES:
             raise unknown_name("loss", self.loss, LOSSES)
         if self.beta <= 0:
             raise UserError(f"beta must be above 0, not {self.beta}")
+        if not 0 <= self.label_smoothing < 0.5:
+            raise UserError(f"label_smoothing must be at least 0 and below 0.5, not {self.label_smoothing}")
 
     @property
     def needs_reference(self) -> bool:

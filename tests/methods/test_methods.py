@@ -8,7 +8,9 @@ from scripted_engine import MARKS, STOP, ScriptedEngine, bench_of, ids
 
 import baselines.self_rewarding
 import sso.responses
+from baselines.apo import APO
 from baselines.base import Base
+from baselines.cpo import CPO
 from baselines.dpo import DPO
 from baselines.hinge import Hinge
 from baselines.ipo import IPO
@@ -16,9 +18,11 @@ from baselines.longest_wins import LongestWins
 from baselines.orpo import ORPO
 from baselines.pbaa import PBAA
 from baselines.random_labels import RandomLabels
+from baselines.robust import Robust
 from baselines.self_rewarding import SelfRewarding, judge_prompt, mean_score, parse_score
 from baselines.sft import SFT
 from baselines.simpo import SimPO
+from baselines.sppo import SPPO
 from baselines.swapped_labels import SwappedLabels
 from harness.endpoints.base import JudgeReply
 from harness.engines.base import Completion
@@ -219,7 +223,7 @@ def test_dropped_queries_are_counted_by_reason_and_charged(method, kept, dropped
 
 
 def test_no_prompts_give_no_examples():
-    for method in (SFT(), PBAA(), SSO(), SSOVersion1(), SelfRewarding(), DPO()):
+    for method in (SFT(), PBAA(), SSO(), SSOVersion1(), SelfRewarding(), DPO(), SPPO()):
         assert collect(method, method.Options(), asked=[])[0] == []
 
 
@@ -314,7 +318,7 @@ def test_the_filters_forward_passes_are_planned(monkeypatch):
     check_ledger(SSOVersion1(), options, examples, bench, means(asked, options, len("p0 good ") + 1), 8)
 
 
-@pytest.mark.parametrize("method", [DPO(), IPO(), SimPO(), ORPO(), Hinge()])
+@pytest.mark.parametrize("method", [DPO(), IPO(), SimPO(), ORPO(), Hinge(), CPO(), Robust(), SPPO(), APO()])
 def test_the_ledger_of_labelled_pairs(method):
     asked = [replace(prompt, chosen="right", rejected="wrong") for prompt in prompts(4)]
     examples, bench = collect(method, method.Options(), asked=asked)
@@ -432,6 +436,9 @@ def test_supervision_is_named():
         (DPO, {"candidates": 1}, "candidates must be at least 2"),
         (IPO, {"beta": -1}, "beta must be above 0"),
         (SimPO, {"simpo_gamma": -1}, "simpo_gamma must be at least 0"),
+        (CPO, {"cpo_alpha": -1}, "cpo_alpha must be at least 0"),
+        (Robust, {"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5"),
+        (APO, {"variant": "up"}, "variant must be one of zero, down"),
         (SelfRewarding, {"judge_prompt": "long"}, "judge_prompt must be one of short, additive"),
         (SelfRewarding, {"candidates": 1}, "candidates at least 2"),
         (SelfRewarding, {"judge_samples": 0}, "judge_samples must be at least 1"),

@@ -3,7 +3,9 @@
 import math
 import subprocess
 import sys
+from collections import defaultdict
 from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -23,6 +25,10 @@ MEAN_MARGINS = [1 / 2 - -2 / 3, 0 / 3 - 2 / 2]  # 7/6 and -1
 
 def softplus(x):
     return math.log1p(math.exp(x))
+
+
+def sigmoid(x):
+    return 1 / (1 + math.exp(-x))
 
 
 def value(result):
@@ -69,6 +75,15 @@ def test_orpo_is_finite_where_a_probability_rounds_to_1():
         ({"loss": "hinge", "beta": 0.5}, [max(0, 1 - 0.5 * m) for m in SUM_MARGINS]),
         ({"loss": "ipo", "beta": 0.5}, [(m - 1) ** 2 for m in MEAN_MARGINS]),
         ({"loss": "ipo", "beta": 0.5, "ipo_average": False}, [(m - 1) ** 2 for m in SUM_MARGINS]),
+        ({"loss": "cpo", "beta": 0.5}, [softplus(-0.5 * 5), softplus(0.5 * 4)]),  # -4 + 9 and -6 + 2
+        (
+            {"loss": "robust", "beta": 0.5, "label_smoothing": 0.2},
+            [(0.8 * softplus(-0.5 * m) - 0.2 * softplus(0.5 * m)) / 0.6 for m in SUM_MARGINS],
+        ),
+        # log-ratios 1 and -2, 0 and 2
+        ({"loss": "sppo", "beta": 0.25}, [(1 - 2) ** 2 + (-2 + 2) ** 2, (0 - 2) ** 2 + (2 + 2) ** 2]),
+        ({"loss": "apo-zero", "beta": 0.5}, [1 - sigmoid(0.5) + sigmoid(-1), 1 - sigmoid(0) + sigmoid(1)]),
+        ({"loss": "apo-down", "beta": 0.5}, [sigmoid(0.5) + 1 - sigmoid(1.5), sigmoid(0) + 1 - sigmoid(-1)]),
         # averages of the policy: -2 and -3, -2 and -1
         ({"loss": "simpo", "beta": 2.0, "simpo_gamma": 0.3}, [softplus(-(2 - 0.3)), softplus(-(-2 - 0.3))]),
     ],
@@ -111,8 +126,8 @@ def test_sft_objective():
 
 
 def test_losses_without_a_reference_do_not_read_it():
-    assert {name for name in LOSSES if not PairwiseLoss(loss=name).needs_reference} == {"simpo", "orpo"}
-    for name in ("simpo", "orpo"):
+    assert {name for name in LOSSES if not PairwiseLoss(loss=name).needs_reference} == {"simpo", "orpo", "cpo"}
+    for name in ("simpo", "orpo", "cpo"):
         with_reference = PreferenceObjective(loss=name)(POLICY, REFERENCE, LENGTHS)[0]
         assert torch.equal(with_reference, PreferenceObjective(loss=name)(POLICY, None, LENGTHS)[0])
 
@@ -133,6 +148,63 @@ def test_simpo_equals_trl():
     assert value(ours) == pytest.approx(value(theirs), abs=1e-6)
 
 
+def test_cpo_equals_trl():
+    from trl.experimental.cpo import CPOTrainer
+
+    settings = SimpleNamespace(
+        **{"alpha": 0.0, "beta": 0.3, "loss_type": "sigmoid", "label_smoothing": 0.0},
+        accelerator=SimpleNamespace(device="cpu"),
+    )
+    theirs, *_ = CPOTrainer.cpo_loss(settings, POLICY[:, 0], POLICY[:, 1])
+    ours, _ = PreferenceObjective(loss="cpo", beta=0.3)(POLICY, None, LENGTHS)
+    assert value(ours) == pytest.approx(value(theirs), abs=1e-6)
+
+
+def stub_of(kind: type, policy: torch.Tensor, lengths: torch.Tensor, **settings):
+    """(trainer, model, inputs) for the loss of one of TRL's trainers, without a model: the completions of a batch have
+    these lengths and summed log-probabilities."""
+    places = torch.arange(1, int(lengths.max()) + 2)
+    mask = ((places > 1) & (places <= lengths[:, None] + 1)).long()  # after one token of the prompt
+    log_probs = mask[:, 1:] * (policy / lengths)[:, None]
+    zeros = torch.zeros_like(log_probs)
+    trainer = MagicMock(spec=kind, **settings)
+    trainer.model, trainer.args, trainer.accelerator = MagicMock(), MagicMock(), MagicMock(device=torch.device("cpu"))
+    trainer.accelerator.gather = trainer.accelerator.gather_for_metrics = lambda each: each
+    trainer._metrics = defaultdict(lambda: defaultdict(list))
+    trainer._tp_size, trainer._total_train_tokens, trainer.aux_loss_enabled = 1, 0, False
+    outputs = SimpleNamespace(log_probs=log_probs, entropy=zeros, mean_logits=zeros, is_top1=zeros.bool())
+    inputs = {"input_ids": torch.ones_like(mask), "attention_mask": torch.ones_like(mask), "completion_mask": mask}
+    return trainer, lambda **_: outputs, inputs
+
+
+@pytest.mark.parametrize(
+    ("settings", "theirs"),
+    [
+        ({"loss": "dpo"}, "sigmoid"),
+        ({"loss": "ipo"}, "ipo"),
+        ({"loss": "hinge"}, "hinge"),
+        ({"loss": "robust", "label_smoothing": 0.2}, "robust"),
+        ({"loss": "sppo"}, "sppo_hard"),
+        ({"loss": "apo-zero"}, "apo_zero"),
+        ({"loss": "apo-down"}, "apo_down"),
+    ],
+)
+def test_losses_equal_trl(settings, theirs):
+    from trl import DPOTrainer
+
+    ours, _ = PreferenceObjective(beta=0.3, **settings)(POLICY, REFERENCE, LENGTHS)
+    trainer, model, inputs = stub_of(
+        DPOTrainer,
+        POLICY.T.reshape(-1),  # both chosen, then both rejected
+        LENGTHS.T.reshape(-1),
+        **{"loss_types": [theirs], "loss_weights": [1.0], "beta": 0.3, "label_smoothing": 0.2, "ld_alpha": None},
+        **{"f_divergence_type": "reverse_kl", "use_weighting": False, "precompute_ref_logps": True},
+    )
+    inputs |= {"ref_chosen_logps": REFERENCE[:, 0], "ref_rejected_logps": REFERENCE[:, 1]}
+    loss = DPOTrainer._compute_loss(trainer, model, inputs, return_outputs=False)
+    assert ours.mean().item() == pytest.approx(loss.item(), abs=1e-6)
+
+
 def test_orpo_equals_trl():
     """Beside the cross entropy, which TRL takes over prompt and completion, and over the tokens of a batch."""
     from trl.experimental.orpo import ORPOTrainer
@@ -144,7 +216,7 @@ def test_orpo_equals_trl():
     assert value(ours) == pytest.approx(value(losses.sft(averages[:, 0]) - theirs), abs=1e-6)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", sorted({*LOSSES} - {"apo-down"}))  # which makes the chosen less likely, too
 def test_a_likelier_chosen_lowers_the_loss(name):
     objective = PreferenceObjective(loss=name, beta=0.1)
     policy = POLICY.clone().requires_grad_()
@@ -162,3 +234,5 @@ def test_mistakes():
         PreferenceObjective(loss="simp")
     with pytest.raises(UserError, match="beta must be above 0"):
         PreferenceObjective(beta=0.0)
+    with pytest.raises(UserError, match="label_smoothing must be at least 0 and below 0.5, not 0.5"):
+        PreferenceObjective(loss="robust", label_smoothing=0.5)
