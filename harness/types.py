@@ -65,8 +65,9 @@ def reply_text(reply: Reply) -> str:
 
 @dataclass(frozen=True)
 class Prompt:
-    """A training prompt; labelled preference data also have `chosen` and `rejected`.
+    """A training prompt; labelled preference data also have `chosen` and `rejected`, or a `completion`.
 
+    label: whether the completion is a good one, where that is known.
     tools, variables: what the chat template is given beside the messages (see `harness.types.Chat`).
     where: its place in the file it comes from, for error messages.
     part: in a mixture of several files, the file and its share of the draws.
@@ -80,6 +81,8 @@ class Prompt:
     variables: dict[str, Any] = field(default_factory=dict)
     where: str = field(default="", compare=False)
     part: tuple[str, float] | None = None
+    completion: Reply | None = None
+    label: bool | None = None
 
     @property
     def chat(self) -> Chat:
@@ -113,9 +116,15 @@ class Prompt:
         return self.chosen, self.rejected
 
     @property
+    def replies(self) -> tuple[Reply, ...]:
+        """The replies that it comes with."""
+        return tuple(reply for reply in (self.chosen, self.rejected, self.completion) if reply is not None)
+
+    @property
     def content(self) -> dict[str, Any]:
         """Everything that results depend on."""
-        left_out = {"where"} if self.part else {"where", "part"}
+        optional = ("part", "completion", "label")  # named only where they are given
+        left_out = {"where", *(name for name in optional if getattr(self, name) is None)}
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
 

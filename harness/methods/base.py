@@ -17,6 +17,7 @@ from harness.engines.base import Completion, LogProb, Sampling, TrainableEngine
 from harness.experiment.search import Space
 from harness.files import store
 from harness.judges.base import Judge
+from harness.methods.prompts import Rows
 from harness.progress import progress
 from harness.thoughts import MARKS, Marks
 from harness.training.examples import Example, Objective, TrainingOptions
@@ -204,7 +205,7 @@ class Stage:
     collect: turns prompts into examples, at most one per prompt, in order.
     expect: the expected cost of a query, for `estimate` and for sizing the stage.
     generator, start: which model generates, and which one is the reference and, as a copy, trained.
-    labelled: draws labelled pairs instead of prompts.
+    labelled: draws labelled rows instead of prompts. rows: what these have to be (`harness.methods.prompts.Rows`).
     judged: asks the experiment's judge while collecting.
     """
 
@@ -217,6 +218,7 @@ class Stage:
     generator: Start = "current"
     start: Start = "current"
     labelled: bool = False
+    rows: Rows = "pairs"
     judged: bool = False
 
 

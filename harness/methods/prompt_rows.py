@@ -26,7 +26,20 @@ SYSTEMS = ("system", "system_prompt", "system_message")
 MEDIA = ("image", "images", "audio", "audios", "video", "videos")
 PAIR = ("chosen", "rejected")
 TEMPLATE = ("tools", "chat_template_kwargs")
-COLUMNS = (*TEXT_FIELDS, "input", "instances", "output", *CHATS, "turns", *PAIR, *SYSTEMS, "history", *TEMPLATE)
+LABELLED = ("completion", "label")  # of an unpaired row
+COLUMNS = (
+    *TEXT_FIELDS,
+    "input",
+    "instances",
+    "output",
+    *CHATS,
+    "turns",
+    *PAIR,
+    *LABELLED,
+    *SYSTEMS,
+    "history",
+    *TEMPLATE,
+)
 KEPT = ("name", "tool_calls", "tool_call_id", *REASONING)  # fields of a message that templates read beside its text
 MASKS = ("weight", "train", "training")  # with a false value: do not train on this turn
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
@@ -46,13 +59,19 @@ class PromptRow:
     messages: tuple[Message, ...]
     chosen: Reply | None = None
     rejected: Reply | None = None
+    completion: Reply | None = None
+    label: bool | None = None
     tools: tuple[dict[str, Any], ...] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
 
-def read_row(row: Any) -> PromptRow:
+def read_row(row: Any, completions: bool = False) -> PromptRow:
     """Read a row.
+
+    Args:
+        completions: where the row is no pair, read one reply too: "completion" (with its "label", if there is one),
+            "output", or what the assistant says at the end of the messages.
 
     Raises:
         Malformed: when it is not in a known format, naming the field.
@@ -63,14 +82,15 @@ def read_row(row: Any) -> PromptRow:
     for name in MEDIA:
         if given.get(name) not in (None, "", [], {}):
             raise Malformed(f'"{name}" is not text, and only text can be read; remove the column or such rows')
-    return _Reader(given).read()
+    return _Reader(given, completions).read()
 
 
 class _Reader:
     """Reads one row, and records what was used."""
 
-    def __init__(self, row: dict[str, Any]) -> None:
-        self.row = row
+    def __init__(self, row: dict[str, Any], completions: bool) -> None:
+        self.row, self.completions = row, completions
+        self.ending: list[Message] = []  # what the assistant says at the end of the messages
         self.used: set[str] = set()
         self.unused_parts: dict[str, None] = {}  # fields of messages, and parts of columns, in order
 
@@ -89,12 +109,20 @@ class _Reader:
             messages, pair = self._prompt(pair)
         messages = self._with_history(messages)
         messages = self._with_system(messages)
+        completion, label = self._completion() if self.completions and pair[0] is None else (None, None)
         tools, variables = self._tools(), self._variables()
         unused = [
             name for name, value in self.row.items() if name not in ("", *self.used) and value not in ("", [], {})
         ]
         return PromptRow(
-            tuple(messages), _plain(pair[0]), _plain(pair[1]), tools, variables, (*unused, *self.unused_parts)
+            messages=tuple(messages),
+            chosen=_plain(pair[0]),
+            rejected=_plain(pair[1]),
+            completion=_plain(completion),
+            label=label,
+            tools=tools,
+            variables=variables,
+            unused=(*unused, *self.unused_parts),
         )
 
     # The prompt
@@ -157,7 +185,9 @@ class _Reader:
         end = len(messages)
         while messages[end - 1]["role"] == "assistant":
             end -= 1
-        if end < len(messages):
+        if self.completions and "completion" not in self.row:
+            self.ending = messages[end:]
+        elif end < len(messages):
             self.unused_parts[f"{name} (answer at the end)"] = None
         return messages[:end]
 
@@ -219,6 +249,19 @@ class _Reader:
             elif messages[0]["content"].strip() != text.strip():
                 raise Malformed(f'"{name}" and the system message of the conversation differ: remove one of them')
         return messages
+
+    def _completion(self) -> tuple[str | list[Message] | None, bool | None]:
+        """The reply of a row that is no pair, and its label."""
+        if "completion" not in self.row:
+            output = self._text("output") if isinstance(self.row.get("output"), str) else None
+            return output or self.ending or None, None
+        label = self.row.get("label")
+        self.used.add("label")
+        if isinstance(label, str):  # of a CSV file
+            label = {"true": True, "false": False}.get(label.lower(), label)
+        if label is not None and not isinstance(label, bool):
+            raise Malformed(f'"label" must be true or false, not {label!r:.40}')
+        return self._reply("completion"), label
 
     # What the template is given beside the messages
 

@@ -3,18 +3,21 @@
 import os
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal
 
 from harness.errors import UserError
 from harness.files import hub, rows
 from harness.files.store import digest
 from harness.methods import mixtures
-from harness.methods.prompt_rows import COLUMNS, Malformed, read_row
+from harness.methods.prompt_rows import COLUMNS, Malformed, PromptRow, read_row
 from harness.types import Prompt, message_text, reply_text
 
 MOST_EPOCHS = 4  # passes over the prompts; repeats beyond that help little (Muennighoff et al. 2023, arXiv 2305.16264)
+Rows = Literal["pairs", "labels", "demonstrations"]  # what a stage needs of labelled rows
+PAIRS: tuple[Rows, ...] = ("pairs",)
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
 
@@ -32,11 +35,15 @@ class PromptFile:
     unused: dict[str, int]
 
 
-def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
+def load_prompts(source: Path | str, labelled: bool = False, needs: Collection[Rows] = PAIRS) -> PromptFile:
     """Read the prompts of a JSON, JSONL, CSV (also .gz) or Parquet file, or of a data set of the hub (hub.FORM).
 
-    `harness.methods.prompt_rows.read_row` documents which rows are understood. With `labelled`, all must have chosen
-    and rejected.
+    `harness.methods.prompt_rows.read_row` documents which rows are understood.
+
+    Args:
+        labelled: read replies too.
+        needs: with `labelled`, what every row has to be fit for. A pair is fit for all, a completion with a label for
+            "labels" and "demonstrations", one without for "demonstrations".
 
     Raises:
         UserError: when the file or data set does not exist, or a row cannot be read (file, line and field).
@@ -47,27 +54,43 @@ def load_prompts(source: Path | str, labelled: bool = False) -> PromptFile:
     name, located = _located(str(source))
     for where, row in located:
         try:
-            read = read_row(row)
-            if labelled and read.chosen is None:
-                raise Malformed('has no "chosen" and "rejected", which labelled pairs need')
+            read = read_row(row, completions=labelled and "pairs" not in needs)
+            if labelled:
+                _check_fit(read, needs)
         except Malformed as error:
             raise UserError(f"{where}: {error}") from None
         unused.update(read.unused if labelled or read.chosen is None else (*read.unused, "chosen", "rejected"))
-        replies = (read.chosen, read.rejected) if labelled else ()
+        replies = (read.chosen, read.rejected, read.completion) if labelled else ()
         texts = [message_text(read.messages[-1]), *(reply_text(reply) for reply in replies if reply is not None)]
         if not all(text.strip() for text in texts):
             empty += 1
             continue
-        key = digest([read.messages, read.chosen, read.rejected, read.tools, read.variables])
+        key = digest(
+            [read.messages, read.chosen, read.rejected, read.completion, read.label, read.tools, read.variables]
+        )
         if key in prompts:
             duplicates += 1
             continue
         prompts[key] = Prompt(
-            f"{name}-{len(prompts)}", read.messages, read.chosen, read.rejected, read.tools, read.variables, where
+            f"{name}-{len(prompts)}",
+            *(read.messages, read.chosen, read.rejected, read.tools, read.variables, where),
+            completion=read.completion,
+            label=read.label,
         )
     if not prompts:
         raise UserError(f"{source} has no usable prompt ({empty} rows are empty): give a file with prompts")
     return PromptFile(list(prompts.values()), duplicates, empty, dict(unused))
+
+
+def _check_fit(read: PromptRow, needs: Collection[Rows]) -> None:
+    if read.chosen is not None:
+        return
+    if "pairs" in needs:
+        raise Malformed('has no "chosen" and "rejected", which labelled pairs need')
+    if read.completion is None:
+        raise Malformed('has neither "chosen" and "rejected" nor a "completion"')
+    if "labels" in needs and read.label is None:
+        raise Malformed('has a completion without a "label" (true or false), which a method on labelled replies needs')
 
 
 def rows_by_name(counts: Mapping[str, int]) -> str:

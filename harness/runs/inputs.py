@@ -263,10 +263,16 @@ def _given_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[P
     return plain, labelled
 
 
+def _labelled_rows(experiment: Experiment) -> tuple[prompts.Rows, ...]:
+    """What the arms that read labelled rows need of them; pairs where there is no such arm."""
+    stages = [stage for arm in experiment.arms() for stage in experiment.stages(arm)]
+    return tuple(sorted({stage.rows for stage in stages if stage.labelled})) or ("pairs",)
+
+
 def _read_prompts(text: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
-    folder = model_folder(experiment.model)
+    folder, rows = model_folder(experiment.model), _labelled_rows(experiment)
     read = {
-        source: _fitting_prompts(source.name, folder, labelled, experiment.trust_remote_code, experiment.day)
+        source: _fitting_prompts(source.name, folder, labelled, rows, experiment.trust_remote_code, experiment.day)
         for source in parse_sources(text)
     }
     return mix(read) if len(read) > 1 else next(iter(read.values()))
@@ -274,10 +280,10 @@ def _read_prompts(text: str, experiment: Experiment, labelled: bool = False) -> 
 
 @cache
 def _fitting_prompts(
-    source: str, model: Path, labelled: bool, trust_remote_code: bool, day: date | None
+    source: str, model: Path, labelled: bool, rows: tuple[prompts.Rows, ...], trust_remote_code: bool, day: date | None
 ) -> Sequence[Prompt]:
     """The prompts of a file or data set that fit the model's context. Prints what was left out or not used."""
-    found = prompts.load_prompts(source, labelled)
+    found = prompts.load_prompts(source, labelled, rows)
     if found.unused:
         print(f"{source}: unused columns: {prompts.rows_by_name(found.unused)}", file=sys.stderr)
     kept = fitting.prompts_that_fit(found.prompts, model, labelled, trust_remote_code, day)

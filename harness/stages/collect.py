@@ -20,6 +20,7 @@ from harness.work import Cost
 FIRST_DRAW = 0.8  # share of the planned queries: the plan may be wrong, and generated tokens stay spent
 NEXT_DRAW = 0.9  # share of the queries that are still possible at the measured cost of a query
 CHUNK = 1024  # prompts whose examples are made, and held in memory, at once
+MOST_DRAWN = 20  # times the planned queries, where they become too few examples
 CLOSE = 0.01  # a stage is full when less than this share of its allowance is left
 
 
@@ -160,7 +161,10 @@ def _within_allowance(
         _collect(stage, workbench, draw, size, examples)
         queries += size
         left = allowance - used()
-        size = int(NEXT_DRAW * left / (used() / queries))
+        if used():
+            size = int(NEXT_DRAW * left / (used() / queries))
+        else:  # labelled rows cost nothing, and none has become an example yet
+            size = queries if queries <= MOST_DRAWN * plan.queries else 0
     while len(examples) and used() > allowance:
         examples.keep(len(examples) - 1)
         workbench.discard("beyond the budget")
@@ -171,7 +175,7 @@ def _enough(
 ) -> None:
     wanted = plan.updates * stage.training.batch_size
     queries = 0
-    while len(examples) < wanted and queries <= 20 * plan.queries:
+    while len(examples) < wanted and queries <= MOST_DRAWN * plan.queries:
         kept = len(examples) / queries if len(examples) else plan.examples / plan.queries
         size = ceil((wanted - len(examples)) / kept)
         _collect(stage, workbench, draw, size, examples)

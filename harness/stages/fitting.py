@@ -22,7 +22,7 @@ def prompts_that_fit(
     trust_remote_code: bool = False,
     day: date | None = None,
 ) -> list[Prompt]:
-    """The prompts that leave room for a completion; with `labelled`, the pairs whose two completions fit.
+    """The prompts that leave room for a completion; with `labelled`, the rows whose completions fit.
 
     The chat template writes every row. A token has at least one byte, so rows with fewer bytes than the context has
     tokens are not tokenized.
@@ -54,7 +54,7 @@ def prompts_that_fit(
     def fits(prompt: Prompt) -> bool:
         if not labelled:
             return len(chat.encode(prompt.chat)) < context
-        shared, replies = chat.encode_replies(prompt.chat, prompt.pair)
+        shared, replies = chat.encode_replies(prompt.chat, prompt.replies)
         return len(shared) + max(map(len, replies)) <= context
 
     return [prompt for prompt in prompts if prompt.id not in near or fits(prompt)]
@@ -75,7 +75,7 @@ def _written_bytes(prompts: Sequence[Prompt], folder: Path, labelled: bool, day:
         for prompt in prompts:
             try:
                 if labelled:
-                    texts = [writer.whole(prompt.chat, reply) for reply in prompt.pair]
+                    texts = [writer.whole(prompt.chat, reply) for reply in prompt.replies]
                 else:
                     texts = [writer.prompt(prompt.chat)]
             except UserError as error:

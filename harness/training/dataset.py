@@ -32,7 +32,8 @@ WRITTEN_AT_ONCE = 256  # rows held in memory before they are written
 class ExampleData:
     """n examples of k sequences on disk.
 
-    rows: index, id, prompt_ids and completion_ids (k lists of token ids each); a row of FILLER follows the examples.
+    rows: index, id, prompt_ids and completion_ids (k lists of token ids each), targets (k numbers, or none); a row of
+        FILLER follows the examples.
     digests: one per example, of its token ids.
     lengths: (n,) tokens in each example's longest sequence.
     work: work of one pass over all examples.
@@ -59,7 +60,15 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
     from datasets.arrow_writer import ArrowWriter
 
     ids = List(List(Value("int32")))
-    features = Features({"index": Value("int64"), "id": Value("string"), "prompt_ids": ids, "completion_ids": ids})
+    features = Features(
+        {
+            "index": Value("int64"),
+            "id": Value("string"),
+            "prompt_ids": ids,
+            "completion_ids": ids,
+            "targets": List(Value("float64")),
+        }
+    )
     digests, lengths, works = [], [], []
     with (
         whole(path) as temporary,
@@ -69,13 +78,16 @@ def build_data(examples: Iterable[Example], path: Path, sequences: int, context_
             _check(example, sequences, context_length)
             prompts = [list(sequence.prompt_ids) for sequence in example.sequences]
             completions = [list(sequence.completion_ids) for sequence in example.sequences]
-            writer.write({"index": index, "id": example.id, "prompt_ids": prompts, "completion_ids": completions})
+            targets = list(example.targets)
+            row = {"index": index, "id": example.id, "prompt_ids": prompts, "completion_ids": completions}
+            writer.write({**row, "targets": targets})
             digests.append(hashlib.sha256(json.dumps([prompts, completions]).encode()).hexdigest())
             lengths.append(max(map(len, example.sequences)))
             works.append(example.work)
         if not digests:
             raise ValueError("there are no examples to train on")
-        writer.write({"index": FILLER, "id": "", "prompt_ids": [[0]] * sequences, "completion_ids": [[0]] * sequences})
+        row = {"index": FILLER, "id": "", "prompt_ids": [[0]] * sequences, "completion_ids": [[0]] * sequences}
+        writer.write({**row, "targets": [0.0] * len(targets)})
         writer.finalize()
     return ExampleData(Dataset.from_file(str(path)), digests, np.array(lengths), sequences, total(works))
 
@@ -85,6 +97,8 @@ def _check(example: Example, sequences: int, context_length: int) -> None:
         raise ValueError(
             f"example {example.id} has {len(example.sequences)} sequences, and the objective reads {sequences}"
         )
+    if len(example.targets) not in (0, sequences):
+        raise ValueError(f"example {example.id} has {len(example.targets)} targets for {sequences} sequences")
     longest = max(map(len, example.sequences))
     if longest > context_length:
         raise UserError(
@@ -151,7 +165,7 @@ class Collator:
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> "dict[str, PackedBatch | torch.Tensor | list[str]]":
         """Return `packed`: the B * k sequences, those of an example in a row; `counts`: (B,) 1, or 0 for FILLER;
-        `reference`: (B, k), where there is one; `ids` of the rows."""
+        `reference` and `targets`: (B, k), where there are any; `ids` of the rows."""
         import torch
 
         from harness.engines.packing import pack
@@ -162,6 +176,8 @@ class Collator:
             "packed": pack([pair for row in rows for pair in sequences_of(row)]),
             "counts": torch.tensor(index != FILLER, dtype=torch.float32),
         }
+        if rows[0]["targets"]:
+            batch["targets"] = torch.tensor([row["targets"] for row in rows], dtype=torch.float32)
         if self.reference is not None:
             batch["reference"] = torch.tensor(self.reference[index], dtype=torch.float32)
         return batch

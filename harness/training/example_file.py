@@ -30,7 +30,8 @@ class ExampleWriter:
     def add(self, examples: Iterable[Example]) -> None:
         for example in examples:
             sequences = [vars(sequence) for sequence in example.sequences]
-            self._rows.add({"id": example.id, **example.record, "sequences": sequences})
+            targets = {"targets": example.targets} if example.targets else {}
+            self._rows.add({"id": example.id, **example.record, **targets, "sequences": sequences})
             self._flops.append(self._cost(example))
 
     def keep(self, number: int) -> None:
@@ -51,4 +52,4 @@ def read_examples(path: Path) -> Iterator[Example]:
         sequences = tuple(
             TokenSequence(tuple(ids["prompt_ids"]), tuple(ids["completion_ids"])) for ids in row.pop("sequences")
         )
-        yield Example(row.pop("id"), sequences, row)
+        yield Example(row.pop("id"), sequences, targets=tuple(row.pop("targets", ())), record=row)

@@ -29,11 +29,15 @@ Sequence = TokenSequence  # the name that plugins import
 
 @dataclass(frozen=True)
 class Example:
-    """One row of training data. `record` is what a person reads of it (prompt, chosen, rejected, principles)."""
+    """One row of training data. `record` is what a person reads of it (prompt, chosen, rejected, principles).
+
+    targets: a number per sequence for objectives that read one (labels, advantages); empty for others.
+    """
 
     id: str
     sequences: tuple[TokenSequence, ...]
     record: dict[str, Any] = field(default_factory=dict)
+    targets: tuple[float, ...] = ()
 
     @property
     def work(self) -> Work:
@@ -47,7 +51,11 @@ class Example:
 
 
 class Objective(Protocol):
-    """A loss over the log-probabilities of an example's sequences."""
+    """A loss over the log-probabilities of an example's sequences.
+
+    One whose examples have targets is called with them too: `targets`, (B, k), which are 0 in rows that only fill a
+    batch.
+    """
 
     @property
     def sequences(self) -> int:

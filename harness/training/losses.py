@@ -107,6 +107,16 @@ def sft(chosen: Tensor) -> Tensor:
     return -chosen
 
 
+def kto(ratio: Tensor, divergence: Tensor, label: Tensor, beta: float) -> Tensor:
+    """1 - sigmoid(beta * label * (r(y) - z)) of sums (Ethayarajh et al. 2024, arXiv 2402.01306, section 4).
+
+    Args:
+        divergence: z, a scalar estimate of KL(policy || reference), at least 0.
+        label: 1 for a good completion, -1 for a bad one.
+    """
+    return 1 - (beta * label * (ratio - divergence)).sigmoid()
+
+
 @dataclass(frozen=True)
 class LossType:
     """What a loss is computed from.
@@ -230,3 +240,35 @@ class SFTObjective:
     def __call__(self, policy: Tensor, reference: Tensor | None, lengths: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         logps = policy[:, 0] / lengths[:, 0]
         return sft(logps), {"chosen_logp": logps.detach()}
+
+
+@dataclass(frozen=True)
+class KTOObjective:
+    """KTO; k = 2: the completion, and the completion of another prompt, from which the divergence is estimated.
+
+    The divergence is that of a micro-batch, as in TRL: the mean log-ratio of its mismatched completions, at least 0,
+    without gradient. Targets are the label (1 or -1) and 1.
+    """
+
+    sequences = 2
+    needs_reference = True
+    beta: float = 0.1
+    desirable_weight: float = 1.0
+    undesirable_weight: float = 1.0
+
+    def __call__(
+        self, policy: Tensor, reference: Tensor | None, lengths: Tensor, targets: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if reference is None or targets is None:
+            raise ValueError("KTO needs log-probabilities of the reference, and labels")
+        ratios, mismatched = (policy - reference).unbind(dim=1)
+        label, counted = targets.unbind(dim=1)
+        divergence = ((mismatched.detach() * counted).sum() / counted.sum().clamp(min=1)).clamp(min=0)
+        weights = self.desirable_weight * (label > 0) + self.undesirable_weight * (label < 0)
+        margin = (self.beta * label * (ratios - divergence)).detach()
+        metrics = {
+            "margin": margin,
+            "accuracy": (margin > 0).to(margin.dtype),
+            "divergence": divergence.expand(len(margin)),
+        }
+        return weights * kto(ratios, divergence, label, self.beta), metrics

@@ -84,7 +84,8 @@ class PreferenceTrainer(LoopTrainer):
         balanced = self.args.router_aux_loss_coef > 0
         weights = counts.repeat_interleave(self.objective.sequences) if balanced else None
         sums, balance = logprobs_and_balance(model, packed, self.reading, weights)
-        losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), packed.lengths.view(shape))
+        given = {"targets": inputs["targets"]} if "targets" in inputs else {}
+        losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), packed.lengths.view(shape), **given)
         if not torch.isfinite(losses).all():
             raise self.diverged("loss", losses.tolist())
         if balance is not None:

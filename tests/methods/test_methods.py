@@ -14,6 +14,7 @@ from baselines.cpo import CPO
 from baselines.dpo import DPO
 from baselines.hinge import Hinge
 from baselines.ipo import IPO
+from baselines.kto import KTO
 from baselines.longest_wins import LongestWins
 from baselines.orpo import ORPO
 from baselines.pbaa import PBAA
@@ -436,6 +437,10 @@ def test_supervision_is_named():
         (DPO, {"candidates": 1}, "candidates must be at least 2"),
         (IPO, {"beta": -1}, "beta must be above 0"),
         (SimPO, {"simpo_gamma": -1}, "simpo_gamma must be at least 0"),
+        (KTO, {"micro_batch_size": 1}, "micro_batch_size and batch_size must be at least 2"),
+        (KTO, {"beta": 0.0}, "beta must be above 0"),
+        (KTO, {"desirable_weight": -1}, "must be at least 0"),
+        (SFT, {"data": "other"}, "data must be one of principles, demonstrations"),
         (CPO, {"cpo_alpha": -1}, "cpo_alpha must be at least 0"),
         (Robust, {"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5"),
         (APO, {"variant": "up"}, "variant must be one of zero, down"),
@@ -467,6 +472,58 @@ def test_labelled_pairs_are_encoded_once_and_equal_ones_dropped():
     ]
     assert bench.discarded == {"equal responses": 1}
     assert example.record == {"prompt": list(asked[0].messages), "chosen": "right", "rejected": "wrong"}
+
+
+# ---- replies without a partner
+
+
+def test_kto_takes_both_replies_of_a_pair_and_those_of_another_prompt():
+    asked = [
+        replace(prompts()[0], chosen="right 0", rejected="wrong 0"),
+        replace(prompts()[1], completion="fine 1", label=True),
+        replace(prompts()[2], completion="bad 2", label=False),
+        replace(prompts()[2], id="p3", completion="fine 2", label=True),  # the same prompt once more
+    ]
+    stage = KTO().stages(KTO.Options())[0]
+    assert stage.labelled and stage.rows == "labels"
+    examples, bench = collect(KTO(), KTO.Options(), asked=asked)
+    texts = [[ScriptedEngine.text(each.completion_ids).removesuffix(END) for each in e.sequences] for e in examples]
+    assert texts == [
+        ["right 0", "fine 2"],
+        ["wrong 0", "fine 2"],
+        ["fine 1", "right 0"],
+        ["bad 2", "fine 1"],
+        ["fine 2", "fine 1"],
+    ]
+    assert [example.targets for example in examples] == [(1, 1), (-1, 1), (1, 1), (-1, 1), (1, 1)]
+    assert [example.id for example in examples] == ["p0/0", "p0/1", "p1/0", "p2/0", "p3/0"]
+    assert examples[3].record == {"prompt": list(prompts()[2].messages), "completion": "bad 2", "label": False}
+    for example in examples:
+        assert len({each.prompt_ids for each in example.sequences}) == 1
+    alone, bench = collect(KTO(), KTO.Options(), asked=asked[:1])
+    assert (alone, bench.discarded) == ([], {"no other prompt to estimate the divergence from": 2})
+
+
+def test_the_ledger_of_kto():
+    asked = [replace(prompt, chosen=f"right {prompt.id}", rejected=f"wrong {prompt.id}") for prompt in prompts(4)]
+    examples, bench = collect(KTO(), KTO.Options(), asked=asked)
+    plain = sum(len(ScriptedEngine().encode_chat(prompt.messages)) for prompt in asked) / 4
+    check_ledger(KTO(), KTO.Options(), examples, bench, Lengths(plain, 0, 9), 4)
+
+
+def test_demonstrations():
+    asked = [
+        replace(prompts()[0], chosen="right", rejected="wrong"),
+        replace(prompts()[1], completion="fine"),
+        replace(prompts()[2], completion="bad", label=False),
+    ]
+    options = SFT.Options(data="demonstrations")
+    stage = SFT().stages(options)[0]
+    assert stage.labelled and stage.rows == "demonstrations" and SFT().supervision(options) == "demonstrations"
+    examples, bench = collect(SFT(), options, asked=asked)
+    assert [example.sequences[0].completion_ids for example in examples] == [ids(f"right{END}"), ids(f"fine{END}")]
+    assert bench.discarded == {"labelled as a bad reply": 1}
+    assert bench.ledger.total.calls == 0
 
 
 # ---- controls

@@ -176,6 +176,42 @@ def test_labelled_pairs_need_both_sides(tmp_path):
         load_prompts(path, labelled=True)
 
 
+UNPAIRED = [
+    ({"prompt": "Q", "completion": "A", "label": True}, "A", True),
+    ({"prompt": [user("Q")], "completion": [assistant("A")], "label": False}, "A", False),
+    ({"prompt": "Q", "completion": "A", "label": "False"}, "A", False),
+    ({"prompt": "Q", "completion": "A"}, "A", None),
+    ({"instruction": "Q", "output": "A"}, "A", None),
+    ({"messages": [user("Q"), assistant("A")]}, "A", None),
+]
+
+
+@pytest.mark.parametrize(("row", "completion", "label"), UNPAIRED)
+def test_one_reply_with_and_without_a_label(row, completion, label, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps(row))
+    read = load_prompts(path, labelled=True, needs=("demonstrations",))
+    assert read.prompts == [Prompt("rows-0", (user("Q"),), completion=completion, label=label)]
+    assert read.unused == {}
+    if label is None:
+        with pytest.raises(UserError, match=r'rows.jsonl:1: has a completion without a "label"'):
+            load_prompts(path, labelled=True, needs=("labels", "demonstrations"))
+    for needs in (("pairs",), ("labels", "pairs")):
+        with pytest.raises(UserError, match='has no "chosen" and "rejected", which labelled pairs need'):
+            load_prompts(path, labelled=True, needs=needs)
+    assert load_prompts(path).prompts == [Prompt("rows-0", (user("Q"),))]
+
+
+def test_rows_that_are_no_demonstrations(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"prompt": "Q"}))
+    with pytest.raises(UserError, match='has neither "chosen" and "rejected" nor a "completion"'):
+        load_prompts(path, labelled=True, needs=("demonstrations",))
+    path.write_text(json.dumps({"prompt": "Q", "completion": "A", "label": 2}))
+    with pytest.raises(UserError, match='"label" must be true or false, not 2'):
+        load_prompts(path, labelled=True, needs=("labels",))
+
+
 def test_files_that_can_not_be_read(tmp_path):
     with pytest.raises(UserError, match="no file at .*absent.jsonl"):
         load_prompts(tmp_path / "absent.jsonl")

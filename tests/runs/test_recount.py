@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from command_line import harness
 
-METHODS = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft", "simpo", "longest-wins")
+METHODS = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft", "simpo", "longest-wins", "kto")
 SETTINGS = {
     "pbaa.principles": "self",
     "sso-v1.filter": "true",

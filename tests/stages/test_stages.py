@@ -176,3 +176,28 @@ def test_what_a_stage_leaves_over_goes_to_the_next():
     assert allowances(stages, budget, ledger, 1) == pytest.approx(3e7)
     assert allowances(stages, budget, ledger, 2) == pytest.approx(8e7)
     assert allowances(stages, Budget.parse("updates=3"), ledger, 0) == float("inf")
+
+
+def test_a_first_draw_without_examples_or_cost_is_followed_by_others(tmp_path):
+    """Labelled rows cost nothing: nothing is known of the cost of a query until one has become an example."""
+    drawn = []
+
+    def labelled(workbench, prompts):
+        drawn.extend(prompts)
+        useful = prompts if len(drawn) > 100 else []
+        return [Example(prompt.id, (TokenSequence((1,) * 10, (2,) * 20),)) for prompt in useful]
+
+    def collected(collect):
+        stage = make_stage(collect=collect, expect=lambda _: QueryCost(sampled(0), sequences(10, 20), kept=1.0))
+        budget = Budget("flops", 100 * COST.training(sequences(10, 20)))
+        plan = plan_stage(stage, budget, LENGTHS, COST)
+        bench = Workbench(Engine(), Ledger(), Sampling(64), "policy")
+
+        def draw(number):
+            return [Prompt(str(index), ({"role": "user", "content": "Q"},)) for index in range(number)]
+
+        return collect_stage(stage, bench, draw, plan, budget, budget.amount, tmp_path / "examples.jsonl", COST)
+
+    assert collected(labelled) > 0
+    with pytest.raises(UserError, match="made no training example"):
+        collected(lambda workbench, prompts: [])

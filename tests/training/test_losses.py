@@ -13,7 +13,7 @@ from paths import ROOT
 
 from harness.errors import UserError
 from harness.training import losses
-from harness.training.losses import LOSSES, PairwiseLoss, PreferenceObjective, SFTObjective
+from harness.training.losses import LOSSES, KTOObjective, PairwiseLoss, PreferenceObjective, SFTObjective
 
 # Two pairs (chosen, rejected): sums of log-probabilities and numbers of tokens.
 POLICY = torch.tensor([[-4.0, -9.0], [-6.0, -2.0]])
@@ -202,6 +202,44 @@ def test_losses_equal_trl(settings, theirs):
     )
     inputs |= {"ref_chosen_logps": REFERENCE[:, 0], "ref_rejected_logps": REFERENCE[:, 1]}
     loss = DPOTrainer._compute_loss(trainer, model, inputs, return_outputs=False)
+    assert ours.mean().item() == pytest.approx(loss.item(), abs=1e-6)
+
+
+KTO_TARGETS = torch.tensor([[1.0, 1.0], [-1.0, 1.0], [0.0, 0.0]])  # good, bad, and a row that fills the batch
+
+
+def test_kto():
+    """Log-ratios 1 and 0; of the mismatched completions -2 and 2 with the mean 0, then the first 6 more or less."""
+    for shift, divergence in ((0.0, 0.0), (6.0, 3.0), (-6.0, 0.0)):
+        policy = torch.cat([POLICY, torch.full((1, 2), -5.0)])
+        policy[0, 1] += shift
+        reference, lengths = torch.cat([REFERENCE, torch.zeros(1, 2)]), torch.cat([LENGTHS, torch.ones(1, 2)])
+        objective = KTOObjective(beta=0.5, desirable_weight=2.0, undesirable_weight=3.0)
+        result, metrics = objective(policy, reference, lengths, KTO_TARGETS)
+        good, bad = 1 - sigmoid(0.5 * (1 - divergence)), 1 - sigmoid(0.5 * (divergence - 0))
+        assert value(result) == pytest.approx([2 * good, 3 * bad, 0.0])
+        assert value(metrics["divergence"]) == [divergence] * 3
+    with pytest.raises(ValueError, match="labels"):
+        KTOObjective()(POLICY, REFERENCE, LENGTHS)
+
+
+def test_kto_equals_trl():
+    from trl import KTOTrainer
+
+    policy = POLICY.clone()
+    policy[0, 1] += 3  # so that the divergence is above 0
+    ours, metrics = KTOObjective(0.3, 1.5, 0.5)(policy, REFERENCE, LENGTHS, KTO_TARGETS[:2])
+    assert metrics["divergence"][0] > 0
+    trainer, model, inputs = stub_of(
+        KTOTrainer,
+        policy[:, 0],
+        LENGTHS[:, 0],
+        **{"loss_type": "kto", "beta": 0.3, "desirable_weight": 1.5, "undesirable_weight": 0.5},
+        **{"precompute_ref_logps": True, "calculate_KL": True},
+    )
+    trainer._compute_kl_logps = lambda *_: policy[:, 1]
+    inputs |= {"label": torch.tensor([True, False]), "ref_logps": REFERENCE[:, 0], "ref_KL_logps": REFERENCE[:, 1]}
+    loss = KTOTrainer._compute_loss(trainer, model, inputs, return_outputs=False)
     assert ours.mean().item() == pytest.approx(loss.item(), abs=1e-6)
 
 
