@@ -340,14 +340,14 @@ def _train(
     """
     from harness.training.dataset import build_data
     from harness.training.reference import reference_logprobs
-    from harness.training.trainer import train
+    from harness.training.trainer import sync_of, train
 
     label, objective = f"{setup.label} {stage.name}", stage.objective
     work = setup.work(stage)
     examples = read_examples(setup.examples(stage))
     data = build_data(examples, work / "examples.arrow", objective.sequences, start.context_length)
     reference = None
-    if objective.needs_reference:
+    if objective.needs_reference and not sync_of(objective):
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on.get(name) for name in READING])
             cache = setup.shared.reference / surroundings

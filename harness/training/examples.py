@@ -50,11 +50,22 @@ class Example:
         return int(self.work.read)
 
 
+@dataclass(frozen=True)
+class ReferenceSync:
+    """When and how far a reference follows the policy (`harness.training.moving_reference`).
+
+    steps: updates between two moves. mixup: weight of the policy in the new reference; 1 replaces it.
+    """
+
+    steps: int
+    mixup: float
+
+
 class Objective(Protocol):
     """A loss over the log-probabilities of an example's sequences.
 
-    One whose examples have targets is called with them too: `targets`, (B, k), which are 0 in rows that only fill a
-    batch.
+    One with a `sync` that is not None (a ReferenceSync) has a reference that follows the policy. One whose examples
+    have targets is called with them too: `targets`, (B, k), which are 0 in rows that only fill a batch.
     """
 
     @property

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from harness.errors import UserError, unknown_name
+from harness.training.examples import ReferenceSync
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -215,9 +216,13 @@ class PairwiseLoss:
 
 @dataclass(frozen=True, kw_only=True)
 class PreferenceObjective(PairwiseLoss):
-    """A preference loss on (chosen, rejected), plus `sft_weight` times the SFT loss of the chosen; k = 2."""
+    """A preference loss on (chosen, rejected), plus `sft_weight` times the SFT loss of the chosen; k = 2.
+
+    sync: how the reference follows the policy; None where it stays.
+    """
 
     sft_weight: float = 0.0
+    sync: ReferenceSync | None = None
 
     @property
     def sequences(self) -> int:

@@ -49,7 +49,7 @@ class SaveState(TrainerCallback):
         if args.world_size > 1:  # each process saves a part
             PartialState().wait_for_everyone()
         if state.is_world_process_zero:
-            folder = _folder(Path(args.output_dir), state.global_step)
+            folder = state_folder(Path(args.output_dir), state.global_step)
             sync(folder)
             store.write_json(folder / MARK, {"step": state.global_step})
             for other in _folders(Path(args.output_dir)):
@@ -70,7 +70,7 @@ def last_state(output_dir: Path) -> State | None:
     return max(states, key=lambda state: state.step, default=None)
 
 
-def _folder(output_dir: Path, step: int) -> Path:
+def state_folder(output_dir: Path, step: int) -> Path:
     return output_dir / f"{PREFIX_CHECKPOINT_DIR}-{step}"
 
 

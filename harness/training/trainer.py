@@ -31,8 +31,9 @@ from harness.files.disk import whole, writing
 from harness.progress import Advance
 from harness.training.base import PreferenceArguments, Training, TrainingDiverged, TrainResult
 from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work
-from harness.training.examples import Objective, TrainingOptions
+from harness.training.examples import Objective, ReferenceSync, TrainingOptions
 from harness.training.loop import LoopTrainer, loop_settings, use_padding_token, within_memory
+from harness.training.moving_reference import MovingReference
 from harness.training.noise import switch_off_dropout, without_noise
 from harness.training.processes.start import train_in_processes
 from harness.training.reference import ReferenceLogProbs
@@ -65,6 +66,7 @@ class PreferenceTrainer(LoopTrainer):
         """
         self.objective = objective
         self.reading = reading
+        self.moving: MovingReference | None = None
         self._batch: dict[str, Any] = {}
         super().__init__(model, args, train_dataset, collator, tokenizer, advance, callbacks)
 
@@ -85,7 +87,11 @@ class PreferenceTrainer(LoopTrainer):
         weights = counts.repeat_interleave(self.objective.sequences) if balanced else None
         sums, balance = logprobs_and_balance(model, packed, self.reading, weights)
         given = {"targets": inputs["targets"]} if "targets" in inputs else {}
-        losses, metrics = self.objective(sums.view(shape), inputs.get("reference"), packed.lengths.view(shape), **given)
+        reference = inputs.get("reference")
+        if self.moving:
+            with self.accelerator.autocast():
+                reference = self.moving.logprobs(packed).view(shape)
+        losses, metrics = self.objective(sums.view(shape), reference, packed.lengths.view(shape), **given)
         if not torch.isfinite(losses).all():
             raise self.diverged("loss", losses.tolist())
         if balance is not None:
@@ -134,7 +140,8 @@ def train(
     ledger: Ledger,
     advance: Advance | None = None,
 ) -> TrainResult:
-    """Train a copy of the engine's model on the examples, charged to the role "train".
+    """Train a copy of the engine's model on the examples, charged to the role "train", and to "reference" what a
+    reference reads that follows the policy.
 
     The state is saved along the way. An interrupted training resumes from it, and one whose micro-batches do not fit
     into memory resumes with smaller ones. The caller removes the state once it has kept the result.
@@ -142,7 +149,7 @@ def train(
     Args:
         engine: the start model; its weights stay as they are.
         reference: log-probabilities of the start model (with adapters: the model without them), None where the
-            objective needs none.
+            objective needs none, or one that follows the policy.
         output_dir: gets the model (safetensors) and its tokenizer.
 
     Raises:
@@ -150,8 +157,14 @@ def train(
         UserError: when memory does not hold a single example, or the disk fails.
     """
     start = time.perf_counter()
-    if objective.needs_reference and reference is None:
+    sync = sync_of(objective)
+    if objective.needs_reference and reference is None and sync is None:
         raise ValueError("the objective needs log-probabilities of the reference")
+    if sync and (training.processes or training.peft_config is not None):
+        raise UserError(
+            "a reference that follows the policy is a second model in this process: train without --gpus, --launcher "
+            "and adapters, or with reference=fixed"
+        )
     saving.check_saveable(engine.model, engine.tokenizer, engine.name)
     cost = ledger.cost(engine, training.peft_config)
     if training.processes:
@@ -172,7 +185,19 @@ def train(
         updates=result.updates,
         seconds=time.perf_counter() - start,
     )
+    if sync:
+        ledger.charge(
+            "reference",
+            ledger.cost(engine).forward(work),
+            calls=len(data) * data.sequences,
+            prompt_tokens=int(work.read),
+        )
     return result
+
+
+def sync_of(objective: Objective) -> ReferenceSync | None:
+    """How the reference of an objective follows the policy; None where it stays, or there is none."""
+    return getattr(objective, "sync", None)
 
 
 def train_here(
@@ -253,9 +278,17 @@ def _train(
         [SaveState(), *training.callbacks],
     )
     state = last_state(Path(args.output_dir))
+    reference_model = None
+    if sync := sync_of(objective):
+        reference_model = copy.deepcopy(trainer.model)
+        trainer.moving = MovingReference(reference_model, sync, reading)
+        trainer.callback_handler.callbacks.insert(0, trainer.moving)  # saves before SaveState marks a state as complete
+        if state:
+            trainer.moving.load(state.folder)
     if state:
         advance(min(round(len(data) * args.num_train_epochs), state.step * per_update))
-    with attend_packed(model, reading), writing(Path(args.output_dir)):
+    also = attend_packed(reference_model, reading) if reference_model else nullcontext()
+    with attend_packed(model, reading), also, writing(Path(args.output_dir)):
         trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
     return trainer
 

@@ -15,15 +15,17 @@ import torch
 from datasets import Dataset
 from encoding import reply_ids
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 from trl import DPOConfig, DPOTrainer
 
 import harness
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.training import state as training_state
 from harness.training.base import Training, TrainingDiverged
 from harness.training.dataset import Collator, build_data, in_order, update_order
-from harness.training.examples import SCHEDULERS, Example, TokenSequence, TrainingOptions, lora
+from harness.training.examples import SCHEDULERS, Example, ReferenceSync, TokenSequence, TrainingOptions, lora
 from harness.training.losses import PreferenceObjective, SFTObjective
 from harness.training.noise import switch_off_dropout
 from harness.training.reference import reference_logprobs
@@ -95,10 +97,19 @@ def test_training_does_without_trl():
     assert len(files) > 200 and found == {("harness", "perf")}
 
 
-@pytest.mark.parametrize(("ours", "theirs"), [("dpo", "sigmoid"), ("ipo", "ipo"), ("hinge", "hinge")])
-def test_training_equals_trl(engine, examples, tmp_path, ours, theirs):
+@pytest.mark.parametrize(
+    ("ours", "theirs", "sync"),
+    [
+        ("dpo", "sigmoid", None),
+        ("ipo", "ipo", None),
+        ("hinge", "hinge", None),
+        ("dpo", "sigmoid", ReferenceSync(steps=1, mixup=0.6)),
+        ("dpo", "sigmoid", ReferenceSync(steps=2, mixup=1.0)),
+    ],
+)
+def test_training_equals_trl(engine, examples, tmp_path, ours, theirs, sync):
     """Same data, order and settings through TRL's tokenization, reference model, loss and loop."""
-    result = run(engine, examples, tmp_path / "ours", PreferenceObjective(loss=ours, beta=0.5))
+    result = run(engine, examples, tmp_path / "ours", PreferenceObjective(loss=ours, beta=0.5, sync=sync))
 
     order = update_order([max(map(len, each.sequences)) for each in examples], OPTIONS.batch_size, seed=0)
     rows = [
@@ -116,6 +127,9 @@ def test_training_equals_trl(engine, examples, tmp_path, ours, theirs):
         args=DPOConfig(
             output_dir=str(tmp_path / "theirs"),
             loss_type=theirs,
+            sync_ref_model=sync is not None,
+            ref_model_sync_steps=sync.steps if sync else 512,
+            ref_model_mixup_alpha=sync.mixup if sync else 0.6,
             beta=0.5,
             learning_rate=OPTIONS.learning_rate,
             per_device_train_batch_size=OPTIONS.batch_size,
@@ -459,3 +473,44 @@ def test_rows_that_fill_up_a_pass_have_no_weight(tmp_path):
     rows = in_order(data, 4, seed=0, per_pass=4)
     assert sorted(rows["id"]) == ["", "", "", *"01234"]
     assert Collator()([rows[index] for index in range(4, 8)])["counts"].tolist() == [1, 0, 0, 0]
+
+
+# A reference that follows the policy
+
+
+class Interrupted(Exception):
+    pass
+
+
+class Interrupt(TrainerCallback):
+    """Ends a training before its third update."""
+
+    def on_step_begin(self, args, state, control, **_):
+        if state.global_step == 2:
+            raise Interrupted
+
+
+def test_a_moving_reference_is_resumed_and_charged(engine, examples, tmp_path, monkeypatch):
+    """The history is that of the undisturbed training, and each example is read once by the reference."""
+    objective = PreferenceObjective(beta=0.5, sync=ReferenceSync(steps=1, mixup=0.6))
+    ledger = Ledger()
+    whole = run(engine, examples, tmp_path / "whole", objective, ledger=ledger)
+    fixed = run(engine, examples, tmp_path / "fixed", PreferenceObjective(beta=0.5))
+    assert column(whole, "loss")[0] == pytest.approx(column(fixed, "loss")[0], rel=1e-6)
+    assert column(whole, "loss")[1:] != pytest.approx(column(fixed, "loss")[1:], rel=1e-3)
+    data = build_data(examples, tmp_path / "data.arrow", 2, engine.context_length)
+    assert ledger.roles["reference"].flops == ledger.cost(engine).forward(data.work)
+    assert ledger.roles["reference"].prompt_tokens == ledger.roles["train"].trained_tokens == data.work.read
+
+    monkeypatch.setattr(training_state, "SHORTEST", 0.0)
+    monkeypatch.setattr(training_state, "SHARE", float("inf"))  # save after every update
+    with pytest.raises(Interrupted):
+        run(engine, examples, tmp_path / "cut", objective, callbacks=[Interrupt()])
+    assert (tmp_path / "cut/state/checkpoint-2/reference.safetensors").exists()
+    assert run(engine, examples, tmp_path / "cut", objective).history == whole.history
+
+
+def test_a_moving_reference_needs_whole_models(engine, examples, tmp_path):
+    objective = PreferenceObjective(sync=ReferenceSync(steps=1, mixup=0.6))
+    with pytest.raises(UserError, match="a second model in this process: train without"):
+        run(engine, examples, tmp_path, objective, options=replace(OPTIONS, lora_rank=2))
