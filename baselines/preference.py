@@ -1,25 +1,19 @@
 """Pairs for preference losses: labelled pairs from a file, or candidates ranked by a judge."""
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
+from baselines.ratings import judge_ratings, judging, rated_candidates, sample_candidates
 from harness.engines.base import Completion
 from harness.errors import UserError
 from harness.experiment.search import BETA, LEARNING_RATE, Space
-from harness.judges.base import complete
-from harness.judges.rating import rating_request
-from harness.judges.shares import check_ratings
-from harness.judges.verdicts import has_rating, rating_of
 from harness.methods.base import Lengths, QueryCost, Stage, Workbench
-from harness.progress import progress
 from harness.training.examples import Example, Objective, TokenSequence, TrainingOptions
 from harness.types import Prompt
-from harness.work import Work, sampled, sequences, total
+from harness.work import Work, sampled, sequences
 
 SOURCES = ("offline", "on-policy")
 SPACE: Space = {"learning_rate": LEARNING_RATE, "beta": BETA}
-RATING_TOKENS, REPLY_TOKENS = 250, 200  # length of a request to rate (without question and answer), and of the reply
 Relabel = Callable[[Workbench, Example], Example | None]  # another order of a pair; None where it has none (discarded)
 KEPT_RANKED = 0.89  # share of queries whose candidates are not all rated the same, measured on the testbed
 
@@ -63,9 +57,12 @@ def preference_stage(options: PreferenceOptions, objective: Objective, relabel: 
         return Stage("policy", 1.0, collect, _expect_labelled, objective, options, labelled=True)
 
     def expect(lengths: Lengths) -> QueryCost:
-        collected = sampled(lengths.prompt, *[lengths.completion] * options.candidates)
-        judged = sampled(RATING_TOKENS + lengths.prompt + lengths.completion, REPLY_TOKENS) * options.candidates
-        return QueryCost(collected, _pair(lengths), KEPT_RANKED, judged=judged)
+        return QueryCost(
+            sampled(lengths.prompt, *[lengths.completion] * options.candidates),
+            pair_work(lengths),
+            KEPT_RANKED,
+            judged=judging(lengths, options.candidates),
+        )
 
     return Stage("policy", 1.0, collect, expect, objective, options, judged=True)
 
@@ -83,10 +80,10 @@ def swapped(pair: Example) -> Example:
 
 
 def _expect_labelled(lengths: Lengths) -> QueryCost:
-    return QueryCost(Work(), _pair(lengths), 1.0)
+    return QueryCost(Work(), pair_work(lengths), 1.0)
 
 
-def _pair(lengths: Lengths) -> Work:
+def pair_work(lengths: Lengths) -> Work:
     return sequences(lengths.prompt, lengths.completion, lengths.completion)
 
 
@@ -103,52 +100,8 @@ def _labelled(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
 
 
 def _ranked(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> list[Example]:
-    if workbench.judge is None:
-        raise UserError("on-policy pairs need a judge: give --judge-model (and --judge-url)")
     candidates = sample_candidates(workbench, prompts, number)
-    requests = [
-        rating_request(f"{prompt.id}/{index}", prompt.messages, candidate.text)
-        for prompt, row in zip(prompts, candidates, strict=True)
-        for index, candidate in enumerate(row)
-    ]
-    start = time.perf_counter()
-    with progress(f"{workbench.label} {workbench.stage}: judge", len(requests)) as advance:
-        replies = complete(workbench.judge, requests, has_rating, workbench.rejudge, advance)
-    judged = total(sampled(reply.prompt_tokens, reply.completion_tokens) for reply in replies)
-    workbench.ledger.charge(
-        "judge",
-        workbench.judge_cost.forward(judged) if workbench.judge_cost else 0.0,
-        calls=len(requests),
-        prompt_tokens=sum(reply.prompt_tokens for reply in replies),
-        generated_tokens=sum(reply.completion_tokens for reply in replies),
-        seconds=time.perf_counter() - start,
-    )
-    workbench.keep(
-        {
-            "role": "judge",
-            "item": request.id,
-            "prompt_tokens": reply.prompt_tokens,
-            "completion_tokens": reply.completion_tokens,
-        }
-        for request, reply in zip(requests, replies, strict=True)
-    )
-    ratings = [rating_of(reply) for reply in replies]
-    for reply, rating in zip(replies, ratings, strict=True):
-        if rating is None:
-            workbench.count("failed judgments" if reply.error else "unparsed judgments")
-    check_ratings(list(zip(replies, ratings, strict=True)), workbench.most_missing, f"{workbench.stage}-examples")
-    rows = [ratings[start : start + number] for start in range(0, len(ratings), number)]
-    return best_against_worst(workbench, prompts, candidates, rows)
-
-
-def sample_candidates(workbench: Workbench, prompts: Sequence[Prompt], number: int) -> list[list[Completion]]:
-    """Sample `number` completions of each prompt."""
-    completions = workbench.sample(
-        "generate",
-        [prompt.chat for prompt in prompts for _ in range(number)],
-        [f"{prompt.id}/candidate-{index}" for prompt in prompts for index in range(number)],
-    )
-    return [completions[start : start + number] for start in range(0, len(completions), number)]
+    return best_against_worst(workbench, prompts, candidates, judge_ratings(workbench, prompts, candidates))
 
 
 def best_against_worst(
@@ -163,11 +116,7 @@ def best_against_worst(
     """
     examples = []
     for prompt, row, rated in zip(prompts, candidates, ratings, strict=True):
-        known = [
-            (rating, candidate)
-            for rating, candidate in zip(rated, row, strict=True)
-            if rating is not None and candidate.finished and candidate.text.strip()
-        ]
+        known = rated_candidates(row, rated)
         if len(known) < 2:
             workbench.discard("fewer than two rated candidates")
             continue

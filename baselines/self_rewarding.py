@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from baselines.preference import best_against_worst, sample_candidates
+from baselines.preference import best_against_worst
+from baselines.ratings import sample_candidates
 from harness.engines.base import Completion
 from harness.errors import UserError
 from harness.experiment.search import BETA, LEARNING_RATE, Space

@@ -68,6 +68,7 @@ class Prompt:
     """A training prompt; labelled preference data also have `chosen` and `rejected`, or a `completion`.
 
     label: whether the completion is a good one, where that is known.
+    answer: what a reply can be checked against.
     tools, variables: what the chat template is given beside the messages (see `harness.types.Chat`).
     where: its place in the file it comes from, for error messages.
     part: in a mixture of several files, the file and its share of the draws.
@@ -83,6 +84,7 @@ class Prompt:
     part: tuple[str, float] | None = None
     completion: Reply | None = None
     label: bool | None = None
+    answer: str | None = None
 
     @property
     def chat(self) -> Chat:
@@ -122,9 +124,9 @@ class Prompt:
 
     @property
     def content(self) -> dict[str, Any]:
-        """Everything that results depend on."""
+        """Everything that results depend on, but the answer, which few methods read."""
         optional = ("part", "completion", "label")  # named only where they are given
-        left_out = {"where", *(name for name in optional if getattr(self, name) is None)}
+        left_out = {"where", "answer", *(name for name in optional if getattr(self, name) is None)}
         return {name: value for name, value in vars(self).items() if name not in left_out}
 
 

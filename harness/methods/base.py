@@ -205,7 +205,8 @@ class Stage:
     collect: turns prompts into examples, at most one per prompt, in order.
     expect: the expected cost of a query, for `estimate` and for sizing the stage.
     generator, start: which model generates, and which one is the reference and, as a copy, trained.
-    labelled: draws labelled rows instead of prompts. rows: what these have to be (`harness.methods.prompts.Rows`).
+    labelled: draws labelled rows instead of prompts.
+    rows: what it reads of its rows (`harness.methods.prompts.Rows`); prompts without "answers" are plain.
     judged: asks the experiment's judge while collecting.
     """
 

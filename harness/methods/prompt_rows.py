@@ -43,6 +43,7 @@ COLUMNS = (
 KEPT = ("name", "tool_calls", "tool_call_id", *REASONING)  # fields of a message that templates read beside its text
 MASKS = ("weight", "train", "training")  # with a false value: do not train on this turn
 RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime_now", "raise_exception")
+GSM8K_MARK = "####"  # before the final answer of a solution
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # marks of turns in HH-RLHF
 Pair = tuple[str | list[Message] | None, str | list[Message] | None]  # chosen and rejected, as they are read
 _WRITTEN_CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
@@ -61,17 +62,19 @@ class PromptRow:
     rejected: Reply | None = None
     completion: Reply | None = None
     label: bool | None = None
+    answer: str | None = None
     tools: tuple[dict[str, Any], ...] = ()
     variables: dict[str, Any] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
 
 
-def read_row(row: Any, completions: bool = False) -> PromptRow:
+def read_row(row: Any, completions: bool = False, answers: bool = False) -> PromptRow:
     """Read a row.
 
     Args:
         completions: where the row is no pair, read one reply too: "completion" (with its "label", if there is one),
             "output", or what the assistant says at the end of the messages.
+        answers: read "answer" too; of GSM8K's, what follows its mark.
 
     Raises:
         Malformed: when it is not in a known format, naming the field.
@@ -82,14 +85,14 @@ def read_row(row: Any, completions: bool = False) -> PromptRow:
     for name in MEDIA:
         if given.get(name) not in (None, "", [], {}):
             raise Malformed(f'"{name}" is not text, and only text can be read; remove the column or such rows')
-    return _Reader(given, completions).read()
+    return _Reader(given, completions, answers).read()
 
 
 class _Reader:
     """Reads one row, and records what was used."""
 
-    def __init__(self, row: dict[str, Any], completions: bool) -> None:
-        self.row, self.completions = row, completions
+    def __init__(self, row: dict[str, Any], completions: bool, answers: bool) -> None:
+        self.row, self.completions, self.answers = row, completions, answers
         self.ending: list[Message] = []  # what the assistant says at the end of the messages
         self.used: set[str] = set()
         self.unused_parts: dict[str, None] = {}  # fields of messages, and parts of columns, in order
@@ -110,6 +113,7 @@ class _Reader:
         messages = self._with_history(messages)
         messages = self._with_system(messages)
         completion, label = self._completion() if self.completions and pair[0] is None else (None, None)
+        answer = self._answer() if self.answers else None
         tools, variables = self._tools(), self._variables()
         unused = [
             name for name, value in self.row.items() if name not in ("", *self.used) and value not in ("", [], {})
@@ -120,6 +124,7 @@ class _Reader:
             rejected=_plain(pair[1]),
             completion=_plain(completion),
             label=label,
+            answer=answer,
             tools=tools,
             variables=variables,
             unused=(*unused, *self.unused_parts),
@@ -262,6 +267,15 @@ class _Reader:
         if label is not None and not isinstance(label, bool):
             raise Malformed(f'"label" must be true or false, not {label!r:.40}')
         return self._reply("completion"), label
+
+    def _answer(self) -> str | None:
+        value = self.row.get("answer")
+        self.used.add("answer")
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            value = f"{value:g}" if isinstance(value, float) else str(value)
+        if value is None:
+            return None
+        return _text(value, "answer").rpartition(GSM8K_MARK)[2].strip() or None
 
     # What the template is given beside the messages
 

@@ -16,7 +16,7 @@ from harness.methods.prompt_rows import COLUMNS, Malformed, PromptRow, read_row
 from harness.types import Prompt, message_text, reply_text
 
 MOST_EPOCHS = 4  # passes over the prompts; repeats beyond that help little (Muennighoff et al. 2023, arXiv 2305.16264)
-Rows = Literal["pairs", "labels", "demonstrations"]  # what a stage needs of labelled rows
+Rows = Literal["pairs", "labels", "demonstrations", "answers"]  # what a stage needs of its rows
 PAIRS: tuple[Rows, ...] = ("pairs",)
 SUFFIXES = (".json", ".jsonl", ".csv", ".parquet")
 
@@ -42,8 +42,8 @@ def load_prompts(source: Path | str, labelled: bool = False, needs: Collection[R
 
     Args:
         labelled: read replies too.
-        needs: with `labelled`, what every row has to be fit for. A pair is fit for all, a completion with a label for
-            "labels" and "demonstrations", one without for "demonstrations".
+        needs: "answers" reads them where a row has one. With `labelled`, what every row has to be fit for: a pair is
+            fit for all, a completion with a label for "labels" and "demonstrations", one without for "demonstrations".
 
     Raises:
         UserError: when the file or data set does not exist, or a row cannot be read (file, line and field).
@@ -54,7 +54,7 @@ def load_prompts(source: Path | str, labelled: bool = False, needs: Collection[R
     name, located = _located(str(source))
     for where, row in located:
         try:
-            read = read_row(row, completions=labelled and "pairs" not in needs)
+            read = read_row(row, completions=labelled and "pairs" not in needs, answers="answers" in needs)
             if labelled:
                 _check_fit(read, needs)
         except Malformed as error:
@@ -76,6 +76,7 @@ def load_prompts(source: Path | str, labelled: bool = False, needs: Collection[R
             *(read.messages, read.chosen, read.rejected, read.tools, read.variables, where),
             completion=read.completion,
             label=read.label,
+            answer=read.answer,
         )
     if not prompts:
         raise UserError(f"{source} has no usable prompt ({empty} rows are empty): give a file with prompts")

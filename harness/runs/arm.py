@@ -229,6 +229,7 @@ class Arm:
             "preferences" if stage.labelled else "prompts": (
                 inputs.labelled_digest if stage.labelled else inputs.prompts_digest
             ),
+            **({"answers": inputs.answers_digest} if stage.rows == "answers" else {}),
             "judge": None,
             **judged_by,
             "device": fingerprints.of_device(experiment.device),

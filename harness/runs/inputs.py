@@ -81,6 +81,10 @@ class Inputs:
         return store.digest([prompt.content for prompt in self.prompts])
 
     @cached_property
+    def answers_digest(self) -> str:
+        return store.digest([prompt.answer for prompt in self.prompts])
+
+    @cached_property
     def labelled_digest(self) -> str:
         return store.digest([prompt.content for prompt in self.labelled])
 
@@ -125,6 +129,7 @@ def _check_packages(experiment: Experiment) -> None:
 def _check_judge(experiment: Experiment) -> None:
     judged = [name for name, each in benchmarks_of(experiment).items() if each.needs_judge]
     judged += ["tuning"] * bool(experiment.tune)
+    judged += [arm for arm in experiment.arms() if any(stage.judged for stage in experiment.stages(arm))]
     if experiment.judge_engine:
         model_folder(experiment.judge_engine)
     elif load_judge(experiment) is None and judged:
@@ -263,14 +268,14 @@ def _given_prompts(experiment: Experiment) -> tuple[Sequence[Prompt], Sequence[P
     return plain, labelled
 
 
-def _labelled_rows(experiment: Experiment) -> tuple[prompts.Rows, ...]:
-    """What the arms that read labelled rows need of them; pairs where there is no such arm."""
+def _needed_rows(experiment: Experiment, labelled: bool) -> tuple[prompts.Rows, ...]:
+    """What the arms that read prompts, or labelled rows, need of them; pairs where there is no such arm."""
     stages = [stage for arm in experiment.arms() for stage in experiment.stages(arm)]
-    return tuple(sorted({stage.rows for stage in stages if stage.labelled})) or ("pairs",)
+    return tuple(sorted({stage.rows for stage in stages if stage.labelled is labelled})) or ("pairs",)
 
 
 def _read_prompts(text: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
-    folder, rows = model_folder(experiment.model), _labelled_rows(experiment)
+    folder, rows = model_folder(experiment.model), _needed_rows(experiment, labelled)
     read = {
         source: _fitting_prompts(source.name, folder, labelled, rows, experiment.trust_remote_code, experiment.day)
         for source in parse_sources(text)

@@ -4,7 +4,7 @@ import random
 from functools import cache
 
 from harness.testbed.corpus import draw_defects
-from harness.testbed.items import draw_family, draw_item
+from harness.testbed.items import Item, draw_family, draw_item
 from harness.testbed.responses import quality, render
 from harness.types import Prompt
 
@@ -18,15 +18,18 @@ LABEL_ACCURACY = 0.85  # share of pairs whose better response is labelled chosen
 def prompts(number: int = PROMPTS, seed: int = 1) -> tuple[Prompt, ...]:
     """Return questions in the families' proportions, which hold throughout: small families repeat when they run out."""
     draw = random.Random(seed)
-    questions: list[str] = []
+    items: list[Item] = []
     asked: set[str] = set()
     for _ in range(number):
         family = draw_family(draw)
-        drawn = (draw_item(draw, False, family).question for _ in range(TRIES))
-        question = next((text for text in drawn if text not in asked), None) or draw_item(draw, False, family).question
-        asked.add(question)
-        questions.append(question)
-    return tuple(Prompt(f"testbed-{index}", _asks(question)) for index, question in enumerate(questions))
+        drawn = (draw_item(draw, False, family) for _ in range(TRIES))
+        item = next((item for item in drawn if item.question not in asked), None) or draw_item(draw, False, family)
+        asked.add(item.question)
+        items.append(item)
+    return tuple(
+        Prompt(f"testbed-{index}", _asks(item.question), answer=item.answer[0] if item.family == "arithmetic" else None)
+        for index, item in enumerate(items)
+    )
 
 
 @cache

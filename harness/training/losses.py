@@ -277,3 +277,35 @@ class KTOObjective:
             "divergence": divergence.expand(len(margin)),
         }
         return weights * kto(ratios, divergence, label, self.beta), metrics
+
+
+def rloo(log_ratio: Tensor, advantage: Tensor, epsilon: float) -> Tensor:
+    """-min(c A, clip(c, 1 - e, 1 + e) A) with c = exp(log_ratio), of any shape (Ahmadian et al. 2024, arXiv 2402.14740,
+    with the clipped ratio of whole completions of TRL's RLOOTrainer).
+
+    Args:
+        log_ratio: sums under the policy less sums under the policy that sampled.
+        advantage: A.
+    """
+    ratio = log_ratio.exp()
+    return -(ratio * advantage).minimum(ratio.clamp(1 - epsilon, 1 + epsilon) * advantage)
+
+
+@dataclass(frozen=True)
+class RLOOObjective:
+    """RLOO on k completions of each prompt; the reference is the policy that sampled them, targets are advantages."""
+
+    needs_reference = True
+    sequences: int = 4
+    epsilon: float = 0.2
+
+    def __call__(
+        self, policy: Tensor, reference: Tensor | None, lengths: Tensor, targets: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        if reference is None or targets is None:
+            raise ValueError("RLOO needs log-probabilities of the policy that sampled, and advantages")
+        log_ratio = policy - reference
+        ratio = log_ratio.detach().exp()
+        clipped = ((ratio > 1 + self.epsilon) & (targets > 0)) | ((ratio < 1 - self.epsilon) & (targets < 0))
+        metrics = {"log_ratio": log_ratio.detach().mean(dim=1), "clipped": clipped.to(ratio.dtype).mean(dim=1)}
+        return rloo(log_ratio, targets, self.epsilon).mean(dim=1), metrics

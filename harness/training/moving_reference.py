@@ -38,12 +38,11 @@ class MovingReference(TrainerCallback):
         """Go on from a saved state."""
         load_model(self.model, folder / FILE)
 
-    @torch.no_grad()
     def logprobs(self, batch: PackedBatch) -> torch.Tensor:
         """The (S,) sums of the log-probabilities of a batch's completions, in nats."""
-        return sequence_logprobs(self.model, batch, self.reading)
+        with torch.no_grad():
+            return sequence_logprobs(self.model, batch, self.reading)
 
-    @torch.no_grad()
     def on_step_end(
         self,
         args: TrainingArguments,
@@ -54,8 +53,9 @@ class MovingReference(TrainerCallback):
     ) -> None:
         if model is None or state.global_step % self.sync.steps:
             return
-        for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
-            own.lerp_(new.to(own.dtype), self.sync.mixup)
+        with torch.no_grad():
+            for own, new in zip(self.model.parameters(), model.parameters(), strict=True):
+                own.lerp_(new.to(own.dtype), self.sync.mixup)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         save_model(self.model, str(state_folder(Path(args.output_dir), state.global_step) / FILE))

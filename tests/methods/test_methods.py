@@ -10,15 +10,18 @@ import baselines.self_rewarding
 import sso.responses
 from baselines.apo import APO
 from baselines.base import Base
+from baselines.best_of_n import BestOfN
 from baselines.cpo import CPO
 from baselines.dpo import DPO
 from baselines.hinge import Hinge
 from baselines.ipo import IPO
 from baselines.kto import KTO
 from baselines.longest_wins import LongestWins
+from baselines.online_dpo import OnlineDPO
 from baselines.orpo import ORPO
 from baselines.pbaa import PBAA
 from baselines.random_labels import RandomLabels
+from baselines.rloo import RLOO
 from baselines.robust import Robust
 from baselines.self_rewarding import SelfRewarding, judge_prompt, mean_score, parse_score
 from baselines.sft import SFT
@@ -31,7 +34,7 @@ from harness.errors import UserError
 from harness.judges.rating import PROMPT
 from harness.methods.base import Lengths
 from harness.stages.collect import training_flops
-from harness.training.losses import PreferenceObjective, SFTObjective
+from harness.training.losses import PreferenceObjective, RLOOObjective, SFTObjective
 from harness.types import Prompt
 from harness.work import Nominal
 from sso.method import SSO
@@ -445,6 +448,10 @@ def test_supervision_is_named():
         (KTO, {"beta": 0.0}, "beta must be above 0"),
         (KTO, {"desirable_weight": -1}, "must be at least 0"),
         (SFT, {"data": "other"}, "data must be one of principles, demonstrations"),
+        (BestOfN, {"candidates": 1}, "candidates must be at least 2"),
+        (RLOO, {"candidates": 1}, "candidates at least 2"),
+        (RLOO, {"epsilon": 1}, "epsilon must be above 0 and below 1"),
+        (OnlineDPO, {"rounds": 0}, "rounds must be at least 1"),
         (CPO, {"cpo_alpha": -1}, "cpo_alpha must be at least 0"),
         (Robust, {"label_smoothing": 0.5}, "label_smoothing must be at least 0 and below 0.5"),
         (APO, {"variant": "up"}, "variant must be one of zero, down"),
@@ -636,6 +643,66 @@ def test_the_judges_best_candidate_over_its_worst():
     assert bench.ledger.roles["generate"].calls == 12
 
 
+def test_the_best_of_n():
+    engine = candidates(
+        {
+            "p0": [f"answer 4{END}", f"answer 9{END}", "answer 10", f"answer ?{END}"],
+            "p1": [f"answer ?{END}", f"answer ? {END}", f"answer ?{END}", f"answer ?{END}"],
+            "p2": [f"answer 5{END}", f"answer 5 again{END}", f"answer 1{END}", f"answer ?{END}"],
+        }
+    )
+    options = BestOfN.Options()
+    examples, bench = collect(BestOfN(), options, engine, judge=ScriptedJudge())
+    assert [[each.completion_ids for each in example.sequences] for example in examples] == [
+        [ids(f"answer 9{END}")],
+        [ids(f"answer 5{END}")],
+    ]
+    assert examples[0].record["chosen_rating"] == 9 and examples[0].record["ratings"] == [4, 9, 10, None]
+    assert bench.discarded == {"no rated candidate": 1}
+    stage = BestOfN().stages(options)[0]
+    assert stage.judged and not BestOfN().stages(BestOfN.Options(reward_model="org/rewards"))[0].judged
+    assert BestOfN().supervision(BestOfN.Options(reward_model="org/rewards")) == "reward model (rewards)"
+
+
+def test_rloo_rewards_answers_that_equal_that_of_the_prompt():
+    right, other, wrong = f"It is \\boxed{{7}}.{END}", f"So \\boxed{{\\frac{{14}}{{2}}}}.{END}", f"\\boxed{{8}}{END}"
+    cut = "It is \\boxed{7}."
+    engine = candidates(
+        {
+            "p0": [right, other, wrong, cut],
+            "p1": [right] * 4,
+            "p2": [wrong, f"I do not know.{END}", wrong, f"No.{END}"],
+        }
+    )
+    options = RLOO.Options(rounds=2)
+    asked = [*(replace(prompt, answer="7") for prompt in prompts()), Prompt("p3", prompts()[0].messages)]
+    (example,), bench = collect(RLOO(), options, engine, asked, stage=1)
+    assert [each.completion_ids for each in example.sequences] == list(map(ids, (right, other, wrong, cut)))
+    assert example.record["rewards"] == [1, 1, 0, 0]
+    assert example.targets == pytest.approx((2 / 3, 2 / 3, -2 / 3, -2 / 3))
+    assert bench.discarded == {"no answer to check": 1, "all replies right": 1, "all replies wrong": 1}
+    assert bench.ledger.roles["generate"].calls == 12
+    stages = RLOO().stages(options)
+    assert [stage.name for stage in stages] == ["round-1", "round-2"] and stages[0].rows == "answers"
+    assert stages[0].objective == RLOOObjective(4, 0.2)
+
+
+def test_online_dpo_has_a_share_of_the_budget_for_each_round():
+    options = OnlineDPO.Options(rounds=4, candidates=2, beta=0.3)
+    stages = OnlineDPO().stages(options)
+    assert [stage.name for stage in stages] == ["round-1", "round-2", "round-3", "round-4"]
+    assert sum(stage.share for stage in stages) == 1
+    assert {(stage.generator, stage.start, stage.judged) for stage in stages} == {("current", "current", True)}
+    assert stages[0].objective == PreferenceObjective(loss="dpo", beta=0.3)
+    engine = candidates({name: [f"answer {number}{END}" for number in (3, 8)] for name in ("p0", "p1", "p2")})
+    examples, bench = collect(OnlineDPO(), options, engine, judge=ScriptedJudge(), stage=2)
+    assert examples[1].sequences[0].completion_ids == ids(f"answer 8{END}")
+    bench.ledger.roles.pop("judge")  # not a model of ours
+    check_ledger(
+        OnlineDPO(), options, examples, bench, Lengths(len(engine.encode_chat(prompts()[0].messages)), 0, 9), 3
+    )
+
+
 def test_the_ledger_of_ranked_pairs():
     engine = candidates({name: [f"answer {number}{END}" for number in (1, 2, 3)] for name in ("p0", "p1", "p2")})
     options = IPO.Options(data="on-policy", candidates=3)
@@ -671,7 +738,7 @@ def test_judges_read_the_whole_conversation():
 
 
 def test_ranked_pairs_need_a_judge():
-    with pytest.raises(UserError, match="on-policy pairs need a judge: give --judge-model"):
+    with pytest.raises(UserError, match="replies needs a judge: give --judge-model"):
         collect(DPO(), DPO.Options(data="on-policy"))
 
 

@@ -176,6 +176,27 @@ def test_labelled_pairs_need_both_sides(tmp_path):
         load_prompts(path, labelled=True)
 
 
+def test_answers_are_read_where_they_are_needed(tmp_path):
+    rows = [
+        {"prompt": "Q", "answer": "7"},
+        {"question": "R", "answer": "3 and 4 make 7.\n#### 7"},
+        {"prompt": "S", "answer": 7},
+        {"prompt": "T", "answer": 0.5},
+        {"prompt": "U", "answer": ""},
+        {"prompt": "V"},
+    ]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)))
+    read = load_prompts(path, needs=("answers",))
+    assert [prompt.answer for prompt in read.prompts] == ["7", "7", "7", "0.5", None, None]
+    assert read.unused == {}
+    plain = load_prompts(path)
+    assert {prompt.answer for prompt in plain.prompts} == {None} and plain.unused == {"answer": 4}
+    path.write_text(json.dumps({"prompt": "Q", "answer": ["7"]}))
+    with pytest.raises(UserError, match=r'rows.jsonl:1: "answer" must be a text'):
+        load_prompts(path, needs=("answers",))
+
+
 UNPAIRED = [
     ({"prompt": "Q", "completion": "A", "label": True}, "A", True),
     ({"prompt": [user("Q")], "completion": [assistant("A")], "label": False}, "A", False),

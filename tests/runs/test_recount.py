@@ -5,8 +5,22 @@ from pathlib import Path
 
 import pytest
 from command_line import harness
+from small_classifier import save_classifier
 
-METHODS = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft", "simpo", "longest-wins", "kto")
+METHODS = (
+    "sso",
+    "sso-v1",
+    "pbaa",
+    "dpo",
+    "ipo",
+    "self-rewarding",
+    "sft",
+    "simpo",
+    "longest-wins",
+    "kto",
+    "best-of-n",
+    "online-dpo",
+)
 SETTINGS = {
     "pbaa.principles": "self",
     "sso-v1.filter": "true",
@@ -19,6 +33,8 @@ SETTINGS = {
 def run(tmp_path_factory, testbed_model_dir) -> Path:
     folder = tmp_path_factory.mktemp("recount")
     settings = [word for name, value in SETTINGS.items() for word in ("--set", f"{name}={value}")]
+    rewards = save_classifier(testbed_model_dir, folder / "rewards")
+    settings += ["--set", f"best-of-n.reward_model={rewards}", "--set", "online-dpo.rounds=2", "--set", "rloo.rounds=2"]
     options = ("--budget", "1.2e11", "--benchmark", "math", "--limit", "3", "--name", "x")
     harness("run", "--method", ",".join(METHODS), *options, *settings, cwd=folder)
     return folder / "results/runs/x"
@@ -60,7 +76,7 @@ def test_tokens_are_those_in_the_files(run, method):
 
 def test_every_role_is_there(run):
     roles = {role for file in run.glob("arms/*/ledger.json") for role in json.loads(file.read_text())["roles"]}
-    assert roles == {"generate", "principles", "judge", "filter", "reference", "train"}
+    assert roles == {"generate", "principles", "judge", "filter", "reference", "reward", "train"}
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -13,7 +13,7 @@ from paths import ROOT
 
 from harness.errors import UserError
 from harness.training import losses
-from harness.training.losses import LOSSES, KTOObjective, PairwiseLoss, PreferenceObjective, SFTObjective
+from harness.training.losses import LOSSES, KTOObjective, PairwiseLoss, PreferenceObjective, RLOOObjective, SFTObjective
 
 # Two pairs (chosen, rejected): sums of log-probabilities and numbers of tokens.
 POLICY = torch.tensor([[-4.0, -9.0], [-6.0, -2.0]])
@@ -241,6 +241,37 @@ def test_kto_equals_trl():
     inputs |= {"label": torch.tensor([True, False]), "ref_logps": REFERENCE[:, 0], "ref_KL_logps": REFERENCE[:, 1]}
     loss = KTOTrainer._compute_loss(trainer, model, inputs, return_outputs=False)
     assert ours.mean().item() == pytest.approx(loss.item(), abs=1e-6)
+
+
+# Log-ratios of three completions of one prompt, and advantages
+LOG_RATIOS, ADVANTAGES = torch.tensor([[0.5, -0.5, 0.1]]), torch.tensor([[1.0, -0.5, -0.5]])
+
+
+def test_rloo():
+    """Ratios 1.65, 0.61 and 1.11: the first two are clipped to 1.2 and 0.8."""
+    reference, lengths = torch.tensor([[-4.0, -5.0, -6.0]]), torch.tensor([[2, 2, 2]])
+    result, metrics = RLOOObjective(3, 0.2)(reference + LOG_RATIOS, reference, lengths, ADVANTAGES)
+    assert value(result) == pytest.approx([(-1.2 + 0.5 * 0.8 + 0.5 * math.exp(0.1)) / 3])
+    assert value(metrics["clipped"]) == pytest.approx([2 / 3])
+    assert value(metrics["log_ratio"]) == pytest.approx([0.1 / 3])
+    with pytest.raises(ValueError, match="advantages"):
+        RLOOObjective()(reference, reference, lengths)
+
+
+def test_rloo_equals_trl():
+    from trl import RLOOTrainer
+
+    reference, lengths = torch.tensor([-4.0, -5.0, -6.0]), torch.tensor([2, 1, 3])
+    policy = reference + LOG_RATIOS[0]
+    trainer, model, inputs = stub_of(RLOOTrainer, policy, lengths, epsilon_low=0.2, epsilon_high=0.2)
+    trainer.accelerator.reduce = lambda each, **_: each
+    mask = inputs["completion_mask"][:, 1:]
+    log_probs = model().log_probs
+    trainer._get_per_token_logps_and_entropies = lambda *_, **__: (log_probs, torch.zeros_like(log_probs), None)
+    given = {"prompt_ids": mask[:, :1], "prompt_mask": mask[:, :1], "completion_ids": mask, "completion_mask": mask}
+    theirs = RLOOTrainer._compute_loss(trainer, model, {**given, "old_logps": reference, "advantages": ADVANTAGES[0]})
+    ours, _ = RLOOObjective(3, 0.2)(policy[None], reference[None], lengths[None], ADVANTAGES)
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
 
 
 def test_orpo_equals_trl():
