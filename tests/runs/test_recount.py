@@ -8,18 +8,8 @@ from command_line import harness
 from small_classifier import save_classifier
 
 METHODS = (
-    "sso",
-    "sso-v1",
-    "pbaa",
-    "dpo",
-    "ipo",
-    "self-rewarding",
-    "sft",
-    "simpo",
-    "longest-wins",
-    "kto",
-    "best-of-n",
-    "online-dpo",
+    *("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft", "simpo", "longest-wins", "kto"),
+    *("best-of-n", "online-dpo", "rloo"),
 )
 SETTINGS = {
     "pbaa.principles": "self",
