@@ -30,8 +30,9 @@ from harness.errors import UserError
 from harness.files import sources, store
 from harness.files.folders import ArmFolder, RunFolder
 from harness.methods.base import Lengths, Method, Stage
-from harness.methods.prompt_rows import Malformed, read_row
+from harness.methods.prompt_rows import read_row
 from harness.methods.prompts import PromptStream, rows_by_name
+from harness.methods.row_texts import Malformed
 from harness.models import fingerprints
 from harness.stages.train import PACKAGES, RunSetup, Trained, train_stages
 from harness.training.base import Training

@@ -7,13 +7,13 @@ Alpaca (instruction, input), ShareGPT and LLaMA-Factory (conversations, system, 
 
 import json
 import os
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from harness.engines.templates import REASONING
 from harness.files import rows
+from harness.methods.row_texts import Malformed, check_calls, checked_text, content_of, without_null
 from harness.types import Message, Reply
 
 ROLES = {
@@ -46,11 +46,6 @@ RESERVED = ("messages", "tools", "documents", "add_generation_prompt", "strftime
 GSM8K_MARK = "####"  # before the final answer of a solution
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"  # marks of turns in HH-RLHF
 Pair = tuple[str | list[Message] | None, str | list[Message] | None]  # chosen and rejected, as they are read
-_WRITTEN_CHAT = re.compile(r"""\s*\[\s*\{\s*['"](role|from|content|value)['"]\s*:""")
-
-
-class Malformed(ValueError):
-    """A row in an unknown format."""
 
 
 @dataclass
@@ -214,7 +209,7 @@ class _Reader:
         self.used.add("instances")
         if len(instances) > 1:
             self.unused_parts["instances (after the first)"] = None
-        return _text(given, "instances")
+        return checked_text(given, "instances")
 
     def _first_turn(self) -> str:
         turns = self.row["turns"]
@@ -223,7 +218,7 @@ class _Reader:
         self.used.add("turns")
         if len(turns) > 1:
             self.unused_parts["turns (after the first)"] = None
-        return _text(turns[0], "turns")
+        return checked_text(turns[0], "turns")
 
     def _with_history(self, messages: list[Message]) -> list[Message]:
         """The messages after the turns of the row's history, which holds pairs of texts, or messages."""
@@ -234,7 +229,7 @@ class _Reader:
             raise Malformed('"history" must be a list of [question, answer] pairs or of messages')
         if all(isinstance(turn, list) and len(turn) == 2 for turn in history):
             roles = ("user", "assistant") * len(history)
-            texts = [_text(text, "history") for turn in history for text in turn]
+            texts = [checked_text(text, "history") for turn in history for text in turn]
             before = [{"role": role, "content": text} for role, text in zip(roles, texts, strict=True)]
         else:
             before = self._messages("history")
@@ -275,7 +270,7 @@ class _Reader:
             value = f"{value:g}" if isinstance(value, float) else str(value)
         if value is None:
             return None
-        return _text(value, "answer").rpartition(GSM8K_MARK)[2].strip() or None
+        return checked_text(value, "answer").rpartition(GSM8K_MARK)[2].strip() or None
 
     # What the template is given beside the messages
 
@@ -283,7 +278,7 @@ class _Reader:
         tools = self._json("tools")
         if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
             raise Malformed('"tools" must be a list of functions as JSON schemas')
-        return tuple(_without_null(tool) for tool in tools)
+        return tuple(without_null(tool) for tool in tools)
 
     def _variables(self) -> dict[str, Any]:
         variables = self._json("chat_template_kwargs") or {}
@@ -308,7 +303,7 @@ class _Reader:
 
     def _text(self, name: str) -> str:
         self.used.add(name)
-        return _text(self.row[name], name)
+        return checked_text(self.row[name], name)
 
     def _messages(self, name: str) -> list[Message]:
         self.used.add(name)
@@ -324,7 +319,7 @@ class _Reader:
             return None
         self.used.add(name)
         if isinstance(value, str):
-            return _text(value, name)
+            return checked_text(value, name)
         if not isinstance(value, list | dict):
             raise Malformed(f'"{name}" must be a text or messages')
         messages = [self._message(turn, name) for turn in (value if isinstance(value, list) else [value])]
@@ -342,11 +337,11 @@ class _Reader:
         for mask in MASKS:
             if mask in turn and not turn[mask]:
                 raise Malformed(f'"{name}" has a message to skip in training ({mask}), which is not supported')
-        kept = {key: _without_null(turn[key]) for key in KEPT if key in turn}
+        kept = {key: without_null(turn[key]) for key in KEPT if key in turn}
         if rows.holds_half_character(kept):
             raise Malformed(f'"{name}" holds half a character (a lone surrogate); fix or remove it')
-        _check_calls(kept.get("tool_calls", []), name)
-        content = _content(_first_of(turn, "content", "value"), name)
+        check_calls(kept.get("tool_calls", []), name)
+        content = content_of(_first_of(turn, "content", "value"), name)
         if content is None and not kept.keys() & {"tool_calls", *REASONING}:
             raise Malformed(f'"{name}" has a message with the role {role!r} but without content')
         for key in turn.keys() - {"role", "from", "content", "value", *KEPT, *MASKS}:
@@ -356,45 +351,6 @@ class _Reader:
 
 def _user(text: str) -> Message:
     return {"role": "user", "content": text}
-
-
-def _text(value: Any, name: str) -> str:
-    """Return the value if it is a text that files can hold: JSON can hold half of a surrogate pair, no file can."""
-    if not isinstance(value, str):
-        raise Malformed(f'"{name}" must be a text')
-    if rows.holds_half_character(value):
-        raise Malformed(f'"{name}" holds half a character (a lone surrogate); fix or remove it')
-    if _WRITTEN_CHAT.match(value):
-        raise Malformed(f'"{name}" is a conversation written as a text: store it as a list, in JSON or Parquet')
-    return value
-
-
-def _content(value: Any, name: str) -> str | None:
-    """The text of a message; several parts that are all texts are joined."""
-    if value is None:
-        return None
-    if isinstance(value, list):
-        kinds = {part.get("type") if isinstance(part, dict) else type(part).__name__ for part in value}
-        if kinds - {"text"}:
-            others = ", ".join(sorted(map(str, kinds - {"text"})))
-            raise Malformed(f'"{name}" has a message with parts of the type {others}; only text can be read')
-        return "".join(_text(part.get("text"), name) for part in value)
-    return _text(value, name)
-
-
-def _check_calls(calls: Any, name: str) -> None:
-    functions = [call.get("function", call) if isinstance(call, dict) else None for call in calls or ()]
-    if not isinstance(calls, list) or not all(
-        isinstance(function, dict) and isinstance(function.get("name"), str) for function in functions
-    ):
-        raise Malformed(f'"{name}" has "tool_calls" that are not a list of functions with a name')
-
-
-def _without_null(value: Any) -> Any:
-    """Nested data without the null values that tables fill absent fields with."""
-    if isinstance(value, dict):
-        return {key: _without_null(each) for key, each in value.items() if each is not None}
-    return [_without_null(each) for each in value] if isinstance(value, list) else value
 
 
 def _first_of(turn: dict[str, Any], *names: str) -> Any:
@@ -436,7 +392,7 @@ def _dialogues(chosen: str, rejected: Any) -> tuple[list[Message], Pair]:
 
     The reply begins after the last human turn that both have: a few real replies contain marks of further turns.
     """
-    dialogues = [_text(chosen, "chosen"), _text(rejected, "rejected")]
+    dialogues = [checked_text(chosen, "chosen"), checked_text(rejected, "rejected")]
     shared = os.path.commonprefix(dialogues)
     human = shared.rfind(HUMAN, 0, shared.rfind(ASSISTANT) + 1)
     if human < 0:

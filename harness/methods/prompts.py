@@ -12,7 +12,8 @@ from harness.errors import UserError
 from harness.files import hub, rows
 from harness.files.store import digest
 from harness.methods import mixtures
-from harness.methods.prompt_rows import COLUMNS, Malformed, PromptRow, read_row
+from harness.methods.prompt_rows import COLUMNS, PromptRow, read_row
+from harness.methods.row_texts import Malformed
 from harness.types import Prompt, message_text, reply_text
 
 MOST_EPOCHS = 4  # passes over the prompts; repeats beyond that help little (Muennighoff et al. 2023, arXiv 2305.16264)

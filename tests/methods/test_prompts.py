@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from prompt_formats import CALL, FORMATS
 
 from harness.errors import UserError
-from harness.methods.prompt_rows import Malformed, read_row
+from harness.methods.prompt_rows import read_row
 from harness.methods.prompts import PromptStream, load_prompts, rows_by_name
+from harness.methods.row_texts import Malformed
 from harness.types import Prompt, question_text, reply_text
 
 
