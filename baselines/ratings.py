@@ -18,7 +18,7 @@ from harness.models.folder import model_folder
 from harness.models.weights import parameter_count
 from harness.progress import progress
 from harness.training.examples import TrainingOptions
-from harness.types import Prompt
+from harness.types import Prompt, TokenIds
 from harness.work import Nominal, Work, sampled, total
 
 if TYPE_CHECKING:
@@ -135,36 +135,28 @@ def reward_ratings(
         UserError: when the reward model cannot be used.
     """
     model = _load_reward_model(name, workbench.engine.local.model.device.type, workbench.engine.day)
-    ratings: list[float | None] = [None] * sum(map(len, candidates))
-    places, queries, replies = [], [], []
-    place = 0
+    chats: list[tuple[TokenIds, TokenIds] | None] = []  # of each candidate; None where it is not read
     for prompt, row in zip(prompts, candidates, strict=True):
-        query, encoded = model.encode_replies(prompt.chat, [candidate.text for candidate in row])
-        for candidate, reply in zip(row, encoded, strict=True):
-            if candidate.finished and len(query) + len(reply) <= model.context_length:
-                places.append(place)
-                queries.append(query)
-                replies.append(reply)
-            elif candidate.finished:
-                workbench.count("replies longer than the reward model's context")
-            place += 1
+        query, replies = model.encode_replies(prompt.chat, [candidate.text for candidate in row])
+        for candidate, reply in zip(row, replies, strict=True):
+            fits = len(query) + len(reply) <= model.context_length
+            workbench.count("replies longer than the reward model's context", candidate.finished and not fits)
+            chats.append((query, reply) if candidate.finished and fits else None)
+    read = list(dict.fromkeys(chat for chat in chats if chat is not None))  # equal candidates are read once
     start = time.perf_counter()
-    with progress(f"{workbench.label} {workbench.stage}: {REWARD}", len(places)) as advance:
-        rewards = model.rewards(queries, replies, advance)
-    read = sum(map(len, queries)) + sum(map(len, replies))
+    with progress(f"{workbench.label} {workbench.stage}: {REWARD}", len(read)) as advance:
+        found = model.rewards(*map(list, zip(*read, strict=True)), advance) if read else []
+    rewards = dict(zip(read, found, strict=True))
+    tokens = sum(len(query) + len(reply) for query, reply in read)
     workbench.ledger.charge(
         REWARD,
-        Nominal(model.parameters).forward(Work(read)),
-        calls=len(places),
-        prompt_tokens=read,
+        Nominal(model.parameters).forward(Work(tokens)),
+        calls=len(read),
+        prompt_tokens=tokens,
         seconds=time.perf_counter() - start,
     )
-    workbench.keep(
-        {"role": REWARD, "prompt_ids": (*query, *reply)} for query, reply in zip(queries, replies, strict=True)
-    )
-    for place, reward in zip(places, rewards, strict=True):
-        ratings[place] = reward
-    return _by_prompt(ratings, candidates)
+    workbench.keep({"role": REWARD, "prompt_ids": (), "read_ids": (*query, *reply)} for query, reply in read)
+    return _by_prompt([None if chat is None else rewards[chat] for chat in chats], candidates)
 
 
 @cache
