@@ -4,7 +4,7 @@ The prompt template, the seeded order of a pair, the reading of log-probabilitie
 package alpaca-eval; only the completions come from our judge.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -165,6 +165,7 @@ class AlpacaEval(BenchmarkDefaults):
             del details["missing"], details["unparsed"]  # relative to the official set; the score has those of this run
             if any(len(row.get("askings", ())) == 2 for row in known):
                 details["one_order_only"] = sum(map(_in_one_order, known))
+        details["controls"] = _controls(items, outputs, judgments)
         details |= forged(outputs.values())
         details |= noted(_of_letters(known) + note_of_form(judgments))
         replied = [row for row in judgments if not row["error"]]
@@ -180,6 +181,18 @@ class AlpacaEval(BenchmarkDefaults):
             judge=names_of_judges(row["judge"] for row in replied or judgments),
             details=details,
         )
+
+
+def _controls(
+    items: Sequence[AlpacaItem], outputs: Mapping[str, str], judgments: Sequence[AlpacaJudgment]
+) -> dict[str, float]:
+    """Return the win rates if the longer output always won, and if the one that was shown first did."""
+    lengths = [(len(outputs[item["id"]]), len(item["reference"])) for item in items]
+    controls = {"the longest wins": 100 * fmean((own > other) + (own == other) / 2 for own, other in lengths)}
+    shown = [asking["policy_first"] for row in judgments for asking in row.get("askings", ())]
+    if first := [each for each in shown if each is not None]:
+        controls["the first wins"] = 100 * fmean(first)
+    return controls
 
 
 def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | None) -> list[AlpacaReply]:

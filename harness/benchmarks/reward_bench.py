@@ -6,7 +6,7 @@ log-probability per token, as in the official code; a sequence classifier; the m
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
@@ -19,6 +19,8 @@ from harness.benchmarks.reward_bench_modes import (
     CLASSIFIER,
     GENERATIVE,
     IMPLICIT,
+    SIDES,
+    chosen_first,
     classifier_rows,
     generative_rows,
     implicit_rows,
@@ -138,7 +140,29 @@ class RewardBench(BenchmarkDefaults):
             how = {"mode": IMPLICIT, "reward": FREE, "note": NOTE}
         else:
             how = {"mode": IMPLICIT, "reward": WITH_REFERENCE}
-        return replace(scored, details=how | scored.details)
+        return replace(scored, details=how | scored.details | {"controls": controls(items)})
+
+
+def controls(items: Sequence[RewardBenchItem]) -> dict[str, float]:
+    """Return what two rules that read nothing would score: the longer response wins (equal ones tie), and the response
+    that is shown first, in a seeded order, wins."""
+    first = chosen_first([item["id"] for item in items], 0)
+    rules: dict[str, Callable[[RewardBenchItem], str]] = {"the longest wins": _longest, "the first wins": _first(first)}
+    return {
+        name: pair_score(
+            "", items, [{"id": item["id"], "mode": GENERATIVE, "choices": [rule(item)]} for item in items]
+        ).value
+        for name, rule in rules.items()
+    }
+
+
+def _longest(item: RewardBenchItem) -> str:
+    chosen, rejected = len(item["chosen"]), len(item["rejected"])
+    return "tie" if chosen == rejected else SIDES[chosen < rejected]
+
+
+def _first(shown: Mapping[str, bool]) -> Callable[[RewardBenchItem], str]:
+    return lambda item: SIDES[not shown[item["id"]]]
 
 
 def pair_score(benchmark: str, items: Sequence[RewardBenchItem], rows: Sequence[PairSample]) -> Score:

@@ -14,7 +14,7 @@ from typing import Any
 
 from harness.benchmarks.base import Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
-from harness.benchmarks.reward_bench import RewardBench, pair_score
+from harness.benchmarks.reward_bench import RewardBench, controls, pair_score
 from harness.benchmarks.reward_bench_modes import classifier_rows
 from harness.benchmarks.rows import PairSample, RewardBenchItem
 from harness.errors import UserError
@@ -109,6 +109,7 @@ class RewardModelBench(BenchmarkDefaults):
         details = {
             "ties": sum(row["chosen_reward"] == row["rejected_reward"] for row in known),
             "training": samples[0]["training"],
+            "controls": controls(items),
         }
         return replace(scored, details=scored.details | details)
 

@@ -217,6 +217,53 @@ class AlpacaJudgment(TypedDict):
     askings: NotRequired[list[AlpacaAsking]]
 
 
+class ArenaItem(TypedDict):
+    """A question of Arena-Hard. reference: the baseline's answer; None where the untrained model is the baseline."""
+
+    id: str
+    category: str
+    prompt: str
+    baseline: str
+    reference: str | None
+    judge_prompt: JudgePrompt
+
+
+class ArenaSample(TypedDict):
+    """An answer with the baseline's."""
+
+    id: str
+    output: str
+    reference: str
+    finished: bool
+    tokens: int
+
+
+class ArenaAsking(TypedDict):
+    """A time that a pair was shown to the judge. preference: its verdict, such as "A>>B", None without one."""
+
+    preference: str | None
+    policy_first: bool
+    text: str
+    finish_reason: str | None
+    form: list[str]
+    error: str | None
+
+
+class ArenaJudgment(TypedDict):
+    """scores: outcomes for the model from both orders, 1 for a win, [] without both verdicts.
+
+    askings: none where both answers are the same.
+    """
+
+    id: str
+    scores: list[float]
+    judge: str | None
+    error: str | None
+    fingerprint: str | None
+    date: str | None
+    askings: list[ArenaAsking]
+
+
 class RewardBenchItem(TypedDict):
     """count: official number of examples in the subset. sections: all sections of the data folder.
 
@@ -258,6 +305,76 @@ class PairSample(TypedDict):
     choices: NotRequired[list[str | None]]
     texts: NotRequired[list[str]]
     training: NotRequired[dict[str, Any]]
+
+
+class BestOfQuestion(TypedDict):
+    """A question of RewardBench 2. responses: the right ones first. right: how many these are."""
+
+    prompt: str
+    responses: list[str]
+    right: int
+
+
+class BestOfItem(TypedDict):
+    """questions: one, or in the subset Ties the reference and the tied one. judge_prompt: in the generative mode."""
+
+    id: str
+    subset: str
+    questions: list[BestOfQuestion]
+    judge_prompt: NotRequired[JudgePrompt]
+
+
+class BestOfSample(TypedDict):
+    """What was read of an item, by question and response.
+
+    too_long: present if a response does not fit the model's context; then nothing below is there.
+    beta, logprobs, tokens, reference_logprobs: mode "implicit", in nats; None without a reference.
+    rewards: the other modes; a rating is None without a verdict. texts: mode "generative".
+    """
+
+    id: str
+    mode: str
+    too_long: NotRequired[bool]
+    beta: NotRequired[float | None]
+    logprobs: NotRequired[list[list[float]]]
+    tokens: NotRequired[list[list[int]]]
+    reference_logprobs: NotRequired[list[list[float]] | None]
+    rewards: NotRequired[list[list[float | None]]]
+    texts: NotRequired[list[list[str]]]
+
+
+class XSTestItem(TypedDict):
+    """label: "safe" or "unsafe". focus: the phrase that a prompt is about."""
+
+    id: str
+    prompt: str
+    type: str
+    label: str
+    focus: str
+    judge_prompt: str
+
+
+class XSTestSample(TypedDict):
+    """An answer to a prompt of XSTest."""
+
+    id: str
+    output: str
+    finished: bool
+    tokens: int
+
+
+class XSTestJudgment(TypedDict):
+    """preference: the class of the answer (`harness.judges.verdicts.REFUSALS`), None without a verdict."""
+
+    id: str
+    preference: str | None
+    text: str
+    judge: str
+    error: str | None
+    finish_reason: str | None
+    form: list[str]
+    fingerprint: str | None
+    date: str | None
 
 
 class LMEvalContext(TypedDict):

@@ -34,6 +34,7 @@ def notes_of(table: Table, stored: Sequence[ResultRow], limit: int | None) -> li
         *_epochs(stored),
         *(_count(column, table.rows) for column in table.benchmarks),
         *_contamination(table, stored),
+        *_trivial(table, stored),
         *_lengths(table),
         *_remarks(stored),
         *_health(stored),
@@ -210,6 +211,27 @@ def _contaminated(method: str, scores: Sequence[Score]) -> str | None:
         f"{len(found)} of {asked} questions are in the training texts of {method} ({kinds}); on the others it scores "
         f"{others:.2f}, on all {every:.2f}"
     )
+
+
+def _trivial(table: Table, stored: Sequence[ResultRow]) -> Iterator[str]:
+    """What rules that read no answer would score (details["controls"]): for all methods, or for each if it differs."""
+    for column in table.benchmarks:
+        found: dict[str, dict[str, list[float]]] = {}
+        for row in stored:
+            for score in row.scores.get(column.name, {}).values():
+                for rule, value in score.details.get("controls", {}).items():
+                    found.setdefault(rule, {}).setdefault(row.method, []).append(value)
+        parts = []
+        for rule, by_method in found.items():
+            shown = {method: number_range(values, "{:.1f}") for method, values in by_method.items()}
+            alike = len(set(shown.values())) == 1
+            parts.append(
+                f"{next(iter(shown.values()))} if {rule}"
+                if alike
+                else f"{', '.join(f'{method} {values}' for method, values in shown.items())} if {rule}"
+            )
+        if parts:
+            yield f"{column.title}, what trivial rules would score: {'; '.join(parts)}."
 
 
 def _lengths(table: Table) -> list[str]:

@@ -8,7 +8,7 @@ from math import isnan
 import pytest
 from alpaca_judging import RuleJudge, items, longer, samples, shown
 
-from harness.benchmarks.alpaca_eval import AlpacaEval
+from harness.benchmarks.alpaca_eval import AlpacaEval, _controls
 from harness.benchmarks.alpaca_win_rates import ALL
 from harness.benchmarks.base import Judging, Settings
 from harness.benchmarks.files import read_rows
@@ -207,3 +207,13 @@ def test_the_package_leaves_the_logger_as_it_was():
     level = logging.getLogger().level
     AlpacaEval().judge(items("a"), samples("b"), RuleJudge(longer), Judging(), None)
     assert logging.getLogger().level == level
+
+
+def test_what_trivial_rules_score():
+    """One output is longer, one as long, one shorter: 50. The model was shown first in one of four times: 25."""
+    items = [{"id": str(number), "reference": "four"} for number in range(3)]
+    outputs = {"0": "longer", "1": "even", "2": "no"}
+    shown = [[True, False], [False], [False], [None]]
+    judgments = [{"askings": [{"policy_first": each} for each in several]} for several in shown]
+    assert _controls(items, outputs, judgments) == {"the longest wins": 50.0, "the first wins": 25.0}
+    assert _controls(items, outputs, []) == {"the longest wins": 50.0}

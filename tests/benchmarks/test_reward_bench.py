@@ -6,7 +6,14 @@ import pytest
 from encoding import reply_ids
 
 from harness.benchmarks.base import Policy, Settings
-from harness.benchmarks.reward_bench import FREE, WITH_REFERENCE, RewardBench, RewardBenchOptions, load_sections
+from harness.benchmarks.reward_bench import (
+    FREE,
+    WITH_REFERENCE,
+    RewardBench,
+    RewardBenchOptions,
+    controls,
+    load_sections,
+)
 from harness.benchmarks.reward_bench_modes import chosen_first, reward
 from harness.benchmarks.reward_bench_scores import SECTIONS, score_results, section_scores
 from harness.engines.classifier import RewardModel
@@ -36,7 +43,20 @@ def sample(id, chosen, rejected, **fields):
 
 def item(id, subset):
     section = SECTION_OF[subset]
-    return {"id": id, "subset": subset, "section": section, "count": COUNTS[subset], "sections": list(SECTIONS)}
+    text = {"prompt": id, "chosen": "yes, it is", "rejected": "no"}
+    return {"id": id, "subset": subset, "section": section, "count": COUNTS[subset], "sections": list(SECTIONS)} | text
+
+
+def test_what_trivial_rules_score():
+    """Three pairs of one subset, the chosen response is longer in one, equal in one: 50. Two others weigh the same."""
+    pairs = [item(str(number), "hep-go") for number in range(3)] + [item("chat", "mt-bench-easy")]
+    pairs[1]["rejected"], pairs[2]["rejected"] = "no, that is it", "no, it is!"
+    assert [len(pairs[2][side]) for side in ("chosen", "rejected")] == [10, 10]
+    found = controls(pairs)
+    assert found["the longest wins"] == (50 + 100) / 2
+    first = chosen_first([pair["id"] for pair in pairs], 0)
+    in_section = 100 * sum(first[str(number)] for number in range(3)) / 3
+    assert found["the first wins"] == pytest.approx((in_section + 100 * first["chat"]) / 2)
 
 
 def test_sections_are_the_official_ones(data_dir):
