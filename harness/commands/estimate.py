@@ -44,10 +44,12 @@ def _print_cost(cost: dict[str, Any]) -> None:
     price = "of unknown price (--judge-price)" if judge["usd"] is None else f"{judge['usd']:,.2f} USD{dated}"
     sizes = f"training {_size(memory['training_gib'])}, generating {_size(memory['generating_gib'])}"
     fits = {None: "", True: ", fits", False: f", does NOT fit {cost['speed']['memory']} GiB"}[memory["fits"]]
+    if here := cost["here"]:
+        print(f"On this machine, as measured: about {_time(24 * here['days'])} ({_by_role(here['hours'])})")
     print(f"Cost on {cost['gpus']} x {cost['speed']['name']}:")
     facts = {
         "time": f"about {_time(24 * cost['days'])}" + (f" on all {cost['gpus']} devices" if cost["gpus"] > 1 else ""),
-        "of one device": " + ".join(f"{name} {_time(value)}" for name, value in hours.items() if value),
+        "of one device": _by_role(hours),
         "memory of a device": sizes + fits,
         **({"what would fit": _ways(memory["remedies"])} if memory["fits"] is False else {}),
         "judge": f"{judge['calls']:,} calls, {price}" if judge["calls"] else "no calls",
@@ -55,6 +57,10 @@ def _print_cost(cost: dict[str, Any]) -> None:
         f"{_size(disk['state_gib'])} while a stage trains",
     }
     print_facts(facts, 2)
+
+
+def _by_role(hours: dict[str, float]) -> str:
+    return " + ".join(f"{name} {_time(value)}" for name, value in hours.items() if value)
 
 
 def _ways(remedies: dict[str, float]) -> str:

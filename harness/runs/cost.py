@@ -6,39 +6,27 @@ arithmetic; generating a token also has to read the weights and the key-value ca
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 from harness.benchmarks.base import BenchmarkSize
 from harness.benchmarks.loading import benchmarks_of
-from harness.budget import Ledger, Spending
 from harness.endpoints.limits import known_prices, parse_price
-from harness.errors import UserError, unknown_name
+from harness.errors import UserError
 from harness.experiment import presets
 from harness.experiment.options import Experiment
-from harness.files import store
-from harness.files.folders import RunFolder
 from harness.methods.base import Lengths
 from harness.methods.mixtures import passes
 from harness.models.folder import TESTBED, NoModel, base_folder, model_folder, text_config
 from harness.models.weights import parameter_count
-from harness.results.folder import read_experiment
+from harness.runs.device_speed import WEIGHT, ModelSizes, Speed, measured, of_gpu
 from harness.runs.inputs import load_prompts
-from harness.runs.run import arms_of
 from harness.stages.plan import DEFAULT_COMPLETION, RunPlan, cost_of, measure_lengths, plan
-from harness.work import FORWARD_FLOPS, TRAIN_FLOPS, Cost, Nominal
+from harness.work import Cost, Nominal
 
 GIB = 2**30
-GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
-    "h100": (989e12, 3.35e12, 80),
-    "h200": (989e12, 4.8e12, 141),
-    "a100": (312e12, 2.04e12, 80),
-    "l40s": (362e12, 0.864e12, 48),
-}
-TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are achieved
-WEIGHT = 2  # bytes per parameter in checkpoints and generation
 TRAINED = 16  # bytes per parameter in training: float32 weights, gradients and two moments
 MERGED = 4  # bytes per parameter while adapters are merged
 MORE = (2, 4, 8, 16, 32, 64)  # numbers of GPUs to suggest
@@ -50,81 +38,11 @@ PROMPT, SYSTEM = 160.0, 60.0  # tokens, assumed where the model is not on this m
 TEXT = 5  # bytes per token of stored answers
 
 
-@dataclass(frozen=True)
-class ModelSizes:
-    """The sizes of a model.
-
-    kv_bytes: bytes of a token in the key-value cache.
-    """
-
-    parameters: int
-    layers: int
-    hidden: int
-    kv_bytes: int
-
-
-@dataclass(frozen=True)
-class Speed:
-    """The speed of one device.
-
-    name: the device, or the run in which it was measured. train, read: FLOP/s.
-    token: seconds per generated token, with the time of a batch divided by its sequences.
-    memory: GiB; None where it is unknown.
-    """
-
-    name: str
-    train: float
-    read: float
-    token: float
-    memory: float | None = None
-
-    def seconds(self, parameters: int, read: float = 0.0, sampled: float = 0.0, trained: float = 0.0) -> float:
-        """Seconds to read, sample and train these numbers of tokens."""
-        reading, training = read * FORWARD_FLOPS * parameters, trained * TRAIN_FLOPS * parameters
-        return reading / self.read + sampled * self.token + training / self.train
-
-
-def of_gpu(name: str, shape: ModelSizes, batch: int, context: float) -> Speed:
-    """The speed of a model on a GPU.
-
-    Args:
-        batch: sequences that are generated at once. context: tokens of each, halfway through.
-
-    Raises:
-        UserError: when the GPU is not in the table.
-    """
-    if name not in GPUS:
-        raise unknown_name("GPU", name, GPUS)
-    peak, bandwidth, memory = GPUS[name]
-    moved = WEIGHT * shape.parameters + batch * context * shape.kv_bytes
-    step = max(moved / (BANDWIDTH * bandwidth), FORWARD_FLOPS * shape.parameters * batch / (READING * peak))
-    return Speed(name, TRAINING * peak, READING * peak, step / batch, memory)
-
-
-def measured(run: Path) -> Speed:
-    """The speed of a finished run, from its ledgers.
-
-    Raises:
-        UserError: when none of its arms trained, read and generated.
-    """
-    experiment = read_experiment(run)
-    parameters = parameter_count(model_folder(experiment.model))
-    spent = Ledger()
-    for arm in arms_of(experiment, RunFolder(run)):
-        spent.add(Ledger.from_dict(store.read_json(arm.folder.ledger)))
-    train, reference, generate = (spent.roles.get(role, Spending()) for role in ("train", "reference", "generate"))
-    if not (train.seconds and reference.seconds and generate.seconds):
-        raise UserError(f"{run} has no method that samples, has a reference and trains, such as sso or pbaa")
-    read = FORWARD_FLOPS * parameters * reference.prompt_tokens / reference.seconds
-    reading = FORWARD_FLOPS * parameters * generate.prompt_tokens / read
-    token = max(0.0, generate.seconds - reading) / generate.generated_tokens
-    return Speed(str(run), TRAIN_FLOPS * parameters * train.trained_tokens / train.seconds, read, token)
-
-
 def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = None) -> dict[str, Any]:
     """The plan of `harness.stages.plan.estimate` and, as "cost", what it takes on a number of GPUs.
 
-    "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "memory", "judge", "disk"}; see
+    "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "here", "memory", "judge",
+    "disk"}, where "here" is {"speed", "hours", "gpu_hours", "days"} of this machine, measured, or None; see
     docs/presets.md.
 
     Args:
@@ -134,45 +52,66 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
         UserError: when the size of the model or the GPU is unknown, or the budget does not pay for one update.
     """
     shape, lengths, planned = shape_of(experiment.model), _lengths(experiment), planned_run(experiment)
-    length, parameters = lengths(False), shape.parameters
+    length = lengths(False)
     speed = (
         measured(calibrate)
         if calibrate
         else of_gpu(gpu, shape, experiment.batch_size, length.prompt + length.system + length.completion / 2)
     )
-    runs = experiment.seeds
-    models, scoring = runs * len(planned["methods"]), _scoring(experiment, shape, speed)
-    stages = [stage for method in planned["methods"].values() for stage in method["stages"]]
-    made, sampled, referred, trained = (
-        runs * sum(stage[f"{name}_tokens"] for stage in stages)
-        for name in ("generate", "sampled", "reference", "trained")
-    )
-    seconds = {
-        "generate": speed.seconds(parameters, read=made - sampled, sampled=sampled),
-        "reference": speed.seconds(parameters, read=referred),
-        "train": speed.seconds(parameters, trained=trained),
-    }
-    tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
-    seconds["tuning"] = sum(seconds.values()) * tuning  # trials are like these runs
-    seconds["score"] = models * scoring["seconds"]
-    hours = {role: value / 3600 for role, value in seconds.items()}
+    here = None if calibrate else _here(experiment, shape, length)
     methods = [name for name, method in planned["methods"].items() if method["stages"]]
+    stages = sum(len(method["stages"]) for method in planned["methods"].values())
+    models, made = experiment.seeds * len(planned["methods"]), experiment.seeds * _tokens(planned, "generate")
+    scored = _scoring(experiment, shape, speed)["tokens"]
     return planned | {
         "cost": {
             "speed": vars(speed),
             "gpus": gpus,
-            "hours": hours,
-            "gpu_hours": sum(hours.values()),
-            "days": sum(hours.values()) / 24 / gpus,
+            **_time(experiment, planned, shape, speed, gpus),
+            "here": here and {"speed": vars(here), **_time(experiment, planned, shape, here, 1)},
             "memory": _memory(experiment, shape, gpus, length, methods, speed.memory),
             "judge": _judge(experiment, models),
             "disk": {
-                "checkpoints_gib": runs * len(stages) * WEIGHT * parameters / GIB,
-                "state_gib": STATE * parameters / GIB if stages else 0.0,
-                "texts_gib": TEXT * (made + models * scoring["tokens"]) / GIB,
+                "checkpoints_gib": experiment.seeds * stages * WEIGHT * shape.parameters / GIB,
+                "state_gib": STATE * shape.parameters / GIB if stages else 0.0,
+                "texts_gib": TEXT * (made + models * scored) / GIB,
             },
         }
     }
+
+
+def _here(experiment: Experiment, shape: ModelSizes, lengths: Lengths) -> Speed | None:
+    """The speed of this machine; None where the model is not on it, or its memory does not hold a training."""
+    from harness.runs.machine_speed import of_machine
+
+    try:
+        model_folder(experiment.model)
+    except NoModel:
+        return None
+    return of_machine(experiment, lengths, shape.parameters)
+
+
+def _tokens(planned: RunPlan, kind: str) -> int:
+    """The tokens of all stages for one seed: generate (read and sampled), sampled, reference or trained."""
+    return sum(stage[f"{kind}_tokens"] for method in planned["methods"].values() for stage in method["stages"])
+
+
+def _time(experiment: Experiment, planned: RunPlan, shape: ModelSizes, speed: Speed, devices: int) -> dict[str, Any]:
+    """Hours of one device, by role; of all together; and days on a number of devices."""
+    made, sampled, referred, trained = (
+        experiment.seeds * _tokens(planned, kind) for kind in ("generate", "sampled", "reference", "trained")
+    )
+    seconds = {
+        "generate": speed.seconds(shape.parameters, read=made - sampled, sampled=sampled),
+        "reference": speed.seconds(shape.parameters, read=referred),
+        "train": speed.seconds(shape.parameters, trained=trained),
+    }
+    tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
+    seconds["tuning"] = sum(seconds.values()) * tuning  # trials are like these runs
+    models = experiment.seeds * len(planned["methods"])
+    seconds["score"] = models * _scoring(experiment, shape, speed)["seconds"]
+    hours = {role: value / 3600 for role, value in seconds.items()}
+    return {"hours": hours, "gpu_hours": sum(hours.values()), "days": sum(hours.values()) / 24 / devices}
 
 
 def planned_run(experiment: Experiment) -> RunPlan:

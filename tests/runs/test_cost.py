@@ -13,7 +13,7 @@ from harness.experiment import configuration
 from harness.experiment.options import Experiment
 from harness.files.typed import build
 from harness.runs import cost
-from harness.runs.cost import ModelSizes, Speed, of_gpu
+from harness.runs.device_speed import ModelSizes, Speed, of_gpu
 
 SMALL = ModelSizes(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
 
@@ -114,3 +114,18 @@ def test_the_command(tmp_path):
     assert "none.jsonl" in harness("estimate", "--prompts", "none.jsonl", cwd=tmp_path, code=2)
     shown = harness("estimate", "llama3-8b-instruct", "--gpu", "a100", cwd=tmp_path)
     assert "Cost on 8 x a100" in shown and "17,370 calls, of unknown price (--judge-price)" in shown
+
+
+def test_the_command_measures_this_machine_once(tmp_path, monkeypatch, capsys, testbed_model_dir):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    options = ("estimate", "--method", "sso,dpo", "--budget", "1e11", "--benchmark", "math", "--limit", "10")
+    here = json.loads(harness(*options, "--json", cwd=tmp_path))["cost"]["here"]
+    assert {role for role, hours in here["hours"].items() if hours} == {"generate", "reference", "train", "score"}
+    assert here["gpu_hours"] == pytest.approx(sum(here["hours"].values()))
+    (kept,) = (tmp_path / "cache/harness/speed").glob("*.json")
+    assert json.loads(kept.read_text()) == here["speed"]
+    kept.write_text(json.dumps(here["speed"] | {"train": 1e6, "read": 1e6, "token": 10.0}))  # a slow machine
+    shown = harness(*options, cwd=tmp_path)
+    assert "On this machine, as measured: about" in shown and "days" in shown
+    absent = json.loads(harness("estimate", "llama3-8b-instruct", "--json", cwd=tmp_path))["cost"]["here"]
+    assert absent is None
