@@ -70,7 +70,9 @@ def stage_health(
     wanted = inf if isinstance(judge, GradingJudge) else check_pairs if judge else 0
     pairs: list[tuple[str, dict[str, Any]]] = []
     lengths: list[int] = []
+    chosen = False
     for example in examples:
+        chosen |= "chosen" in example.record
         lengths += [len(sequence.completion_ids) for sequence in example.sequences]
         if "rejected" in example.record and len(pairs) < wanted:
             pairs.append((example.id, example.record))
@@ -79,7 +81,7 @@ def stage_health(
         health |= graded_accuracy(judge.quality, pairs)
     elif pairs and judge:
         health |= judged_accuracy(judge, pairs)
-    if reference:
+    if reference and chosen:
         probabilities = np.exp(reference.means).mean(axis=0).tolist()
         health |= dict(zip(("chosen_probability", "rejected_probability"), probabilities, strict=False))
     if history:

@@ -35,6 +35,8 @@ def test_kto_and_demonstrations(testbed_model_dir, tmp_path):
     )
     assert len(example["targets"]) == len(example["sequences"]) == 2
     history = (tmp_path / "results/runs/x/arms/kto-seed0/training/policy.jsonl").read_text().splitlines()
+    of_kto = (tmp_path / "results/runs/x/arms/kto-seed0/health/policy.json").read_text()
+    assert "chosen_probability" not in json.loads(of_kto)
     assert {"loss", "divergence", "margin", "accuracy"} <= json.loads(history[0]).keys()
     health = json.loads((tmp_path / "results/runs/x/arms/sft-seed0/health/policy.json").read_text())
     assert health["discarded"]["labelled as a bad reply"] > 0
