@@ -8,7 +8,7 @@ from command_line import harness
 from small_classifier import save_classifier
 
 METHODS = (
-    *("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft", "simpo", "longest-wins", "kto"),
+    *("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft", "kto"),
     *("best-of-n", "online-dpo", "rloo"),
 )
 SETTINGS = {
