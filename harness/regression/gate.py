@@ -7,7 +7,7 @@ all of them with probability 1 - ALARM, even if runs have heavier tails than a n
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from statistics import fmean, stdev
 
 from scipy.special import stdtrit
@@ -19,9 +19,7 @@ from harness.regression.measures import meaning
 from harness.regression.reference import MeasuredRun, shared
 from harness.statistics.grids import mean
 from harness.statistics.power import ALPHA, margin_for, non_inferiority
-from harness.training.examples import TrainingOptions
 
-DEFAULTS = {each.name: each.default for each in fields(TrainingOptions)}  # for options that older references lack
 ALARM = 0.02  # how often a truly equal run fails: half for scores, half for training
 HEAVY = 2.0  # divisor of degrees of freedom: scores and gradients of runs may have a kurtosis of 5, not 3
 LEAST_MARGIN = 0.02  # of the reference's score: a smaller loss is never a regression
@@ -106,7 +104,8 @@ def _comparable(run: MeasuredRun, reference: MeasuredRun) -> None:
         raise UserError(f"the reference has no {', '.join(more)}: check a run of {', '.join(reference.arms)}")
     of_run, of_reference = dict(run.of), dict(reference.of)
     for each in (of_run, of_reference):  # either may be older than an option
-        methods = {name: DEFAULTS | value for name, value in each["options"]["options"].items() if name in run.arms}
+        given = each["options"]["options"]
+        methods = {name: run.defaults.get(name, {}) | given[name] for name in given if name in run.arms}
         each["options"] = shared(Experiment()) | each["options"] | {"options": methods}
     changes = [f"{name} ({there}, here {here})" for name, there, here in differences(of_reference, of_run)]
     if changes:

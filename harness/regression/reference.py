@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Container, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -46,10 +46,13 @@ class MeasuredRun:
     """A finished run.
 
     of: model, questions and options, equal for runs that can be compared. arms: name -> seed -> arm.
+    defaults: arm -> the defaults of its method's options, which a reference that is older than an option lacks; not
+        stored with a reference.
     """
 
     of: dict[str, Any]
     arms: dict[str, dict[int, Seed]]
+    defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def grid(self, arm: str, benchmark: str) -> Grid:
         seeds = self.arms[arm]
@@ -63,7 +66,7 @@ class MeasuredRun:
         arms = {
             name: {seed: each for seed, each in seeds.items() if seed in chosen} for name, seeds in self.arms.items()
         }
-        return MeasuredRun(self.of, arms)
+        return replace(self, arms=arms)
 
 
 def measure(path: Path) -> MeasuredRun:
@@ -80,7 +83,8 @@ def measure(path: Path) -> MeasuredRun:
             scores = {name: by_seed[seed] for name, by_seed in row.scores.items() if seed in by_seed}
             arms.setdefault(row.method, {})[seed] = _seed(folder.arm(row.method, seed), scores, ledger)
     first = folder.arm(run.rows[0].method, 0)
-    return MeasuredRun({"options": _options(experiment), **_made_of(first, experiment)}, arms)
+    defaults = {arm: vars(experiment.method(arm).Options()) for arm in experiment.arms()}
+    return MeasuredRun({"options": _options(experiment), **_made_of(first, experiment)}, arms, defaults)
 
 
 def shared(experiment: Experiment) -> dict[str, Any]:
