@@ -1,159 +1,140 @@
-"""Arguments of the SSO trainers: those of a transformers Trainer, with the options of the methods beside them."""
+"""Arguments of the SSO trainers: those of a transformers Trainer, with the options of the methods beside them.
+
+Each option of a method is declared once, with its meaning and default, in the options that the harness reads
+(`sso.method.SSO.Options`, `sso.version1.SSOVersion1.Options`); the fields here take both from there.
+"""
 
 from dataclasses import MISSING, Field, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from transformers import TrainingArguments
 
-from harness.errors import UserError
+from harness.experiment.meanings import option_meanings
 from harness.training.base import PreferenceArguments
 from harness.training.environment import check_alone
-
-if TYPE_CHECKING:
-    pass
+from sso.errors import SSOError, library_errors
+from sso.method import SSO
+from sso.refused import ALWAYS, REFUSED, UNUSED
+from sso.version1 import SSOVersion1
 
 LOSSES = {"sigmoid": "dpo"}  # losses whose name differs in TRL
-LOOP_SETTINGS = (  # fields of a config that options of training share by name
-    *("learning_rate", "weight_decay", "adam_beta1", "adam_beta2", "max_grad_norm", "gradient_checkpointing"),
-    "router_aux_loss_coef",
-)
-LOSS_SETTINGS = ("beta", "ipo_average", "simpo_gamma")
-PRINCIPLE_SETTINGS = (
-    *("principles", "principle_set", "features"),
-    *("principle_model", "principle_url", "principle_parameters", "principle_tokens"),
-)
-GENERATOR_SETTINGS = ("gamma", "use_positive", "use_negative", "negative")
-WEIGHTED_SETTINGS = ("iterations", "auxiliary", "weight", "weight_form", "alpha", "detach_weight", "filter")
-NO_EVALUATION = "nothing is evaluated while a stage trains: score the saved model with harness eval"
-NO_SAVING = "states are saved as often as that is cheap, and output_dir keeps the result of each stage: use save_model"
-NO_HUB = "nothing is uploaded: use save_model, then the tools of the hub"
-OBJECTIVE = "the losses are those of loss_type"
-FIXED_REFERENCE = "the reference is the model that a stage starts from"
-UNUSED = {  # fields of TRL's DPOConfig and of TrainingArguments that nothing here reads, and what holds instead
-    "model_init_kwargs": "pass a loaded model, and its tokenizer as processing_class",
-    "disable_dropout": "dropout is always off, because policy and reference are compared",
-    "activation_offloading": "set activation_checkpointing_kwargs={'offload': True}",
-    "dataset_num_proc": "examples are token ids already",
-    "max_length": "completions are never cut: set max_completion_length",
-    "truncation_mode": "completions are never cut: set max_completion_length",
-    "padding_free": "sequences are packed without padding where the model allows it",
-    "pad_to_multiple_of": "sequences are packed without padding where the model allows it",
-    "precompute_ref_batch_size": "set generation_batch_size",
-    "loss_weights": OBJECTIVE,
-    "ld_alpha": OBJECTIVE,
-    "f_divergence_type": OBJECTIVE,
-    "f_alpha_divergence_coef": OBJECTIVE,
-    "label_smoothing": OBJECTIVE,
-    "label_smoothing_factor": OBJECTIVE,
-    "use_weighting": OBJECTIVE + "; SSOVersion1Config has a weight",
-    "discopop_tau": OBJECTIVE,
-    "sync_ref_model": FIXED_REFERENCE,
-    "ref_model_mixup_alpha": FIXED_REFERENCE,
-    "ref_model_sync_steps": FIXED_REFERENCE,
-    "pad_token": "set it in the tokenizer, and pass that as processing_class",
-    "auto_find_batch_size": "a batch that does not fit into memory is split already",
-    "dataloader_drop_last": "the last, smaller batch is an update too",
-    "ignore_data_skip": "a resumed training skips what it has seen",
-    "resume_from_checkpoint": "a second call with the same output_dir resumes by itself",
-    "label_names": OBJECTIVE,
-    "length_column_name": "examples of similar length are batched together already",
-    "logging_strategy": "every update is logged in output_dir/training",
-    "include_num_input_tokens_seen": "train() returns the number of trained tokens",
-    **dict.fromkeys(("do_train", "do_predict"), "call train()"),
-    **dict.fromkeys(
-        (
-            *("do_eval", "eval_strategy", "eval_steps", "eval_delay", "eval_on_start", "eval_accumulation_steps"),
-            *("eval_do_concat_batches", "eval_use_gather_object", "per_device_eval_batch_size", "bf16_full_eval"),
-            *("fp16_full_eval", "prediction_loss_only", "include_for_metrics", "batch_eval_metrics"),
-            *("load_best_model_at_end", "metric_for_best_model", "greater_is_better"),
-        ),
-        NO_EVALUATION,
-    ),
-    **dict.fromkeys(
-        ("save_steps", "save_total_limit", "save_only_model", "save_on_each_node", "enable_jit_checkpoint"), NO_SAVING
-    ),
-    **dict.fromkeys(
-        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"), NO_HUB
-    ),
+WITHOUT_EFFECT = {  # on results
+    *("output_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "resume_from_checkpoint"),
+    *("push_to_hub", "hub_token", "hub_model_id", "hub_private_repo", "hub_revision", "do_train", "do_eval"),
 }
-ALWAYS = {  # fields with one possible value here; the default of TRL or transformers is accepted too
-    "precompute_ref_log_probs": True,
-    "train_sampling_strategy": "sequential",
-    "remove_unused_columns": False,
-    "save_strategy": "no",
-}
-WITHOUT_EFFECT = {"output_dir", "run_name", "report_to", "disable_tqdm", "hub_token", "logging_steps"}  # on results
+
+
+def _option(options: type, name: str, default: Any = MISSING, help: str = "") -> Any:
+    """A field that states an option of a method: its default, if no other is given, and what it means."""
+    if default is MISSING:
+        default = next(each.default for each in fields(options) if each.name == name)
+    return field(default=default, metadata={"help": _sentence(help or option_meanings(options)[name])})
+
+
+def _changed(name: str, default: Any) -> Any:
+    """A field of TrainingArguments with another default."""
+    (stated,) = (each for each in fields(TrainingArguments) if each.name == name)
+    return field(default=default, metadata=stated.metadata)
+
+
+def _refused(name: str, default: Any) -> Any:
+    """A field of TRL's DPOConfig, with its default, that has no effect here."""
+    return field(default=default, metadata={"help": _sentence(f"no effect here, and refused: {UNUSED[name]}")})
+
+
+def _explained(default: Any, help: str) -> Any:
+    return field(default=default, metadata={"help": help})
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:].rstrip('.')}.".replace("%", "%%")  # argparse fills in percent signs
 
 
 @dataclass
 class _DPOFields:
-    """Fields of TRL's DPOConfig, with its defaults, that have no effect here: any other value is refused (UNUSED)."""
+    """Fields of TRL's DPOConfig, with its defaults, that have no effect here: any other value is refused."""
 
-    model_init_kwargs: dict[str, Any] | str | None = None
-    disable_dropout: bool = True
-    dataset_num_proc: int | None = None
-    max_length: int | None = None  # TRL: 1024
-    truncation_mode: str = "keep_start"
-    padding_free: bool = False
-    pad_to_multiple_of: int | str | None = "auto"
-    precompute_ref_log_probs: bool = False
-    precompute_ref_batch_size: int | None = None
-    loss_weights: list[float] | None = None
-    ld_alpha: float | None = None
-    f_divergence_type: str = "reverse_kl"
-    f_alpha_divergence_coef: float = 0.5
-    label_smoothing: float = 0.0
-    use_weighting: bool = False
-    discopop_tau: float = 0.05
-    activation_offloading: bool = False
-    sync_ref_model: bool = False
-    ref_model_mixup_alpha: float = 0.6
-    ref_model_sync_steps: int = 512
-    pad_token: str | None = None
+    disable_dropout: bool = _refused("disable_dropout", True)
+    dataset_num_proc: int | None = _refused("dataset_num_proc", None)
+    max_length: int | None = _refused("max_length", None)  # TRL: 1024
+    truncation_mode: str = _refused("truncation_mode", "keep_start")
+    padding_free: bool = _refused("padding_free", False)
+    pad_to_multiple_of: int | str | None = _refused("pad_to_multiple_of", "auto")
+    precompute_ref_log_probs: bool = _explained(
+        False, "Always done: log-probabilities of the reference are computed before a stage is trained."
+    )
+    precompute_ref_batch_size: int | None = _refused("precompute_ref_batch_size", None)
+    loss_weights: list[float] | None = _refused("loss_weights", None)
+    ld_alpha: float | None = _refused("ld_alpha", None)
+    f_divergence_type: str = _refused("f_divergence_type", "reverse_kl")
+    f_alpha_divergence_coef: float = _refused("f_alpha_divergence_coef", 0.5)
+    label_smoothing: float = _refused("label_smoothing", 0.0)
+    use_weighting: bool = _refused("use_weighting", False)
+    discopop_tau: float = _refused("discopop_tau", 0.05)
+    activation_offloading: bool = _refused("activation_offloading", False)
+    sync_ref_model: bool = _refused("sync_ref_model", False)
+    ref_model_mixup_alpha: float = _refused("ref_model_mixup_alpha", 0.6)
+    ref_model_sync_steps: int = _refused("ref_model_sync_steps", 512)
+    pad_token: str | None = _refused("pad_token", None)
 
 
 @dataclass
 class PrincipleConfig(_DPOFields, PreferenceArguments):
     """Arguments of transformers' Trainer, the fields of TRL's DPOConfig, and what methods on principles add.
 
-    loss_type takes one of sigmoid (or dpo), ipo, hinge, simpo and orpo. Completions are never cut, and a query that is
-    longer than the context is left out. On a GPU, bf16 and activation_checkpointing are on unless switched off.
+    Completions are never cut, and a query that is longer than the context is left out. Each field has its meaning as
+    `help`, so that HfArgumentParser and TrlParser read this class.
 
-    router_aux_loss_coef: weight of the load-balancing loss of a mixture of experts; 0 (the default here) is off.
-    ipo_average: IPO of averages over tokens (its authors' advice) rather than of sums (its paper's formula).
-    simpo_gamma: the margin that SimPO aims at.
-    principles, principle_set, features, principle_model, principle_url, principle_parameters, principle_tokens: where
-        principles come from (sso.responses.PrincipleOptions).
-    temperature, top_p, max_completion_length, generation_batch_size: how responses are sampled.
+    Raises:
+        ValueError: when a field has a value that would have no effect, naming it.
     """
 
-    bf16: bool | None = None
-    activation_checkpointing: bool | None = None
-    dataloader_pin_memory: bool = True
-    trust_remote_code: bool = False
-    beta: float = 0.1
-    loss_type: list[str] = field(default_factory=lambda: ["sigmoid"])
-    num_train_epochs: float = 1.0
-    gradient_checkpointing: bool | None = None
-    warmup_steps: float = 0.1
-    lr_scheduler_type: str = "cosine"
-    learning_rate: float = 5e-7
-    ipo_average: bool = True
-    simpo_gamma: float = 0.5
-    principles: str = "fixed"
-    principle_set: str = "general"
-    principle_model: str | None = None
-    principle_url: str | None = None
-    principle_parameters: float | None = None
-    principle_tokens: int = 200
-    features: int = 2
-    temperature: float = 0.7
-    top_p: float = 0.8
-    max_completion_length: int = 2048
-    generation_batch_size: int = 64
+    _VALID_DICT_FIELDS = [*TrainingArguments._VALID_DICT_FIELDS, "model_init_kwargs"]
+
+    num_train_epochs: float = _changed("num_train_epochs", 1.0)
+    learning_rate: float = _changed("learning_rate", 5e-7)
+    lr_scheduler_type: str = _changed("lr_scheduler_type", "cosine")
+    warmup_steps: float = _changed("warmup_steps", 0.1)
+    bf16: bool | None = _explained(None, "Compute in bfloat16; by default on a GPU.")
+    activation_checkpointing: bool | None = _explained(
+        None, "Recompute activations in the backward pass; by default on a GPU."
+    )
+    gradient_checkpointing: bool | None = _explained(None, "Another name of activation_checkpointing.")
+    dataloader_pin_memory: bool = _changed("dataloader_pin_memory", True)
+    router_aux_loss_coef: float = _option(SSO.Options, "router_aux_loss_coef")
+    model_init_kwargs: dict[str, Any] | str | None = _explained(
+        None, "How a model that is given by name is loaded: its dtype and its attn_implementation."
+    )
+    trust_remote_code: bool = _explained(
+        False, "Whether code that comes with the model may run. Read it first: it runs with your rights."
+    )
+    loss_type: list[str] = field(
+        default_factory=lambda: ["sigmoid"],
+        metadata={"help": "The base loss, one of sigmoid (or dpo), ipo, hinge, simpo and orpo."},
+    )
+    beta: float = _option(SSO.Options, "beta", 0.1)
+    ipo_average: bool = _option(SSO.Options, "ipo_average")
+    simpo_gamma: float = _option(SSO.Options, "simpo_gamma")
+    principles: str = _option(SSO.Options, "principles")
+    principle_set: str = _option(SSO.Options, "principle_set", "general")
+    features: int = _option(SSO.Options, "features")
+    principle_model: str | None = _option(SSO.Options, "principle_model")
+    principle_url: str | None = _option(SSO.Options, "principle_url")
+    principle_parameters: float | None = _option(SSO.Options, "principle_parameters")
+    principle_tokens: int = _option(
+        SSO.Options,
+        "principle_tokens",
+        help="longest reply of the writer (the policy's is never longer than max_completion_length)",
+    )
+    temperature: float = _explained(0.7, "Temperature of sampled responses.")
+    top_p: float = _explained(0.8, "Share of the probability that responses are sampled from.")
+    max_completion_length: int = _explained(2048, "Longest response, in tokens. One that does not end is not used.")
+    generation_batch_size: int = _explained(64, "How many prompts are sampled, or sequences scored, at once.")
 
     def __post_init__(self) -> None:
-        check_alone()  # accelerate would wait for the others
+        with library_errors():
+            check_alone()  # accelerate would wait for the others
         check_used(self, {option.name: _default(option) for option in fields(self)})
         if isinstance(self.loss_type, str):
             self.loss_type = [self.loss_type]
@@ -165,48 +146,63 @@ class PrincipleConfig(_DPOFields, PreferenceArguments):
         self.dataloader_pin_memory = self.dataloader_pin_memory and on_gpu
         super().__post_init__()
         if self.router_aux_loss_coef is None:
-            raise UserError("router_aux_loss_coef must be a number; 0 trains without the load-balancing loss")
+            raise SSOError("router_aux_loss_coef must be a number; 0 trains without the load-balancing loss")
         if len(self.loss_type) != 1:
-            raise UserError(f"loss_type must name one loss, not {', '.join(self.loss_type)}")
+            raise SSOError(f"loss_type must name one loss, not {', '.join(self.loss_type)}")
 
 
 @dataclass
 class SSOConfig(PrincipleConfig):
     """Settings of SSOTrainer.
 
-    gamma: weight of the SFT terms.
-    use_positive, use_negative: whether L+ and L- take part.
-    negative: "paper" (yo over y+ under x-) or "alternative" (y- over y+).
-    generator_prompts: how many queries train the generator, at most all (paper: 8,000 of about 60,000).
+        SSOConfig(output_dir="out", learning_rate=5e-7, beta=0.1, generator_prompts=8000)
+
+    Defaults are those of the paper (arXiv 2410.17131, section 4).
     """
 
-    gamma: float = 0.1
-    use_positive: bool = True
-    use_negative: bool = True
-    negative: str = "paper"
-    generator_prompts: int = 8000
+    gamma: float = _option(SSO.Options, "gamma")
+    use_positive: bool = _option(SSO.Options, "use_positive")
+    use_negative: bool = _option(SSO.Options, "use_negative")
+    negative: str = _option(SSO.Options, "negative")
+    generator_prompts: int = _explained(8000, "How many queries train the generator, at most all of them.")
 
 
 @dataclass
 class SSOVersion1Config(PrincipleConfig):
-    """Settings of SSOVersion1Trainer.
+    """Settings of SSOVersion1Trainer; each iteration samples responses to all queries.
 
-    iterations: how many, each over all queries.
-    auxiliary: weight g of the auxiliary terms, 0 for none.
-    weight: whether W takes part; weight_form: "paper" or "released"; alpha: share of the chosen in W; detach_weight:
-        no gradient through W.
-    filter: keep only queries whose responses obey their principles.
+    Defaults are those of the paper's first version.
     """
 
-    beta: float = 0.2
-    loss_type: list[str] = field(default_factory=lambda: ["ipo"])
-    iterations: int = 3
-    auxiliary: float = 0.1
-    weight: bool = True
-    weight_form: str = "paper"
-    alpha: float = 0.66
-    detach_weight: bool = False
-    filter: bool = False
+    beta: float = _option(SSOVersion1.Options, "beta")
+    loss_type: list[str] = field(
+        default_factory=lambda: ["ipo"],
+        metadata={"help": "The base loss, one of sigmoid (or dpo), ipo, hinge, simpo and orpo."},
+    )
+    iterations: int = _option(SSOVersion1.Options, "iterations", help="rounds of sampling and training")
+    auxiliary: float = _option(SSOVersion1.Options, "auxiliary")
+    weight: bool = _option(SSOVersion1.Options, "weight")
+    weight_form: str = _option(SSOVersion1.Options, "weight_form")
+    alpha: float = _option(SSOVersion1.Options, "alpha")
+    detach_weight: bool = _option(SSOVersion1.Options, "detach_weight")
+    filter: bool = _option(SSOVersion1.Options, "filter")
+
+
+def method_options(args: PrincipleConfig, options: type, **values: Any) -> Any:
+    """The options of a method, from the fields of a config that have their names.
+
+    Args:
+        values: options that a config states in another way.
+    """
+    stated = {each.name: getattr(args, each.name) for each in fields(options) if hasattr(args, each.name)}
+    return options(
+        **{
+            **stated,
+            "loss": LOSSES.get(args.loss_type[0], args.loss_type[0]),
+            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps,
+            **values,
+        }
+    )
 
 
 def _default(option: Field[Any]) -> Any:
@@ -217,14 +213,15 @@ def check_used(args: PrincipleConfig, defaults: dict[str, Any]) -> None:
     """Check that no field is set that would have no effect.
 
     Raises:
-        UserError: naming each of them.
+        SSOError: naming each of them.
     """
     wrong = []
-    for name, reason in UNUSED.items():
-        if getattr(args, name) != defaults[name]:
+    for name, reason in REFUSED.items():
+        value = getattr(args, name)
+        if value != defaults[name] and not (value is False and defaults[name] == "no"):  # as HfArgumentParser reads it
             wrong.append(f"{name} has no effect here: {reason}")
     for name, value in ALWAYS.items():
         if getattr(args, name) not in (defaults[name], value):
             wrong.append(f"{name} is always {value!r} here")
     if wrong:
-        raise UserError(f"{'; '.join(wrong)}. Leave {'it' if len(wrong) == 1 else 'them'} at the default")
+        raise SSOError(f"{'; '.join(wrong)}. Leave {'it' if len(wrong) == 1 else 'them'} at the default")

@@ -7,129 +7,290 @@ paper's first version. Both keep their results in `args.output_dir`; a second ca
 """
 
 import copy
-import json
-import sys
+import tempfile
 from abc import ABC, abstractmethod
-from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
+import transformers
+from accelerate import PartialState
+from transformers import (
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+from transformers.trainer_pt_utils import log_metrics, metrics_format, save_metrics, save_state
 from transformers.trainer_utils import TrainOutput
 
-from harness.budget import Budget
+from harness.budget import Budget, Ledger
 from harness.engines import saving
 from harness.engines.base import Sampling
-from harness.engines.chat import ChatTemplate
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
-from harness.files import sources, store
+from harness.files import store
 from harness.files.folders import ArmFolder, RunFolder
-from harness.methods.base import Lengths, Method, Stage
-from harness.methods.prompt_rows import read_row
-from harness.methods.prompts import PromptStream, rows_by_name
-from harness.methods.row_texts import Malformed
-from harness.models import fingerprints
-from harness.stages.train import PACKAGES, RunSetup, Trained, train_stages
-from harness.training.base import Training
-from harness.types import Prompt
-from sso.config import (
-    GENERATOR_SETTINGS,
-    LOOP_SETTINGS,
-    LOSS_SETTINGS,
-    LOSSES,
-    PRINCIPLE_SETTINGS,
-    WEIGHTED_SETTINGS,
-    WITHOUT_EFFECT,
-    PrincipleConfig,
-    SSOConfig,
-    SSOVersion1Config,
-    check_used,
-)
+from harness.methods.base import Method, Start
+from harness.methods.prompts import PromptStream
+from harness.stages.train import Trained, train_stages
+from sso.card import model_card, upload
+from sso.config import PrincipleConfig, SSOConfig, SSOVersion1Config, check_used, method_options
+from sso.errors import library_errors
+from sso.evaluation import NAMES, check_alike, evaluate_policy, held_out
+from sso.inputs import check_arguments, check_rows, loading_options, merged, read_prompts
 from sso.method import SSO
+from sso.setup import TrainerSetup
+from sso.state import check_resuming, finished_state
 from sso.version1 import SSOVersion1
 
 if TYPE_CHECKING:
-    from peft import PeftConfig
+    from peft import PeftConfig, PeftModel
 
-DETERMINISM = ("CUBLAS_WORKSPACE_CONFIG", "FLASH_ATTENTION_DETERMINISTIC")  # variables of full_determinism
-VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation")  # keys of a model's config
 DAY_FILE = "date.json"  # in output_dir: the date that the chat template writes, where it writes one
+CARD = "README.md"
+Rows = Iterable[dict[str, Any]]
 
 
-class _Trainer(ABC):
-    """Samples responses and trains on them, stage by stage; resumes after an interruption."""
+class PrincipleTrainer(ABC):
+    """Samples responses and trains on them, stage by stage; resumes after an interruption.
+
+    It has the attributes and methods of a transformers Trainer that scripts use. Each stage is trained by a Trainer of
+    its own, which callbacks see.
+    """
 
     method: ClassVar[Method]
     config: ClassVar[type[PrincipleConfig]]
     args: Any  # the config of the subclass
+    log_metrics, save_metrics, save_state = log_metrics, save_metrics, save_state
+    metrics_format = staticmethod(metrics_format)
 
     def __init__(
         self,
-        model: str | PreTrainedModel,
+        model: "str | PreTrainedModel | PeftModel",
+        ref_model: str | PreTrainedModel | None = None,
         args: PrincipleConfig | None = None,
-        train_dataset: Iterable[dict[str, Any]] = (),
+        data_collator: None = None,
+        train_dataset: Rows | None = None,
+        eval_dataset: Rows | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
+        compute_metrics: None = None,
+        callbacks: Sequence[TrainerCallback] | None = None,
+        optimizers: tuple[None, None] = (None, None),
+        quantization_config: None = None,
         peft_config: "PeftConfig | None" = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        **others: Any,
     ) -> None:
         """
         Args:
-            model: a folder, a hub id, or a causal language model with its tokenizer as `processing_class`.
+            model: a folder, a hub id, or a causal language model with its tokenizer as `processing_class`. The adapters
+                of a PeftModel are merged into a copy of its model, and new ones of the same configuration are trained.
+            ref_model: the reference of all stages; by default the model that a stage starts from.
             train_dataset: rows with a "prompt", a text or messages.
+            eval_dataset: rows with a prompt, or labelled pairs (prompt, chosen and rejected), evaluated as
+                args.eval_strategy says.
             processing_class: the tokenizer; with a folder or hub id, it replaces the tokenizer there.
             peft_config: a LoraConfig; adapters are merged into the saved model.
+            data_collator, compute_metrics, optimizers, quantization_config: arguments of DPOTrainer that are refused.
 
         Raises:
-            UserError: when model, data or settings cannot be used.
+            ValueError: when model, data or settings cannot be used.
         """
-        self.args = args or self.config(f"{Path(str(model)).name}-{self.method.name}")
-        check_used(self.args, dict(vars(type(self.args)(self.args.output_dir))))  # it may have been changed since
-        self.prompts = _read_prompts(train_dataset)
-        self.options = self._options()
-        self.folder = ArmFolder(Path(self.args.output_dir))
-        self.day = _first_day(self.folder / DAY_FILE)
-        self.engine = self._engine(model, processing_class)
-        _check_rows(self.engine.chat, self.prompts)
-        saving.check_saveable(self.engine.model, self.engine.tokenizer, self.engine.name)
-        self.peft_config, self.callbacks = copy.deepcopy(peft_config), tuple(callbacks)
-        self.adapters = _described(peft_config.to_dict()) if peft_config else None
+        with library_errors():
+            if isinstance(ref_model, TrainingArguments):
+                raise UserError("args is the third argument, as in DPOTrainer: write args=...")
+            refused = {"data_collator": data_collator, "compute_metrics": compute_metrics, "optimizers": optimizers}
+            refused |= {"quantization_config": quantization_config}
+            check_arguments(type(self).__name__, {**refused, **others})
+            name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
+            self.args = args or self.config(f"{Path(name or 'model').name}-{self.method.name}")
+            check_used(self.args, dict(vars(type(self.args)(self.args.output_dir))))  # it may have been changed since
+            self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+            self.prompts = read_prompts(train_dataset, "train_dataset")
+            self.eval_prompts = [] if eval_dataset is None else read_prompts(eval_dataset, "eval_dataset", pairs=True)
+            self.options = self._options()
+            self.folder = ArmFolder(Path(self.args.output_dir))
+            self.day = _first_day(self.folder / DAY_FILE)
+            model, peft_config = merged(model, peft_config)
+            self._loading = loading_options(self.args.model_init_kwargs)
+            self.engine = self._engine(model, processing_class)
+            self.reference = None if ref_model is None else self._engine(ref_model, self.engine.tokenizer)
+            check_rows(self.engine.chat, self.prompts)
+            self._check_evaluation(self.eval_prompts)
+            saving.check_saveable(self.engine.model, self.engine.tokenizer, self.engine.name)
+        self.ref_model, self.peft_config = ref_model, copy.deepcopy(peft_config)
+        self.callbacks = [each() if isinstance(each, type) else each for each in callbacks or ()]
         self.trained: Trained | None = None
+        self.state, self.control = TrainerState(), TrainerControl()
+        self.accelerator = PartialState()
+
+    def __getattr__(self, name: str) -> Any:
+        if hasattr(transformers.Trainer, name):
+            raise AttributeError(
+                f"{type(self).__name__} has no {name}: each stage is trained by a Trainer of its own, and what they "
+                "leave is in model, state and args.output_dir"
+            )
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     @property
     def model(self) -> PreTrainedModel:
         """The trained policy; before `train`, the model that training starts from."""
-        trained = self.trained.engine().local if self.trained else None
-        return (trained or self.engine).model
+        return self._policy.model
 
-    def train(self) -> TrainOutput:
-        """Train the policy.
+    @property
+    def processing_class(self) -> PreTrainedTokenizerBase:
+        """The tokenizer."""
+        return self.engine.tokenizer
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: None = None,
+        ignore_keys_for_eval: None = None,
+    ) -> TrainOutput:
+        """Train the policy. What an earlier call has finished in args.output_dir is not repeated.
+
+        Args:
+            resume_from_checkpoint: True, or args.output_dir, asks for results of an earlier call there.
 
         Returns:
             The updates of all stages, the mean loss of the last one, and what was spent ("flops", "generated_tokens",
             "trained_tokens").
 
         Raises:
-            UserError: when no response can be used, or there is too little data for one update.
+            ValueError: when no response can be used, there is too little data for one update, or there is nothing to
+                resume from.
         """
-        stages = self.method.stages(self.options)
-        with store.only_writer(self.folder.path):
-            if self.engine.chat.program.writes_date:
-                store.write_json(self.folder / DAY_FILE, self.day.isoformat())
-            self.trained = train_stages(stages, self._setup(stages))
-        losses = [row["loss"] for row in store.read_jsonl(self.folder.history(stages[-1].name))]
+        with library_errors():
+            if trial is not None or ignore_keys_for_eval is not None:
+                raise UserError(f"{type(self).__name__}.train() does not take trial or ignore_keys_for_eval")
+            asked = self.args.resume_from_checkpoint if resume_from_checkpoint is None else resume_from_checkpoint
+            check_resuming(self.folder, asked)
+            setup = self._setup()
+            with store.only_writer(self.folder.path):
+                if self.engine.chat.program.writes_date:
+                    store.write_json(self.folder / DAY_FILE, self.day.isoformat())
+                self.trained = train_stages(self._stages, setup)
         total = self.trained.ledger.total
+        losses = [row["loss"] for row in store.read_jsonl(self.folder.history(self._stages[-1].name))]
+        loss = sum(losses) / len(losses)
+        self.state = finished_state(self.folder, [stage.name for stage in self._stages], loss)
         spent = {name: getattr(total, name) for name in ("flops", "generated_tokens", "trained_tokens")}
-        return TrainOutput(total.updates, sum(losses) / len(losses), spent)
+        return TrainOutput(total.updates, loss, {**spent, "train_loss": loss})
 
-    def save_model(self, output_dir: str | None = None) -> None:
-        """Save the policy and its tokenizer, by default in args.output_dir."""
-        folder = output_dir or self.args.output_dir
-        saving.save(self.model, self.engine.tokenizer, folder)
+    def evaluate(
+        self,
+        eval_dataset: Rows | None = None,
+        ignore_keys: None = None,
+        metric_key_prefix: str = "eval",
+    ) -> dict[str, float]:
+        """Evaluate the policy on held-out rows (see the documentation of training for what is measured).
+
+        Args:
+            eval_dataset: rows in place of those of the trainer.
+
+        Returns:
+            "eval_loss", "eval_rewards/margins", "eval_rewards/accuracies" and so on: means over the rows.
+
+        Raises:
+            ValueError: when there are no rows, or none can be used.
+        """
+        with library_errors():
+            if ignore_keys is not None:
+                raise UserError(f"{type(self).__name__}.evaluate() does not take ignore_keys")
+            prompts = self.eval_prompts if eval_dataset is None else read_prompts(eval_dataset, "eval_dataset", True)
+            if not prompts:
+                raise UserError("eval_dataset is missing: give it to the trainer, or to evaluate()")
+            self._check_evaluation(prompts)
+            stage, sampling = self._stages[-1], self._sampling
+            rows = held_out(stage, self._last_stage_model(stage.generator), prompts, self.options, sampling)
+            reference = self.reference or self._last_stage_model(stage.start)
+            values = evaluate_policy(self._policy, reference, rows, self.args.per_device_eval_batch_size)
+        metrics = {f"{metric_key_prefix}_{NAMES.get(name, name)}": value for name, value in values.items()}
+        self.state.log_history.append({**metrics, "stage": self._stages[-1].name, "step": self.state.global_step})
+        for each in self.callbacks:
+            each.on_log(self.args, self.state, self.control, logs=dict(metrics), model=self.model)
+            each.on_evaluate(self.args, self.state, self.control, metrics=metrics, model=self.model)
+        return metrics
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the policy and its tokenizer, by default in args.output_dir; upload it where args.push_to_hub is set."""
+        saving.save(self.model, self.engine.tokenizer, output_dir or self.args.output_dir)
+        if self.args.push_to_hub and not _internal_call:
+            self.push_to_hub(commit_message="Model save")
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        dataset_name: str | list[str] | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        """Write README.md in args.output_dir: how to use the policy, what was spent, settings, and the paper."""
+        self._write_card(Path(self.args.output_dir), model_name, dataset_name, tags)
+
+    def push_to_hub(
+        self,
+        commit_message: str = "End of training",
+        blocking: bool = True,
+        token: str | None = None,
+        revision: str | None = None,
+        private: bool | None = None,
+        **card: Any,
+    ) -> Any:
+        """Upload the policy, its tokenizer and its card to args.hub_model_id (by default the name of output_dir).
+
+        Args:
+            card: arguments of `create_model_card`.
+
+        Raises:
+            ValueError: when the hub refuses it.
+        """
+        args, repository = self.args, self.hub_model_id
+        with library_errors(), tempfile.TemporaryDirectory(prefix="sso-") as folder:
+            if not blocking:
+                raise UserError("push_to_hub uploads before it returns: leave out blocking=False")
+            self.save_model(folder, _internal_call=True)
+            self._write_card(Path(folder), **{"model_name": repository.rpartition("/")[2], **card})
+            return upload(
+                folder,
+                repository,
+                commit_message,
+                private=args.hub_private_repo if private is None else private,
+                token=token or args.hub_token,
+                revision=revision or args.hub_revision,
+            )
+
+    @property
+    def hub_model_id(self) -> str:
+        """The repository of push_to_hub."""
+        return self.args.hub_model_id or Path(self.args.output_dir).name
+
+    def add_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Add a callback, or one of a class; it is called in the stages that `train` has still to train."""
+        self.callbacks.append(callback() if isinstance(callback, type) else callback)
+
+    def pop_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> TrainerCallback | None:
+        """Remove a callback, or the first one of a class, and return it; None where there is none."""
+        for each in self.callbacks:
+            if isinstance(each, callback) if isinstance(callback, type) else each == callback:
+                self.callbacks.remove(each)
+                return each
+        return None
+
+    def remove_callback(self, callback: type[TrainerCallback] | TrainerCallback) -> None:
+        """Remove a callback, or the first one of a class."""
+        self.pop_callback(callback)
+
+    def is_world_process_zero(self) -> bool:
+        """True: the trainer trains in one process."""
+        return True
+
+    is_local_process_zero = is_world_process_zero
 
     @abstractmethod
     def _budget(self) -> Budget:
@@ -139,18 +300,26 @@ class _Trainer(ABC):
     def _options(self) -> Any:
         """The options of the method, from the config."""
 
-    def _values(self, *names: str) -> dict[str, Any]:
-        """Options that all methods here share, and further fields of the config that are options by the same name."""
-        args = self.args
-        return {
-            **{name: getattr(args, name) for name in (*LOOP_SETTINGS, *LOSS_SETTINGS, *PRINCIPLE_SETTINGS, *names)},
-            "loss": LOSSES.get(args.loss_type[0], args.loss_type[0]),
-            "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps,
-        }
+    @property
+    def _stages(self) -> list[Any]:
+        return self.method.stages(self.options)
+
+    @property
+    def _policy(self) -> TransformersEngine:
+        trained = self.trained.engine().local if self.trained else None
+        return trained if isinstance(trained, TransformersEngine) else self.engine
+
+    def _last_stage_model(self, which: Start) -> TransformersEngine:
+        """The start model, or what is current before the last stage; before `train`, the start model."""
+        if which == "base" or len(self._stages) == 1 or not self.trained:
+            return self.engine
+        return self._load(self.folder.checkpoint(self._stages[-2].name), self.engine.tokenizer)
 
     def _engine(self, model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> TransformersEngine:
         if isinstance(model, str):
             return self._load(model, tokenizer)
+        if self.args.model_init_kwargs:
+            raise UserError("model_init_kwargs has no effect on a model that is loaded already: give the model's name")
         if tokenizer is None:
             raise UserError("a loaded model needs its tokenizer: pass it as processing_class")
         name = model.config._name_or_path or type(model).__name__
@@ -162,106 +331,79 @@ class _Trainer(ABC):
         return TransformersEngine.load(
             path,
             str(args.device),
-            "auto",
-            args.generation_batch_size,
-            args.trust_remote_code,
+            batch_size=args.generation_batch_size,
+            trust_remote_code=args.trust_remote_code,
             day=self.day,
             tokenizer=tokenizer,
+            **self._loading,
         )
 
-    def _depends_on(self) -> dict[str, Any]:
-        """Everything that the results of each stage depend on."""
-        args, engine, generation = self.args, self.engine, self.engine.model.generation_config
-        settings = {name: value for name, value in args.to_dict().items() if name not in WITHOUT_EFFECT}
-        environment = fingerprints.of_environment()
-        if args.full_determinism:
-            environment = {name: value for name, value in environment.items() if name not in DETERMINISM}
-        return {
-            "model": engine.weights_hash,
-            "config": _described(engine.model.config.to_dict()),
-            "generation": _described(generation.to_dict()) if generation else None,
-            "tokenizer": _tokenizer_digests(engine.tokenizer),
-            "date": self.day.isoformat() if engine.chat.program.writes_date else None,
-            "adapters": self.adapters,
-            "callbacks": [f"{type(each).__module__}.{type(each).__qualname__}" for each in self.callbacks],
-            "prompts": store.digest([prompt.content for prompt in self.prompts]),
-            "arguments": settings,
-            "option files": fingerprints.of_named(vars(self.options).values()),
-            "device": str(args.device),
-            "engine": "transformers",
-            "environment": environment,
-            "threads": torch.get_num_threads() if args.device.type == "cpu" else None,
-            "packages": fingerprints.of_packages(*PACKAGES),
-            "code": sources.digest(sources.TRAINING, "sso.trainer"),
-        }
-
-    def _setup(self, stages: Sequence[Stage]) -> "_Setup":
+    @property
+    def _sampling(self) -> Sampling:
         args = self.args
-        return _Setup(
+        return Sampling(args.max_completion_length, args.temperature, args.top_p, args.seed)
+
+    def _setup(self) -> TrainerSetup:
+        return TrainerSetup(
             folder=self.folder,
             shared=RunFolder(self.folder.path),
             budget=self._budget(),
             rule="needed",
-            sampling=Sampling(args.max_completion_length, args.temperature, args.top_p, args.seed),
+            sampling=self._sampling,
             label=self.method.name,
-            trainer=self,
-            streams={stage.name: PromptStream(self.prompts, args.seed) for stage in stages},
-            dependencies=self._depends_on(),
+            args=self.args,
+            options=self.options,
+            engine=self.engine,
+            load_model=lambda checkpoint: self._load(checkpoint, self.engine.tokenizer),
+            compared=self.reference,
+            prompts=self.prompts,
+            eval_prompts=self.eval_prompts if self.args.eval_strategy != "no" else (),
+            streams={stage.name: PromptStream(self.prompts, self.args.seed) for stage in self._stages},
+            callbacks=tuple(self.callbacks),
+            peft_config=copy.deepcopy(self.peft_config),
         )
 
+    def _check_evaluation(self, prompts: list[Any]) -> None:
+        if not prompts:
+            if self.args.eval_strategy != "no":
+                raise UserError(f"eval_strategy={self.args.eval_strategy.value} needs an eval_dataset")
+            return
+        check_alike(prompts)
+        check_rows(self.engine.chat, prompts)
 
-@dataclass(frozen=True, kw_only=True)
-class _Setup(RunSetup):
-    """How the stages of a trainer run."""
-
-    trainer: _Trainer
-    streams: dict[str, PromptStream]
-    dependencies: dict[str, Any]
-
-    def base(self) -> TransformersEngine:
-        return self.trainer.engine
-
-    def load(self, checkpoint: Path) -> TransformersEngine:
-        return self.trainer._load(checkpoint, self.trainer.engine.tokenizer)
-
-    def depends_on(self, stage: Stage) -> dict[str, Any]:
-        return self.dependencies
-
-    def stream(self, stage: Stage) -> PromptStream:
-        return self.streams[stage.name]
-
-    def lengths(self, stage: Stage) -> Lengths:
-        return Lengths(1, 1, 1)  # a budget in prompts does not use them
-
-    def training(self, stage: Stage, state: Path) -> Training:
-        args = copy.copy(self.trainer.args)
-        args.output_dir = str(state)
-        args.train_sampling_strategy = "sequential"
-        args.remove_unused_columns = False
-        args.save_strategy = "no"  # SaveState saves
-        args.logging_steps = 1  # health reads every update
-        args.disable_tqdm = True  # the stages show their own progress
-        return Training(args, self.adapters(stage), self.trainer.callbacks)
-
-    def loop(self, stage: Stage) -> dict[str, Any]:
-        args, adapters = self.trainer.args, self.trainer.peft_config
-        return {
-            **{name: getattr(args, name) for name in ("learning_rate", "weight_decay", "adam_beta1", "adam_beta2")},
-            **{name: getattr(args, name) for name in ("max_grad_norm", "num_train_epochs", "max_steps")},
-            "micro_batch_size": args.per_device_train_batch_size,
-            "warmup_ratio": args.warmup_steps,
-            "lr_scheduler": args.lr_scheduler_type.value,
-            "gradient_checkpointing": bool(args.activation_checkpointing or args.gradient_checkpointing),
-            "lora_rank": getattr(adapters, "r", 0),  # adapters of other kinds have none
-            "lora_alpha": getattr(adapters, "lora_alpha", None),
-        }
-
-    def adapters(self, stage: Stage) -> "PeftConfig | None":
-        return copy.deepcopy(self.trainer.peft_config)  # peft writes into it
+    def _write_card(
+        self,
+        folder: Path,
+        model_name: str | None = None,
+        dataset_name: str | list[str] | None = None,
+        tags: str | list[str] | None = None,
+    ) -> None:
+        ledger = self.trained.ledger if self.trained else Ledger()
+        evaluations = [self.folder.evaluation_ledger(stage.name) for stage in self._stages]
+        name = self.engine.model.config._name_or_path
+        text = model_card(
+            name=model_name or Path(self.args.output_dir).name,
+            base_model=name if name and not Path(name).is_absolute() else Path(name).name or None,
+            trainer=type(self).__name__,
+            roles={role: asdict(spent) for role, spent in ledger.roles.items()},
+            evaluation_flops=sum(
+                Ledger.from_dict(store.read_json(each)).flops for each in evaluations if each.exists()
+            ),
+            settings=vars(self.options) | {"train rows": len(self.prompts)},
+            versions={each: version(each) for each in ("torch", "transformers", "peft", "datasets", "tokenizers")},
+            datasets=[dataset_name] if isinstance(dataset_name, str) else dataset_name or [],
+            tags=[tags] if isinstance(tags, str) else tags or [],
+        )
+        store.write_text(folder / CARD, text)
 
 
-class SSOTrainer(_Trainer):
-    """Self-Steering Optimization (arXiv 2410.17131, section 4): a data generator, then the policy on its pairs."""
+class SSOTrainer(PrincipleTrainer):
+    """Self-Steering Optimization (arXiv 2410.17131, section 4): a data generator, then the policy on its pairs.
+
+    trainer = SSOTrainer("Qwen/Qwen2.5-0.5B-Instruct", args=SSOConfig("out"), train_dataset=prompts)
+    trainer.train()
+    trainer.save_model("policy")
+    """
 
     method = SSO()
     config = SSOConfig
@@ -275,10 +417,10 @@ class SSOTrainer(_Trainer):
 
     def _options(self) -> SSO.Options:
         share = self._generator_prompts / (self._generator_prompts + len(self.prompts))
-        return SSO.Options(**self._values(*GENERATOR_SETTINGS), generator_share=share)
+        return method_options(self.args, SSO.Options, generator_share=share)
 
 
-class SSOVersion1Trainer(_Trainer):
+class SSOVersion1Trainer(PrincipleTrainer):
     """The first version of SSO: a weighted objective on the policy's own pairs, sampled again in each iteration."""
 
     method = SSOVersion1()
@@ -288,70 +430,9 @@ class SSOVersion1Trainer(_Trainer):
         return Budget("prompts", self.args.iterations * len(self.prompts))
 
     def _options(self) -> SSOVersion1.Options:
-        return SSOVersion1.Options(**self._values(*WEIGHTED_SETTINGS))
+        return method_options(self.args, SSOVersion1.Options)
 
 
 def _first_day(file: Path) -> date:
     """The date that the chat template wrote in a folder's first call; today where there was none."""
     return date.fromisoformat(store.read_json(file)) if file.exists() else date.today()
-
-
-def _described(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as plain values in a fixed order, without those that change when a model is used."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, dict):
-            return {str(name): plain(part) for name, part in value.items() if name not in VOLATILE}
-        if isinstance(value, set | frozenset):
-            return sorted(map(str, value))
-        if isinstance(value, list | tuple):
-            return [plain(part) for part in value]
-        return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-    return plain(settings)
-
-
-def _tokenizer_digests(tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """Digests of the parts of a tokenizer that token ids depend on."""
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    model = json.loads(backend.to_str()) if backend else tokenizer.get_vocab()
-    for state in ("padding", "truncation"):  # settings of the last call
-        if backend:
-            model.pop(state, None)
-    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
-    return {
-        "vocabulary": store.digest(model),
-        "template": store.digest(tokenizer.chat_template),
-        "special tokens": store.digest(special),
-        "longest": tokenizer.model_max_length,
-    }
-
-
-def _read_prompts(rows: Iterable[dict[str, Any]]) -> list[Prompt]:
-    prompts: list[Prompt] = []
-    unused: Counter[str] = Counter()
-    for index, row in enumerate(rows):
-        try:
-            read = read_row(row)
-        except Malformed as error:
-            raise UserError(f"train_dataset, row {index}: {error}") from None
-        unused.update(read.unused)
-        place = f"train_dataset, row {index}"
-        prompts.append(Prompt(str(index), read.messages, tools=read.tools, variables=read.variables, where=place))
-    if not prompts:
-        raise UserError("train_dataset has no rows: give rows with a prompt")
-    if unused:
-        print(f"train_dataset: columns that are not used: {rows_by_name(unused)}", file=sys.stderr)
-    return prompts
-
-
-def _check_rows(chat: ChatTemplate, prompts: Sequence[Prompt]) -> None:
-    """
-    Raises:
-        UserError: when the chat template refuses a row, or leaves out a part of it.
-    """
-    for prompt in prompts:
-        try:
-            chat.check(prompt.chat)
-        except UserError as error:
-            raise UserError(f"{prompt.where}: {error}") from None

@@ -2,14 +2,13 @@
 
 import dataclasses
 import inspect
-import re
 import sys
-from itertools import zip_longest
 from typing import Any
 
 from harness.commands.output import print_rows
 from harness.errors import unknown_name
 from harness.experiment import defaults, registry
+from harness.experiment.meanings import option_meanings
 from harness.experiment.search import Distribution
 from harness.files import code_files
 
@@ -34,7 +33,7 @@ def describe(name: str) -> dict[str, Any]:
     file = code_files.imported(type(known).__module__)
     space = getattr(known, "search_space", {})
     by_scale = {scale: defaults.options_of(scale, known.Options) for scale in ("small", "large")}
-    usual, meanings = known.Options(), _meanings(known.Options)
+    usual, meanings = known.Options(), option_meanings(known.Options)
     options = [
         {
             "name": each.name,
@@ -71,22 +70,3 @@ def print_described(found: dict[str, Any]) -> None:
 
 def _limits(distribution: Distribution | None) -> list[float] | None:
     return [distribution.low, distribution.high] if distribution else None
-
-
-def _meanings(options: type) -> dict[str, str]:
-    """What the docstrings of the class and of its bases say about each option, as "NAME, NAME: text"."""
-    fields = {each.name for each in dataclasses.fields(options)}
-    heading = re.compile(r"(?:^|(?<=[.\s]))((?:\w+(?: \([^)]*\))?, )*\w+): ")
-    found: dict[str, str] = {}
-    for base in options.__mro__[:-1]:
-        text = " ".join((base.__doc__ or "").split()) if "__doc__" in vars(base) else ""
-        marks = [mark for mark in heading.finditer(text) if set(_names(mark)) <= fields]
-        for mark, following in zip_longest(marks, marks[1:]):
-            meaning = text[mark.end() : following.start() if following else None].strip().rstrip(".")
-            for name in _names(mark):
-                found.setdefault(name, meaning)
-    return found
-
-
-def _names(heading: re.Match[str]) -> list[str]:
-    return [name.partition(" ")[0] for name in heading[1].split(", ")]

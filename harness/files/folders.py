@@ -70,6 +70,14 @@ class ArmFolder(Folder):
         """Files that a stage needs only until it is finished."""
         return self.path / "training" / stage
 
+    def evaluations(self, stage: str) -> Path:
+        """Loss and metrics on held-out examples while a stage trained, where there were any."""
+        return self.path / "evaluations" / f"{stage}{ROWS}"
+
+    def evaluation_ledger(self, stage: str) -> Path:
+        """What those evaluations spent, which is no part of the budget."""
+        return self.path / "evaluations" / f"{stage}-ledger{JSON}"
+
     def health(self, stage: str) -> Path:
         return self.path / HEALTH / f"{stage}{JSON}"
 

@@ -4,7 +4,7 @@ import shutil
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from itertools import takewhile
 from pathlib import Path
@@ -17,7 +17,7 @@ from harness.errors import UserError
 from harness.files import store
 from harness.files.folders import ArmFolder, RunFolder
 from harness.judges.base import GradingJudge, Judge
-from harness.methods.base import Lengths, Stage, Workbench
+from harness.methods.base import Lengths, Stage, Start, Workbench
 from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
 from harness.progress import progress
@@ -25,7 +25,7 @@ from harness.stages.collect import allowances, collect_stage, plan_stage
 from harness.stages.health import Collected, stage_health
 from harness.thoughts import MARKS, Marks
 from harness.training.example_file import read_examples
-from harness.training.examples import TrainingOptions, lora
+from harness.training.examples import Example, Objective, TrainingOptions, lora
 from harness.work import Cost, Rule
 
 if TYPE_CHECKING:
@@ -44,6 +44,18 @@ PACKAGES = (
 def loop_options(stage: Stage) -> dict[str, Any]:
     """The options of a stage's training loop, by name."""
     return {name: getattr(stage.training, name) for name in LOOP}
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Examples that are evaluated while a stage trains, and the objective that is computed on them.
+
+    ledger: is charged with their reading by the reference; evaluation is no part of a run's budget.
+    """
+
+    examples: Sequence[Example]
+    objective: Objective
+    ledger: Ledger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +119,14 @@ class RunSetup(ABC):
     def adapters(self, stage: Stage) -> Any:
         """The adapters that a stage trains (a LoraConfig of peft); None where it trains all weights."""
         return lora(stage.training)
+
+    def reference(self, stage: Stage, start: TrainableEngine) -> TrainableEngine:
+        """The model whose log-probabilities an objective compares with; by default the stage's start model."""
+        return start
+
+    def held_out(self, stage: Stage, engines: dict[Start, TrainableEngine]) -> HeldOut | None:
+        """Examples that are evaluated while a stage trains; None where nothing is."""
+        return None
 
     def judge_cost(self) -> Cost | None:
         """How FLOPs of the judge are counted; None where its size is not known."""
@@ -194,7 +214,7 @@ def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) 
         shutil.rmtree(setup.work(stage), ignore_errors=True)
     current: Callable[[], Engine] = _loader(stages[done - 1], setup) if done else setup.base
     for index in range(done, len(stages)):
-        engines = {"base": _trainable(setup.base()), "current": _trainable(current())}
+        engines: dict[Start, TrainableEngine] = {"base": _trainable(setup.base()), "current": _trainable(current())}
         ledger = _run_stage(stages, index, engines, ledger, setup)
         current = _loader(stages[index], setup)
     store.write_json(folder.ledger, ledger.as_dict())
@@ -237,7 +257,7 @@ def _train_depends(stage: Stage, setup: RunSetup) -> dict[str, Any]:
 
 
 def _run_stage(
-    stages: Sequence[Stage], index: int, engines: dict[str, TrainableEngine], ledger: Ledger, setup: RunSetup
+    stages: Sequence[Stage], index: int, engines: dict[Start, TrainableEngine], ledger: Ledger, setup: RunSetup
 ) -> Ledger:
     """Collect examples for one stage and train on them; return the ledger including this stage."""
     folder, stage = setup.folder, stages[index]
@@ -262,9 +282,10 @@ def _run_stage(
     stream.position = collected["drawn"]
     ledger = Ledger.from_dict(collected["ledger"])
     depends_on = _train_depends(stage, setup)
+    held_out = setup.held_out(stage, engines)
     engines[stage.start].rest()
     start = engines[stage.start].local
-    files = _train(stage, start, collected, ledger, setup, depends_on)
+    files = _train(stage, start, collected, ledger, setup, depends_on, held_out)
     folder.finish(
         stage.name,
         depends_on,
@@ -280,7 +301,7 @@ def _run_stage(
 
 def _collect(
     stage: Stage,
-    engines: dict[str, TrainableEngine],
+    engines: dict[Start, TrainableEngine],
     stream: PromptStream,
     ledger: Ledger,
     allowance: float,
@@ -331,6 +352,7 @@ def _train(
     ledger: Ledger,
     setup: RunSetup,
     depends_on: dict[str, Any],
+    held_out: HeldOut | None,
 ) -> list[Path]:
     """Train on the examples of a stage, and return the files and folders that it leaves.
 
@@ -339,11 +361,12 @@ def _train(
             surroundings, are reused only under the same dependencies.
     """
     from harness.training.dataset import build_data
+    from harness.training.evaluation import Evaluation
     from harness.training.reference import reference_logprobs
     from harness.training.trainer import sync_of, train
 
     label, objective = f"{setup.label} {stage.name}", stage.objective
-    work = setup.work(stage)
+    work, reference_engine = setup.work(stage), setup.reference(stage, start)
     examples = read_examples(setup.examples(stage))
     data = build_data(examples, work / "examples.arrow", objective.sequences, start.context_length)
     reference = None
@@ -351,9 +374,16 @@ def _train(
         with progress(f"{label}: reference", len(data) * objective.sequences) as advance:
             surroundings = store.digest([depends_on.get(name) for name in READING])
             cache = setup.shared.reference / surroundings
-            logged = LoggedTrainableEngine(start, work / f"reference-{surroundings}.jsonl")
+            logged = LoggedTrainableEngine(reference_engine, work / f"reference-{surroundings}.jsonl")
             reference = reference_logprobs(logged, data, ledger, cache, advance)
     training = setup.training(stage, work / f"state-{store.digest(depends_on)}")
+    if held_out:
+        rows = build_data(
+            held_out.examples, work / "evaluation.arrow", held_out.objective.sequences, start.context_length
+        )
+        needs = held_out.objective.needs_reference
+        compared = reference_logprobs(reference_engine, rows, held_out.ledger) if needs else None
+        training = replace(training, evaluation=Evaluation(rows, held_out.objective, compared))
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setup.checkpoint(stage), ledger, advance)
     history = setup.folder.history(stage.name)
@@ -364,4 +394,12 @@ def _train(
     store.write_json(health_file, health)
     for warning in health["warnings"]:
         print(f"warning: {label}: {warning}", file=sys.stderr)
-    return [result.checkpoint, history, health_file]
+    if not held_out:
+        return [result.checkpoint, history, health_file]
+    evaluations = setup.folder.evaluations(stage.name)
+    store.write_jsonl(evaluations, result.evaluations)
+    flops = len(result.evaluations) * held_out.ledger.cost(start).forward(rows.work)
+    held_out.ledger.charge("evaluate", flops, prompt_tokens=len(result.evaluations) * int(rows.work.read))
+    spent = setup.folder.evaluation_ledger(stage.name)
+    store.write_json(spent, held_out.ledger.as_dict())
+    return [result.checkpoint, history, health_file, evaluations, spent]

@@ -1,9 +1,9 @@
 """What a training is given and what it returns."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainingArguments
 
@@ -11,6 +11,9 @@ from harness.errors import UserError
 from harness.training.examples import TrainingOptions
 from harness.training.processes.command import LaunchCommand
 from harness.training.tracking import Tracking
+
+if TYPE_CHECKING:
+    from harness.training.evaluation import Evaluation
 
 
 @dataclass
@@ -44,6 +47,8 @@ class Training:
     callbacks: called in this process only: `processes` train without them.
     tracking: where metrics go beside the history.
     processes: the processes that train; None trains in this one.
+    evaluation: held-out examples, read when args.eval_strategy says so.
+    names: what values are called where callbacks and trackers see them, for those with another name there.
     """
 
     args: PreferenceArguments
@@ -51,6 +56,8 @@ class Training:
     callbacks: Sequence[TrainerCallback] = ()
     tracking: Tracking | None = None
     processes: ProcessGroup | None = None
+    evaluation: "Evaluation | None" = None
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -59,11 +66,13 @@ class TrainResult:
 
     checkpoint: its folder.
     history: one row per update (loss, grad_norm, learning_rate, the objective's values).
+    evaluations: one row per evaluation ("eval_loss" and so on, with the step).
     """
 
     checkpoint: Path
     updates: int
     history: list[dict[str, Any]]
+    evaluations: list[dict[str, Any]] = field(default_factory=list)
 
 
 class TrainingDiverged(UserError):

@@ -9,7 +9,7 @@ import os
 import sys
 from abc import ABC, abstractmethod
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -48,12 +48,16 @@ class LoopTrainer(Trainer, ABC):
         tokenizer: PreTrainedTokenizerBase,
         advance: Advance | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        eval_dataset: Dataset | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
             advance: called with the items of each pass.
+            names: what values are called in logs, for those with another name there.
         """
         self.advance = advance
+        self.names = names or {}
         self.noted: defaultdict[str, list[float]] = defaultdict(list)  # values since the last log, by name
         use_one_device(args)
         super().__init__(
@@ -63,6 +67,7 @@ class LoopTrainer(Trainer, ABC):
             processing_class=tokenizer,
             data_collator=collator,
             callbacks=list(callbacks),
+            eval_dataset=eval_dataset,
         )
         self.remove_callback(PrinterCallback)
 
@@ -86,7 +91,7 @@ class LoopTrainer(Trainer, ABC):
         norm = logs.get("grad_norm", 0.0)
         if not math.isfinite(norm):
             raise self.diverged("gradient norm", norm)
-        logs.update({name: sum(values) / len(values) for name, values in self.noted.items()})
+        logs.update({self.names.get(name, name): sum(values) / len(values) for name, values in self.noted.items()})
         self.noted.clear()
         super().log(logs, start_time)
 

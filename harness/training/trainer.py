@@ -8,7 +8,7 @@ a second model in memory.
 import copy
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from datasets import Dataset
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
 
 from harness.budget import Ledger
@@ -31,6 +31,7 @@ from harness.files.disk import whole, writing
 from harness.progress import Advance
 from harness.training.base import PreferenceArguments, Training, TrainingDiverged, TrainResult
 from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work
+from harness.training.evaluation import Evaluation, evaluate
 from harness.training.examples import Objective, ReferenceSync, TrainingOptions
 from harness.training.loop import LoopTrainer, loop_settings, use_padding_token, within_memory
 from harness.training.moving_reference import MovingReference
@@ -46,6 +47,8 @@ DIVERGED_FILE = "diverged_batch.json"
 class PreferenceTrainer(LoopTrainer):
     """Trains on tokenized examples with an objective."""
 
+    control: Any  # TrainerControl
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -57,6 +60,8 @@ class PreferenceTrainer(LoopTrainer):
         reading: Reading,
         advance: Advance | None = None,
         callbacks: Sequence[TrainerCallback] = (),
+        evaluation: Evaluation | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         """
         Args:
@@ -67,8 +72,10 @@ class PreferenceTrainer(LoopTrainer):
         self.objective = objective
         self.reading = reading
         self.moving: MovingReference | None = None
+        self.evaluation = evaluation
         self._batch: dict[str, Any] = {}
-        super().__init__(model, args, train_dataset, collator, tokenizer, advance, callbacks)
+        held_out = evaluation.data.rows if evaluation else None
+        super().__init__(model, args, train_dataset, collator, tokenizer, advance, callbacks, held_out, names)
 
     def items(self, batch: dict[str, Any]) -> torch.Tensor:
         return batch["counts"].sum()
@@ -100,6 +107,19 @@ class PreferenceTrainer(LoopTrainer):
         self._note(metrics, counts)
         # gradients are averaged over the processes
         return (losses * counts).sum() / num_items_in_batch * self.accelerator.num_processes
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Log loss and metrics of the held-out examples, and return them."""
+        if self.evaluation is None:
+            raise ValueError("there are no held-out examples")
+        size = self.args.per_device_eval_batch_size
+        values = evaluate(self.model, self.evaluation, self.reading, size, self.args.device)
+        metrics = {f"{metric_key_prefix}_{self.names.get(name, name)}": value for name, value in values.items()}
+        Trainer.log(self, metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
 
     def _note(self, metrics: dict[str, torch.Tensor], counts: torch.Tensor) -> None:
         """Note the values of all examples of this pass, over all processes."""
@@ -227,8 +247,14 @@ def train_here(
             saving.save(trained.to(engine.model.dtype), engine.tokenizer, folder)
     trainer.accelerator.wait_for_everyone()
     # sorted as in a saved state, so that the file is the same with and without an interruption
-    history = [dict(sorted(row.items())) for row in trainer.state.log_history if "loss" in row]
-    return TrainResult(output_dir, trainer.state.global_step, history)
+    ours = {shown: name for name, shown in training.names.items()}
+    history = [
+        dict(sorted((ours.get(name, name), value) for name, value in row.items()))
+        for row in trainer.state.log_history
+        if "loss" in row
+    ]
+    evaluations = [dict(sorted(row.items())) for row in trainer.state.log_history if "eval_loss" in row]
+    return TrainResult(output_dir, trainer.state.global_step, history, evaluations)
 
 
 def _whole_model(trainer: PreferenceTrainer, engine: TrainableEngine, peft_config: Any) -> torch.nn.Module:
@@ -276,6 +302,8 @@ def _train(
         reading,
         advance,
         [SaveState(), *training.callbacks],
+        training.evaluation,
+        training.names,
     )
     state = last_state(Path(args.output_dir))
     reference_model = None

@@ -115,7 +115,7 @@ def test_sampling_values_without_do_sample(model, harness, tmp_path, monkeypatch
 def test_the_trainer_of_the_library_saves_them_too(model, tmp_path):
     edit(model / "generation_config.json", temperature=0.9, top_p=0.6)
     config = SSOConfig(str(tmp_path / "sso"), use_cpu=True, principle_set="testbed")
-    trainer = SSOTrainer(str(model), config, [{"prompt": row["prompt"]} for row in PAIRS])
+    trainer = SSOTrainer(str(model), args=config, train_dataset=[{"prompt": row["prompt"]} for row in PAIRS])
     trainer.save_model(str(tmp_path / "saved"))
     assert GenerationConfig.from_pretrained(tmp_path / "saved").do_sample is True
 

@@ -15,6 +15,7 @@ from harness.errors import UserError
 from harness.testbed.prompts import prompts
 from harness.training.dataset import update_order
 from sso import SSOConfig, SSOTrainer, SSOVersion1Config, SSOVersion1Trainer
+from sso.refused import REFUSED
 
 DOCUMENT = DOCS / "training.md"
 
@@ -56,14 +57,16 @@ def test_the_example_of_the_documentation(testbed_model_dir, tmp_path, monkeypat
 
 def test_a_second_call_does_nothing_again(testbed_model_dir, tmp_path, monkeypatch):
     def train(**changes):
-        trainer = SSOTrainer(str(testbed_model_dir), config(tmp_path, generator_prompts=24, **changes), rows(24))
+        trainer = SSOTrainer(
+            str(testbed_model_dir), args=config(tmp_path, generator_prompts=24, **changes), train_dataset=rows(24)
+        )
         result = trainer.train()
         return result, trainer.trained.worked, trainer.engine.weights_hash, trainer.trained.engine().weights_hash
 
     first, again = train(), train()
     assert (first[1], again[1]) == (True, False)
     assert first[0] == again[0] and first[2] != first[3] == again[3]
-    with pytest.raises(UserError, match=r"computed with arguments\.beta=0.1 \(now 0.5\).*another folder"):
+    with pytest.raises(UserError, match=r"computed with arguments\.beta=0.1 \(now 0.5\).*another output_dir"):
         train(beta=0.5)
     updates = [len(read(tmp_path / f"training/{stage}.jsonl")) for stage in ("generator", "policy")]
     assert first[0].metrics["flops"] > 0 and first[0].global_step == sum(updates)
@@ -75,7 +78,9 @@ def test_version_1_with_a_loaded_model_and_adapters(testbed_model_dir, tmp_path)
     start = TransformersEngine.load(testbed_model_dir, device="cpu")
     args = config(tmp_path, SSOVersion1Config, iterations=2, filter=False, weight=True, detach_weight=True)
     adapters = LoraConfig(r=4, target_modules="all-linear", task_type="CAUSAL_LM")
-    trainer = SSOVersion1Trainer(start.model, args, rows(16), start.tokenizer, adapters)
+    trainer = SSOVersion1Trainer(
+        start.model, args=args, train_dataset=rows(16), processing_class=start.tokenizer, peft_config=adapters
+    )
     trainer.train()
     history = read(tmp_path / "training/iteration-2.jsonl")
     assert history[0]["weight"] > 0.5  # likelihoods are below 1
@@ -88,7 +93,9 @@ def test_version_1_with_a_loaded_model_and_adapters(testbed_model_dir, tmp_path)
 
 @pytest.mark.parametrize("loss", ["ipo", "simpo", "orpo"])
 def test_base_losses(testbed_model_dir, tmp_path, loss):
-    trainer = SSOTrainer(str(testbed_model_dir), config(tmp_path, loss_type=loss, generator_prompts=12), rows(16))
+    trainer = SSOTrainer(
+        str(testbed_model_dir), args=config(tmp_path, loss_type=loss, generator_prompts=12), train_dataset=rows(16)
+    )
     result = trainer.train()
     assert math.isfinite(result.training_loss)
     assert ("reference" in trainer.trained.ledger.roles) == (loss == "ipo")
@@ -107,7 +114,7 @@ def test_base_losses(testbed_model_dir, tmp_path, loss):
 )
 def test_mistakes(testbed_model_dir, tmp_path, changes, data, message):
     with pytest.raises(UserError, match=message):
-        SSOTrainer(str(testbed_model_dir), config(tmp_path, **changes), data).train()
+        SSOTrainer(str(testbed_model_dir), args=config(tmp_path, **changes), train_dataset=data).train()
 
 
 @pytest.mark.parametrize(
@@ -120,13 +127,53 @@ def test_mistakes(testbed_model_dir, tmp_path, changes, data, message):
         ("use_weighting", True, "SSOVersion1Config"),
         ("discopop_tau", 0.1, "loss_type"),
         ("sync_ref_model", True, "the model that a stage starts from"),
+        ("ref_model_mixup_alpha", 0.5, "the model that a stage starts from"),
+        ("ref_model_sync_steps", 64, "the model that a stage starts from"),
+        ("f_alpha_divergence_coef", 0.1, "loss_type"),
+        ("dataset_num_proc", 2, "token ids already"),
+        ("padding_free", True, "packed without padding"),
+        ("pad_to_multiple_of", 8, "packed without padding"),
+        ("precompute_ref_batch_size", 8, "generation_batch_size"),
+        ("pad_token", "<pad>", "processing_class"),
         ("max_length", 512, "max_completion_length"),
         ("truncation_mode", "keep_end", "max_completion_length"),
-        ("model_init_kwargs", {"dtype": "float32"}, "processing_class"),
         ("label_smoothing_factor", 0.1, "loss_type"),
-        ("eval_strategy", "epoch", "harness eval"),
-        ("push_to_hub", True, "save_model"),
+        ("label_names", ["labels"], "loss_type"),
+        ("auto_find_batch_size", True, "split already"),
+        ("dataloader_drop_last", True, "an update too"),
+        ("ignore_data_skip", True, "skips what it has seen"),
+        ("length_column_name", "n", "batched together"),
+        ("logging_strategy", "epoch", "every update is logged"),
+        ("logging_first_step", True, "every update is logged"),
+        ("include_num_input_tokens_seen", True, "number of trained tokens"),
+        ("neftune_noise_alpha", 5.0, "without noise"),
+        ("data_seed", 3, "set seed"),
+        ("do_predict", True, "attribute model"),
+        ("fsdp", "full_shard", "one process"),
+        ("deepspeed", "zero2.json", "one process"),
+        ("ddp_backend", "gloo", "one process"),
+        ("ddp_find_unused_parameters", True, "one process"),
+        ("ddp_bucket_cap_mb", 25, "one process"),
+        ("ddp_broadcast_buffers", True, "one process"),
+        ("ddp_static_graph", True, "one process"),
+        ("eval_accumulation_steps", 2, "log-probabilities of pairs"),
+        ("eval_do_concat_batches", False, "log-probabilities of pairs"),
+        ("eval_use_gather_object", True, "log-probabilities of pairs"),
+        ("prediction_loss_only", True, "log-probabilities of pairs"),
+        ("include_for_metrics", ["inputs"], "log-probabilities of pairs"),
+        ("batch_eval_metrics", True, "log-probabilities of pairs"),
+        ("bf16_full_eval", True, "set bf16"),
+        ("fp16_full_eval", True, "set bf16"),
+        ("load_best_model_at_end", True, "the last update"),
+        ("save_steps", 10, "save_model"),
+        ("save_total_limit", 2, "save_model"),
+        ("save_only_model", True, "save_model"),
+        ("save_on_each_node", True, "save_model"),
+        ("enable_jit_checkpoint", True, "save_model"),
+        ("hub_strategy", "checkpoint", "save_model"),
+        ("hub_always_push", True, "save_model"),
         ("save_strategy", "epoch", "Leave it at the default"),
+        ("train_sampling_strategy", "group_by_length", "Leave it at the default"),
         ("disable_dropout", False, "dropout is always off"),
         ("activation_offloading", True, "activation_checkpointing_kwargs"),
     ],
@@ -137,7 +184,12 @@ def test_fields_that_would_do_nothing_are_refused_by_name(tmp_path, field, value
     args = config(tmp_path)
     setattr(args, field, value)  # changed afterwards
     with pytest.raises(UserError, match=f"{field} (has no effect|is always)"):
-        SSOTrainer("nowhere", args, rows(8))
+        SSOTrainer("nowhere", args=args, train_dataset=rows(8))
+
+
+def test_each_refused_field_is_tested():
+    (rows,) = [mark.args[1] for mark in test_fields_that_would_do_nothing_are_refused_by_name.pytestmark]
+    assert {name for name, _, _ in rows} >= set(REFUSED) - {"parallelism_config"}
 
 
 def test_what_is_done_anyway_is_accepted(tmp_path):
@@ -153,7 +205,9 @@ def test_adapters_and_tokenizer_are_part_of_what_a_stage_is_made_from(testbed_mo
     def train(r=4, **changes):
         adapters = LoraConfig(r=r, target_modules="all-linear", task_type="CAUSAL_LM")
         args = config(tmp_path, SSOVersion1Config, iterations=1, lr_scheduler_type="polynomial")
-        trainer = SSOVersion1Trainer(str(testbed_model_dir), args, rows(16), **{"peft_config": adapters} | changes)
+        trainer = SSOVersion1Trainer(
+            str(testbed_model_dir), args=args, train_dataset=rows(16), **{"peft_config": adapters} | changes
+        )
         trainer.train()
         return trainer
 
@@ -179,7 +233,9 @@ def test_a_tokenizer_beside_a_models_name_is_used(testbed_model_dir, tmp_path):
 
     tokenizer = AutoTokenizer.from_pretrained(testbed_model_dir)
     tokenizer.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    trainer = SSOTrainer(str(testbed_model_dir), config(tmp_path), rows(8), tokenizer)
+    trainer = SSOTrainer(
+        str(testbed_model_dir), args=config(tmp_path), train_dataset=rows(8), processing_class=tokenizer
+    )
     assert trainer.engine.tokenizer is tokenizer
     plain = tuple(tokenizer("What?", add_special_tokens=False).input_ids)
     assert trainer.engine.encode_chat([{"role": "user", "content": "What?"}])[-len(plain) :] == plain
@@ -193,7 +249,7 @@ def test_a_principle_set_that_was_edited(testbed_model_dir, tmp_path):
 
     def train():
         args = config(tmp_path / "out", generator_prompts=12, principle_set=str(file))
-        SSOTrainer(str(testbed_model_dir), args, rows(16)).train()
+        SSOTrainer(str(testbed_model_dir), args=args, train_dataset=rows(16)).train()
 
     train()
     file.write_text(file.read_text() + " ")
@@ -208,7 +264,7 @@ def test_a_principle_set_that_was_edited(testbed_model_dir, tmp_path):
 def test_trained_tokens_are_those_of_the_updates(testbed_model_dir, tmp_path, changes, passes):
     """Counted by hand: an update reads the prompt of an example once, and each of its completions."""
     args = config(tmp_path, generator_prompts=12, per_device_train_batch_size=4, **changes)
-    trainer = SSOTrainer(str(testbed_model_dir), args, rows(16))
+    trainer = SSOTrainer(str(testbed_model_dir), args=args, train_dataset=rows(16))
     result = trainer.train()
     expected = 0
     for stage in ("generator", "policy"):
@@ -238,7 +294,7 @@ def tokens_of(sequences):
 def test_a_loaded_model_needs_its_tokenizer(testbed_model_dir, tmp_path):
     model = TransformersEngine.load(testbed_model_dir, device="cpu").model
     with pytest.raises(UserError, match="processing_class"):
-        SSOTrainer(model, config(tmp_path), rows(8))
+        SSOTrainer(model, args=config(tmp_path), train_dataset=rows(8))
 
 
 def test_the_date_of_a_template_is_that_of_the_first_call(tmp_path, monkeypatch):
@@ -254,7 +310,7 @@ def test_the_date_of_a_template_is_that_of_the_first_call(tmp_path, monkeypatch)
         monkeypatch.setattr("sso.trainer.date", Today)
         settings = {"max_completion_length": 4, "per_device_train_batch_size": 1, "generator_prompts": 4}
         config = SSOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False, principle_set="testbed", **settings)
-        trainer = SSOTrainer(model, config, train_dataset=[{"prompt": f"Why {n}?"} for n in range(4)])
+        trainer = SSOTrainer(model, args=config, train_dataset=[{"prompt": f"Why {n}?"} for n in range(4)])
         return trainer.engine.encode_chat(trainer.prompts[0].chat), trainer.day
 
     first = trained("2026-03-01")
@@ -267,4 +323,4 @@ def test_a_row_that_the_template_leaves_a_part_of_is_refused(tmp_path):
     model = str(model_folder("zephyr", tmp_path / "model"))
     rows = [{"prompt": "Why?"}, {"prompt": "Rain?", "tools": [{"type": "function", "function": {"name": "weather"}}]}]
     with pytest.raises(UserError, match="train_dataset, row 1: the chat template of .* leaves out the tool 'weather'"):
-        SSOTrainer(model, SSOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False), train_dataset=rows)
+        SSOTrainer(model, args=SSOConfig(str(tmp_path / "out"), use_cpu=True, bf16=False), train_dataset=rows)
