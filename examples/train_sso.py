@@ -23,6 +23,7 @@ class ScriptArguments:
 
     model: str = field(default=str(MODEL_DIR), metadata={"help": "A folder or hub id."})
     prompts: str | None = field(default=None, metadata={"help": "A JSONL file of rows with a prompt."})
+    rows: int = field(default=112, metadata={"help": "How many prompts are read, at most."})
     held_out: int = field(default=16, metadata={"help": "How many prompts are evaluated rather than trained on."})
 
 
@@ -42,9 +43,9 @@ if __name__ == "__main__":
     script, config = parser.parse_args_into_dataclasses()
 
     if script.prompts:
-        rows = load_dataset("json", data_files=script.prompts, split="train")
+        rows = load_dataset("json", data_files=script.prompts, split=f"train[:{script.rows}]")
     else:
-        rows = Dataset.from_list([{"prompt": list(prompt.messages)} for prompt in prompts()[:112]])
+        rows = Dataset.from_list([{"prompt": list(prompt.messages)} for prompt in prompts()[: script.rows]])
     split = rows.train_test_split(script.held_out, seed=config.seed)
 
     trainer = SSOTrainer(script.model, args=config, train_dataset=split["train"], eval_dataset=split["test"])

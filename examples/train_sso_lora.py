@@ -19,6 +19,7 @@ class ScriptArguments:
     """What this script reads beside SSOConfig."""
 
     model: str = field(default=str(MODEL_DIR), metadata={"help": "A folder or hub id."})
+    rows: int = field(default=96, metadata={"help": "How many prompts are trained on."})
     lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
     lora_alpha: int = field(default=16, metadata={"help": "Weight of the adapters, as lora_alpha / lora_r."})
 
@@ -40,7 +41,7 @@ if __name__ == "__main__":
     trainer = SSOTrainer(
         AutoModelForCausalLM.from_pretrained(script.model),
         args=config,
-        train_dataset=Dataset.from_list([{"prompt": list(prompt.messages)} for prompt in prompts()[:96]]),
+        train_dataset=Dataset.from_list([{"prompt": list(prompt.messages)} for prompt in prompts()[: script.rows]]),
         processing_class=AutoTokenizer.from_pretrained(script.model),
         peft_config=LoraConfig(r=script.lora_r, lora_alpha=script.lora_alpha, target_modules="all-linear"),
     )

@@ -7,6 +7,7 @@ _HOMES = {
     "GeneratorObjective": "sso.objective",
     "Query": "sso.objective",
     "SSOConfig": "sso.config",
+    "SSOError": "sso.errors",
     "SSOTrainer": "sso.trainer",
     "SSOVersion1Config": "sso.config",
     "SSOVersion1Trainer": "sso.trainer",

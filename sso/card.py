@@ -23,6 +23,7 @@ SPENT = ("flops", "calls", "prompt_tokens", "generated_tokens", "trained_tokens"
 
 def model_card(
     name: str,
+    start: str,
     base_model: str | None,
     trainer: str,
     roles: Mapping[str, Mapping[str, Any]],
@@ -35,6 +36,7 @@ def model_card(
     """The text of a card.
 
     Args:
+        start: the model that training started from. base_model: its id, where the hub has it.
         roles: what each role of the ledger spent.
         evaluation_flops: FLOPs of evaluations, which the budget does not have.
     """
@@ -53,7 +55,7 @@ def model_card(
     return "\n".join(
         (
             *(f"---\n{data.to_yaml()}\n---", "", f"# {_code(name)}", ""),
-            f"{_code(name)} was trained from {_code(base_model or 'a loaded model')} with `{trainer}`: Self-Steering",
+            f"{_code(name)} was trained from {_code(start or 'a loaded model')} with `{trainer}`: Self-Steering",
             f"Optimization ({PAPER}), which samples pairs of responses under good and bad principles.",
             *("", "## Use", "", "```python", "from transformers import pipeline", ""),
             f"generator = pipeline({'text-generation'!r}, model={name!r})",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import TrainingArguments
 
+from harness.errors import unknown_name
 from harness.experiment.meanings import option_meanings
 from harness.training.base import PreferenceArguments
 from harness.training.environment import check_alone
@@ -18,7 +19,11 @@ from sso.method import SSO
 from sso.refused import ALWAYS, REFUSED, UNUSED
 from sso.version1 import SSOVersion1
 
-LOSSES = {"sigmoid": "dpo"}  # losses whose name differs in TRL
+LOSSES = {  # names in TRL and here -> those of harness.training.losses
+    **{name: name for name in ("dpo", "ipo", "hinge", "simpo", "orpo", "cpo", "sppo", "apo-zero", "apo-down")},
+    **{"sigmoid": "dpo", "sppo_hard": "sppo", "apo_zero": "apo-zero", "apo_down": "apo-down"},
+}
+LOSS_HELP = f"The base loss, one of {', '.join(LOSSES)}."
 WITHOUT_EFFECT = {  # on results
     *("output_dir", "run_name", "report_to", "disable_tqdm", "logging_steps", "resume_from_checkpoint"),
     *("push_to_hub", "hub_token", "hub_model_id", "hub_private_repo", "hub_revision", "do_train", "do_eval"),
@@ -111,7 +116,7 @@ class PrincipleConfig(_DPOFields, PreferenceArguments):
     )
     loss_type: list[str] = field(
         default_factory=lambda: ["sigmoid"],
-        metadata={"help": "The base loss, one of sigmoid (or dpo), ipo, hinge, simpo and orpo."},
+        metadata={"help": LOSS_HELP},
     )
     beta: float = _option(SSO.Options, "beta", 0.1)
     ipo_average: bool = _option(SSO.Options, "ipo_average")
@@ -149,6 +154,9 @@ class PrincipleConfig(_DPOFields, PreferenceArguments):
             raise SSOError("router_aux_loss_coef must be a number; 0 trains without the load-balancing loss")
         if len(self.loss_type) != 1:
             raise SSOError(f"loss_type must name one loss, not {', '.join(self.loss_type)}")
+        with library_errors():
+            if self.loss_type[0] not in LOSSES:  # also robust: nobody labels pairs wrongly here
+                raise unknown_name("loss_type", self.loss_type[0], LOSSES)
 
 
 @dataclass
@@ -177,7 +185,7 @@ class SSOVersion1Config(PrincipleConfig):
     beta: float = _option(SSOVersion1.Options, "beta")
     loss_type: list[str] = field(
         default_factory=lambda: ["ipo"],
-        metadata={"help": "The base loss, one of sigmoid (or dpo), ipo, hinge, simpo and orpo."},
+        metadata={"help": LOSS_HELP},
     )
     iterations: int = _option(SSOVersion1.Options, "iterations", help="rounds of sampling and training")
     auxiliary: float = _option(SSOVersion1.Options, "auxiliary")
@@ -198,7 +206,7 @@ def method_options(args: PrincipleConfig, options: type, **values: Any) -> Any:
     return options(
         **{
             **stated,
-            "loss": LOSSES.get(args.loss_type[0], args.loss_type[0]),
+            "loss": LOSSES[args.loss_type[0]],
             "batch_size": args.per_device_train_batch_size * args.gradient_accumulation_steps,
             **values,
         }

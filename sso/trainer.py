@@ -38,7 +38,7 @@ from harness.files import store
 from harness.files.folders import ArmFolder, RunFolder
 from harness.methods.base import Method, Start
 from harness.methods.prompts import PromptStream
-from harness.stages.train import Trained, train_stages
+from harness.stages.train import LOOP, Trained, train_stages
 from sso.card import model_card, upload
 from sso.config import PrincipleConfig, SSOConfig, SSOVersion1Config, check_used, method_options
 from sso.errors import library_errors
@@ -381,15 +381,17 @@ class PrincipleTrainer(ABC):
         ledger = self.trained.ledger if self.trained else Ledger()
         evaluations = [self.folder.evaluation_ledger(stage.name) for stage in self._stages]
         name = self.engine.model.config._name_or_path
+        used = {option: value for option, value in vars(self.options).items() if option not in LOOP}
         text = model_card(
             name=model_name or Path(self.args.output_dir).name,
-            base_model=name if name and not Path(name).is_absolute() else Path(name).name or None,
+            start=Path(name).name if Path(name).is_dir() else name,
+            base_model=None if Path(name).is_dir() else name or None,
             trainer=type(self).__name__,
             roles={role: asdict(spent) for role, spent in ledger.roles.items()},
             evaluation_flops=sum(
                 Ledger.from_dict(store.read_json(each)).flops for each in evaluations if each.exists()
             ),
-            settings=vars(self.options) | {"train rows": len(self.prompts)},
+            settings=used | self._setup().loop(self._stages[-1]) | {"prompts": len(self.prompts)},
             versions={each: version(each) for each in ("torch", "transformers", "peft", "datasets", "tokenizers")},
             datasets=[dataset_name] if isinstance(dataset_name, str) else dataset_name or [],
             tags=[tags] if isinstance(tags, str) else tags or [],

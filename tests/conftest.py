@@ -20,7 +20,7 @@ CHAT_TEMPLATE = (
 # them out. To look again: pytest -m "not integration" --durations 40.
 INTEGRATION = """
     faults regression kill tuning trajectory recount cli write_faults hidden_inputs ifeval bench exports
-    real_rows sso_trainer reward_model_bench alpaca_annotations alpaca_interval alpaca_win_rates
+    real_rows sso_trainer trl_habits examples reward_model_bench alpaca_annotations alpaca_interval alpaca_win_rates
     math_responses math verify rejudge launch live_scores earlier trainer memory methods_testbed
     reward_model tracking judge_audit endpoint plugins sources judge_modes judge_faults simulation planning
     architectures testbed_model testbed_training cost report_browser hostile_texts judged_benchmarks

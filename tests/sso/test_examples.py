@@ -28,14 +28,24 @@ def test_a_script_of_dpo_trains_with_sso_when_class_names_change(tmp_path, libra
         )
     printed = run(code, tmp_path)
     before, after = re.search(r"held-out pairs ([\d.]+) to ([\d.]+)", printed).groups()
-    assert before == "0.693" and before != after  # log 2: policy and reference agree
+    assert before == "0.6931" and before != after  # log 2: policy and reference agree
     assert (tmp_path / "out" / "trainer_state.json").exists() and (tmp_path / "out" / "eval_results.json").exists()
     assert list((tmp_path / "policy").glob("*.safetensors"))
 
 
 @pytest.mark.parametrize("script", ["train_sso.py", "train_sso_lora.py"])
 def test_scripts(tmp_path, script):
-    printed = run(str(EXAMPLES / script), tmp_path, "--output_dir", "out", "--use_cpu", "--generator_prompts", "16")
+    printed = run(
+        str(EXAMPLES / script),
+        tmp_path,
+        "--output_dir",
+        "out",
+        "--use_cpu",
+        "--rows",
+        "32",
+        "--generator_prompts",
+        "12",
+    )
     assert "***** train metrics *****" in printed and "trained_tokens" in printed
     assert (tmp_path / "out" / "model.safetensors").exists()
 
