@@ -170,7 +170,7 @@ def _one_thread_each() -> None:
     epilog="Examples:\n\n  harness table results/runs/experiment\n\n  harness table results/runs/all --json\n\n"
     "  harness table results/runs/one results/runs/two -o both.tex\n\n"
     "  harness table results/runs/all --baseline dpo --format csv -o all.csv\n\n"
-    "  harness table results/runs/all --reported Qwen2-7B-Instruct"
+    "  harness table results/runs/all --reported Qwen2-7B-Instruct\n\n  harness table results/runs/all --checkpoints"
 )
 def table(
     run_folders: RunFolders,
@@ -192,6 +192,7 @@ def table(
         str | None, typer.Option(help="Also show published rows of a model, such as Llama3-8B-SFT, or 'all'.")
     ] = None,
     reported_file: Annotated[Path, typer.Option(help="File of published numbers.")] = RESULTS / "reported.yaml",
+    checkpoints: Annotated[bool, typer.Option("--checkpoints", help="Scores of one run along the way.")] = False,
     as_json: Json = False,
 ) -> None:
     """Print the table of finished runs, recomputed from their stored scores.
@@ -199,6 +200,10 @@ def table(
     Runs share a table if they are comparable: the same start model, questions, settings and judge.
     """
     _one_thread_each()
+    if checkpoints:
+        from harness.commands.along import show_checkpoints
+
+        return show_checkpoints(run_folders, as_json, output, format=form, baseline=baseline, reported=reported)
     from harness.commands.tables import show_table
 
     if as_json and form not in (None, "json"):
@@ -288,14 +293,15 @@ def check(
 
 @app.command(
     epilog="Examples:\n\n  harness figure pairs results/runs/all -o pairs.svg\n\n"
-    "  harness figure budgets results/runs/half results/runs/all results/runs/double -o budgets.svg"
+    "  harness figure budgets results/runs/half results/runs/all results/runs/double -o budgets.svg\n\n"
+    "  harness figure checkpoints results/runs/all -o checkpoints.svg"
 )
 def figure(
     kind: Annotated[
         str,
         typer.Argument(
             help="pairs: accuracy of one run's pairs against their probability. budgets: scores of runs that differ in "
-            "budget."
+            "budget. checkpoints: scores of one run along the way against FLOPs."
         ),
     ],
     run_folders: RunFolders,
@@ -373,7 +379,7 @@ def show(
 @takes(
     *("methods", "benchmarks", "seeds", "budget", "ledger", "model", "prompts", "preferences", "data_dir", "limit"),
     *("judge_model", "judge_price", "both_orders", "max_new_tokens", "completion_tokens", "batch_size"),
-    *("tune", "tune_prompts", "search", "options"),
+    *("checkpoints", "tune", "tune_prompts", "search", "options"),
 )
 def estimate(
     given: dict,

@@ -22,6 +22,7 @@ from harness.models.folder import TESTBED
 
 RUNS = Path("results/runs")
 SETTINGS = ("options", "search")  # repeatable, each NAME.OPTION=VALUE
+LISTS = ("methods", "benchmarks", "checkpoints")  # separated by commas
 FIELDS = ("judge_set",)  # repeatable, each KEY=VALUE
 _FIELDS = {each.name: each for each in dataclasses.fields(Experiment)}
 
@@ -103,9 +104,12 @@ def _parameter(name: str) -> inspect.Parameter:
     field = _FIELDS[name]
     default = ",".join(field.default) if isinstance(field.default, tuple) else field.default
     text = field.metadata["help"].replace("[", r"\[")
-    if default not in (None, dataclasses.MISSING, False):
+    if default not in (None, dataclasses.MISSING, False, ""):
         text += f" [dim]\\[default: {default}][/dim]"
-    others = {"methods": str, "benchmarks": str, **dict.fromkeys((*SETTINGS, *FIELDS), list[str])}
+    others = {
+        **dict.fromkeys(("methods", "benchmarks", "checkpoints"), str),
+        **dict.fromkeys((*SETTINGS, *FIELDS), list[str]),
+    }
     kind = others.get(name) or typed.plain_type(field.type)
     return inspect.Parameter(
         name,

@@ -16,8 +16,9 @@ def print_verified(report: Mapping[str, Any]) -> None:
     rows = []
     for number in report["numbers"]:
         state = "verified" if number["verified"] else "not verified"
-        rows.append([number["method"], number["seed"], number["benchmark"], number["value"], state, _chain(number)])
-    print_rows(("method", "seed", "benchmark", "value", "", "rests on"), rows, title=report["run"])
+        place = [number[name] for name in ("method", "seed", "fraction", "benchmark", "value")]
+        rows.append([*place, state, _chain(number)])
+    print_rows(("method", "seed", "at", "benchmark", "value", "", "rests on"), rows, title=report["run"])
     for problem in report["problems"]:
         print(readable(f"problem: {problem}"))
     if report["surroundings"]:

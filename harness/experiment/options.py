@@ -70,6 +70,11 @@ class Experiment:
         "How FLOPs are counted: needed (what the architecture computes) or nominal (2 N per token, 6 N per trained "
         "token, for N parameters).",
     )
+    checkpoints: tuple[PositiveShare, ...] = option(
+        (),
+        "Fractions of a budget in FLOPs, separated by commas, such as 0.25,0.5: the policy as it was when a run had "
+        "spent them is kept and scored too. The end, 1, is always scored.",
+    )
     model: str = option(
         TESTBED, "Model to start from: 'testbed' (embedded), a folder (also of a PEFT adapter) or a hub id."
     )
@@ -215,6 +220,13 @@ class Experiment:
             raise UserError("a model behind an endpoint can be scored, not trained: use harness eval")
         if self.engine_url and self.engine == "transformers":
             raise UserError("engine_url names a vLLM server: leave it out, or --engine transformers")
+        if self.checkpoints and self.cap.kind != "flops":
+            raise UserError(
+                f"checkpoints are fractions of a budget in FLOPs, and this one is {self.cap}: give --budget in FLOPs, "
+                "such as 1e12, or leave out --checkpoints"
+            )
+        if self.checkpoints and self.arms() == ("base",):
+            raise UserError("checkpoints are of a training, and base is not trained: give --method, or leave them out")
         if self.gpus and self.launcher:
             raise UserError("one way to start processes: give --gpus or --launcher, not both")
 
@@ -331,6 +343,11 @@ class Experiment:
     @property
     def cap(self) -> Budget:
         return Budget.parse(self.budget)
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The fractions of the budget with a checkpoint along the way, ascending."""
+        return tuple(sorted({each for each in self.checkpoints if each < 1}))
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values, as in a YAML file."""

@@ -10,7 +10,8 @@ from harness.errors import UserError
 from harness.files.marks import Folder
 
 RUNS = "runs"  # folder of runs, in a folder of results
-HEALTH, SCORES = "health", "scores"  # folders of an arm
+HEALTH, SCORES, ALONG = "health", "scores", "along"  # folders of an arm
+CHECKPOINT = "checkpoint"  # the step that makes a checkpoint along the way
 JSON, ROWS = ".json", ".jsonl"
 
 
@@ -83,6 +84,13 @@ class ArmFolder(Folder):
 
     def all_health(self) -> list[Path]:
         return sorted((self.path / HEALTH).glob(f"*{JSON}"))
+
+    def along(self, fraction: float) -> "ArmFolder":
+        """The checkpoint at a fraction of the budget, and its scores."""
+        return ArmFolder(self.path / ALONG / str(fraction))
+
+    def all_along(self) -> list["ArmFolder"]:
+        return [ArmFolder(path) for path in sorted((self.path / ALONG).glob("*/"))]
 
     @property
     def answering_work(self) -> Path:
@@ -179,8 +187,10 @@ class RunFolder(Folder):
         return folder.path.is_relative_to(self.tuning)
 
     def step_folders(self) -> Iterator[ArmFolder]:
-        """The arms and trials that have a finished step."""
-        return (each for each in [*self.arm_folders(), *self.trial_folders()] if each.marks.is_dir())
+        """The arms, their checkpoints along the way and the trials that have a finished step."""
+        arms = self.arm_folders()
+        along = [checkpoint for arm in arms for checkpoint in arm.all_along()]
+        return (each for each in [*arms, *along, *self.trial_folders()] if each.marks.is_dir())
 
     def loose_json(self) -> list[Path]:
         """JSON files of the run and of its arms that no mark names, and the ledgers of tuning."""

@@ -121,6 +121,10 @@ class Folder:
     def forget(self, step: str) -> None:
         self.mark_file(step).unlink(missing_ok=True)
 
+    def forget_all(self) -> None:
+        for step in self.steps():
+            self.forget(step)
+
 
 def read_mark(file: Path, read: Callable[[Path], Any] = store.read_json) -> Mark:
     """Read the mark of a finished step from its file.

@@ -47,7 +47,7 @@ TRAINING = Roots(
 )
 ANSWERING = Roots(
     ("harness.benchmarks.files", "harness.runs.engine_choice", "harness.engines.classifier", "harness.engines.logged"),
-    ("harness.runs.arm", "harness.runs.inputs", "harness.runs.scoring"),
+    ("harness.runs.arm", "harness.runs.checkpoints", "harness.runs.inputs", "harness.runs.scoring"),
 )
 ENDPOINT = Roots(  # ANSWERING for a model that is asked at a URL
     ("harness.benchmarks.files", "harness.engines.endpoint", "harness.engines.logged"), ANSWERING.alone
@@ -56,7 +56,7 @@ SCORING = Roots(
     ("harness.benchmarks.base", "harness.benchmarks.contamination", "harness.testbed.clusters"),
     ("harness.runs.scoring",),
 )
-JUDGING = ("judge", "score", "clusters")  # methods of a benchmark that its answers do not depend on
+JUDGING = ("judge", "score", "clusters", "verdicts", "is_open")  # methods that no answer rests on
 ANSWERS = ("answer", "pairs")  # and those that its score does not depend on
 
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from types import NoneType, UnionType
+from types import GenericAlias, NoneType, UnionType
 from typing import (
     TYPE_CHECKING,
     Annotated,
@@ -41,6 +41,7 @@ OptionsByName = dict[str, dict[str, Any]]
 Fields = dict[str, Any]
 DESCRIPTIONS: dict[Any, str] = {
     Names: "a list of texts, at least one",
+    tuple[float, ...]: "a list of numbers",
     OptionsByName: "mappings of options by the name of a method or benchmark",
     Fields: "a mapping of fields to values",
     NoneType: "null",
@@ -133,6 +134,8 @@ def plain_type(annotation: Any) -> Any:
         return str
     if get_origin(annotation) in (Union, UnionType):
         return Union[tuple(map(plain_type, get_args(annotation)))]  # noqa: UP007 (parts known at run time)
+    if get_origin(annotation) is tuple:
+        return GenericAlias(tuple, (plain_type(get_args(annotation)[0]), ...))
     return annotation
 
 
@@ -176,6 +179,10 @@ def _with_conversions(annotation: Any) -> Any:
         kind = tuple[Annotated[str, BeforeValidator(_name)], ...]
         given = Annotated[list[str], MinLen(1)] | str
         limits += [MinLen(1), BeforeValidator(_names, json_schema_input_type=given)]
+    elif get_origin(kind) is tuple:  # of numbers
+        number = get_args(kind)[0]
+        kind = GenericAlias(tuple, (_with_conversions(number), ...))
+        limits.append(BeforeValidator(_names, json_schema_input_type=GenericAlias(list, (number,)) | float | str))
     return Annotated[(kind, *limits)] if limits else kind
 
 
@@ -189,6 +196,8 @@ def _number(value: Any) -> Any:
 def _names(value: Any) -> Any:
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
+    if isinstance(value, int | float):
+        return (value,)
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -114,7 +114,7 @@ def scaling(run: ReportedRun, column: Column, series: Sequence[Series]) -> Figur
     """Score against FLOPs spent in training, a point per run. A line would look like a learning curve."""
     digits, points, table = digits_of(column.metric), [], []
     means: dict[str, tuple[float, float]] = {}
-    unit = _exponent([row.spent.flops for row in run.table.rows])
+    unit = exponent([row.spent.flops for row in run.table.rows])
     for row in run.table.rows:
         cell = row.cells[column.name]
         if not cell.by_seed:
@@ -131,7 +131,7 @@ def scaling(run: ReportedRun, column: Column, series: Sequence[Series]) -> Figur
         return None
     caps = [row.spent.cap_flops / 10**unit for row in run.table.rows if row.spent.cap_flops]
     height, most = 220, max([*(point["flops"] for point in points), *caps])
-    low, high = _domain([point["value"] for point in points])
+    low, high = domain([point["value"] for point in points])
     wished = [height * (high - value) / (high - low) for _, value in means.values()]
     labels = [
         {"method": method, "name": short(method), "place": place}
@@ -162,7 +162,7 @@ def scaling(run: ReportedRun, column: Column, series: Sequence[Series]) -> Figur
                 "mark": {"type": "point", "size": 40},
                 "encoding": {"color": scale["color"], "shape": scale["shape"], "description": {"field": "tooltip"}},
             },
-            *_labels(labels, scale),
+            *labels_beside(labels, scale),
         ],
     }
     return Figure(
@@ -174,7 +174,7 @@ def scaling(run: ReportedRun, column: Column, series: Sequence[Series]) -> Figur
     )
 
 
-def _labels(labels: Sequence[dict[str, Any]], scale: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+def labels_beside(labels: Sequence[dict[str, Any]], scale: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
     """Names to the right of a chart, "place" pixels from its top, each after its mark."""
     y = {"field": "place", "type": "quantitative", "scale": None, "axis": None}
     return [
@@ -191,12 +191,12 @@ def _labels(labels: Sequence[dict[str, Any]], scale: dict[str, dict[str, Any]]) 
     ]
 
 
-def _exponent(numbers: Sequence[float]) -> int:
+def exponent(numbers: Sequence[float]) -> int:
     """The exponent of the power of ten of the largest number."""
     return floor(log10(max(numbers))) if max(numbers, default=0) else 0
 
 
-def _domain(numbers: Sequence[float]) -> tuple[float, float]:
+def domain(numbers: Sequence[float]) -> tuple[float, float]:
     """The range of numbers with a margin."""
     margin = 0.08 * (max(numbers) - min(numbers)) or 1.0
     return min(numbers) - margin, max(numbers) + margin
@@ -214,7 +214,7 @@ def budget(run: ReportedRun) -> Figure | None:
     }
     roles = list(dict.fromkeys(role for by_role in shares.values() for role in by_role))
     roles.sort(key=lambda role: role == "train")
-    unit = _exponent([sum(by_role.values()) for by_role in shares.values()])
+    unit = exponent([sum(by_role.values()) for by_role in shares.values()])
     for method, by_role in shares.items():
         if not by_role:
             continue
@@ -332,7 +332,7 @@ def _dots(rows: list[dict[str, Any]], names: list[str], series: Sequence[Series]
 
 def _steps(rows: list[dict[str, Any]], names: list[str], series: Sequence[Series]) -> dict[str, Any]:
     scale, height = scales(series), 220
-    low, high = _domain([row["value"] for row in rows])
+    low, high = domain([row["value"] for row in rows])
     ends = [row for row in rows if row["part"] == names[-1]]
     wished = [height * (high - row["value"]) / (high - low) for row in ends]
     labels = [
@@ -359,6 +359,6 @@ def _steps(rows: list[dict[str, Any]], names: list[str], series: Sequence[Series
                 "mark": {"type": "point", "size": 40},
                 "encoding": {"color": scale["color"], "shape": scale["shape"], **tooltip},
             },
-            *_labels(labels, scale),
+            *labels_beside(labels, scale),
         ],
     }

@@ -17,12 +17,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from harness.benchmarks.loading import benchmarks_of
-from harness.report import figures, samples, training, wording
+from harness.report import along, figures, samples, training, wording
 from harness.report.drawing import Figure, Series
 from harness.report.pairs import training_blocks
 from harness.report.run import ReportedRun
 from harness.report.verdict import Verdict, verdict
 from harness.results import tuning_record
+from harness.results.along import along as scores_along
 from harness.results.folder import CODE_FILES, MACHINE
 from harness.statistics.ranking import SIGNIFICANT
 from harness.tables.layout import NONE, count, digits_of, duration
@@ -39,6 +40,7 @@ def page(run: ReportedRun, made: datetime) -> str:
     """
     series = {name: Series(name, index) for index, name in enumerate(run.methods)}
     conclusion = verdict(run)
+    found = scores_along(run.stored) if run.experiment.fractions else None
     texts = {name: (files("harness.report") / "html" / name).read_text("utf-8") for name in ("page.css", "page.js")}
     style, script = texts["page.css"], texts["page.js"]
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -65,6 +67,10 @@ def page(run: ReportedRun, made: datetime) -> str:
                 figures.budget(run),
             ]
         ),
+        along=found,
+        along_figures=_drawn(along.of_column(found, column, [*series.values()]) for column in run.table.benchmarks)
+        if found
+        else [],
         parts=[(column, list(_parts(run, column, [*series.values()]))) for column in run.table.benchmarks],
         further={column.name: _further(run, column) for column in run.table.benchmarks},
         curves=_drawn(training.curves(run, each) for each in series.values()),

@@ -8,6 +8,7 @@ from math import isnan
 from typing import Any
 
 from harness.errors import UserError
+from harness.report.along import checkpoints
 from harness.report.drawing import MUTED, WIDTH, Figure, Series, draw, scales, size_of, values
 from harness.report.figures import NUMBERS
 from harness.report.run import ReportedRun
@@ -83,7 +84,7 @@ def budgets(runs: Sequence[ReportedRun]) -> Figure:
     )
 
 
-FIGURES = {"pairs": pairs, "budgets": budgets}
+FIGURES = {"pairs": pairs, "budgets": budgets, "checkpoints": checkpoints}
 
 
 def as_file(figure: Figure, runs: Sequence[ReportedRun], command: str) -> str:

@@ -184,7 +184,13 @@ class StoredRun:
             testbed=self.testbed,
             titles=titles(self.experiment),
             limit=self.experiment.limit,
-            remarks=[*_options(self), *_code_files(self.versions), *_machine(self.versions), *_not_shown(self)],
+            remarks=[
+                *_along(self.experiment),
+                *_options(self),
+                *_code_files(self.versions),
+                *_machine(self.versions),
+                *_not_shown(self),
+            ],
             command=self.experiment.command,
         )
 
@@ -192,6 +198,14 @@ class StoredRun:
 def table_of(path: Path, baseline: str = "base") -> Table:
     """The table of a run folder, computed from its stored scores."""
     return StoredRun.read(path).table(baseline)
+
+
+def _along(experiment: Experiment) -> list[str]:
+    """A remark on the scores that the table does not show."""
+    if not experiment.fractions:
+        return []
+    fractions = ", ".join(f"{each:g}" for each in experiment.fractions)
+    return [f"Scores are those at the end; harness table --checkpoints shows those at {fractions} of the budget."]
 
 
 def _options(run: StoredRun) -> list[str]:

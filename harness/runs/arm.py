@@ -19,13 +19,24 @@ from harness.methods.base import Lengths, Method, Stage
 from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
 from harness.results.tuning_record import choice
+from harness.runs.checkpoints import Checkpoint
 from harness.runs.engine_choice import described, load_engine
 from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
 from harness.runs.processes import launch_dependencies
 from harness.runs.scoring import Scoring
 from harness.signals import GO_ON
+from harness.stages.intermediate import Intermediate, policy_stages
 from harness.stages.plan import judge_cost, measure_lengths
-from harness.stages.train import LOOP, PACKAGES, RunSetup, Trained, collecting, stage_steps, train_stages
+from harness.stages.train import (
+    LOOP,
+    PACKAGES,
+    RunSetup,
+    Trained,
+    collecting,
+    intermediate,
+    stage_steps,
+    train_stages,
+)
 from harness.thoughts import parse_marks
 from harness.training.tracking import tracking
 from harness.types import Prompt
@@ -75,6 +86,20 @@ class Arm:
     def stages(self) -> list[Stage]:
         return self.method.stages(self.options)
 
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """The fractions of its budget with a checkpoint along the way; a kind of arm without any overrides this."""
+        return self.experiment.fractions if self.experiment.stages(self.name) else ()
+
+    @cached_property
+    def checkpoints(self) -> list[Checkpoint]:
+        """The checkpoints along the way, the earliest first."""
+        return [Checkpoint(self, fraction) for fraction in self.fractions]
+
+    def intermediate(self, inputs: Inputs) -> Intermediate:
+        """How these checkpoints are made."""
+        return intermediate(self.stages, self.setup(inputs))
+
     def training_steps(self) -> list[str]:
         """Names of the steps of training, in order; they do not depend on what tuning chooses."""
         stages = self.experiment.stages(self.name)
@@ -92,8 +117,11 @@ class Arm:
         """Forget that a step, and those that depend on it, were done. Returns whether the arm has such a step."""
         for steps in (*map(step_names, self.benchmarks), self.steps()):  # nothing depends on steps of a benchmark
             if step in steps:
-                for later in steps[steps.index(step) :]:
-                    self.folder.forget(later)
+                forgotten = steps[steps.index(step) :]
+                for each in forgotten:
+                    self.folder.forget(each)
+                for checkpoint in self.checkpoints:
+                    checkpoint.forget(step, forgotten)
                 return True
         return False
 
@@ -115,7 +143,8 @@ class Arm:
             UserError: when a finished step depends on something that has changed since, naming it.
         """
         if self.trained(inputs):
-            for scoring in self.scorings(inputs):
+            self.intermediate(inputs).check()
+            for scoring in chain(self.scorings(inputs), *(each.scorings(inputs) for each in self.checkpoints)):
                 scoring.finished()
 
     def scorings(self, inputs: Inputs) -> list[Scoring]:
@@ -134,7 +163,10 @@ class Arm:
         trained = self.train(inputs)
         middle = time.perf_counter()
         for scoring in self.scorings(inputs):
-            self.worked |= scoring.run(trained)
+            self.worked |= scoring.run(trained.engine)
+        del trained  # one policy in memory at a time
+        for checkpoint in self.checkpoints:
+            self.worked |= checkpoint.run(inputs)
         self._book_seconds(middle - start, time.perf_counter() - middle)
 
     def _book_seconds(self, training: float, scoring: float) -> None:
@@ -166,12 +198,12 @@ class Arm:
         """The factor of the implicit reward, for methods with an option of this name; None for others."""
         return asdict(self.options).get("beta")
 
-    def policy(self, trained: Trained, inputs: Inputs) -> Policy:
+    def policy(self, engine: Callable[[], Engine], inputs: Inputs) -> Policy:
         """The model to score; with its reference, where it was trained."""
         if not self.stages:
-            return Policy(trained.engine(), folder=self.folder.path)
+            return Policy(engine(), folder=self.folder.path)
         return Policy(
-            trained.engine(),
+            engine(),
             reference=inputs.base,
             beta=1.0 if self.beta is None else self.beta,
             pairs=self.pairs(),
@@ -195,6 +227,7 @@ class Arm:
             rejudge=experiment.rejudge,
             marks=parse_marks(experiment.thought_marks),
             label=self.label,
+            fractions=self.fractions,
             arm=self,
             inputs=inputs,
             streams={
@@ -203,7 +236,7 @@ class Arm:
             },
         )
 
-    def _load(self, path: Path) -> TrainableEngine:
+    def load(self, path: Path) -> TrainableEngine:
         use_threads(self.experiment)
         return load_engine(self.experiment, path)
 
@@ -264,9 +297,8 @@ class Arm:
 
     def pairs(self) -> list[Prompt] | None:
         """The pairs that the policy was trained on: those of its last stage and of the stages it continued from."""
-        starts = [index for index, stage in enumerate(self.stages) if index == 0 or stage.start == "base"]
         rows = []
-        for stage in self.stages[starts[-1] if starts else 0 :]:
+        for stage in policy_stages(self.stages):
             self.folder.check(collecting(stage))
             rows += store.read_jsonl(self.folder.preferences(stage.name))
         pairs = [Prompt.of_record(row) for row in rows if {"chosen", "rejected"} <= row.keys()]
@@ -285,7 +317,7 @@ class ArmSetup(RunSetup):
         return self.inputs.base
 
     def load(self, checkpoint: Path) -> TrainableEngine:
-        return self.arm._load(checkpoint)
+        return self.arm.load(checkpoint)
 
     def depends_on(self, stage: Stage) -> dict[str, Any]:
         return self.arm._depends_on(stage, self.inputs)

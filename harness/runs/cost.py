@@ -61,7 +61,8 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     here = None if calibrate else _here(experiment, shape, length)
     methods = [name for name, method in planned["methods"].items() if method["stages"]]
     stages = sum(len(method["stages"]) for method in planned["methods"].values())
-    models, made = experiment.seeds * len(planned["methods"]), experiment.seeds * _tokens(planned, "generate")
+    models, made = _scored_models(experiment, planned), experiment.seeds * _tokens(planned, "generate")
+    kept = experiment.seeds * (stages + len(experiment.fractions) * len(methods))
     scored = _scoring(experiment, shape, speed)["tokens"]
     return planned | {
         "cost": {
@@ -72,12 +73,19 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
             "memory": _memory(experiment, shape, gpus, length, methods, speed.memory),
             "judge": _judge(experiment, models),
             "disk": {
-                "checkpoints_gib": experiment.seeds * stages * WEIGHT * shape.parameters / GIB,
+                "checkpoints_gib": kept * WEIGHT * shape.parameters / GIB,
                 "state_gib": STATE * shape.parameters / GIB if stages else 0.0,
                 "texts_gib": TEXT * (made + models * scored) / GIB,
             },
         }
     }
+
+
+def _scored_models(experiment: Experiment, planned: RunPlan) -> int:
+    """How many models answer the benchmarks: each method's with each seed, and its checkpoints along the way; fewer
+    where a method has no policy yet at a fraction."""
+    trained = sum(bool(method["stages"]) for method in planned["methods"].values())
+    return experiment.seeds * (len(planned["methods"]) + len(experiment.fractions) * trained)
 
 
 def _here(experiment: Experiment, shape: ModelSizes, lengths: Lengths) -> Speed | None:
@@ -108,8 +116,7 @@ def _time(experiment: Experiment, planned: RunPlan, shape: ModelSizes, speed: Sp
     }
     tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
     seconds["tuning"] = sum(seconds.values()) * tuning  # trials are like these runs
-    models = experiment.seeds * len(planned["methods"])
-    seconds["score"] = models * _scoring(experiment, shape, speed)["seconds"]
+    seconds["score"] = _scored_models(experiment, planned) * _scoring(experiment, shape, speed)["seconds"]
     hours = {role: value / 3600 for role, value in seconds.items()}
     return {"hours": hours, "gpu_hours": sum(hours.values()), "days": sum(hours.values()) / 24 / devices}
 

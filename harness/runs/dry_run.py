@@ -126,6 +126,19 @@ def _states(arm: Arm, inputs: Inputs) -> Iterator[tuple[str, tuple[State, str | 
         if scoring.left_out or arm.folder.mark(scoring.samples_step):
             for step, depends_on in takewhile(lambda each: arm.folder.mark(each[0]), scoring.steps()):
                 yield step, _state(arm, step, depends_on)
+    for checkpoint in arm.checkpoints:
+        try:
+            arm.intermediate(inputs).check_at(checkpoint.fraction)
+            scored = all(scoring.finished() for scoring in checkpoint.scorings(inputs))
+        except UserError as error:
+            yield _along(checkpoint.fraction), ("refused", str(error))
+            continue
+        yield _along(checkpoint.fraction), ("finished" if checkpoint.mark and scored else "to do", None)
+
+
+def _along(fraction: float) -> str:
+    """The name that a checkpoint along the way has here."""
+    return f"checkpoint at {fraction:g}"
 
 
 def _state(arm: Arm, step: str, depends_on: dict[str, Any]) -> tuple[State, str | None]:
@@ -149,3 +162,5 @@ def _work(arm: Arm, planned: MethodPlan | None, benchmarks: dict[str, CompleteBe
         trained = "trains on the pairs and " if benchmark.needs_pairs else ""
         yield answers, f"{trained}answers the questions of {benchmark.title}"
         yield scores, "asks the judge and scores" if benchmark.needs_judge else "scores the answers"
+    for fraction in arm.fractions:
+        yield _along(fraction), f"keeps and scores the policy, if there is one, after {fraction:g} of the budget"

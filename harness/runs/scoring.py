@@ -5,7 +5,7 @@ Answers are generated once; when judging or scoring changes, both are redone fro
 
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
@@ -30,7 +30,7 @@ from harness.models.folder import TESTBED
 from harness.progress import progress
 from harness.runs.engine_choice import described
 from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of
-from harness.stages.train import PACKAGES, Trained
+from harness.stages.train import PACKAGES
 from harness.testbed.clusters import clusters as clusters_by_content
 from harness.thoughts import parse_marks
 from harness.types import Prompt
@@ -75,7 +75,7 @@ class ScoredArm(Protocol):
         """Digests of the parts of the finished policy."""
         ...
 
-    def policy(self, trained: Trained, inputs: Inputs) -> Policy: ...
+    def policy(self, engine: Callable[[], Engine], inputs: Inputs) -> Policy: ...
 
     def pairs(self) -> list[Prompt] | None:
         """The pairs that the policy was trained on."""
@@ -214,15 +214,19 @@ class Scoring:
         """
         return all(self.folder.finished(*step) for step in self.steps())
 
-    def run(self, trained: Trained) -> bool:
-        """Write samples, judgments and the score to the folder. Returns whether there was anything to do."""
+    def run(self, engine: Callable[[], Engine]) -> bool:
+        """Write samples, judgments and the score to the folder. Returns whether there was anything to do.
+
+        Args:
+            engine: loads the policy, once.
+        """
         if self.finished() and self.folder.whole(self.score_step) and (self.left_out or self.answered()):
             return False
         if self.left_out:
             self.folder.finish(self.score_step, NO_PAIRS, [])
             return True
         if not self.answered():
-            self._answer(trained)
+            self._answer(engine)
         self.folder.check(self.samples_step)
         written = [self.score_file]
         judgments: list[dict] = []
@@ -267,8 +271,8 @@ class Scoring:
         marks, thinking = parse_marks(self.arm.experiment.thought_marks), self.thinking
         return AnsweringEngine(engine, marks, self.system_prompt, None if thinking is None else thinking == "on")
 
-    def _answer(self, trained: Trained) -> None:
-        policy = self.arm.policy(trained, self.inputs)
+    def _answer(self, engine: Callable[[], Engine]) -> None:
+        policy = self.arm.policy(engine, self.inputs)
         work = self.folder.answering_work / file_name(self.name)
         with progress(f"{self.arm.label} {self.name}: answer", self.benchmark.turns * len(self.items)) as advance:
             if isinstance(policy.engine, RewardEngine):  # it writes no text: nothing to log, no thoughts to remove

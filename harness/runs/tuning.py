@@ -56,6 +56,11 @@ class Trial(Arm):
     def is_tuned(self) -> bool:
         return True
 
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        """None: tuning chooses by the score at the end."""
+        return ()
+
     def steps(self) -> list[str]:
         return [*super().steps(), FAILED]
 

@@ -13,10 +13,11 @@ from typing import Any, TypedDict
 from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import store
-from harness.files.folders import ArmFolder, RunFolder
+from harness.files.folders import CHECKPOINT, ArmFolder, RunFolder
 from harness.files.marks import differences
 from harness.results.folder import FORMAT, check_format, read_experiment, table_of
 from harness.runs.arm import Arm
+from harness.runs.checkpoints import Checkpoint
 from harness.runs.inputs import Inputs, data_folder, load_judge, load_prompts
 from harness.runs.run import arms_of, run_files
 from harness.runs.scoring import Scoring
@@ -41,10 +42,12 @@ class Link(TypedDict):
 
 
 class Number(TypedDict):
-    """One score. rests_on: the chain from the file of the score back to the base model."""
+    """One score. fraction: of the budget, at which the policy was scored; 1 for the final one. rests_on: the chain from
+    the file of the score back to the base model."""
 
     method: str
     seed: int
+    fraction: float
     benchmark: str
     value: float | None
     verified: bool
@@ -166,7 +169,9 @@ def _index(root: RunFolder) -> Iterator[str]:
 def _strangers(experiment: Experiment, root: RunFolder) -> Problems:
     """Folders and steps that do not belong to the experiment; its table leaves them out."""
     arms: Sequence[Arm] = [*arms_of(experiment, root), *trials_of(experiment, root)]
+    along = [checkpoint for arm in arms for checkpoint in arm.checkpoints]
     known = {arm.folder.path: set(arm.steps()) for arm in arms}
+    known |= {checkpoint.folder.path: set(checkpoint.steps()) for checkpoint in along}
     problems = []
     for folder in root.step_folders():
         if folder.path not in known:
@@ -180,17 +185,41 @@ def _strangers(experiment: Experiment, root: RunFolder) -> Problems:
 
 
 def _arm(arm: Arm, inputs: Inputs | None) -> tuple[Problems, list[Number], set[str]]:
-    """What is wrong with an arm, its numbers, and what differs in its surroundings."""
+    """What is wrong with an arm, its numbers and those of its checkpoints, and what differs in its surroundings."""
     if inputs is None:
         unknown = [f"{arm.folder.path}: what it depends on cannot be read"]
-        return [], [_number(arm, name, unknown) for name in arm.benchmarks], set()
+        scored: list[Arm | Checkpoint] = [arm, *arm.checkpoints]
+        return [], [_number(each, name, unknown) for each in scored for name in each.benchmarks], set()
     trained: Problems = []
     found = _attempt(trained, arm.folder.path, lambda: _trained(arm, inputs))
     trained += found[0] if found else []
     surroundings = found[1] if found else set()
-    problems = list(trained)
+    done = bool(found and arm.is_tuned() and not _lacking(arm))
+    problems, numbers, here = _numbers(arm, inputs, trained, done)
+    problems, surroundings = trained + problems, surroundings | here
+    for checkpoint in arm.checkpoints if done else ():
+        made: Problems = []
+        found = _attempt(made, checkpoint.folder.path, partial(_steps, checkpoint, checkpoint.training_step(inputs)))
+        made += found[0] if found else []
+        mark = _attempt([], checkpoint.folder.path, partial(checkpoint.folder.mark, CHECKPOINT))
+        if mark is None or not checkpoint.none:
+            wrong, more, here = _numbers(checkpoint, inputs, trained + made, mark is not None)
+            made, numbers, surroundings = made + wrong, numbers + more, surroundings | here
+        problems, surroundings = problems + made, surroundings | (found[1] if found else set())
+    return problems, numbers, surroundings
+
+
+def _numbers(
+    arm: Arm | Checkpoint, inputs: Inputs, trained: Problems, done: bool
+) -> tuple[Problems, list[Number], set[str]]:
+    """What is wrong with scores, the scores, and what differs in their surroundings.
+
+    Args:
+        trained: what is wrong with the policy. done: whether its training is finished.
+    """
+    problems: Problems = []
     numbers: list[Number] = []
-    done = found and arm.is_tuned() and not _lacking(arm)
+    surroundings: set[str] = set()
     for name in arm.benchmarks:
         scored: Problems = []
         work = partial(_scored, arm, name, inputs, scored)
@@ -214,7 +243,7 @@ def _lacking(arm: Arm) -> bool:
         return True
 
 
-def _scored(arm: Arm, name: str, inputs: Inputs, problems: Problems) -> tuple[Scoring, set[str]]:
+def _scored(arm: Arm | Checkpoint, name: str, inputs: Inputs, problems: Problems) -> tuple[Scoring, set[str]]:
     """Add the problems of a score. Returns the scoring, and what differs in its surroundings."""
     scoring = next(each for each in arm.scorings(inputs) if each.name == name)
     found, here = _steps(arm, scoring.steps())
@@ -280,7 +309,7 @@ def _trained(arm: Arm, inputs: Inputs) -> tuple[list[str], set[str]]:
     return problems + _ledger(arm), surroundings
 
 
-def _steps(arm: Arm, steps: Iterator[tuple[str, dict[str, Any]]]) -> tuple[list[str], set[str]]:
+def _steps(arm: Arm | Checkpoint, steps: Iterator[tuple[str, dict[str, Any]]]) -> tuple[list[str], set[str]]:
     """What is wrong with steps, up to the first that is not finished; and what differs in their surroundings."""
     problems: Problems = []
     surroundings: set[str] = set()
@@ -349,7 +378,7 @@ def _rounded(text: str) -> Any:
     return json.loads(text, parse_float=lambda number: f"{float(number):.9g}")
 
 
-def _number(arm: Arm, benchmark: str, problems: list[str], scoring: Scoring | None = None) -> Number:
+def _number(arm: Arm | Checkpoint, benchmark: str, problems: list[str], scoring: Scoring | None = None) -> Number:
     """The report on one score.
 
     Args:
@@ -361,6 +390,7 @@ def _number(arm: Arm, benchmark: str, problems: list[str], scoring: Scoring | No
     return {
         "method": arm.name,
         "seed": arm.seed,
+        "fraction": arm.fraction if isinstance(arm, Checkpoint) else 1.0,
         "benchmark": benchmark,
         "value": value,
         "verified": not problems,
@@ -369,10 +399,15 @@ def _number(arm: Arm, benchmark: str, problems: list[str], scoring: Scoring | No
     }
 
 
-def _chain(arm: Arm, scoring: Scoring) -> list[Link]:
+def _chain(arm: Arm | Checkpoint, scoring: Scoring) -> list[Link]:
     """The steps from the score back to the first: the files of each, and the digests of what it depends on."""
+    steps = [(arm.folder, scoring.score_step), (arm.folder, scoring.samples_step)]
+    if isinstance(arm, Checkpoint):
+        steps.append((arm.folder, CHECKPOINT))
+    trained = arm.arm.folder if isinstance(arm, Checkpoint) else arm.folder
+    steps += [(trained, step) for step in reversed(arm.training_steps())]
     chain: list[Link] = []
-    for step in [scoring.score_step, scoring.samples_step, *reversed(arm.training_steps())]:
-        if mark := _attempt([], step, partial(arm.folder.mark, step)):
+    for folder, step in steps:
+        if mark := _attempt([], step, partial(folder.mark, step)):
             chain.append({"step": step, "key": mark.key, "files": mark.files, "depends_on": mark.depends_on})
     return chain

@@ -23,9 +23,10 @@ from harness.models import fingerprints
 from harness.progress import progress
 from harness.stages.collect import allowances, collect_stage, plan_stage
 from harness.stages.health import Collected, stage_health
+from harness.stages.intermediate import DuringTraining, Intermediate
 from harness.thoughts import MARKS, Marks
 from harness.training.example_file import read_examples
-from harness.training.examples import Example, Objective, TrainingOptions, lora
+from harness.training.examples import Example, Objective, TrainingOptions, lora, sync_of
 from harness.work import Cost, Rule
 
 if TYPE_CHECKING:
@@ -71,6 +72,7 @@ class RunSetup(ABC):
     most_missing, rejudge: see `harness.methods.base.Workbench`.
     marks: marks of the thoughts that are removed from completions.
     label: what progress and warnings show.
+    fractions: of the budget, at which a checkpoint is kept too (`harness.stages.intermediate`); below 1, ascending.
     """
 
     folder: ArmFolder
@@ -86,6 +88,7 @@ class RunSetup(ABC):
     rejudge: bool = False
     marks: Marks = MARKS
     label: str = ""
+    fractions: Sequence[float] = ()
 
     @abstractmethod
     def base(self) -> Engine:
@@ -183,6 +186,12 @@ def stage_steps(stages: Sequence[Stage], setup: RunSetup) -> Iterator[tuple[str,
         before = stage
 
 
+def intermediate(stages: Sequence[Stage], setup: RunSetup) -> Intermediate:
+    """The checkpoints of a run at its fractions of the budget."""
+    amount, fractions = setup.budget.amount, setup.fractions
+    return Intermediate(setup.folder, setup.label, fractions, amount, stages, lambda each: _train_depends(each, setup))
+
+
 def finished_stages(stages: Sequence[Stage], setup: RunSetup) -> int:
     """How many stages are finished, counted from the first.
 
@@ -217,8 +226,9 @@ def train_stages(stages: Sequence[Stage], setup: RunSetup, needed: bool = True) 
         engines: dict[Start, TrainableEngine] = {"base": _trainable(setup.base()), "current": _trainable(current())}
         ledger = _run_stage(stages, index, engines, ledger, setup)
         current = _loader(stages[index], setup)
+    settled = intermediate(stages, setup).settle()
     store.write_json(folder.ledger, ledger.as_dict())
-    return Trained(current, ledger, worked=done < len(stages))
+    return Trained(current, ledger, worked=settled or done < len(stages))
 
 
 def _trainable(engine: Engine) -> TrainableEngine:
@@ -285,7 +295,7 @@ def _run_stage(
     held_out = setup.held_out(stage, engines)
     engines[stage.start].rest()
     start = engines[stage.start].local
-    files = _train(stage, start, collected, ledger, setup, depends_on, held_out)
+    files = _train(stages, index, start, collected, ledger, setup, depends_on, held_out)
     folder.finish(
         stage.name,
         depends_on,
@@ -346,7 +356,8 @@ def _collect(
 
 
 def _train(
-    stage: Stage,
+    stages: Sequence[Stage],
+    index: int,
     start: TrainableEngine,
     collected: Collected,
     ledger: Ledger,
@@ -363,8 +374,9 @@ def _train(
     from harness.training.dataset import build_data
     from harness.training.evaluation import Evaluation
     from harness.training.reference import reference_logprobs
-    from harness.training.trainer import sync_of, train
+    from harness.training.trainer import train
 
+    stage = stages[index]
     label, objective = f"{setup.label} {stage.name}", stage.objective
     work, reference_engine = setup.work(stage), setup.reference(stage, start)
     examples = read_examples(setup.examples(stage))
@@ -384,6 +396,8 @@ def _train(
         needs = held_out.objective.needs_reference
         compared = reference_logprobs(reference_engine, rows, held_out.ledger) if needs else None
         training = replace(training, evaluation=Evaluation(rows, held_out.objective, compared))
+    along = DuringTraining(intermediate(stages, setup), stage, start, data, training, ledger)
+    training = replace(training, snapshots=along.snapshots)
     with progress(f"{label}: train", round(len(data) * training.args.num_train_epochs)) as advance:
         result = train(start, data, objective, reference, training, setup.checkpoint(stage), ledger, advance)
     history = setup.folder.history(stage.name)
@@ -394,6 +408,7 @@ def _train(
     store.write_json(health_file, health)
     for warning in health["warnings"]:
         print(f"warning: {label}: {warning}", file=sys.stderr)
+    along.keep(result.checkpoint)
     if not held_out:
         return [result.checkpoint, history, health_file]
     evaluations = setup.folder.evaluations(stage.name)

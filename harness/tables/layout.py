@@ -98,7 +98,7 @@ def _scores(row: Row, columns: Sequence[tuple[Column, str, bool]], with_tuning: 
     shown = [Entry(name(row)), Entry(row.supervision)]
     for column, _, is_controlled in columns:
         cell = row.cells[column.name]
-        shown.append(Entry(_estimate(cell.length_controlled, 1)) if is_controlled else score(cell, column))
+        shown.append(Entry(estimate(cell.length_controlled, 1)) if is_controlled else score(cell, column))
     if with_tuning:
         shown.append(Entry(tuned(row)))
     return (*shown, *map(Entry, spending(row.spent)))
@@ -135,7 +135,7 @@ def score(cell: Cell, column: Column) -> Entry:
     """Value, interval, the mark of a significant difference, and rank; the value of the best method is bold."""
     if math.isnan(cell.value):
         return Entry(NONE)
-    text = _estimate(cell, digits_of(column.metric))
+    text = estimate(cell, digits_of(column.metric))
     if cell.p_holm is not None and cell.p_holm < SIGNIFICANT:
         text += " *"
     if cell.rank is not None:
@@ -143,7 +143,7 @@ def score(cell: Cell, column: Column) -> Entry:
     return Entry(text, text.index(" ") if cell.best else 0)
 
 
-def _estimate(found: Cell | Interval | None, decimals: int) -> str:
+def estimate(found: Cell | Interval | None, decimals: int) -> str:
     if found is None:
         return NONE
     interval = "" if math.isnan(found.low) else f" [{found.low:.{decimals}f}, {found.high:.{decimals}f}]"

@@ -12,9 +12,9 @@ _MARKUP = re.compile(r"\\|\||<(?=[A-Za-z/!?])|(?<=\])\(")
 def to_markdown(table: Table) -> str:
     """The scores, the differences to the baseline and the notes."""
     shown = sheet(table)
-    parts = [f"## {escape(shown.title)}"] * bool(shown.title) + [_grid(shown.scores)]
+    parts = [f"## {escape(shown.title)}"] * bool(shown.title) + [grid(shown.scores)]
     if shown.differences:
-        parts += [DIFFERENCES, _grid(shown.differences)]
+        parts += [DIFFERENCES, grid(shown.differences)]
     parts.append(bullets(shown.notes))
     if shown.command:
         parts.append(f"Made by {code(shown.command)}")
@@ -50,5 +50,5 @@ def entry(shown: Entry) -> str:
     return f"**{strong}** {escape(rest)}".rstrip() if strong else escape(shown.text)
 
 
-def _grid(grid: TextGrid) -> str:
+def grid(grid: TextGrid) -> str:
     return lines([[escape(text) for text in grid.head], *([entry(each) for each in row] for row in grid.rows)])

@@ -49,6 +49,7 @@ class Training:
     processes: the processes that train; None trains in this one.
     evaluation: held-out examples, read when args.eval_strategy says so.
     names: what values are called where callbacks and trackers see them, for those with another name there.
+    snapshots: updates after which the model is saved too (`harness.training.copies.snapshot` says where).
     """
 
     args: PreferenceArguments
@@ -58,6 +59,7 @@ class Training:
     processes: ProcessGroup | None = None
     evaluation: "Evaluation | None" = None
     names: Mapping[str, str] = field(default_factory=dict)
+    snapshots: Sequence[int] = ()
 
 
 @dataclass(frozen=True)

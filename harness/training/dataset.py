@@ -132,6 +132,14 @@ def trained_work(data: ExampleData, batch_size: int, seed: int, updates: int) ->
     return data.work * passes + total(of_sequences(sequences_of(row)) for row in data.rows.select(first))
 
 
+def update_works(data: ExampleData, batch_size: int, seed: int) -> Iterator[Work]:
+    """Work of each update of one pass over the examples, in the order of training."""
+    order = update_order(data.lengths, batch_size, seed)
+    for first in range(0, len(order), batch_size):
+        rows = data.rows.select(order[first : first + batch_size])
+        yield total(of_sequences(sequences_of(row)) for row in rows)
+
+
 def in_order(data: ExampleData, batch_size: int, seed: int, per_pass: int) -> "Dataset":
     """The rows in the order of training, filled up to a multiple of `per_pass` (rows in one pass of all processes)."""
     order = update_order(data.lengths, batch_size, seed)

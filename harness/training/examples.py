@@ -173,3 +173,8 @@ def lora(options: TrainingOptions) -> Any:
     return LoraConfig(
         r=options.lora_rank, lora_alpha=options.lora_alpha, target_modules="all-linear", task_type="CAUSAL_LM"
     )
+
+
+def sync_of(objective: Objective) -> ReferenceSync | None:
+    """How the reference of an objective follows the policy; None where it stays, or there is none."""
+    return getattr(objective, "sync", None)

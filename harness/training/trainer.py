@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import DistributedType
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainerCallback, set_seed
 from transformers.utils.logging import disable_progress_bar
@@ -27,15 +26,16 @@ from harness.engines.logprobs import Reading, attend_packed, computed_positions,
 from harness.engines.reading import how_to_balance
 from harness.errors import UserError
 from harness.files import store
-from harness.files.disk import whole, writing
+from harness.files.disk import writing
 from harness.progress import Advance
 from harness.training.base import PreferenceArguments, Training, TrainingDiverged, TrainResult
-from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work
+from harness.training.copies import SaveSnapshots, quiet_copy, save_trained, snapshot, with_adapters
+from harness.training.dataset import Collator, ExampleData, in_order, micro_batches, trained_work, update_works
 from harness.training.evaluation import Evaluation, evaluate
-from harness.training.examples import Objective, ReferenceSync, TrainingOptions
-from harness.training.loop import LoopTrainer, loop_settings, use_padding_token, within_memory
+from harness.training.examples import Objective, TrainingOptions, sync_of
+from harness.training.loop import LoopTrainer, loop_settings, within_memory
 from harness.training.moving_reference import MovingReference
-from harness.training.noise import switch_off_dropout, without_noise
+from harness.training.noise import without_noise
 from harness.training.processes.start import train_in_processes
 from harness.training.reference import ReferenceLogProbs
 from harness.training.state import SaveState, last_state
@@ -186,38 +186,64 @@ def train(
             "and adapters, or with reference=fixed"
         )
     saving.check_saveable(engine.model, engine.tokenizer, engine.name)
-    cost = ledger.cost(engine, training.peft_config)
+    ledger.cost(engine, training.peft_config)  # before the work: it may be that nothing can count it
     if training.processes:
         result = train_in_processes(engine, data, objective, reference, training, Path(output_dir), advance)
     else:
         result = train_here(engine, data, objective, reference, training, Path(output_dir), advance)
+    charge_updates(ledger, engine, data, objective, training, result.updates, time.perf_counter() - start)
+    return result
+
+
+def charge_updates(
+    ledger: Ledger,
+    engine: TrainableEngine,
+    data: ExampleData,
+    objective: Objective,
+    training: Training,
+    updates: int,
+    seconds: float = 0.0,
+) -> None:
+    """Charge the first updates of a training to the role "train", and to "reference" what a reference reads that
+    follows the policy.
+
+    Raises:
+        BudgetExceeded: when the ledger's cap is exceeded.
+    """
     args = training.args
-    batch_size = args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
-    work = trained_work(data, batch_size, args.seed, result.updates)
-    flops = cost.training(work)
+    work = trained_work(data, _batch_size(args), args.seed, updates)
+    flops = ledger.cost(engine, training.peft_config).training(work)
     size = args.per_device_train_batch_size
-    passes = micro_batches(data, batch_size, args.seed, result.updates, size, args.world_size)
+    passes = micro_batches(data, _batch_size(args), args.seed, updates, size, args.world_size)
     ledger.charge(
         "train",
         flops,
         **wasted(flops, work, sum(computed_positions(sequences, engine.reading) for sequences in passes)),
         trained_tokens=int(work.read),
-        updates=result.updates,
-        seconds=time.perf_counter() - start,
+        updates=updates,
+        seconds=seconds,
     )
-    if sync:
+    if sync_of(objective):
         ledger.charge(
             "reference",
             ledger.cost(engine).forward(work),
-            calls=len(data) * data.sequences,
+            calls=min(updates * _batch_size(args), len(data)) * data.sequences,
             prompt_tokens=int(work.read),
         )
-    return result
 
 
-def sync_of(objective: Objective) -> ReferenceSync | None:
-    """How the reference of an objective follows the policy; None where it stays, or there is none."""
-    return getattr(objective, "sync", None)
+def flops_by_update(
+    ledger: Ledger, engine: TrainableEngine, data: ExampleData, objective: Objective, training: Training
+) -> list[float]:
+    """FLOPs of each update of one pass over the examples, as `charge_updates` counts them."""
+    args = training.args
+    cost, reads = ledger.cost(engine, training.peft_config), sync_of(objective) is not None
+    works = update_works(data, _batch_size(args), args.seed)
+    return [cost.training(work) + (cost.forward(work) if reads else 0.0) for work in works]
+
+
+def _batch_size(args: PreferenceArguments) -> int:
+    return args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps
 
 
 def train_here(
@@ -239,13 +265,7 @@ def train_here(
 
     trainer = within_memory(training.args, attempt)
     disable_progress_bar()
-    trained = _whole_model(trainer, engine, training.peft_config)
-    if trainer.accelerator.is_main_process:
-        if training.peft_config is not None:
-            trained = trained.float().merge_and_unload()
-        with whole(output_dir) as folder:
-            saving.save(trained.to(engine.model.dtype), engine.tokenizer, folder)
-    trainer.accelerator.wait_for_everyone()
+    save_trained(trainer, engine, training.peft_config, output_dir)
     # sorted as in a saved state, so that the file is the same with and without an interruption
     ours = {shown: name for name, shown in training.names.items()}
     history = [
@@ -255,19 +275,6 @@ def train_here(
     ]
     evaluations = [dict(sorted(row.items())) for row in trainer.state.log_history if "eval_loss" in row]
     return TrainResult(output_dir, trainer.state.global_step, history, evaluations)
-
-
-def _whole_model(trainer: PreferenceTrainer, engine: TrainableEngine, peft_config: Any) -> torch.nn.Module:
-    """The trained model with all its weights, at least in the first process; all processes must call this."""
-    if trainer.accelerator.distributed_type not in (DistributedType.FSDP, DistributedType.DEEPSPEED):
-        return trainer.model
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped)
-    model = copy.deepcopy(engine.model)
-    if peft_config is not None:
-        model = _with_adapters(model, peft_config, trainer.args, engine.name)
-    if trainer.accelerator.is_main_process:
-        model.float().load_state_dict(weights)
-    return model
 
 
 def _train(
@@ -282,16 +289,12 @@ def _train(
     args, peft_config, reading = training.args, training.peft_config, engine.reading
     per_pass = args.per_device_train_batch_size * args.world_size
     per_update = per_pass * args.gradient_accumulation_steps
-    model = copy.deepcopy(engine.model)
-    if peft_config is None:
-        model = model.float()  # small updates vanish in bfloat16; on a GPU autocast does the arithmetic in it
-    switch_off_dropout(model)
+    model = quiet_copy(engine, all_weights=peft_config is None)
     if args.router_aux_loss_coef:
         reading = how_to_balance(model, reading, engine.name)
-    use_padding_token(model, engine.tokenizer)
     if peft_config is not None:
         set_seed(args.seed)  # adapters start at random
-        model = _with_adapters(model, peft_config, args, engine.name)
+        model = with_adapters(model, peft_config, args, engine.name)
     trainer = PreferenceTrainer(
         model,
         objective,
@@ -305,7 +308,11 @@ def _train(
         training.evaluation,
         training.names,
     )
-    state = last_state(Path(args.output_dir))
+    trainer.add_callback(SaveSnapshots(trainer, engine, peft_config, training.snapshots))
+    folder = Path(args.output_dir)
+    state = last_state(folder)
+    if state and not all(snapshot(folder, each).exists() for each in training.snapshots if each <= state.step):
+        state = None  # of a training with other snapshots
     reference_model = None
     if sync := sync_of(objective):
         reference_model = copy.deepcopy(trainer.model)
@@ -316,31 +323,9 @@ def _train(
     if state:
         advance(min(round(len(data) * args.num_train_epochs), state.step * per_update))
     also = attend_packed(reference_model, reading) if reference_model else nullcontext()
-    with attend_packed(model, reading), also, writing(Path(args.output_dir)):
+    with attend_packed(model, reading), also, writing(folder):
         trainer.train(resume_from_checkpoint=str(state.folder) if state else None)
     return trainer
-
-
-def _with_adapters(model: PreTrainedModel, peft_config: Any, args: PreferenceArguments, name: str) -> torch.nn.Module:
-    """The model with adapters to train.
-
-    Raises:
-        UserError: when the adapters are on the head, which is read as a plain matrix.
-    """
-    from peft import get_peft_model
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    # the buffers of ZeRO-3 hold one type of numbers: adapters in float32 beside other weights fail at the first update
-    sharded = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    model = get_peft_model(model, peft_config, autocast_adapter_dtype=not sharded)
-    if isinstance(model.get_output_embeddings(), BaseTunerLayer):
-        raise UserError(
-            f"peft_config puts an adapter on the head of {name}, which is read as a plain matrix, so that the adapter "
-            "would not be trained: leave the head out of target_modules"
-        )
-    if args.activation_checkpointing:  # else no gradient reaches the adapters through the first, frozen layers
-        model.enable_input_require_grads()
-    return model
 
 
 def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool) -> PreferenceArguments:

@@ -7,10 +7,10 @@ from pathlib import Path
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType
 
-from harness.training import trainer
+from harness.training import copies
 from harness.training.processes import worker
 
-make_state, whole_model = AcceleratorState.__init__, trainer._whole_model
+make_state, whole_copy = AcceleratorState.__init__, copies.whole_copy
 
 
 def make_state_of_devices(self, *args, **kwargs):
@@ -20,12 +20,12 @@ def make_state_of_devices(self, *args, **kwargs):
     make_state(self, *args, **kwargs)
 
 
-def tell_whole_model(trained, *args):
+def tell_whole_copy(trained, *args):
     kinds = {type(each).__name__ for each in trained.model_wrapped.parameters()}
     print("trained:", type(trained.model_wrapped).__name__, *kinds)
-    return whole_model(trained, *args)
+    return whole_copy(trained, *args)
 
 
 if __name__ == "__main__":
-    AcceleratorState.__init__, trainer._whole_model = make_state_of_devices, tell_whole_model
+    AcceleratorState.__init__, copies.whole_copy = make_state_of_devices, tell_whole_copy
     worker.main(Path(sys.argv[1]))

@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -38,7 +39,7 @@ PINNED = [
 ]
 
 
-def make_examples(engine: TransformersEngine) -> list[Example]:
+def make_examples(engine: TransformersEngine, updates: int = UPDATES) -> list[Example]:
     """Two more than the updates need, so that the last one is smaller."""
     draw = random.Random(5)
 
@@ -46,7 +47,7 @@ def make_examples(engine: TransformersEngine) -> list[Example]:
         return " ".join(draw.choices(WORDS, k=draw.randint(1, most)))
 
     examples = []
-    for index in range(UPDATES * BATCH - 2):
+    for index in range(updates * BATCH - 2):
         user = [{"role": "user", "content": f"{index} {text(6)}?"}]
         prompts = [engine.encode_chat([*system, *user]) for system in ([], _system(text(8)), _system(text(8)))]
         responses = [reply_ids(engine, f"{name} {text(9)}") for name in "abc"]
@@ -78,20 +79,24 @@ def run(
     save_often: bool = False,
     launcher: str | None = None,
     ledger: Ledger | None = None,
+    snapshots: Sequence[int] = (),
+    callbacks: Sequence[TrainerCallback] = (),
+    updates: int = UPDATES,
     **options,
 ) -> list[dict]:
-    """The history of a training with these settings; its model is left in folder/model."""
+    """The history of a training with these settings; its model is left in folder/model, snapshots in folder/state."""
     engine.reading = dataclasses.replace(engine.reading, packs=packs, pads=pads, head=head)
     options = dataclasses.replace(OPTIONS, **options)
-    data = build_data(make_examples(engine), folder / "examples.arrow", OBJECTIVE.sequences, 512)
+    data = build_data(make_examples(engine, updates), folder / "examples.arrow", OBJECTIVE.sequences, 512)
     reference = reference_logprobs(engine, data, Ledger(), cache)
     if save_often:
         state.SHORTEST, state.SHARE = 0.0, math.inf
     training = Training(
         training_arguments(options, folder / "state", 0, on_gpu=False),
         lora(options),
-        [KillAfter(kill_after)],
+        [KillAfter(kill_after), *callbacks],
         processes=launcher and ProcessGroup(parse(launcher), options),
+        snapshots=snapshots,
     )
     result = train(engine, data, OBJECTIVE, reference, training, folder / "model", ledger or Ledger())
     return result.history

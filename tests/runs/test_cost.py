@@ -1,6 +1,7 @@
 """What an experiment will take: formulas by hand, and predictions next to measured runs."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,10 @@ def test_the_estimate_of_a_preset_adds_up():
     assert found["judge"]["usd"] == pytest.approx(usd)
     stages = 3 * (2 + 1 + 1 + 1 + 3)  # sso has two, self-rewarding three
     assert found["disk"]["checkpoints_gib"] == pytest.approx(stages * 2 * 8030261248 / 2**30)
+    along = cost.cost(replace(experiment, checkpoints=(0.5, 0.75, 1.0)), "h100", 8)["cost"]  # of five trained methods
+    assert along["judge"]["calls"] == 3 * (6 + 2 * 5) * (160 + 805)
+    assert along["hours"]["score"] == pytest.approx(found["hours"]["score"] * (6 + 2 * 5) / 6)
+    assert along["disk"]["checkpoints_gib"] == pytest.approx((stages + 3 * 2 * 5) * 2 * 8030261248 / 2**30)
     states = 16 * 8030261248 / 8 + 2 * 8030261248
     assert states / 2**30 < found["memory"]["training_gib"] < 1.5 * states / 2**30 and found["memory"]["fits"]
     alone = cost.cost(experiment, "h100", 1)["cost"]["memory"]

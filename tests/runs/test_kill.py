@@ -6,7 +6,7 @@ import sys
 import pytest
 from killed_runs import NAME, Run, differences, done_twice, kill_and_resume
 
-SHORT, SHORT_KILLS = ("--method", "sso", "--budget", "2e11", "--limit", "24"), 2
+SHORT, SHORT_KILLS = ("--method", "sso", "--budget", "2e11", "--limit", "24", "--checkpoints", "0.3,0.9"), 2
 SHORT_TWICE = 0.3  # of its work, at most: a batch of 128 completions is 15 % of it
 
 

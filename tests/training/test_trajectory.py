@@ -15,6 +15,7 @@ from trajectory import PINNED
 
 from harness.budget import Ledger
 from harness.engines.transformers import TransformersEngine
+from harness.training.copies import snapshot
 
 
 @pytest.fixture
@@ -93,16 +94,18 @@ def test_with_a_cached_reference(engine, tmp_path):
 def test_with_two_processes(engine, undisturbed, tmp_path):
     """Started as --launcher starts them: one trajectory, one ledger, one model in the end."""
     one, two = Ledger(), Ledger()
-    trajectory.run(engine, tmp_path / "one", ledger=one)
-    history = trajectory.run(engine, tmp_path, ledger=two, launcher="torchrun --nproc_per_node 2")
+    trajectory.run(engine, tmp_path / "one", ledger=one, snapshots=[7])
+    history = trajectory.run(engine, tmp_path, ledger=two, snapshots=[7], launcher="torchrun --nproc_per_node 2")
     check(history)
     assert [list(row) for row in history] == [list(row) for row in undisturbed[0]]
     assert replace(two.roles["train"], seconds=0) == replace(one.roles["train"], seconds=0)
-    expected = load_file(undisturbed[1] / "model" / "model.safetensors")
-    weights = load_file(tmp_path / "model" / "model.safetensors")
-    assert weights.keys() == expected.keys()
-    for name, values in weights.items():
-        assert torch.allclose(values, expected[name], rtol=0, atol=1e-4), name
+    pairs = [(undisturbed[1] / "model", tmp_path / "model")]
+    pairs.append((snapshot(tmp_path / "one" / "state", 7), snapshot(tmp_path / "state", 7)))
+    for folders in pairs:
+        expected, weights = (load_file(folder / "model.safetensors") for folder in folders)
+        assert weights.keys() == expected.keys()
+        for name, values in weights.items():
+            assert torch.allclose(values, expected[name], rtol=0, atol=1e-4), name
 
 
 @pytest.mark.parametrize(("update", "torn"), [(1, False), (13, True)])

@@ -72,6 +72,7 @@ def train_in_processes(
         "lengths": data.lengths.tolist(),
         "reference": reference.totals.tolist() if reference and objective.needs_reference else None,
         "tracking": asdict(training.tracking) if training.tracking else None,
+        "snapshots": list(training.snapshots),
         "state": str(state),
         "output": str(output_dir),
     }

@@ -99,6 +99,7 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
         lora(options),
         [_strategy_check(launcher)],
         _tracking(job["tracking"]),
+        snapshots=job["snapshots"],
     )
     try:
         result = train_here(engine, data, objective, reference, training, Path(job["output"]), advance)
