@@ -277,15 +277,29 @@ def _needed_rows(experiment: Experiment, labelled: bool) -> tuple[prompts.Rows, 
 def _read_prompts(text: str, experiment: Experiment, labelled: bool = False) -> Sequence[Prompt]:
     folder, rows = model_folder(experiment.model), _needed_rows(experiment, labelled)
     read = {
-        source: _fitting_prompts(source.name, folder, labelled, rows, experiment.trust_remote_code, experiment.day)
+        source: _fitting_prompts(
+            source.name, _state(source.name), folder, labelled, rows, experiment.trust_remote_code, experiment.day
+        )
         for source in parse_sources(text)
     }
     return mix(read) if len(read) > 1 else next(iter(read.values()))
 
 
+def _state(source: str) -> tuple[str, int] | None:
+    """Which file a name stands for now, and when it was last changed; None for a data set of the hub."""
+    path = Path(source)
+    return (str(path.resolve()), path.stat().st_mtime_ns) if path.is_file() else None
+
+
 @cache
 def _fitting_prompts(
-    source: str, model: Path, labelled: bool, rows: tuple[prompts.Rows, ...], trust_remote_code: bool, day: date | None
+    source: str,
+    _state: tuple[str, int] | None,
+    model: Path,
+    labelled: bool,
+    rows: tuple[prompts.Rows, ...],
+    trust_remote_code: bool,
+    day: date | None,
 ) -> Sequence[Prompt]:
     """The prompts of a file or data set that fit the model's context. Prints what was left out or not used."""
     found = prompts.load_prompts(source, labelled, rows)
