@@ -20,7 +20,7 @@ from harness.files.urls import public_url
 from harness.models.folder import TESTBED
 from harness.thoughts import parse_marks
 
-Tracker = Literal["tensorboard", "trackio", "wandb"]
+Tracker = Literal["mlflow", "tensorboard", "trackio", "wandb"]
 Engine = Literal["auto", "transformers", "vllm"]  # see harness.runs.engine_choice
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -171,7 +171,7 @@ class Experiment:
     rejudge: bool = option(False, "Ask the judge again where a judgment has no verdict.")
     both_orders: bool = option(False, "Judge each pair in both orders and take the mean.")
     report_to: Tracker | None = option(
-        None, f"Tracker for training metrics: {', '.join(TRACKERS)}; its files go to the run folder."
+        None, f"Tracker for metrics, scores and spending: {', '.join(TRACKERS)}; its files go to the run folder."
     )
     check_pairs: Annotated[int, Ge(0)] = option(0, "Pairs per training stage that an LLM judge checks (paper: 200).")
     tune: Annotated[int, Interval(ge=0, le=MOST_TRIALS)] = option(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.base import Policy, step_names
+from harness.budget import Ledger
 from harness.engines.base import Engine, Sampling, TrainableEngine
 from harness.errors import UserError
 from harness.experiment.options import Experiment
@@ -38,7 +39,7 @@ from harness.stages.train import (
     train_stages,
 )
 from harness.thoughts import parse_marks
-from harness.training.tracking import tracking
+from harness.training.tracking import scores_and_spending, tracking
 from harness.types import Prompt
 from harness.work import Cost
 
@@ -167,7 +168,28 @@ class Arm:
         del trained  # one policy in memory at a time
         for checkpoint in self.checkpoints:
             self.worked |= checkpoint.run(inputs)
+        self._track()
         self._book_seconds(middle - start, time.perf_counter() - middle)
+
+    def spent(self) -> Ledger | None:
+        """What was spent until training had ended."""
+        return Ledger.from_dict(store.read_json(self.folder.ledger))
+
+    def _track(self) -> None:
+        """Send the scores and what was spent to the tracker, unless all steps were already finished: those of the
+        checkpoints along the way, then those at the end."""
+        experiment = self.experiment
+        run = tracking(experiment.report_to, experiment.name, f"{self.label} scores", self.root.path)
+        if run is None or not self.worked:
+            return
+        scored: list[Arm | Checkpoint] = [*self.checkpoints, self]
+        rows = []
+        for each in scored:
+            files = {name: each.folder.score(name) for name in each.benchmarks}
+            scores = {name: store.read_json(file)["value"] for name, file in files.items() if file.exists()}
+            if spent := each.spent():
+                rows.append((spent.total.updates, scores_and_spending(scores, spent)))
+        run.report(rows)
 
     def _book_seconds(self, training: float, scoring: float) -> None:
         """Add to the wall time of earlier calls, unless all steps were already finished."""

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from harness.benchmarks.base import Policy, step_names
 from harness.benchmarks.loading import benchmarks_of
+from harness.budget import Ledger
 from harness.engines.base import Engine, TrainableEngine
 from harness.errors import UserError
 from harness.files.folders import CHECKPOINT
@@ -120,6 +121,11 @@ class Checkpoint:
         self.folder.check(CHECKPOINT)
         (place,) = self.folder.checkpoints.iterdir()
         return self.arm.load(place)
+
+    def spent(self) -> Ledger | None:
+        """What the arm had spent when it had this policy; None where there is none."""
+        facts = self.folder.facts(CHECKPOINT)
+        return None if "none" in facts else Ledger.from_dict(facts["ledger"])
 
     def pairs(self) -> list[Prompt] | None:
         return self.arm.pairs()
