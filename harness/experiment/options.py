@@ -260,12 +260,15 @@ class Experiment:
         """Return the methods or benchmarks that were asked for, by name, as they were written: NAME, TARGET or
         NAME=TARGET."""
         found: dict[str, str] = {}
+        files: dict[str, str] = {}
         targets = {"base": "base"} if kind == "method" else {}
         for text in self.methods if kind == "method" else self.benchmarks:
             name, target = registry.entry(kind, text)
             if (before := targets.setdefault(name, target)) != target:
                 raise UserError(f"{name} is given twice, as {before} and as {target}: choose another name for one")
-            safe_name(file_name(name))
+            written = safe_name(file_name(name) if name == target else name)
+            if (other := files.setdefault(written, name)) != name:
+                raise UserError(f"{other} and {name} would have the same files: choose another name for one")
             found[name] = text
         return found
 

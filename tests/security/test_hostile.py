@@ -48,9 +48,14 @@ def test_a_name_that_leads_out_of_its_folder(name):
 
 def test_names_of_methods_and_benchmarks_are_known_ones():
     """A benchmark's name is part of a path, and imports what it names."""
-    for hostile in ({"benchmarks": ("../../x",)}, {"methods": ("v=os:system",)}):
-        with pytest.raises(UserError, match="unknown"):
+    for hostile, reason in (({"benchmarks": ("../../x",)}, "not allowed"), ({"methods": ("v=os:system",)}, "unknown")):
+        with pytest.raises(UserError, match=reason):
             Experiment(**hostile)
+
+
+def test_two_names_of_the_same_files():
+    with pytest.raises(UserError, match="lm-eval:x and lm-eval.x would have the same files"):
+        Experiment(benchmarks=("lm-eval:x", "lm-eval.x=mmlu"))
 
 
 @pytest.mark.parametrize("model", ["../../nowhere/x", "a\0b", "https://host/model", "x" * 5000, "-rf", "a/b/c"])

@@ -292,7 +292,7 @@ USED = ("sso", "engines", "training", "stages", "files", "models", "methods")  #
 NOT_USED = (  # modules there that no trainer reaches; of environment, it calls check_alone
     *("harness.training.processes", "harness.training.tracking", "harness.training.environment"),
     *("harness.engines.vllm", "harness.engines.answering", "harness.methods.mixtures", "harness.models.gguf"),
-    *("harness.stages.plan", "harness.files.typed"),
+    *("harness.stages.plan", "harness.stages.intermediate", "harness.files.typed"),
 )
 
 NOT_SAID = "a reference that follows the policy"  # of DPO's option reference=sync
