@@ -54,7 +54,7 @@ def save_trained(trainer: Trainer, engine: TrainableEngine, peft_config: Any, fo
     """Save the trainer's model after its last update; all processes must call this."""
     sharded = trainer.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
     trained = whole_copy(trainer, engine, peft_config) if sharded else trainer.model
-    if trained is not None:
+    if trainer.accelerator.is_main_process:
         _save(trained, engine, peft_config, folder)
     trainer.accelerator.wait_for_everyone()
 

@@ -2,16 +2,18 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 import trajectory
+from accelerate import DistributedType
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 
 from harness.engines.transformers import TransformersEngine
 from harness.training import state
-from harness.training.copies import snapshot
+from harness.training.copies import save_trained, snapshot
 
 UPDATE, UPDATES = 3, 5
 
@@ -98,3 +100,14 @@ def test_snapshots_survive_an_interruption(engine, tmp_path, monkeypatch):
         for place in ("model", *(f"state/update-{update}" for update in (*more, UPDATE))):
             name = f"{place}/model.safetensors"
             assert (folder / name).read_bytes() == (tmp_path / "a" / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("first", [True, False])
+def test_one_process_writes_the_model(tiny_model_dir, tmp_path, first):
+    """Several processes that each replaced the folder once left it without weights."""
+    engine = TransformersEngine.load(tiny_model_dir, device="cpu")
+    accelerator = SimpleNamespace(
+        distributed_type=DistributedType.MULTI_CPU, is_main_process=first, wait_for_everyone=lambda: None
+    )
+    save_trained(SimpleNamespace(accelerator=accelerator, model=engine.model), engine, None, tmp_path / "model")
+    assert (tmp_path / "model" / "model.safetensors").exists() == first
