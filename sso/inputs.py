@@ -1,4 +1,4 @@
-"""What users give to a trainer: rows, a model with or without adapters, how a named model is loaded."""
+"""What users give to a trainer: rows, and a model with or without adapters."""
 
 import copy
 import json
@@ -11,7 +11,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.engines.chat import ChatTemplate
-from harness.engines.logprobs import ATTENTIONS
+from harness.engines.quantization import quantization_of
 from harness.errors import UserError
 from harness.files import store
 from harness.methods.prompt_rows import read_row
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from peft import PeftConfig
 
 VOLATILE = ("_name_or_path", "transformers_version", "use_cache", "_attn_implementation")  # keys of a model's config
-ATTENTION_NAMES = {"sdpa": "sdpa", "flex": "flex", "flex_attention": "flex"}
 
 
 def check_arguments(trainer: str, given: dict[str, Any]) -> None:
@@ -100,34 +99,17 @@ def merged(model: PreTrainedModel, peft_config: "PeftConfig | None") -> "tuple[P
         raise UserError("model has adapters already: give model.merge_and_unload() with peft_config, or leave that out")
     if len(model.active_adapters) != 1:
         raise UserError(f"model has {len(model.active_adapters)} active adapters: give a model with one")
+    if quantized := quantization_of(model):
+        raise UserError(
+            f"model has adapters on quantized weights ({quantized}), which they cannot be merged into: give the model "
+            "without adapters, and peft_config"
+        )
     config = copy.deepcopy(model.peft_config[model.active_adapters[0]])
     if config.is_prompt_learning:
         raise UserError(f"adapters of type {config.peft_type.value} cannot be merged into a model: give another type")
     if not any(weight.requires_grad for weight in model.parameters()):
         raise UserError("the adapters of model are frozen: load them with PeftModel.from_pretrained(is_trainable=True)")
     return copy.deepcopy(model).merge_and_unload(), config
-
-
-def loading_options(given: dict[str, Any] | None) -> dict[str, str]:
-    """The dtype and attention of a model that is loaded by name, from model_init_kwargs.
-
-    Raises:
-        UserError: for anything else there, by name.
-    """
-    options = {"dtype": "auto", "attention": "sdpa"}
-    for name, value in (given or {}).items():
-        if name in ("dtype", "torch_dtype"):
-            options["dtype"] = str(value).removeprefix("torch.")
-        elif name == "attn_implementation":
-            if value not in ATTENTION_NAMES:
-                raise UserError(f"attn_implementation must be one of {', '.join(ATTENTIONS)}, not {value!r}")
-            options["attention"] = ATTENTION_NAMES[value]
-        else:
-            raise UserError(
-                f"model_init_kwargs: {name} has no effect here; give a loaded model, and its tokenizer as "
-                "processing_class"
-            )
-    return options
 
 
 def described(settings: dict[str, Any]) -> dict[str, Any]:

@@ -72,6 +72,4 @@ ARGUMENTS = {  # arguments of DPOTrainer, and of transformers' Trainer
     "model_init": "give a model or the name of one",
     "compute_loss_func": OBJECTIVE,
     "tokenizer": "it is called processing_class",
-    "quantization_config": "the weights are copied, read packed and merged with adapters, which quantized ones cannot "
-    "be: give plain weights (in bfloat16), and peft_config to train few of them",
 }

@@ -11,6 +11,7 @@ import torch
 from transformers import TrainerCallback
 
 from harness.engines.base import TrainableEngine
+from harness.engines.quantization import in_four_bits
 from harness.engines.transformers import TransformersEngine
 from harness.files import sources, store
 from harness.methods.base import Lengths, Stage, Start
@@ -101,6 +102,11 @@ class TrainerSetup(RunSetup):
     def depends_on(self, stage: Stage) -> dict[str, Any]:
         return self._dependencies
 
+    @property
+    def quantizing(self) -> tuple[str, ...]:
+        """Packages that compute with weights in 4 bits, where the model has such."""
+        return ("bitsandbytes",) if in_four_bits(self.engine.model) else ()
+
     @cached_property
     def _dependencies(self) -> dict[str, Any]:
         args, engine, generation = self.args, self.engine, self.engine.model.generation_config
@@ -125,6 +131,6 @@ class TrainerSetup(RunSetup):
             "engine": "transformers",
             "environment": environment,
             "threads": torch.get_num_threads() if args.device.type == "cpu" else None,
-            "packages": fingerprints.of_packages(*PACKAGES),
+            "packages": fingerprints.of_packages(*PACKAGES, *self.quantizing),
             "code": sources.digest(sources.TRAINING, "sso.trainer"),
         }

@@ -43,7 +43,8 @@ from sso.card import model_card, upload
 from sso.config import PrincipleConfig, SSOConfig, SSOVersion1Config, check_used, method_options
 from sso.errors import library_errors
 from sso.evaluation import NAMES, check_alike, evaluate_policy, held_out
-from sso.inputs import check_arguments, check_rows, loading_options, merged, read_prompts
+from sso.inputs import check_arguments, check_rows, merged, read_prompts
+from sso.loading import loading_of
 from sso.method import SSO
 from sso.setup import TrainerSetup
 from sso.state import check_resuming, finished_state
@@ -51,6 +52,7 @@ from sso.version1 import SSOVersion1
 
 if TYPE_CHECKING:
     from peft import PeftConfig, PeftModel
+    from transformers import BitsAndBytesConfig
 
 DAY_FILE = "date.json"  # in output_dir: the date that the chat template writes, where it writes one
 CARD = "README.md"
@@ -82,7 +84,7 @@ class PrincipleTrainer(ABC):
         compute_metrics: None = None,
         callbacks: Sequence[TrainerCallback] | None = None,
         optimizers: tuple[None, None] = (None, None),
-        quantization_config: None = None,
+        quantization_config: "BitsAndBytesConfig | None" = None,
         peft_config: "PeftConfig | None" = None,
         **others: Any,
     ) -> None:
@@ -95,8 +97,10 @@ class PrincipleTrainer(ABC):
             eval_dataset: rows with a prompt, or labelled pairs (prompt, chosen and rejected), evaluated as
                 args.eval_strategy says.
             processing_class: the tokenizer; with a folder or hub id, it replaces the tokenizer there.
-            peft_config: a LoraConfig; adapters are merged into the saved model.
-            data_collator, compute_metrics, optimizers, quantization_config: arguments of DPOTrainer that are refused.
+            quantization_config: a BitsAndBytesConfig with load_in_4bit; the weights of `model` stay in 4 bits, and
+                adapters on them are trained and saved.
+            peft_config: a LoraConfig; adapters are merged into the saved model, unless its weights are in 4 bits.
+            data_collator, compute_metrics, optimizers: arguments of DPOTrainer that are refused.
 
         Raises:
             ValueError: when model, data or settings cannot be used.
@@ -105,7 +109,6 @@ class PrincipleTrainer(ABC):
             if isinstance(ref_model, TrainingArguments):
                 raise UserError("args is the third argument, as in DPOTrainer: write args=...")
             refused = {"data_collator": data_collator, "compute_metrics": compute_metrics, "optimizers": optimizers}
-            refused |= {"quantization_config": quantization_config}
             check_arguments(type(self).__name__, {**refused, **others})
             name = model if isinstance(model, str) else getattr(model.config, "_name_or_path", "")
             self.args = args or self.config(f"{Path(name or 'model').name}-{self.method.name}")
@@ -117,9 +120,9 @@ class PrincipleTrainer(ABC):
             self.folder = ArmFolder(Path(self.args.output_dir))
             self.day = _first_day(self.folder / DAY_FILE)
             model, peft_config = merged(model, peft_config)
-            self._loading = loading_options(self.args.model_init_kwargs)
-            self.engine = self._engine(model, processing_class)
-            self.reference = None if ref_model is None else self._engine(ref_model, self.engine.tokenizer)
+            self._loading = loading_of(self.args, model, quantization_config, peft_config, self.day)
+            self.engine = self._loading.engine(model, processing_class)
+            self.reference = None if ref_model is None else self._loading.engine(ref_model, self.engine.tokenizer)
             check_rows(self.engine.chat, self.prompts)
             self._check_evaluation(self.eval_prompts)
             saving.check_saveable(self.engine.model, self.engine.tokenizer, self.engine.name)
@@ -139,8 +142,9 @@ class PrincipleTrainer(ABC):
 
     @property
     def model(self) -> PreTrainedModel:
-        """The trained policy; before `train`, the model that training starts from."""
-        return self._policy.model
+        """The trained policy (a PeftModel where weights are in 4 bits); before `train`, the start model."""
+        policy = self._policy
+        return policy.model if policy.adapted is None else policy.adapted
 
     @property
     def processing_class(self) -> PreTrainedTokenizerBase:
@@ -220,7 +224,8 @@ class PrincipleTrainer(ABC):
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Save the policy and its tokenizer, by default in args.output_dir; upload it where args.push_to_hub is set."""
-        saving.save(self.model, self.engine.tokenizer, output_dir or self.args.output_dir)
+        save = saving.save if self._policy.adapted is None else saving.save_adapters
+        save(self.model, self.engine.tokenizer, output_dir or self.args.output_dir)
         if self.args.push_to_hub and not _internal_call:
             self.push_to_hub(commit_message="Model save")
 
@@ -313,30 +318,7 @@ class PrincipleTrainer(ABC):
         """The start model, or what is current before the last stage; before `train`, the start model."""
         if which == "base" or len(self._stages) == 1 or not self.trained:
             return self.engine
-        return self._load(self.folder.checkpoint(self._stages[-2].name), self.engine.tokenizer)
-
-    def _engine(self, model: str | PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None) -> TransformersEngine:
-        if isinstance(model, str):
-            return self._load(model, tokenizer)
-        if self.args.model_init_kwargs:
-            raise UserError("model_init_kwargs has no effect on a model that is loaded already: give the model's name")
-        if tokenizer is None:
-            raise UserError("a loaded model needs its tokenizer: pass it as processing_class")
-        name = model.config._name_or_path or type(model).__name__
-        batch_size = self.args.generation_batch_size
-        return TransformersEngine(model.to(self.args.device), tokenizer, name, batch_size, day=self.day)
-
-    def _load(self, path: str | Path, tokenizer: PreTrainedTokenizerBase | None = None) -> TransformersEngine:
-        args = self.args
-        return TransformersEngine.load(
-            path,
-            str(args.device),
-            batch_size=args.generation_batch_size,
-            trust_remote_code=args.trust_remote_code,
-            day=self.day,
-            tokenizer=tokenizer,
-            **self._loading,
-        )
+        return self._loading.stage(self.folder.checkpoint(self._stages[-2].name), self.engine)
 
     @property
     def _sampling(self) -> Sampling:
@@ -354,7 +336,7 @@ class PrincipleTrainer(ABC):
             args=self.args,
             options=self.options,
             engine=self.engine,
-            load_model=lambda checkpoint: self._load(checkpoint, self.engine.tokenizer),
+            load_model=lambda checkpoint: self._loading.stage(checkpoint, self.engine),
             compared=self.reference,
             prompts=self.prompts,
             eval_prompts=self.eval_prompts if self.args.eval_strategy != "no" else (),
@@ -382,6 +364,7 @@ class PrincipleTrainer(ABC):
         evaluations = [self.folder.evaluation_ledger(stage.name) for stage in self._stages]
         name = self.engine.model.config._name_or_path
         used = {option: value for option, value in vars(self.options).items() if option not in LOOP}
+        setup, packages = self._setup(), ("torch", "transformers", "peft", "datasets", "tokenizers")
         text = model_card(
             name=model_name or Path(self.args.output_dir).name,
             start=Path(name).name if Path(name).is_dir() else name,
@@ -391,8 +374,8 @@ class PrincipleTrainer(ABC):
             evaluation_flops=sum(
                 Ledger.from_dict(store.read_json(each)).flops for each in evaluations if each.exists()
             ),
-            settings=used | self._setup().loop(self._stages[-1]) | {"prompts": len(self.prompts)},
-            versions={each: version(each) for each in ("torch", "transformers", "peft", "datasets", "tokenizers")},
+            settings=used | setup.loop(self._stages[-1]) | {"prompts": len(self.prompts)},
+            versions={each: version(each) for each in (*packages, *setup.quantizing)},
             datasets=[dataset_name] if isinstance(dataset_name, str) else dataset_name or [],
             tags=[tags] if isinstance(tags, str) else tags or [],
         )

@@ -24,7 +24,7 @@ INTEGRATION = """
     math_responses math verify rejudge launch live_scores earlier trainer memory methods_testbed
     reward_model tracking judge_audit endpoint plugins sources judge_modes judge_faults simulation planning
     architectures testbed_model testbed_training cost report_browser hostile_texts judged_benchmarks
-    score_cases gsm8k lm_eval_task arena_hard xstest saveable counting extras gguf checkpoints snapshots
+    score_cases gsm8k lm_eval_task arena_hard xstest saveable counting extras gguf checkpoints snapshots four_bits
 """.split()
 DATA_FIXTURES = {"data_dir", "golden"}
 

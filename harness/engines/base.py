@@ -165,6 +165,11 @@ class TrainableEngine(Engine, Protocol):
         ...
 
     @property
+    def adapted(self) -> Any:
+        """The PeftModel around the model; None unless it has adapters that are not merged into it."""
+        ...
+
+    @property
     def tokenizer(self) -> Any:
         """The transformers tokenizer."""
         ...

@@ -85,6 +85,7 @@ class _CountedModel:
 
     def __init__(self, build: Callable[..., PreTrainedModel], config: PreTrainedConfig, name: str) -> None:
         self._build, self._config, self.name = build, config, name
+        vars(config).pop("quantization_config", None)  # weights in fewer bits need as many FLOPs
         sizes = {key: value for key, value in config.to_dict().items() if key not in NO_SIZES}
         self.key = json.dumps([name, sizes], sort_keys=True, default=str)
 

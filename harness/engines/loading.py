@@ -24,6 +24,7 @@ from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
 from harness.engines.memory import Limit
+from harness.engines.quantization import elements as weights_in
 from harness.errors import UserError
 from harness.models.folder import ADAPTER_WEIGHTS
 from harness.models.weights import check_files, elements, tensor_shapes
@@ -115,6 +116,7 @@ def load_model(
     name: str,
     dtype: torch.dtype,
     trust_remote_code: bool = False,
+    loaded: dict[str, Any] | None = None,
     **options: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Load a model from safetensors, checked against its config.json; also return the names of missing weights.
@@ -124,6 +126,7 @@ def load_model(
 
     Args:
         name: a folder, or a hub id.
+        loaded: how from_pretrained loads weights in 4 bits.
         options: fields of the configuration, such as num_labels.
 
     Raises:
@@ -144,6 +147,7 @@ def load_model(
             use_safetensors=True,
             trust_remote_code=trust_remote_code,
             output_loading_info=True,
+            **(loaded or {}),
         )
     finally:
         logging.set_verbosity(verbosity)
@@ -165,13 +169,15 @@ def read_config(kind: Any, name: str, trust_remote_code: bool = False, **options
     return config
 
 
-def load_causal(name: str, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+def load_causal(
+    name: str, dtype: torch.dtype, trust_remote_code: bool = False, loaded: dict[str, Any] | None = None
+) -> PreTrainedModel:
     """Load the causal language model of a folder or hub id, with all of its weights from the files.
 
     Raises:
         ValueError: see `load_model`; also when weights are missing.
     """
-    model, missing = load_model(AutoModelForCausalLM, name, dtype, trust_remote_code)
+    model, missing = load_model(AutoModelForCausalLM, name, dtype, trust_remote_code, loaded)
     if missing:
         raise ValueError(
             f"its files lack {len(missing)} weights of {type(model).__name__}, which would be random: {_few(missing)}"
@@ -365,8 +371,8 @@ def weights_hash(model: PreTrainedModel) -> str:
 
 
 def parameter_count(model: PreTrainedModel) -> int:
-    """How many parameters a model has."""
-    return sum(parameter.numel() for parameter in model.parameters())
+    """How many parameters a model has; those in 4 bits count like others."""
+    return sum(map(weights_in, model.parameters()))
 
 
 def stop_tokens(configured: int | list[int] | None, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -30,6 +30,7 @@ from harness.engines.logprobs import (
     without_router_logits,
 )
 from harness.engines.packing import NotPacked, PackedBatch, pack, packed_attention
+from harness.engines.quantization import computed_in
 from harness.errors import UserError
 from harness.types import TokenIds
 
@@ -113,7 +114,8 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     whole = Reading(packs=False, head="whole", attention=attention, together=_together(model))
     heads, first = _heads(model, pairs[0], whole)
     expected = torch.cat([first, *(_values(model, [pair], whole) for pair in pairs[1:])])
-    tolerance = TOLERANCE.get(model.dtype, TOLERANCE[torch.float32])
+    dtypes = (model.dtype, computed_in(model))
+    tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in dtypes)
 
     def agrees(reading: Reading, count: int, expected: torch.Tensor) -> str:
         """Return why it does not agree, "" if it does."""

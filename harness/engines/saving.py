@@ -18,6 +18,7 @@ from transformers import (
 from transformers.modeling_utils import remove_tied_weights_from_state_dict
 
 from harness.engines.loading import tell
+from harness.engines.quantization import quantization_of
 from harness.errors import UserError
 
 SHARD = "50GB"  # largest file of weights
@@ -46,8 +47,10 @@ def check_whole(model: PreTrainedModel, name: str) -> None:
         )
     if not isinstance(model, PreTrainedModel):
         raise UserError(f"{name} is a {type(model).__name__}: give the model of transformers that is inside it")
-    if getattr(model, "hf_quantizer", None) is not None:
-        raise UserError(f"{name} has quantized weights, and training needs plain ones: load it without quantization")
+    if quantized := quantization_of(model):
+        raise UserError(
+            f"{name} has quantized weights ({quantized}), and training needs plain ones: load it without quantization"
+        )
 
 
 def repair(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -172,4 +175,10 @@ def check_saveable(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, n
 def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
     """Write weights (safetensors), configurations and tokenizer of a checked model."""
     model.save_pretrained(folder, max_shard_size=SHARD)
+    tokenizer.save_pretrained(folder)
+
+
+def save_adapters(adapted: Any, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
+    """Write the adapters of a PeftModel (safetensors) with the name of its base, and the tokenizer."""
+    adapted.save_pretrained(folder, save_embedding_layers=False)
     tokenizer.save_pretrained(folder)

@@ -37,6 +37,9 @@ from harness.work import Needed
 class TransformersEngine:
     """A causal language model with its tokenizer; implements `harness.engines.base.TrainableEngine`."""
 
+    adapted: Any = None
+    _check = staticmethod(saving.check_whole)
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -55,7 +58,7 @@ class TransformersEngine:
             UserError: when the attention is not available, or the model has no key-value cache, no chat template or no
                 token that ends its answers.
         """
-        saving.check_whole(model, name)
+        self._check(model, name)
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise UserError(f"{name} ({type(model).__name__}) has no key-value cache, which generation needs here")
         if attention not in ATTENTIONS:

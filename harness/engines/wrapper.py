@@ -100,6 +100,10 @@ class TrainableWrapper(EngineWrapper[T]):
         return self._engine.model
 
     @property
+    def adapted(self) -> Any:
+        return self._engine.adapted
+
+    @property
     def tokenizer(self) -> Any:
         return self._engine.tokenizer
 

@@ -1,6 +1,5 @@
 """Copies of the start model: one to train, and whole ones of what was trained, at the end and along the way."""
 
-import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from transformers import PreTrainedModel, Trainer, TrainerCallback, TrainerContr
 
 from harness.engines import saving
 from harness.engines.base import TrainableEngine
+from harness.engines.quantization import copied, in_four_bits
 from harness.errors import UserError
 from harness.files.disk import whole
 from harness.training.base import PreferenceArguments
@@ -19,8 +19,9 @@ from harness.training.noise import switch_off_dropout
 
 
 def quiet_copy(engine: TrainableEngine, all_weights: bool) -> PreTrainedModel:
-    """A copy of the engine's model without noise, to train all its weights (in float32) or adapters."""
-    model = copy.deepcopy(engine.model)
+    """A copy of the engine's model without noise, to train all its weights (in float32) or adapters. Weights in 4
+    bits are shared, and adapters on them come along."""
+    model = copied(engine.model if engine.adapted is None else engine.adapted)
     if all_weights:
         model = model.float()  # small updates vanish in bfloat16; on a GPU autocast does the arithmetic in it
     switch_off_dropout(model)
@@ -29,17 +30,18 @@ def quiet_copy(engine: TrainableEngine, all_weights: bool) -> PreTrainedModel:
 
 
 def with_adapters(model: PreTrainedModel, peft_config: Any, args: PreferenceArguments, name: str) -> torch.nn.Module:
-    """The model with adapters to train, which start at random.
+    """The model with adapters to train, which start at random; adapters that are not merged into it are trained on.
 
     Raises:
         UserError: when the adapters are on the head, which is read as a plain matrix.
     """
-    from peft import get_peft_model
+    from peft import PeftModel, get_peft_model
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     # the buffers of ZeRO-3 hold one type of numbers: adapters in float32 beside other weights fail at the first update
     sharded = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
-    model = get_peft_model(model, peft_config, autocast_adapter_dtype=not sharded)
+    if not isinstance(model, PeftModel):
+        model = get_peft_model(model, peft_config, autocast_adapter_dtype=not sharded)
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             f"peft_config puts an adapter on the head of {name}, which is read as a plain matrix, so that the adapter "
@@ -77,6 +79,10 @@ def whole_copy(trainer: Trainer, engine: TrainableEngine, peft_config: Any) -> t
 
 
 def _save(trained: Any, engine: TrainableEngine, peft_config: Any, folder: Path) -> None:
+    if in_four_bits(engine.model):
+        with whole(folder) as place:
+            saving.save_adapters(trained, engine.tokenizer, place)
+        return
     if peft_config is not None:
         trained = trained.float().merge_and_unload()
     with whole(folder) as place:
