@@ -109,7 +109,7 @@ class PrincipleConfig(_DPOFields, PreferenceArguments):
     dataloader_pin_memory: bool = _changed("dataloader_pin_memory", True)
     router_aux_loss_coef: float = _option(SSO.Options, "router_aux_loss_coef")
     model_init_kwargs: dict[str, Any] | str | None = _explained(
-        None, "How a model that is given by name is loaded: its dtype and its attn_implementation."
+        None, "How a model that is given by name is loaded: dtype, attn_implementation and quantization_config."
     )
     trust_remote_code: bool = _explained(
         False, "Whether code that comes with the model may run. Read it first: it runs with your rights."

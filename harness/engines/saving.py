@@ -179,6 +179,15 @@ def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Pat
 
 
 def save_adapters(adapted: Any, tokenizer: PreTrainedTokenizerBase, folder: Path | str) -> None:
-    """Write the adapters of a PeftModel (safetensors) with the name of its base, and the tokenizer."""
+    """Write the adapters of a PeftModel (safetensors) with the name of its base, and the tokenizer.
+
+    peft would also write a card, or change the one in the folder.
+    """
+    card = Path(folder) / "README.md"
+    kept = card.read_bytes() if card.exists() else None
     adapted.save_pretrained(folder, save_embedding_layers=False)
+    if kept is None:
+        card.unlink(missing_ok=True)
+    else:
+        card.write_bytes(kept)
     tokenizer.save_pretrained(folder)

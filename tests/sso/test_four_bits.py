@@ -106,8 +106,13 @@ def test_a_second_call_does_nothing_and_other_bits_are_another_training(testbed_
     assert other.engine.weights_hash != first.engine.weights_hash and other.engine.reading.packs
     with pytest.raises(ValueError, match="quantization_config.bnb_4bit_compute_dtype.*another output_dir"):
         other.train()
+    again.save_model()
+    assert not (tmp_path / "README.md").exists()
     again.create_model_card()
-    assert "- bitsandbytes 0." in (tmp_path / "README.md").read_text()
+    card = (tmp_path / "README.md").read_text()
+    assert "- bitsandbytes 0." in card
+    again.save_model()
+    assert (tmp_path / "README.md").read_text() == card
 
 
 def test_iterations_train_the_adapters_of_a_loaded_model_on(testbed_model_dir, tmp_path, bitsandbytes):

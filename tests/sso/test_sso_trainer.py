@@ -239,7 +239,7 @@ def test_a_tokenizer_beside_a_models_name_is_used(testbed_model_dir, tmp_path):
     assert trainer.engine.tokenizer is tokenizer
     plain = tuple(tokenizer("What?", add_special_tokens=False).input_ids)
     assert trainer.engine.encode_chat([{"role": "user", "content": "What?"}])[-len(plain) :] == plain
-    assert trainer._load(testbed_model_dir, tokenizer).tokenizer is tokenizer
+    assert trainer._loading.stage(testbed_model_dir, trainer.engine).tokenizer is tokenizer
 
 
 def test_a_principle_set_that_was_edited(testbed_model_dir, tmp_path):
