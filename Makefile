@@ -2,7 +2,9 @@
 # make real   install, then compare SSO and DPO on SmolLM2-135M-Instruct, with data fetched into DATA=data (half an hour)
 # make check  for daily work: style, types, layout and the tests without whole runs (under 2 minutes)
 # make test   all of it: style, types and every test that takes seconds (about 12 minutes on two cores)
-# make test-all   make test, then the slow tests, those of Ray and DeepSpeed, and those of vLLM in its own environment
+# make test-all   make test, then the slow tests, those of Ray, DeepSpeed and weights in 4 bits, and those of
+#                 vLLM in its own environment
+# make gpu    on a machine with a GPU: the figures of docs/performance.md that need one, in ten minutes, into build/gpu
 # make coverage   how much of the source the tests of make check reach, with the floor of pyproject.toml
 # make lint   style and types alone
 # make format   write the style
@@ -22,7 +24,7 @@ comma := ,
 HAS_GPU = $(shell command -v nvidia-smi)
 .SHELLFLAGS := -euo pipefail -c
 
-.PHONY: demo real check test test-all coverage lint format docs vllm-env browser clean
+.PHONY: demo real check test test-all gpu coverage lint format docs vllm-env browser clean
 
 demo: $(VENV)/.installed
 	$(BIN)/harness run --method sso,dpo,ipo,self-rewarding --name demo --jobs 2
@@ -52,9 +54,13 @@ coverage: $(VENV)/.installed-dev
 	$(PYTEST) $(IN_PARALLEL) -m "not integration" --cov --cov-report=term
 
 test-all: test vllm-env
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed]"
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e ".[ray,deepspeed,quantization]"
 	$(PYTEST) -m "slow or ray"
+	$(PYTEST) tests/engines/test_quantization.py tests/sso/test_four_bits.py
 	OMP_NUM_THREADS=1 $(VLLM_VENV)/bin/python -m pytest tests/engines/test_vllm.py
+
+gpu: $(VENV)/.installed-dev
+	$(BIN)/python tests/helpers/gpu_figures.py build/gpu
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict

@@ -108,7 +108,8 @@ def config(data: bytes) -> bool:
 
     experiment = build(Experiment, load(_file("c.yaml", data)), "option")
     written = _file("again.yaml", yaml.safe_dump(experiment.as_dict(), sort_keys=False).encode())
-    check(build(Experiment, load(written), "option").as_dict() == experiment.as_dict(), "does not survive being written")
+    again = build(Experiment, load(written), "option")
+    check(again.as_dict() == experiment.as_dict(), "does not survive being written")
     check(0 < experiment.cap.amount < float("inf"), "no budget")
     return True
 
