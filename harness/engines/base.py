@@ -95,6 +95,11 @@ class Engine(Protocol):
 
     @property
     def batch_size(self) -> int:
+        """The most prompts that are worked on at once."""
+        ...
+
+    @property
+    def unit(self) -> int:
         """How many prompts are worth giving to one call of `generate`."""
         ...
 

@@ -117,6 +117,10 @@ class RewardModel:
     ) -> list[LogProb]:
         raise self._writes_no_text()
 
+    @property
+    def unit(self) -> int:
+        return self.batch_size
+
     def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
         raise self._writes_no_text()
 

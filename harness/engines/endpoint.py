@@ -35,6 +35,10 @@ class EndpointEngine:
         self.generates = Limit(batch_size, "prompts", self.name)
         self.scores = Limit(batch_size, "sequences", self.name)
 
+    @property
+    def unit(self) -> int:
+        return self.batch_size
+
     def encode_chat(self, chat: Conversation, add_generation_prompt: bool = True) -> TokenIds:
         return tuple(json.dumps(Chat.of(chat).messages).encode())
 

@@ -1,4 +1,4 @@
-"""An engine whose results are stored as they are made: an interruption loses only the batch in progress."""
+"""An engine whose results are stored as they are made: an interruption loses only the call in progress."""
 
 import hashlib
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.engines.base import Completion, LogProb, Sampling
+from harness.engines.prefixes import reading_order
 from harness.engines.wrapper import E, EngineWrapper, T, TrainableWrapper
 from harness.files.disk import writing
 from harness.progress import Advance
@@ -18,10 +19,10 @@ from harness.types import TokenIds
 class LoggedEngine(EngineWrapper[E]):
     """Another engine behind a file of JSON lines, one line per completion or log-probability.
 
-    The file grows by whole batches in the engine's own size and order (for log-probabilities, by whole calls). What is
-    made after an interruption is therefore batched as it would have been without one, and results do not depend on it
-    in any digit. (After a batch that did not fit in memory, each line records how much did.) Only the position of each
-    line is held in memory.
+    The file grows by as many prompts as the engine takes in a call, in its own order (for log-probabilities, by whole
+    calls). What is made after an interruption is therefore batched as it would have been without one, and results do
+    not depend on it in any digit. (After a batch that did not fit in memory, each line records how much did.) Only the
+    position of each line is held in memory.
     """
 
     def __init__(self, engine: E, file: Path) -> None:
@@ -35,9 +36,9 @@ class LoggedEngine(EngineWrapper[E]):
         """Return what the engine generates, from the file if it is there."""
         keys = [self._key(prompt, item, asdict(sampling)) for prompt, item in zip(prompts, items, strict=True)]
         completions: dict[int, Completion] = {}
-        longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-        for start in range(0, len(prompts), self._engine.batch_size):
-            batch = longest_first[start : start + self._engine.batch_size]
+        order = reading_order(prompts)
+        for start in range(0, len(prompts), self._engine.unit):
+            batch = order[start : start + self._engine.unit]
             asked = [prompts[index] for index in batch], [items[index] for index in batch]
             rows = self._rows([keys[index] for index in batch], advance, self._engine.generate, *asked, sampling)
             for index, row in zip(batch, rows, strict=True):

@@ -223,7 +223,7 @@ def target_logprobs(model: torch.nn.Module, forward: Forward, head: str) -> tupl
     through: AbstractContextManager[None] = nullcontext()
     if head != "whole":
         module = getattr(model, "module", model).get_output_embeddings()
-        through = _head_scores(module, forward) if head == "scored" else _head_reads(module, forward)
+        through = _head_scores(module, forward) if head == "scored" else head_reads(module, forward.reads)
     with through:
         output = model(**forward.arguments, use_cache=False)
     values = output.logits
@@ -255,11 +255,12 @@ def _head_scores(head: torch.nn.Linear, forward: Forward) -> Iterator[None]:
 
 
 @contextmanager
-def _head_reads(head: torch.nn.Module, forward: Forward) -> Iterator[None]:
-    """Inside, the LM head gets only the hidden states that are read, and the logits are (n, V)."""
+def head_reads(head: torch.nn.Module, places: torch.Tensor) -> Iterator[None]:
+    """Inside, the LM head gets only the hidden states at these (n,) places of the flattened input, and the logits are
+    (n, V)."""
 
     def select(_head: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
-        return (inputs[0].flatten(0, -2).index_select(0, forward.reads), *inputs[1:])
+        return (inputs[0].flatten(0, -2).index_select(0, places), *inputs[1:])
 
     handle = head.register_forward_pre_hook(select)
     try:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
 
+import psutil
 import torch
 
 from harness.errors import UserError
@@ -17,6 +18,7 @@ SIGNS = (  # in errors from PyTorch, CUDA, cuBLAS and oneDNN
     "CUBLAS_STATUS_ALLOC_FAILED",
     "could not create a memory",
 )
+SHARE = 0.5  # of the free memory, for the keys and values of what is generated
 T = TypeVar("T")
 
 
@@ -32,6 +34,13 @@ def free() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+
+
+def available(device: torch.device) -> int:
+    """Return the bytes of memory that this process can still use on a device."""
+    if device.type != "cuda":
+        return psutil.virtual_memory().available
+    return torch.cuda.mem_get_info(device)[0] + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 class Counted:
@@ -88,6 +97,23 @@ class Limit:
         self._failed = self._failed or size
         self.size = size // 2
         return None
+
+    def fit(self, each: int, free: int) -> int:
+        """Return the size, lowered (and reported) to what takes at most `SHARE` of the free memory.
+
+        Args:
+            each: bytes of one prompt's keys and values.
+            free: bytes.
+        """
+        fitting = max(1, int(SHARE * free / each))
+        if fitting < self.size:
+            print(
+                f"note: {fitting} {self.unit} of {self.name} are answered at once, not {self.size}: keys and values "
+                f"take up to {each / 2**20:,.0f} MiB each, and {free / 2**20:,.0f} MiB of memory are free",
+                file=sys.stderr,
+            )
+            self.size = fitting
+        return self.size
 
     def _report(self, rows: int) -> None:
         if self._failed:

@@ -8,7 +8,7 @@ flattened again.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +22,7 @@ WITHOUT_EFFECT = {  # arguments of attention functions that do not change what t
     *("return_dict", "output_attentions", "output_hidden_states", "output_router_logits", "target_dtype"),
 }
 GROUP_TOKENS = 2048  # most positions of the rows stacked for attention, unless one row is longer
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -200,13 +201,11 @@ class NotPacked(Exception):
     """The model's attention does something that packed attention does not support."""
 
 
-def check_arguments(
-    packed: PackedBatch | None, attention_mask: Any, is_causal: bool | None, other: dict[str, Any]
-) -> PackedBatch:
+def check_arguments(packed: P | None, attention_mask: Any, is_causal: bool | None, other: dict[str, Any]) -> P:
     """Check that a layer asks nothing of its attention that would change the result unsupported.
 
     Returns:
-        The packed batch.
+        What is read together.
 
     Raises:
         NotPacked: naming what is not supported.
@@ -256,7 +255,7 @@ def packed_attention(
     results = []
     for group in packed.groups:
         n, longest = group.places.shape
-        q, k, v = (_lay_out(states, group.places) for states in (query, key, value))
+        q, k, v = (lay_out(states, group.places) for states in (query, key, value))
         mask = group.mask
         if sliding_window is not None and longest > sliding_window:
             distance = group.positions[:, None, :, None] - group.positions[:, None, None, :]
@@ -265,18 +264,18 @@ def packed_attention(
         if softcap is None and s_aux is None:
             out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling, enable_gqa=grouped)
         else:
-            out = _explicit_attention(q, k, v, mask, scaling, softcap, s_aux)
+            out = explicit_attention(q, k, v, mask, scaling, softcap, s_aux)
         results.append(out.transpose(1, 2).reshape(n * longest, *out.shape[1::2]))
     return torch.cat(results).index_select(0, packed.origin)[None], None
 
 
-def _lay_out(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+def lay_out(states: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
     """Reshape (1, H, T, D) to (n, H, L, D)."""
     laid = states[0].transpose(0, 1).index_select(0, places.flatten())
     return laid.view(*places.shape, *laid.shape[1:]).transpose(1, 2)
 
 
-def _explicit_attention(
+def explicit_attention(
     q: torch.Tensor,
     k: torch.Tensor,
     v: torch.Tensor,

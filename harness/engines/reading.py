@@ -8,7 +8,7 @@ the longest sequence of a batch, in the configuration.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -65,7 +65,7 @@ def how_to_balance(model: PreTrainedModel, reading: Reading, name: str) -> Readi
             with torch.no_grad(), attend_packed(model, way):
                 losses.append(logprobs_and_balance(model, batch, way, weights)[1])
         except FAILURES as error:
-            _reason(error)
+            reason_of(error)
             losses.append(None)
     if not any(isinstance(loss, torch.Tensor) for loss in losses):
         raise UserError(
@@ -123,7 +123,7 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
             with attend_packed(model, reading):
                 values = _values(model, pairs[:count], reading)
         except FAILURES as error:
-            return _reason(error)
+            return reason_of(error)
         if values.shape != expected.shape:
             return "it returns something other than logits"
         difference = (values - expected).double().square().mean().sqrt().item()
@@ -135,7 +135,7 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     except Selects as error:
         selects = str(error)
     except FAILURES as error:
-        reason = _reason(error)
+        reason = reason_of(error)
     barred = selects or reason
     for head in heads:
         reason = barred or agrees(replace(whole, packs=True, head=head), len(pairs), expected)
@@ -147,7 +147,7 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     return replace(padded, pads=not selects and not agrees(padded, len(pairs), expected))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
     """Return the reason for a message; running out of memory is raised again."""
     if isinstance(error, RuntimeError) and memory.shortage(error):
         raise error
@@ -177,8 +177,8 @@ def _heads(model: PreTrainedModel, pair: Pair, whole: Reading) -> tuple[list[str
     return [*(["scored"] if plain else []), "read", "whole"], values
 
 
-def _pairs(model: PreTrainedModel) -> list[Pair]:
-    """Return sequences of ordinary tokens: two prompts, each with completions of different lengths."""
+def some_tokens(model: PreTrainedModel, lengths: Sequence[int]) -> list[TokenIds]:
+    """Return ordinary tokens of a model, different in each of as many sequences as there are lengths."""
     text = model.config.get_text_config()
     configs = {id(config): config for config in (model.config, text)}.values()
     named = {value for config in configs for name, value in vars(config).items() if "token" in name}
@@ -186,14 +186,16 @@ def _pairs(model: PreTrainedModel) -> list[Pair]:
     size = min(text.vocab_size, model.get_input_embeddings().weight.shape[0])
     ordinary = [token for token in range(min(size, 1000) // 2) if token not in special] or [0]
     draw = iter(range(10**6))
+    return [tuple(ordinary[next(draw) * 37 % len(ordinary)] for _ in range(length)) for length in lengths]
 
-    def take(count: int) -> tuple[int, ...]:
-        return tuple(ordinary[next(draw) * 37 % len(ordinary)] for _ in range(count))
 
+def _pairs(model: PreTrainedModel) -> list[Pair]:
+    """Return two prompts, each with completions of different lengths."""
+    tokens = iter(some_tokens(model, [each for length, completions in LENGTHS for each in (length, *completions)]))
     pairs = []
-    for length, completions in LENGTHS:
-        prompt = take(length)
-        pairs += [(prompt, take(tokens)) for tokens in completions]
+    for _, completions in LENGTHS:
+        prompt = next(tokens)
+        pairs += [(prompt, next(tokens)) for _ in completions]
     return pairs
 
 

@@ -38,19 +38,19 @@ def _shift_right(value: torch.Tensor, bits: int) -> torch.Tensor:
     return (value >> bits).bitwise_and_((1 << (64 - bits)) - 1)
 
 
-def gumbel_noise(keys: torch.Tensor, step: int, vocabulary: int) -> torch.Tensor:
-    """Return standard Gumbel noise for one step.
+def gumbel_noise(keys: torch.Tensor, step: int | torch.Tensor, vocabulary: int) -> torch.Tensor:
+    """Return standard Gumbel noise for one token of each item.
 
     Args:
         keys: (n,) int64 keys of the items.
-        step: index of the token in the completion, from 0.
+        step: index of the token in the completion, from 0: one for all, or (n,).
         vocabulary: size V of the vocabulary.
 
     Returns:
         (n, V) float32 values -log(E), E exponential with mean 1: row i is the SplitMix64 stream whose seed is a hash
         of key i and the step.
     """
-    streams = split_mix(keys + torch.tensor(step + 1, device=keys.device) * GAMMA)
+    streams = split_mix(keys + torch.as_tensor(step + 1, device=keys.device) * GAMMA)
     counters = torch.arange(1, vocabulary + 1, device=keys.device) * GAMMA
     bits = _shift_right(split_mix(streams[:, None] + counters), 64 - UNIFORM_BITS)
     # Tokens win by a small E, so E comes from small uniforms u, which floats resolve well: E = -log(1 - u).
@@ -70,8 +70,10 @@ def top_p_filter(logits: torch.Tensor, top_p: float) -> torch.Tensor:
     return logits.masked_fill(torch.zeros_like(outside).scatter_(1, tokens, outside), float("-inf"))
 
 
-def sample_tokens(logits: torch.Tensor, keys: torch.Tensor, step: int, sampling: Sampling) -> torch.Tensor:
-    """Draw (n,) token ids from logits (n, V), applying temperature and then top-p, as is usual."""
+def sample_tokens(
+    logits: torch.Tensor, keys: torch.Tensor, step: int | torch.Tensor, sampling: Sampling
+) -> torch.Tensor:
+    """Draw (n,) token ids from logits (n, V), applying temperature and then top-p, as is usual (see `gumbel_noise`)."""
     if sampling.temperature == 0:
         return logits.argmax(dim=-1)
     logits = logits.float() / sampling.temperature

@@ -23,15 +23,20 @@ from harness.engines.logprobs import (
     sequence_logprobs,
     without_router_logits,
 )
-from harness.engines.memory import Counted, Limit, free
+from harness.engines.memory import Counted, Limit, available, free
 from harness.engines.packing import PackedRow, apart, pack, rows_of
 from harness.engines.reading import how_to_read, tell
+from harness.engines.refill import Refill, Running
+from harness.engines.refillable import Refilling, how_to_generate
+from harness.engines.refillable import tell as tell_fixed
 from harness.engines.sampling import item_keys
 from harness.errors import UserError, unknown_name
 from harness.models.folder import base_folder, tokenizer_folder
 from harness.progress import Advance
 from harness.types import Conversation, Reply, TokenIds
 from harness.work import Needed
+
+BATCHES = 4  # per call of `generate`, where batches are refilled
 
 
 class TransformersEngine:
@@ -137,6 +142,20 @@ class TransformersEngine:
         tell(type(self.model).__name__, reading)
         return reading
 
+    @property
+    def unit(self) -> int:
+        """Prompts per call: several batches if one that ends makes room for the next."""
+        return self.batch_size if self.refilling.reason else BATCHES * self.batch_size
+
+    @cached_property
+    def refilling(self) -> Refilling:
+        """Whether generation refills batches, chosen by comparison with the model's own forward pass; what does not is
+        reported once on standard error."""
+        refilling = how_to_generate(self.model, self.reading)
+        if refilling.reason:
+            tell_fixed(type(self.model).__name__, refilling.reason)
+        return refilling
+
     def needed(self, adapters: Any = None) -> Needed:
         """Return the FLOPs that the model needs for work.
 
@@ -167,13 +186,68 @@ class TransformersEngine:
     ) -> list[Completion]:
         """Return one completion per prompt; a prompt near the end of the context gets fewer than max_new_tokens.
 
-        A batch that does not fit in memory is retried in halves.
+        The place of a completion that has ended is given to the next prompt, unless the model needs fixed batches. What
+        does not fit in memory is tried again with half as many at once.
 
         Raises:
             UserError: when a prompt leaves no room for a completion, or not even one prompt fits in memory.
         """
         limits = self.room(prompts, items, sampling)
         keys = item_keys(items, sampling.seed)
+        make = self._in_fixed_batches if self.refilling.reason else self._refilled
+        completions = make(prompts, keys, limits, sampling, advance)
+        return [completions[place] for place in range(len(prompts))]
+
+    def _refilled(
+        self,
+        prompts: Sequence[TokenIds],
+        keys: torch.Tensor,
+        limits: list[int],
+        sampling: Sampling,
+        advance: Advance | None,
+    ) -> dict[int, Completion]:
+        completions: dict[int, Completion] = {}
+        while left := [place for place in range(len(prompts)) if place not in completions]:
+            asked = [prompts[place] for place in left], [limits[place] for place in left], keys[left]
+            for row in self._refill(*asked, sampling, advance):
+                completions[left[row.number]] = self.completion(row.tokens, row.computed)
+        return completions
+
+    def _refill(
+        self,
+        prompts: list[TokenIds],
+        limits: list[int],
+        keys: torch.Tensor,
+        sampling: Sampling,
+        advance: Advance | None,
+    ) -> list[Running]:
+        """Return the rows that end before memory does: all, or some."""
+        longest = max(len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True))
+        fitting = self.generates.fit(longest * self.refilling.bytes_per_token, available(self.device))
+        slots = min(fitting, self.batch_size, len(prompts))
+        ended: list[Running] = []
+
+        def finish(row: Running) -> None:
+            ended.append(row)
+            if advance:
+                advance(1)
+
+        def run() -> bool:
+            asked = prompts, limits, keys, self.stop_tokens, sampling
+            Refill(self.model, self.reading, *asked, slots, finish).run()
+            return True
+
+        self.generates.attempt(run, slots, slots)
+        return ended
+
+    def _in_fixed_batches(
+        self,
+        prompts: Sequence[TokenIds],
+        keys: torch.Tensor,
+        limits: list[int],
+        sampling: Sampling,
+        advance: Advance | None,
+    ) -> dict[int, Completion]:
         completions: dict[int, Completion] = {}
         longest_first = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(prompts), self.batch_size):
@@ -192,7 +266,7 @@ class TransformersEngine:
                     del waiting[: len(batch)]
                     for index, row in zip(batch, rows, strict=True):
                         completions[index] = self.completion(row.token_ids, row.computed)
-        return [completions[place] for place in range(len(prompts))]
+        return completions
 
     def room(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[int]:
         """How many tokens each prompt's completion may have.

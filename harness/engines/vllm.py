@@ -12,7 +12,7 @@ from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.loading import check_lengths, load_errors
 from harness.engines.memory import free
 from harness.engines.sampling import item_keys
-from harness.engines.transformers import TransformersEngine
+from harness.engines.transformers import BATCHES, TransformersEngine
 from harness.engines.wrapper import TrainableWrapper
 from harness.errors import UserError
 from harness.models.folder import base_folder
@@ -31,7 +31,6 @@ ENVIRONMENT = {  # for vLLM, unless the user has set it
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
 }
 CPU_TOKENS = 4096  # tokens read at once
-BATCHES = 4  # batches per call
 SEEDS = 2**31  # torch's generators take more, NumPy's do not
 
 
@@ -110,7 +109,7 @@ class VLLMEngine(TrainableWrapper[TransformersEngine]):
         return self._engine
 
     @property
-    def batch_size(self) -> int:
+    def unit(self) -> int:
         """Prompts per call: a sequence that ends makes room for the next, so a call gets several batches."""
         return BATCHES * self.local.batch_size
 

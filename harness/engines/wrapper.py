@@ -47,6 +47,10 @@ class EngineWrapper(Generic[E]):
         return self._engine.batch_size
 
     @property
+    def unit(self) -> int:
+        return self._engine.unit
+
+    @property
     def generates(self) -> "Limit":
         return self._engine.generates
 

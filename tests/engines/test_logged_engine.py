@@ -4,6 +4,7 @@ import pytest
 
 from harness.engines.base import LogProb, Sampling
 from harness.engines.logged import LoggedEngine, LoggedTrainableEngine
+from harness.engines.refillable import Refilling
 from harness.engines.transformers import TransformersEngine
 
 SAMPLING = Sampling(8, temperature=1.0, seed=3)
@@ -17,7 +18,10 @@ class Interrupted(Exception):
 
 @pytest.fixture
 def engine(tiny_model_dir):
-    return TransformersEngine.load(tiny_model_dir, device="cpu", batch_size=3)
+    """Of three prompts a call."""
+    engine = TransformersEngine.load(tiny_model_dir, device="cpu", batch_size=3)
+    engine.refilling = Refilling("it is odd")
+    return engine
 
 
 def count_batches(engine, monkeypatch, stop_after=None):

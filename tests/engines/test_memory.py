@@ -14,6 +14,8 @@ from harness.engines import generation, transformers
 from harness.engines.base import Sampling
 from harness.engines.classifier import RewardModel
 from harness.engines.logged import LoggedEngine
+from harness.engines.refill import Refill
+from harness.engines.refillable import Refilling
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
 from harness.training import state
@@ -44,6 +46,18 @@ def load(tiny_model_dir):
     return lambda batch_size: TransformersEngine.load(tiny_model_dir, device="cpu", batch_size=batch_size)
 
 
+@pytest.fixture
+def load_fixed(load):
+    """An engine as of a model whose batches cannot be refilled."""
+
+    def loaded(batch_size):
+        engine = load(batch_size)
+        engine.refilling = Refilling("it is odd")
+        return engine
+
+    return loaded
+
+
 def hold(monkeypatch, name, largest, size):
     """A function of the engine runs out of memory above a size. Returns the sizes it was given."""
     given, function = [], getattr(transformers, name)
@@ -60,10 +74,10 @@ def hold(monkeypatch, name, largest, size):
     return given
 
 
-def test_generation_goes_on_with_half_the_batch(load, monkeypatch, capsys):
+def test_generation_goes_on_with_half_the_batch(load_fixed, monkeypatch, capsys):
     """11 do not fit, 5 do not, 2 do: said once, and nothing larger is tried again."""
-    expected = load(2).generate(PROMPTS, ITEMS, SAMPLING)
-    engine, advanced = load(11), []
+    expected = load_fixed(2).generate(PROMPTS, ITEMS, SAMPLING)
+    engine, advanced = load_fixed(11), []
     given = hold(monkeypatch, "generate_batch", 3, len)
     assert engine.generate(PROMPTS, ITEMS, SAMPLING, advanced.append) == expected
     assert engine.generate(PROMPTS, ITEMS, SAMPLING) == expected
@@ -88,8 +102,8 @@ def test_scoring_goes_on_with_half_the_batch(load, monkeypatch, capsys):
     assert capsys.readouterr().err.count("warning") == 1
 
 
-def test_one_that_does_not_fit_is_an_error(load, monkeypatch):
-    engine = load(4)
+def test_one_that_does_not_fit_is_an_error(load_fixed, monkeypatch):
+    engine = load_fixed(4)
     hold(monkeypatch, "generate_batch", 0, len)
     with pytest.raises(
         UserError, match=r"one sequence of .* does not fit in memory .*Tried to allocate 2.00 GiB.*--max-new-tokens"
@@ -97,26 +111,93 @@ def test_one_that_does_not_fit_is_an_error(load, monkeypatch):
         engine.generate(PROMPTS, ITEMS, SAMPLING)
 
 
-def test_other_errors_are_not_taken_for_it(load, monkeypatch):
+def test_other_errors_are_not_taken_for_it(load_fixed, monkeypatch):
     def fail(*_):
         raise RuntimeError("shape mismatch")
 
     monkeypatch.setattr(transformers, "generate_batch", fail)
     with pytest.raises(RuntimeError, match="shape mismatch"):
-        load(4).generate(PROMPTS, ITEMS, SAMPLING)
+        load_fixed(4).generate(PROMPTS, ITEMS, SAMPLING)
 
 
-def test_after_an_interruption_batches_are_the_same(load, tmp_path, monkeypatch):
+def test_after_an_interruption_batches_are_the_same(load_fixed, tmp_path, monkeypatch):
     """Slices of 6: the second is the last one; a fresh engine would try it whole."""
-    engine, log = load(6), tmp_path / "log.jsonl"
+    engine, log = load_fixed(6), tmp_path / "log.jsonl"
     with monkeypatch.context() as patch:
         hold(patch, "generate_batch", 3, len)
         expected = LoggedEngine(engine, log).generate(PROMPTS, ITEMS, SAMPLING)
     lines = log.read_bytes().splitlines(keepends=True)
     log.write_bytes(b"".join(lines[:6]))
     given = hold(monkeypatch, "generate_batch", 100, len)
-    assert LoggedEngine(load(6), log).generate(PROMPTS, ITEMS, SAMPLING) == expected
+    assert LoggedEngine(load_fixed(6), log).generate(PROMPTS, ITEMS, SAMPLING) == expected
     assert given == [3, 2]
+
+
+# With batches that are refilled
+
+
+def hold_slots(monkeypatch, largest):
+    """Memory ends when a completion has, if more than this number are made at once. Returns the numbers."""
+    given = []
+
+    class Limited(Refill):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            given.append(self._most)
+
+        def _step(self):
+            super()._step()
+            if self._most > largest and None in self._slots:
+                raise torch.OutOfMemoryError(FULL)
+
+    monkeypatch.setattr(transformers, "Refill", Limited)
+    return given
+
+
+def test_refilling_goes_on_with_half_the_slots(load, monkeypatch, capsys):
+    """11 do not fit, 5 do not, 2 do; what ended before is not made again."""
+    expected = load(2).generate(PROMPTS, ITEMS, SAMPLING)
+    engine, advanced = load(11), []
+    given = hold_slots(monkeypatch, 3)
+    assert engine.generate(PROMPTS, ITEMS, SAMPLING, advanced.append) == expected
+    assert engine.generate(PROMPTS, ITEMS, SAMPLING) == expected
+    assert given[:2] == [11, 5] and given[-1] == engine.generates.size == 2
+    assert sum(advanced) == 11
+    told = capsys.readouterr().err
+    assert told.count("warning") == 1 and "11 prompts of " in told and "--batch-size 2" in told
+
+
+def test_one_slot_that_does_not_fit_is_an_error(load, monkeypatch):
+    hold_slots(monkeypatch, 0)
+    with pytest.raises(UserError, match=r"one sequence of .* does not fit in memory"):
+        load(4).generate(PROMPTS, ITEMS, SAMPLING)
+
+
+def test_after_an_interruption_as_many_slots_are_refilled(load, tmp_path, monkeypatch):
+    """Calls of 8: the second is the last one; a fresh engine would try two slots."""
+    engine, log = load(2), tmp_path / "log.jsonl"
+    with monkeypatch.context() as patch:
+        hold_slots(patch, 1)
+        expected = LoggedEngine(engine, log).generate(PROMPTS, ITEMS, SAMPLING)
+    lines = log.read_bytes().splitlines(keepends=True)
+    assert len(lines) == 11
+    log.write_bytes(b"".join(lines[:8]))
+    given = hold_slots(monkeypatch, 1)
+    assert LoggedEngine(load(2), log).generate(PROMPTS, ITEMS, SAMPLING) == expected
+    assert given == [1]
+
+
+def test_the_cache_takes_half_of_the_free_memory(load, monkeypatch, capsys):
+    """Of a token, 2 layers hold 2 heads with 8 values each, of keys and of values: 256 bytes. The longest prompt has 6
+    tokens and 8 to come: 3,584 bytes."""
+    engine = load(11)
+    expected = engine.generate(PROMPTS, ITEMS, SAMPLING)
+    monkeypatch.setattr(transformers, "available", lambda _device: 2 * 4 * 3584 + 100)
+    assert engine.generate(PROMPTS, ITEMS, SAMPLING) == expected
+    assert engine.generates.size == 4
+    assert "note: 4 prompts of " in (told := capsys.readouterr().err) and "at once, not 11: " in told
+    engine.generate(PROMPTS, ITEMS, SAMPLING)
+    assert not capsys.readouterr().err
 
 
 # Training
@@ -237,10 +318,11 @@ def allowed(megabytes):
     resource.setrlimit(resource.RLIMIT_AS, (used + megabytes * 2**20, resource.RLIM_INFINITY))
 
 torch.set_num_threads(1)
-engine = TransformersEngine.load(sys.argv[1], device="cpu", batch_size=128)
-prompts = [tuple(range(5, 205)) + tuple(range(5, 205)) + (5 + number,) for number in range(128)]
-items = [str(number) for number in range(128)]
+engine = TransformersEngine.load(sys.argv[1], device="cpu", batch_size=256)
+prompts = [tuple(5 + (number + place * (1 + number % 7)) % 200 for place in range(480)) for number in range(256)]
+items = [str(number) for number in range(256)]
 small = TransformersEngine(engine.model, engine.tokenizer, "small", 8)
+engine.refilling
 few = small.generate(prompts[:16], items[:16], Sampling(3, temperature=1.0))
 scores = small.logprobs(prompts[:16], [(9,)] * 16)
 allowed(int(sys.argv[2]))
@@ -252,11 +334,11 @@ print("generated with", engine.generates.size)
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the limit on a process's memory is Linux's")
 def test_generation_in_a_process_whose_memory_ends(tiny_model_dir):
-    megabytes = "45"  # of 55 to 65, 64 prompts need now more and now less
+    megabytes = "22"  # keys and values of 256 prompts take 32, those of 64 take 8
     command = [sys.executable, "-c", REAL, str(tiny_model_dir), megabytes]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr
     size = int(done.stdout.split()[-1])
-    assert 1 < size < 128
-    assert f"128 prompts of {tiny_model_dir} do not fit in memory at once: continuing with {size}" in done.stderr
+    assert 1 < size < 256
+    assert f"256 prompts of {tiny_model_dir} do not fit in memory at once: continuing with {size}" in done.stderr
