@@ -1,10 +1,12 @@
 """`harness bench`: speed and memory compared with other libraries."""
 
 import os
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from harness.commands.data import DATA
 from harness.commands.output import Json, print_json, print_rows, readable
 from harness.errors import UserError, unknown_name
 from harness.perf import workload
@@ -134,10 +136,58 @@ def generate(
     )
 
 
+@app.command(
+    "eval",
+    epilog="Examples:\n\n  harness bench eval\n\n"
+    "  harness bench eval --model ./my-model --benchmark ifeval --limit 100 --new-tokens 512 --batch 32",
+)
+def evaluate(
+    model: Annotated[str, typer.Option(help="'testbed', a folder or a hub id.")] = "testbed",
+    benchmark: Annotated[
+        str | None, typer.Option(help="Whose questions are asked.", show_default="the embedded model's prompts")
+    ] = None,
+    data_dir: Annotated[Path, typer.Option(help="Folder with the benchmark's files.")] = DATA,
+    limit: Annotated[int, typer.Option(min=1, help="How many questions.")] = 200,
+    batch: Annotated[int, typer.Option(min=1, help="Most answers at once.")] = 64,
+    new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 64,
+    rounds: Rounds = 3,
+    threads: Threads = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    as_json: Json = False,
+) -> None:
+    """Time greedy answers to a benchmark's questions: our engine, transformers' generate, and lm-eval's HFLM if it is
+    installed."""
+    from harness.perf.evaluation import Machine, QuestionSet
+    from harness.perf.evaluation import measure as measure_evaluation
+
+    asked = QuestionSet(benchmark, data_dir, limit, new_tokens)
+    result = measure_evaluation(asked, Machine(model, batch, threads or _cores(), device, dtype), rounds)
+    if as_json:
+        print_json(result)
+        return
+    print_rows(
+        ["contender", "seconds", "min to max", "speed ratio", "equal answers", "computed / needed"],
+        [
+            [
+                name,
+                _rounded(each["seconds"]["median"]),
+                f"{each['seconds']['min']:.3g} to {each['seconds']['max']:.3g}",
+                _rounded(each["speed_ratio"]),
+                f"{each['equal_answers']} of {each['answers']}",
+                _rounded(each["computed_to_needed"]),
+            ]
+            for name, each in result["contenders"].items()
+        ],
+        title=f"{benchmark or 'embedded prompts'}: {model}, up to {new_tokens} new tokens, {batch} at once",
+    )
+    print("ratios and equal answers: to transformers; computed / needed: positions of the model's layers")
+
+
 @app.command(epilog="Examples:\n\n  harness bench table\n\n  harness bench table --runs 50 --questions 800 --json")
 def table(
     runs: Annotated[int, typer.Option(min=1, help="Synthetic stored runs, and methods of one more run.")] = 200,
-    questions: Annotated[int, typer.Option(min=2, help="Questions in each of the four suites.")] = 300,
+    questions: Annotated[int, typer.Option(min=2, help="QuestionSet in each of the four suites.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per method.")] = 3,
     rounds: Rounds = 3,
     as_json: Json = False,

@@ -229,3 +229,34 @@ def test_generation(tiny_model_dir, tmp_path):
             assert len(each["tokens_per_second"]["rounds"]) == 2
             assert all(16 < tokens <= 16 * 4 for tokens in each["generated_tokens"])
     assert result["memory"]["ours"]["peak"] > 0
+
+
+def test_answers_to_questions(tiny_model_dir, tmp_path):
+    """Greedy answers are equal, and only ours computes no position that is not needed."""
+    arguments = ("--model", tiny_model_dir, "--limit", 12, "--batch", 4, "--new-tokens", 6, "--rounds", 2)
+    result = json.loads(harness("bench", "eval", *arguments, "--threads", 1, *ON_CPU, "--json", cwd=tmp_path))
+    contenders = result["contenders"]
+    assert list(contenders)[0] == "transformers" and "ours" in contenders
+    for each in contenders.values():
+        assert each["answers"] == each["equal_answers"] == 12 and len(each["seconds"]["rounds"]) == 2
+    assert contenders["ours"]["computed_to_needed"] <= 1 <= contenders["transformers"]["computed_to_needed"]
+
+
+def test_figures_of_answers_by_hand():
+    """Twice as fast; one of two answers is equal; 30 positions of 20 that are needed."""
+    from harness.perf.evaluation import figures
+
+    peer = [{"seconds": 4.0, "answers": {"a": "x", "b": "y"}, "computed": 40, "needed": 20}] * 2
+    ours = [{"seconds": seconds, "answers": {"a": "x", "b": "z"}, "computed": 30, "needed": 21} for seconds in (1, 3)]
+    found = figures(ours, peer)
+    assert (found["speed_ratio"], found["equal_answers"], found["answers"]) == (2, 1, 2)
+    assert found["computed_to_needed"] == 1.5 and found["seconds"]["median"] == 2
+
+
+def test_questions_of_a_benchmark(testbed_model_dir, data_dir):
+    """Five questions of two turns."""
+    from harness.perf.evaluation import EvaluationSubject, Machine, QuestionSet
+
+    machine = Machine(str(testbed_model_dir), 4, 1, "cpu", "auto")
+    record = EvaluationSubject("ours", QuestionSet("mt-bench", data_dir, 5, 3), machine).round()
+    assert len(record["answers"]) == 10 and record["computed"] <= record["needed"] and record["seconds"] > 0
