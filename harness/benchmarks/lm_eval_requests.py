@@ -212,6 +212,7 @@ def _generate(
             sampling.temperature if given else float(how.get("temperature") or 0.0),
             float(how.get("top_p") or 1.0),
             sampling.seed,
+            tuple(filter(None, how["until"])),
         )
         repeats = item["repeats"] if wanted.temperature else 1  # greedy ones are alike
         groups[wanted] += [(item, number, prompt, repeat) for repeat in range(repeats)]

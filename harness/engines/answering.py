@@ -73,9 +73,17 @@ class AnsweringEngine(EngineWrapper[Engine]):
     def generate(
         self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
     ) -> list[Completion]:
-        """Return the engine's completions without their thoughts."""
-        completions = self._engine.generate(prompts, items, sampling, advance)
-        splits = [split_completion(self._engine, *pair, self._marks) for pair in zip(prompts, completions, strict=True)]
+        """Return the engine's completions without their thoughts. A stop inside a thought ends nothing: answers with
+        a thought are made again without stops."""
+        completions = list(self._engine.generate(prompts, items, sampling, advance))
+        splits = self._split(prompts, completions)
+        if sampling.stop and (thought := [number for number, split in enumerate(splits) if split.took_off]):
+            asked = [prompts[number] for number in thought], [items[number] for number in thought]
+            for number, completion in zip(
+                thought, self._engine.generate(*asked, replace(sampling, stop=())), strict=True
+            ):
+                completions[number] = completion
+            splits = self._split(prompts, completions)
         for item, completion, split in zip(items, completions, splits, strict=True):
             if split.took_off:
                 self.thoughts[item] = {
@@ -85,6 +93,9 @@ class AnsweringEngine(EngineWrapper[Engine]):
                     "finished": split.finished,
                 }
         return list(map(answer_of, completions, splits))
+
+    def _split(self, prompts: Sequence[TokenIds], completions: Sequence[Completion]) -> list[ThoughtSplit]:
+        return [split_completion(self._engine, *pair, self._marks) for pair in zip(prompts, completions, strict=True)]
 
 
 def split_completion(engine: Engine, prompt: TokenIds, completion: Completion, marks: Marks) -> ThoughtSplit:

@@ -23,12 +23,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How to sample. Temperature 0 is greedy. The noise of a token is a function of (seed, item key, step) alone."""
+    """How to sample. Temperature 0 is greedy. The noise of a token is a function of (seed, item key, step) alone.
+
+    stop: texts after which nothing is needed: an engine may end a completion once its text has one.
+    """
 
     max_new_tokens: int
     temperature: float = 0.0
     top_p: float = 1.0
     seed: int = 0
+    stop: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Completion:
 
     token_ids: what the model emitted, including the stop token if it was reached.
     text: the decoded tokens without special tokens, and without the thought if one was removed.
-    finished: whether a stop token ended it (rather than the length limit), outside a thought.
+    finished: whether a stop token or text ended it (rather than the length limit), outside a thought.
     computed: positions that the model computed for it, including padding and waiting; a prompt that several sequences
         of a batch share is counted for one of them. None if the engine does not report it.
     thought: the removed thought ("" for an empty one), None if nothing was removed.

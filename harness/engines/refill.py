@@ -57,7 +57,7 @@ class Refill:
     Args:
         limits: most new tokens of each prompt.
         keys: (n,) keys of the items' noise (`harness.engines.sampling.item_keys`).
-        stops: tokens that end a completion.
+        ends: whether these tokens of a completion end it.
         finish: called with each row that has ended.
     """
 
@@ -68,13 +68,13 @@ class Refill:
         prompts: Sequence[TokenIds],
         limits: Sequence[int],
         keys: torch.Tensor,
-        stops: Sequence[int],
+        ends: Callable[[list[int]], bool],
         sampling: Sampling,
         slots: int,
         finish: Callable[[Running], None],
     ) -> None:
         self._model, self._reading, self._sampling, self._finish = model, reading, sampling, finish
-        self._keys, self._stops, self._most = keys.to(model.device), frozenset(stops), slots
+        self._keys, self._ends, self._most = keys.to(model.device), ends, slots
         prefixes = shared_prefixes(prompts)
         self._waiting = [
             Running(number, prompts[number], limits[number], prefixes[number])
@@ -120,7 +120,7 @@ class Refill:
         tokens = sample_tokens(logits, keys, steps, self._sampling).tolist()
         for slot, row, token in zip(slots, rows, tokens, strict=True):
             row.tokens.append(token)
-            if token in self._stops or len(row.tokens) == row.limit:
+            if len(row.tokens) == row.limit or self._ends(row.tokens):
                 self._slots[slot] = None
                 self._finish(row)
 

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -210,7 +210,7 @@ class TransformersEngine:
         while left := [place for place in range(len(prompts)) if place not in completions]:
             asked = [prompts[place] for place in left], [limits[place] for place in left], keys[left]
             for row in self._refill(*asked, sampling, advance):
-                completions[left[row.number]] = self.completion(row.tokens, row.computed)
+                completions[left[row.number]] = self.completion(row.tokens, row.computed, sampling.stop)
         return completions
 
     def _refill(
@@ -233,12 +233,19 @@ class TransformersEngine:
                 advance(1)
 
         def run() -> bool:
-            asked = prompts, limits, keys, self.stop_tokens, sampling
+            asked = prompts, limits, keys, partial(self._ends, sampling.stop), sampling
             Refill(self.model, self.reading, *asked, slots, finish).run()
             return True
 
         self.generates.attempt(run, slots, slots)
         return ended
+
+    def _ends(self, stop: Sequence[str], tokens: list[int]) -> bool:
+        """Whether a completion ends with its last token: a stop token, or one after which its text has a stop."""
+        if tokens[-1] in self.stop_tokens or not stop:
+            return tokens[-1] in self.stop_tokens
+        tail = tokens[-max(len(each.encode()) for each in stop) - 1 :]  # a token has a byte at least
+        return _has(self._text(tail), stop) and _has(self._text(tokens), stop)
 
     def _in_fixed_batches(
         self,
@@ -304,10 +311,13 @@ class TransformersEngine:
             counted.take_back()
         return rows
 
-    def completion(self, token_ids: Sequence[int], computed: int | None = None) -> Completion:
+    def completion(self, token_ids: Sequence[int], computed: int | None = None, stop: Sequence[str] = ()) -> Completion:
         """Return the completion that the model emitted as these tokens."""
-        text = self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        return Completion(tuple(token_ids), text, token_ids[-1] in self.stop_tokens, computed)
+        text = self._text(token_ids)
+        return Completion(tuple(token_ids), text, token_ids[-1] in self.stop_tokens or _has(text, stop), computed)
+
+    def _text(self, token_ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(token_ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     @torch.inference_mode()  # type: ignore[untyped-decorator]  # torch is Any to mypy here
     def logprobs(
@@ -356,6 +366,10 @@ class TransformersEngine:
         """Free the model's memory; the engine cannot be used afterwards."""
         self.model = None
         free()
+
+
+def _has(text: str, stop: Sequence[str]) -> bool:
+    return any(each in text for each in stop)
 
 
 def _sequences(rows: Sequence[PackedRow]) -> list[tuple[TokenIds, TokenIds]]:

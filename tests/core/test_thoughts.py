@@ -7,8 +7,8 @@ from types import SimpleNamespace
 import pytest
 from chat_families import FAMILIES
 
-from harness.engines.answering import answer_of, split_completion, thought_tokens
-from harness.engines.base import Completion
+from harness.engines.answering import AnsweringEngine, answer_of, split_completion, thought_tokens
+from harness.engines.base import Completion, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.errors import UserError
 from harness.experiment.options import Experiment
@@ -151,3 +151,23 @@ def read_by(name, text):
     prompt = engine.chat.encode([{"role": "user", "content": "What is 9 and 9?"}])
     split = split_completion(engine, prompt, completion, MARKS)
     return split, completion, answer_of(completion, split)
+
+
+class StopsAnywhere:
+    """An engine that ends where a text of two answers has a stop, thought or not."""
+
+    chat = None
+
+    def generate(self, prompts, items, sampling, advance=None):
+        whole = ["It is 18.\n\nNext question", "<think>9?\n\nYes.</think>It is 18.\n\nNext"]
+        texts = [whole[prompt[0]] for prompt in prompts]
+        for stop in sampling.stop:
+            texts = [text[: text.find(stop) + len(stop)] if stop in text else text for text in texts]
+        return [Completion((1,), text, True) for text in texts]
+
+
+def test_a_stop_inside_a_thought_ends_nothing():
+    sampling = Sampling(9, stop=("\n\n",))
+    short, thinking = AnsweringEngine(StopsAnywhere(), MARKS).generate([(0,), (1,)], ["a", "b"], sampling)
+    assert (short.text, short.thought) == ("It is 18.\n\n", None)
+    assert (thinking.text, thinking.thought) == ("It is 18.\n\nNext", "9?\n\nYes.")

@@ -41,9 +41,8 @@ def refilled(model, reading, sampling, slots):
     done = {}
     keys = item_keys(ITEMS, sampling.seed)
     with torch.inference_mode():
-        Refill(
-            model, reading, PROMPTS, LIMITS, keys, [2], sampling, slots, lambda row: done.update({row.number: row})
-        ).run()
+        ends, finish = lambda made: made[-1] == 2, lambda row: done.update({row.number: row})
+        Refill(model, reading, PROMPTS, LIMITS, keys, ends, sampling, slots, finish).run()
     return done
 
 
@@ -191,3 +190,22 @@ def test_places_are_refilled(tiny_model_dir):
     assert sum(rows) == sum(len(each.token_ids) for each in done)
     full = rows.index(next(number for number in rows if number < 15))
     assert sum(rows[full:]) < 16 * 40 and min(rows[:full]) >= 15
+
+
+def test_a_completion_ends_after_a_text(tiny_model_dir):
+    """Its tokens are the first ones of what it would be otherwise, up to the end of the text, and it is finished."""
+    engine = TransformersEngine.load(tiny_model_dir, device="cpu", batch_size=4)
+    prompts = [tokens(4 + number % 5, number) for number in range(8)]
+    items = [str(number) for number in range(8)]
+    whole = engine.generate(prompts, items, Sampling(40, temperature=1.0))
+    stop = (whole[2].text[5:7], whole[4].text[9:11])
+    ended = engine.generate(prompts, items, Sampling(40, temperature=1.0, stop=stop))
+    assert len(ended[2].token_ids) < len(whole[2].token_ids) and ended[2].finished
+    for each, other in zip(ended, whole, strict=True):
+        assert each.token_ids == other.token_ids[: len(each.token_ids)]
+        found = [other.text.find(text) for text in stop if text in other.text]
+        assert found == [] or each.text == other.text[: min(found)] + each.text[min(found) :]
+        assert any(text in each.text for text in stop) == bool(found)
+        assert each.finished == (bool(found) or other.finished)
+        if not found:
+            assert each == other
