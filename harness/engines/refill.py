@@ -38,6 +38,11 @@ class Running:
     computed: int = 0
 
     @property
+    def shared(self) -> list[Prefix]:
+        """What it begins with and shares with others, longest first."""
+        return self.prefix.chain if self.prefix else []
+
+    @property
     def unread(self) -> Sequence[int]:
         """The tokens that the next pass reads."""
         return self.tokens[-1:] if self.tokens else self.prompt[self.start :]
@@ -49,6 +54,10 @@ class Stored:
 
     states: States
     logits: torch.Tensor | None
+
+    @property
+    def length(self) -> int:
+        return self.states[0][0].shape[1]
 
 
 class Refill:
@@ -99,26 +108,24 @@ class Refill:
         if moves > IDLE * self._most or not alive:
             self._move_up()
             admitted = self._admit()
-        slots = [slot for slot, row in enumerate(self._slots) if row]
-        if not slots:
+        rows = [(slot, row) for slot, row in enumerate(self._slots) if row]
+        if not rows:
             return
-        rows = [row for row in self._slots if row]
-        now = plan(
-            [Stretch(slot, row.start, row.unread) for slot, row in zip(slots, rows, strict=True)], self._keys.device
-        )
+        now = plan([Stretch(slot, row.start, row.unread) for slot, row in rows], self._keys.device)
         logits = read(self._model, self._cache, now, self._reading)
-        for row in rows:
+        for _, row in rows:
             row.computed += len(row.unread)
             row.start += len(row.unread)
-        self._store({slot: logits[place] for place, slot in enumerate(slots) if slot in admitted})
-        self._sample(slots, rows, logits)
+        read_now = zip(rows, logits, strict=True)
+        self._store([(slot, row, after) for (slot, row), after in read_now if slot in admitted])
+        self._sample(rows, logits)
 
-    def _sample(self, slots: Sequence[int], rows: Sequence[Running], logits: torch.Tensor) -> None:
+    def _sample(self, rows: Sequence[tuple[int, Running]], logits: torch.Tensor) -> None:
         """Add a token to each row; the slots of those that end are idle."""
-        steps = torch.tensor([len(row.tokens) for row in rows], device=logits.device)
-        keys = self._keys[[row.number for row in rows]]
+        steps = torch.tensor([len(row.tokens) for _, row in rows], device=logits.device)
+        keys = self._keys[[row.number for _, row in rows]]
         tokens = sample_tokens(logits, keys, steps, self._sampling).tolist()
-        for slot, row, token in zip(slots, rows, tokens, strict=True):
+        for (slot, row), token in zip(rows, tokens, strict=True):
             row.tokens.append(token)
             if len(row.tokens) == row.limit or self._ends(row.tokens):
                 self._slots[slot] = None
@@ -140,21 +147,19 @@ class Refill:
         left: list[Running] = []
         tokens = READ
         for place, row in enumerate(self._waiting):
-            chain = row.prefix.chain if row.prefix else []
-            known = next((number for number, prefix in enumerate(chain) if prefix in self._stored), len(chain))
-            length = len(row.prompt) - (chain[known].length if known < len(chain) else 0)
+            unknown, stored = self._known(row)
+            length = len(row.prompt) - (stored.length if stored else 0)
             if len(self._slots) + len(left) >= self._most or (admitted and length > tokens):
                 left += self._waiting[place:]
                 break
-            if not reading.isdisjoint(chain[:known]):
+            if not reading.isdisjoint(unknown):
                 left.append(row)
                 continue
-            reading.update(chain[:known])
-            for prefix in chain:
+            reading.update(unknown)
+            for prefix in row.shared:
                 prefix.users -= 1
             slot = len(self._slots)
             self._slots.append(row)
-            stored = self._stored[chain[known]] if known < len(chain) else None
             if stored:
                 self._begin(slot, row, stored)
             if not row.tokens:
@@ -163,26 +168,32 @@ class Refill:
         self._waiting = left
         return admitted
 
+    def _known(self, row: Running) -> tuple[list[Prefix], Stored | None]:
+        """Return the shared prefixes of a row that must be read, and the longest that is stored."""
+        for number, prefix in enumerate(row.shared):
+            if prefix in self._stored:
+                return row.shared[:number], self._stored[prefix]
+        return row.shared, None
+
     def _begin(self, slot: int, row: Running, stored: Stored) -> None:
         """Let a slot begin with what is stored, and a row of which that is the whole prompt with its first token."""
         self._cache.put(slot, stored.states)
-        row.start = stored.states[0][0].shape[1]
+        row.start = stored.length
         if row.start == len(row.prompt) and stored.logits is not None:
-            self._sample([slot], [row], stored.logits[None])
+            self._sample([(slot, row)], stored.logits[None])
         elif row.start == len(row.prompt):
             row.start -= 1
 
-    def _store(self, read: dict[int, torch.Tensor]) -> None:
+    def _store(self, read: Sequence[tuple[int, Running, torch.Tensor]]) -> None:
         """Keep what prompts that were read share with waiting ones, and forget what none waits for.
 
         Args:
-            read: the logits after each prompt, by slot.
+            read: the slot of each prompt, its row, and the (V,) logits after it.
         """
-        for slot, logits in read.items():
-            row = self._slots[slot]
-            for prefix in row.prefix.chain if row and row.prefix else []:
+        for slot, row, logits in read:
+            for prefix in row.shared:
                 if prefix.users and prefix not in self._stored:
-                    whole = row is not None and prefix.length == len(row.prompt)
+                    whole = prefix.length == len(row.prompt)
                     states = self._cache.take(slot, prefix.length)
                     self._stored[prefix] = Stored(states, logits.clone() if whole else None)
         self._stored = {prefix: stored for prefix, stored in self._stored.items() if prefix.users}
