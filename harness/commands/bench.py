@@ -187,7 +187,7 @@ def evaluate(
 @app.command(epilog="Examples:\n\n  harness bench table\n\n  harness bench table --runs 50 --questions 800 --json")
 def table(
     runs: Annotated[int, typer.Option(min=1, help="Synthetic stored runs, and methods of one more run.")] = 200,
-    questions: Annotated[int, typer.Option(min=2, help="QuestionSet in each of the four suites.")] = 300,
+    questions: Annotated[int, typer.Option(min=2, help="Questions in each of the four suites.")] = 300,
     seeds: Annotated[int, typer.Option(min=1, help="Seeds per method.")] = 3,
     rounds: Rounds = 3,
     as_json: Json = False,
