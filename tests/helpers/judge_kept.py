@@ -24,15 +24,15 @@ from harness.statistics.intervals import holm
 from harness.statistics.ranking import SIGNIFICANT
 
 FILE = RESULTS / "JUDGED_AGAIN.md"
-TABLES = ("testbed-7", "testbed-12", "testbed-untuned", "testbed-faster", "ablation", "ablation-weak")
+TABLES = ("testbed-7", "testbed-7-12", "testbed-untuned", "testbed-faster", "ablation", "ablation-weak")
 TABLES += ("budget-6e11", "budget-1.2e12", "budget-2.4e12", "budget-4.8e12")
 SHARES = np.linspace(0.0, 1.0, 21)  # of the variance of the seeds' means that the rest may be
-PAIRS = {"testbed-12": ("sso", "pbaa")}  # compared in results/README.md
-OLD_INTERVALS = {  # there: sso - pbaa of testbed-12, from the values of questions
-    ("testbed-12", "mt-bench"): (0.05, 0.21),
-    ("testbed-12", "reward-bench"): (1.6, 5.0),
-    ("testbed-12", "math"): (0.3, 3.9),
-    ("testbed-12", "alpaca-eval"): (-0.8, 0.5),
+PAIRS = {"testbed-7-12": ("sso", "pbaa")}  # compared in results/README.md
+OLD_INTERVALS = {  # there: sso - pbaa of testbed-7-12, from the values of questions
+    ("testbed-7-12", "mt-bench"): (0.05, 0.21),
+    ("testbed-7-12", "reward-bench"): (1.6, 5.0),
+    ("testbed-7-12", "math"): (0.3, 3.9),
+    ("testbed-7-12", "alpaca-eval"): (-0.8, 0.5),
 }
 
 

@@ -77,7 +77,7 @@ def test_times_for_people(hours, told):
 
 KEPT = ROOT / "results/testbed-7"  # mean seconds of an arm, five seeds on one core
 METHODS = ("sso", "sso-v1", "pbaa", "dpo", "ipo", "self-rewarding", "sft")
-# Of results/testbed-12, which ran on the same machine an hour later.
+# Of results/testbed-7-12, which ran on the same machine an hour later.
 SPEED = Speed("testbed-12", train=37.9e9, read=40.6e9, token=1.485e-4)  # FLOP/s, FLOP/s, seconds
 
 
