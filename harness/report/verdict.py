@@ -7,6 +7,7 @@ compare every pair of ranked methods on every benchmark (`harness.statistics.ran
 from collections import Counter
 from dataclasses import dataclass, replace
 from itertools import combinations
+from math import isclose
 
 from harness.report.run import ReportedRun
 from harness.report.wording import listed, number, power, span
@@ -18,6 +19,7 @@ from harness.tables.controls import control_warnings
 from harness.tables.layout import count, digits_of, duration
 from harness.tables.schema import Cell, Column, Row, Table
 
+TIE = 1e-9  # means that differ by less are equal
 TOO_FEW = "Too few training runs to name a winner."
 WHY_TOO_FEW = (
     f"With fewer than {LEAST_SEEDS} training runs per method no difference counts as significant, however large: "
@@ -77,6 +79,14 @@ class Leader:
     def can_be_called(self) -> bool:
         """Whether there are enough runs to test its lead."""
         return any(pair.p_holm is not None for pair in self.pairs)
+
+    @property
+    def methods(self) -> list[str]:
+        """The leader, and ranked methods with the same score."""
+        return [
+            self.row.method,
+            *(pair.second for pair in self.pairs if isclose(pair.difference.value, 0, abs_tol=TIE)),
+        ]
 
     @property
     def undecided(self) -> list[str]:
@@ -167,9 +177,10 @@ def _headline(table: Table, ranked: list[Row], leaders: tuple[Leader, ...]) -> t
 
 
 def _highest(leaders: tuple[Leader, ...]) -> str:
-    (first, most), *others = Counter(leader.row.method for leader in leaders).most_common()
-    where = [f"{first} has the highest score on {_of(most, len(leaders))}"]
-    return ", ".join([*where, *(f"{name} on {times}" for name, times in others)])
+    (first, most), *others = Counter(tuple(sorted(leader.methods)) for leader in leaders).most_common()
+    has = "has" if len(first) == 1 else "share"
+    where = [f"{listed(list(first))} {has} the highest score on {_of(most, len(leaders))}"]
+    return ", ".join([*where, *(f"{listed(list(names))} on {times}" for names, times in others)])
 
 
 def _against_baseline(table: Table, ranked: list[Row]) -> list[str]:

@@ -91,6 +91,13 @@ def test_with_too_few_runs_nothing_is_called(tmp_path):
     assert not told.leaders[0].clear and not told.leaders[0].can_be_called
 
 
+def test_equal_scores_are_shared(tmp_path):
+    """sso and dpo are each right where the other is wrong."""
+    values = {MT: {"base": [[5.0, 5.0] * 20] * 2, "dpo": [[9.0, 7.0] * 20] * 2, "sso": [[7.0, 9.0] * 20] * 2}}
+    (sentence,) = verdict(read(tmp_path, values)).sentences
+    assert sentence.startswith("dpo and sso share the highest score on the one benchmark. With fewer than 3 training ")
+
+
 @pytest.mark.parametrize(
     ("shown", "text"),
     [
