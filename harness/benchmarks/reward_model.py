@@ -82,7 +82,8 @@ class RewardModelBench(BenchmarkDefaults):
             result = train_reward_model(
                 start, pairs, _training(options), (policy.folder or Path(temporary)) / FOLDER, settings.seed
             )
-            model = RewardModel.load(result.checkpoint, str(start.device), engine.batch_size)
+            dtype = str(start.model.dtype).removeprefix("torch.")
+            model = RewardModel.load(result.checkpoint, str(start.device), dtype, engine.batch_size)
         training = {
             "own_pairs": len(own),
             "given_pairs": len(given.prompts),

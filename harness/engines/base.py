@@ -207,6 +207,10 @@ class TrainableEngine(Engine, Protocol):
         """
         ...
 
+    def in_float32(self) -> Any:
+        """Return a copy of the model in float32, with the weights of its files where it was loaded in fewer bits."""
+        ...
+
     def rest(self) -> None:
         """Free what only generation needs, before training."""
         ...

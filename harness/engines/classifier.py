@@ -65,14 +65,16 @@ class RewardModel:
         cls,
         path: str | Path,
         device: str = "auto",
+        dtype: str = "auto",
         batch_size: int = 128,
         trust_remote_code: bool = False,
         day: date | None = None,
     ) -> "RewardModel":
-        """Load the reward model of a folder or hub id: float32 on the CPU, bfloat16 on a GPU.
+        """Load the reward model of a folder or hub id.
 
         Args:
             device: "auto" takes the GPU if there is one.
+            dtype: "float32", "bfloat16" or "float16"; "auto" is float32 on the CPU and bfloat16 on a GPU.
             day: see __init__.
 
         Raises:
@@ -83,7 +85,7 @@ class RewardModel:
         device = loading.choose_device(device)
         with loading.load_errors(name, trust_remote_code):
             model, missing = loading.load_model(
-                AutoModelForSequenceClassification, name, loading.choose_dtype("auto", device), trust_remote_code
+                AutoModelForSequenceClassification, name, loading.choose_dtype(dtype, device), trust_remote_code
             )
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=trust_remote_code)
         if missing:

@@ -1,7 +1,8 @@
 """Completions and log-probabilities from a transformers model in this process."""
 
+import copy
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import date
 from functools import cached_property, partial
 from pathlib import Path
@@ -43,6 +44,7 @@ class TransformersEngine:
     """A causal language model with its tokenizer; implements `harness.engines.base.TrainableEngine`."""
 
     adapted: Any = None
+    _read: Callable[[torch.dtype], PreTrainedModel] | None = None
     _check = staticmethod(saving.check_whole)
 
     def __init__(
@@ -120,9 +122,16 @@ class TransformersEngine:
                 tokenizer = AutoTokenizer.from_pretrained(
                     str(tokenizer_folder(Path(name)) if base else name), trust_remote_code=trust_remote_code
                 )
-            model = loading.load_causal(str(base or name), torch_dtype, trust_remote_code)
-            model = (loading.merged(model, Path(name), saving.tokens_of(tokenizer)) if base else model).to(device)
-        return cls(model, tokenizer, name, batch_size, attention, day)
+
+        def read(dtype: torch.dtype) -> PreTrainedModel:
+            with loading.load_errors(name, trust_remote_code):
+                model = loading.load_causal(str(base or name), dtype, trust_remote_code)
+                return loading.merged(model, Path(name), saving.tokens_of(tokenizer)) if base else model
+
+        engine = cls(read(torch_dtype).to(device), tokenizer, name, batch_size, attention, day)
+        if torch_dtype != torch.float32:
+            engine._read = read
+        return engine
 
     @property
     def day(self) -> date:
@@ -166,6 +175,13 @@ class TransformersEngine:
             UserError: when they cannot be counted.
         """
         return counting.of_model(self.model, adapters)
+
+    def in_float32(self) -> PreTrainedModel:
+        """Return a copy of the model in float32, with the weights of its files where it was loaded in fewer bits."""
+        model = copy.deepcopy(self.model).float()
+        if self._read is not None:
+            model.load_state_dict(self._read(torch.float32).state_dict())
+        return model
 
     @cached_property
     def weights_hash(self) -> str:

@@ -126,5 +126,8 @@ class TrainableWrapper(EngineWrapper[T]):
     def needed(self, adapters: Any = None) -> Needed:
         return self._engine.needed(adapters)
 
+    def in_float32(self) -> Any:
+        return self._engine.in_float32()
+
     def rest(self) -> None:
         self._engine.rest()

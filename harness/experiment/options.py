@@ -21,6 +21,7 @@ from harness.models.folder import TESTBED
 from harness.thoughts import parse_marks
 
 Tracker = Literal["mlflow", "tensorboard", "trackio", "wandb"]
+Dtype = Literal["auto", "float32", "bfloat16"]  # see harness.engines.loading.choose_dtype
 Engine = Literal["auto", "transformers", "vllm"]  # see harness.runs.engine_choice
 TRACKERS: tuple[str, ...] = get_args(Tracker)
 ENGINES: tuple[str, ...] = get_args(Engine)
@@ -150,6 +151,11 @@ class Experiment:
     )
     batch_size: Count = option(128, "Sequences per forward pass of generation.")
     device: str = option("auto", "Where the model runs: auto, cpu, cuda.")
+    dtype: Dtype = option(
+        "auto",
+        "Numbers that models compute with: float32, bfloat16 (trained weights stay in float32), or auto (float32 on a "
+        "CPU, bfloat16 on a GPU).",
+    )
     gpus: Count | None = option(None, "Processes that share each training, one per GPU of this machine (torchrun).")
     launcher: str | None = option(
         None,

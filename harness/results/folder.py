@@ -189,6 +189,7 @@ class StoredRun:
                 *_options(self),
                 *_code_files(self.versions),
                 *_machine(self.versions),
+                *_dtype(self.experiment),
                 *_not_shown(self),
             ],
             command=self.experiment.command,
@@ -236,6 +237,11 @@ def _machine(versions: dict[str, Any]) -> list[str]:
         return []
     gpu = f"{versions['gpu']}; " if "gpu" in versions else ""
     return [f"Machine: {gpu}{versions['processor']}, {versions['cores']} cores, {versions['memory_gib']:g} GiB."]
+
+
+def _dtype(experiment: Experiment) -> list[str]:
+    """A remark on numbers that the device would not choose."""
+    return [] if experiment.dtype == "auto" else [f"Models compute in {experiment.dtype} (--dtype)."]
 
 
 def _not_shown(run: StoredRun) -> list[str]:

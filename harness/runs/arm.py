@@ -264,7 +264,7 @@ class Arm:
 
     def _depends_on(self, stage: Stage, inputs: Inputs) -> dict[str, Any]:
         experiment = self.experiment
-        named = ("temperature", "top_p", "completion_tokens", "attention", "date", "batch_size")
+        named = ("temperature", "top_p", "completion_tokens", "attention", "date", "dtype", "batch_size")
         judged_by = described_judge(experiment, inputs.judge) if stage.judged else {}
         if stage.judged:
             judged_by = {**judged_by, "judge parameters": experiment.judge_parameters}
@@ -296,17 +296,20 @@ class Arm:
         }
 
     def _training(self, stage: Stage, state: Path) -> "Training":
-        from harness.engines.loading import choose_device
+        import torch
+
+        from harness.engines.loading import choose_device, choose_dtype
         from harness.runs.processes import launch_command
         from harness.training.base import ProcessGroup, Training
         from harness.training.examples import lora
         from harness.training.trainer import training_arguments
 
         experiment = self.experiment
-        on_gpu = choose_device(experiment.device) != "cpu"
+        device = choose_device(experiment.device)
+        bf16 = choose_dtype(experiment.dtype, device) == torch.bfloat16
         launcher = launch_command(experiment)
         return Training(
-            training_arguments(stage.training, state, self.seed, on_gpu),
+            training_arguments(stage.training, state, self.seed, device != "cpu", bf16),
             lora(stage.training),
             tracking=tracking(experiment.report_to, experiment.name, f"{self.label} {stage.name}", self.root.path),
             processes=ProcessGroup(launcher, stage.training, experiment.trust_remote_code) if launcher else None,

@@ -59,6 +59,7 @@ def load_engine(experiment: "Experiment", folder: Path) -> "TrainableEngine":
     local = TransformersEngine.load(
         folder,
         experiment.device,
+        experiment.dtype,
         batch_size=experiment.batch_size,
         trust_remote_code=experiment.trust_remote_code,
         attention=experiment.attention,

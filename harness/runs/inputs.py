@@ -222,6 +222,7 @@ def load_base(experiment: Experiment, root: RunFolder | None = None) -> Engine:
         return RewardModel.load(
             folder,
             device=experiment.device,
+            dtype=experiment.dtype,
             batch_size=experiment.batch_size,
             trust_remote_code=experiment.trust_remote_code,
             day=experiment.day,
@@ -365,6 +366,7 @@ def load_judge(experiment: Experiment, root: RunFolder | None = None) -> Judge |
         engine = TransformersEngine.load(
             folder,
             device=experiment.device,
+            dtype=experiment.dtype,
             batch_size=experiment.batch_size,
             trust_remote_code=experiment.trust_remote_code,
             day=experiment.day,

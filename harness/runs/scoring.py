@@ -159,6 +159,7 @@ class Scoring:
             "beta": arm.beta,
             "pairs": store.digest(self.pairs) if self.pairs else None,
             "attention": arm.experiment.attention,
+            "dtype": arm.experiment.dtype,
             "date": arm.experiment.date,
             "batch_size": arm.experiment.batch_size,
             "device": fingerprints.of_device(arm.experiment.device),

@@ -36,7 +36,7 @@ LOOP = tuple(option.name for option in fields(TrainingOptions) if option.name !=
 SURROUNDINGS = (  # dependencies that the experiment does not choose
     *("code", "device", "engine", "environment", "launcher", "packages", "threads"),
 )
-READING = (*SURROUNDINGS, "attention", "batch_size")  # what log-probabilities of given texts depend on
+READING = (*SURROUNDINGS, "attention", "dtype", "batch_size")  # what log-probabilities of given texts depend on
 PACKAGES = (
     *("torch", "transformers", "tokenizers", "accelerate", "peft", "datasets", "safetensors", "numpy", "jinja2"),
 )

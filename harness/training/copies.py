@@ -19,11 +19,10 @@ from harness.training.noise import switch_off_dropout
 
 
 def quiet_copy(engine: TrainableEngine, all_weights: bool) -> PreTrainedModel:
-    """A copy of the engine's model without noise, to train all its weights (in float32) or adapters. Weights in 4
-    bits are shared, and adapters on them come along."""
-    model = copied(engine.model if engine.adapted is None else engine.adapted)
-    if all_weights:
-        model = model.float()  # small updates vanish in bfloat16; on a GPU autocast does the arithmetic in it
+    """A copy of the engine's model without noise, to train adapters or all its weights: those in float32, with the
+    digits of its files, as small updates vanish in bfloat16. Weights in 4 bits are shared, and adapters on them come
+    along."""
+    model = engine.in_float32() if all_weights else copied(engine.model if engine.adapted is None else engine.adapted)
     switch_off_dropout(model)
     use_padding_token(model, engine.tokenizer)
     return model
@@ -86,7 +85,7 @@ def _save(trained: Any, engine: TrainableEngine, peft_config: Any, folder: Path)
     if peft_config is not None:
         trained = trained.float().merge_and_unload()
     with whole(folder) as place:
-        saving.save(trained.to(engine.model.dtype), engine.tokenizer, place)
+        saving.save(trained, engine.tokenizer, place)
 
 
 def snapshot(state: Path, update: int) -> Path:

@@ -113,7 +113,7 @@ def use_padding_token(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase
 
 
 def loop_settings(
-    options: TrainingOptions | RewardOptions, output_dir: Path, seed: int, on_gpu: bool
+    options: TrainingOptions | RewardOptions, output_dir: Path, seed: int, on_gpu: bool, bf16: bool
 ) -> dict[str, Any]:
     """Arguments that all trainings share: batches in the order of the data, a log of every update, no saving by
     transformers. All processes that a launcher has started share a batch.
@@ -134,7 +134,7 @@ def loop_settings(
         "train_sampling_strategy": "sequential",
         "remove_unused_columns": False,
         "use_cpu": not on_gpu,
-        "bf16": on_gpu,
+        "bf16": bf16,
         "activation_checkpointing": on_gpu,
         "dataloader_pin_memory": on_gpu,
         "logging_steps": 1,

@@ -198,8 +198,7 @@ def _train(
             f"{min(options.max_length, start.context_length)} tokens and {data.identical} have equal replies; "
             "give other preferences or a larger max_length"
         )
-    on_gpu = start.device.type != "cpu"
-    arguments = _arguments(options, folder, seed, on_gpu)
+    arguments = _arguments(options, folder, seed, start)
     tokenizer = copy.deepcopy(start.tokenizer)
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(spare_token(tokenizer, start.chat.last_token()))
     order = update_order(data.lengths, options.batch_size, seed)
@@ -224,7 +223,7 @@ def _train(
     disable_progress_bar()
     # A classifier has no generation config: its own config must name the tokens that end a reply.
     model.config.get_text_config().eos_token_id = list(start.stop_tokens)
-    saving.save(model.to(start.model.dtype), tokenizer, folder)
+    saving.save(model, tokenizer, folder)
     ledger = Ledger(rule="nominal")
     tokens = data.tokens * options.epochs
     ledger.charge(
@@ -262,9 +261,10 @@ def _with_new_head(start: TransformersEngine, seed: int) -> PreTrainedModel:
     return model
 
 
-def _arguments(options: RewardOptions, folder: Path, seed: int, on_gpu: bool) -> TrainingArguments:
+def _arguments(options: RewardOptions, folder: Path, seed: int, start: TransformersEngine) -> TrainingArguments:
+    on_gpu, bf16 = start.device.type != "cpu", start.model.dtype == torch.bfloat16
     return TrainingArguments(
-        **loop_settings(options, folder, seed, on_gpu),
+        **loop_settings(options, folder, seed, on_gpu, bf16),
         num_train_epochs=options.epochs,
         lr_scheduler_type="cosine",
     )

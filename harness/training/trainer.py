@@ -328,13 +328,15 @@ def _train(
     return trainer
 
 
-def training_arguments(options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool) -> PreferenceArguments:
+def training_arguments(
+    options: TrainingOptions, output_dir: Path, seed: int, on_gpu: bool, bf16: bool
+) -> PreferenceArguments:
     """The options as arguments of transformers' Trainer.
 
     Raises:
         UserError: when they do not fit together.
     """
-    settings = loop_settings(options, output_dir, seed, on_gpu)
+    settings = loop_settings(options, output_dir, seed, on_gpu, bf16)
     if options.gradient_checkpointing is not None:
         settings["activation_checkpointing"] = options.gradient_checkpointing
     return PreferenceArguments(

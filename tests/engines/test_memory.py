@@ -226,7 +226,7 @@ def trained(engine, folder, micro, objective, advance=None):
     options = TrainingOptions(learning_rate=1e-3, batch_size=4, micro_batch_size=micro)
     data = build_data(examples(engine), folder / "examples.arrow", 2, engine.context_length)
     reference = reference_logprobs(engine, data, Ledger())
-    training = Training(training_arguments(options, folder / "state", 0, on_gpu=False))
+    training = Training(training_arguments(options, folder / "state", 0, on_gpu=False, bf16=False))
     result = train(engine, data, objective, reference, training, folder / "model", Ledger(), advance)
     return result, (folder / "model" / "model.safetensors").read_bytes()
 

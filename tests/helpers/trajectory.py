@@ -92,7 +92,7 @@ def run(
     if save_often:
         state.SHORTEST, state.SHARE = 0.0, math.inf
     training = Training(
-        training_arguments(options, folder / "state", 0, on_gpu=False),
+        training_arguments(options, folder / "state", 0, on_gpu=False, bf16=False),
         lora(options),
         [KillAfter(kill_after), *callbacks],
         processes=launcher and ProcessGroup(parse(launcher), options),

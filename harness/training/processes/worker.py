@@ -95,7 +95,7 @@ def work(job: dict[str, Any], advance: Advance | None) -> "TrainResult":
     if on_gpu:
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     training = Training(
-        training_arguments(options, Path(job["state"]), job["seed"], on_gpu),
+        training_arguments(options, Path(job["state"]), job["seed"], on_gpu, job["bf16"]),
         lora(options),
         [_strategy_check(launcher)],
         _tracking(job["tracking"]),
@@ -120,7 +120,7 @@ def _engine(job: dict[str, Any]) -> Any:
     from harness.engines.logprobs import Reading
     from harness.engines.transformers import TransformersEngine
 
-    dtype = "bfloat16" if job["on_gpu"] else "float32"  # as engines are loaded on that device
+    dtype = "bfloat16" if job["bf16"] else "float32"  # as the engine of the process that started this one
     engine = TransformersEngine.load(job["model"], "cpu", dtype, trust_remote_code=job["trust_remote_code"])
     engine.reading = Reading(**job["reading"])
     return engine
