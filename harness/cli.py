@@ -139,7 +139,7 @@ def run(
     *("judge_max_cost", "judge_price", "judge_concurrency", "judge_rate", "judge_max_tokens", "judge_set"),
     *("judge_missing", "accept_missing", "judge_log", "limit", "answer_tokens"),
     *("system_prompt", "thinking", "thought_marks"),
-    *("batch_size", "device", "trust_remote_code", "rejudge", "both_orders", "options", "model_url"),
+    *("batch_size", "device", "dtype", "trust_remote_code", "rejudge", "both_orders", "options", "model_url"),
     *("engine", "engine_url", "tensor_parallel", "gpu_memory"),
 )
 def eval(

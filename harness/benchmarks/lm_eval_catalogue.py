@@ -35,7 +35,7 @@ FOR_SCORING = {
     **dict.fromkeys(("validation_split", "training_split", "fewshot_split", "fewshot_config", "process_docs")),
     "num_fewshot": 0,
 }
-_NAMES = re.compile(r"^task:\s*['\"]?([\w.:-]+)['\"]?\s*$", re.MULTILINE)
+_NAMES = re.compile(r"^['\"]?task['\"]?\s*:\s*['\"]?([^'\"#\n]+?)['\"]?\s*(?:#.*)?$", re.MULTILINE)
 
 
 def find(task: str, include_path: Path | None) -> TaskManager:
@@ -88,7 +88,8 @@ def _check(task: str, config: dict[str, Any]) -> None:
 
 
 def _manager(task: str, include_path: Path | None) -> TaskManager:
-    named = re.compile(rf"^\s*(?:-\s*)?(?:(?:task|group|tag):\s*)?['\"\[]?{re.escape(task)}['\"\]]?\s*$", re.MULTILINE)
+    key = r"['\"]?(?:task|group|tag)['\"]?\s*:\s*"
+    named = re.compile(rf"^\s*(?:-\s*)?(?:{key})?['\"\[]?{re.escape(task)}['\"\]]?\s*(?:#.*)?$", re.MULTILINE)
     roots = [STOCK, *([include_path] if include_path else [])]
     folders = []
     for root in roots:

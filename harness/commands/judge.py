@@ -26,7 +26,7 @@ def judge() -> None:
     "  harness judge audit --judge-engine ./my-judge --label-sets llmbar,auto-j --limit 50\n\n"
     "  harness judge audit --judge-model my-judge --labels labels.csv --json"
 )
-@takes(*OPTIONS, "device", "batch_size", "rejudge")
+@takes(*OPTIONS, "device", "dtype", "batch_size", "rejudge")
 def audit(
     given: dict,
     data_dir: Annotated[Path, typer.Option(help="Folder with the label sets.")] = DATA,

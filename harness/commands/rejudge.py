@@ -12,7 +12,7 @@ EPILOG = (
 )
 
 
-@takes(*OPTIONS, "device", "batch_size")
+@takes(*OPTIONS, "device", "dtype", "batch_size")
 def rejudge(
     given: dict,
     run_folder: RunFolder,

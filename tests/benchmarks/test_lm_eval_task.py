@@ -244,6 +244,8 @@ def test_the_metric_can_be_chosen(engine, own, tmp_path):
         ("begun", {"cluster": "passage"}, "has no field 'passage'; it has question, choices"),
         ("begun", {"include_path": "/nowhere"}, "/nowhere is not a folder"),
         ("boolq", {"include_path": None}, "cannot be loaded .*lm_eval/boolq/SPLIT.jsonl"),
+        ("mmlu_astronomy", {"include_path": None}, "cannot be loaded .*lm_eval/mmlu_astronomy/"),  # "task": in quotes
+        ("egymmlu_arabic_language_(general)", {"include_path": None}, "cannot be loaded"),
     ],
 )
 def test_refusals(task, options, said, own, tmp_path):
