@@ -11,7 +11,7 @@ from harness.training.examples import Example, TokenSequence
 from harness.training.losses import SFTObjective
 from harness.types import Prompt
 from harness.work import Work, sequences
-from sso.responses import GOOD, KEPT, PrincipleOptions, expected_work, sample_responses, writing_flops
+from sso.responses import GOOD, PrincipleOptions, expected_kept, expected_work, sample_responses, writing_flops
 
 SOURCES = ("principles", "demonstrations")
 
@@ -57,7 +57,8 @@ class SFT:
 
         def expect(lengths: Lengths) -> QueryCost:
             trained = sequences(lengths.prompt, lengths.completion)
-            return QueryCost(expected_work(lengths, options, GOOD), trained, KEPT[1], writing_flops(lengths, options))
+            kept = expected_kept(lengths, 1)
+            return QueryCost(expected_work(lengths, options, GOOD), trained, kept, writing_flops(lengths, options))
 
         return [Stage("policy", 1.0, collect, expect, SFTObjective(), options)]
 

@@ -18,11 +18,11 @@ from harness.work import sequences
 from sso.objective import GeneratorObjective
 from sso.options import LOSS_SPACE, LossOptions
 from sso.responses import (
-    KEPT,
     PAIR,
     TRIPLE,
     collect_pairs,
     expect_pairs,
+    expected_kept,
     expected_work,
     sample_responses,
     writing_flops,
@@ -77,7 +77,8 @@ class SSO:
             pair = sequences(lengths.prompt + lengths.system, lengths.completion, lengths.completion)
             collected = expected_work(lengths, options, kinds)
             trained = pair * (steer.sequences / 2)
-            return QueryCost(collected, trained, KEPT[len(kinds)], writing_flops(lengths, options))
+            kept = expected_kept(lengths, len(kinds))
+            return QueryCost(collected, trained, kept, writing_flops(lengths, options))
 
         return [
             Stage(

@@ -185,6 +185,11 @@ def drop_reason(responses: Collection[Completion]) -> str | None:
     return None
 
 
+def expected_kept(lengths: Lengths, responses: int) -> float:
+    """Expected share of queries whose responses can all be used."""
+    return KEPT[responses] * lengths.finished**responses
+
+
 def expected_work(lengths: Lengths, options: PrincipleOptions, kinds: Sequence[str]) -> Work:
     """Expected work of the policy in `sample_responses`, per query."""
     prompts = (lengths.prompt + (0 if kind == "plain" else lengths.system) for kind in kinds)
@@ -235,4 +240,5 @@ def collect_pairs(workbench: Workbench, prompts: Sequence[Prompt], options: Prin
 def expect_pairs(lengths: Lengths, options: PrincipleOptions) -> QueryCost:
     """The expected cost of a query in `collect_pairs`."""
     trained = sequences(lengths.prompt, lengths.completion, lengths.completion)
-    return QueryCost(expected_work(lengths, options, PAIR), trained, KEPT[2], writing_flops(lengths, options))
+    kept = expected_kept(lengths, len(PAIR))
+    return QueryCost(expected_work(lengths, options, PAIR), trained, kept, writing_flops(lengths, options))

@@ -12,7 +12,7 @@ from harness.work import sequences
 from sso.filtering import filter_responses
 from sso.objective import WeightedObjective
 from sso.options import LOSS_SPACE, LossOptions
-from sso.responses import KEPT, PAIR, TRIPLE, expected_work, sample_responses, writing_flops
+from sso.responses import PAIR, TRIPLE, expected_kept, expected_work, sample_responses, writing_flops
 
 PASSING = 0.07  # share of the usable queries that pass the filter, measured on the testbed
 
@@ -72,7 +72,7 @@ class SSOVersion1:
             both = (lengths.completion, lengths.completion)
             plain, steered = sequences(lengths.prompt, *both), sequences(lengths.prompt + lengths.system, *both)
             collected = expected_work(lengths, options, kinds)
-            kept = KEPT[len(kinds)]
+            kept = expected_kept(lengths, len(kinds))
             if options.filter:
                 collected += (plain + steered * 2) * kept
                 kept *= PASSING

@@ -149,16 +149,18 @@ class BenchmarkSize:
 
     questions, turns: so many questions, each answered (or read) so often.
     prompt, answer: tokens of a turn; answer 0 means that texts are only read. reads: sequences read per turn.
+    shared: tokens with which all prompts begin, which are read once.
     judge_prompt, judge_reply: tokens of a judgment; 0 without a judge.
     """
 
     questions: int
     prompt: int
-    answer: int = 0
+    answer: float = 0
     turns: int = 1
     reads: int = 1
     judge_prompt: int = 0
     judge_reply: int = 0
+    shared: int = 0
 
 
 @dataclass(frozen=True)

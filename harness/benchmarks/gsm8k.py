@@ -111,7 +111,7 @@ class GSM8K(BenchmarkDefaults):
             "MIT",
         ),
     )
-    size = BenchmarkSize(questions=1319, prompt=1300, answer=150)
+    size = BenchmarkSize(questions=1319, prompt=850, answer=150, shared=760)
     further = {"strict": "strict %", "math_verify": "math-verify %"}
     question_fields = ("question",)
     Options = GSM8KOptions

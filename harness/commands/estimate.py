@@ -1,6 +1,6 @@
 """Prints what a run would do and cost."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harness.commands.output import print_facts, print_rows
@@ -46,6 +46,8 @@ def _print_cost(cost: dict[str, Any]) -> None:
     fits = {None: "", True: ", fits", False: f", does NOT fit {cost['speed']['memory']} GiB"}[memory["fits"]]
     if here := cost["here"]:
         print(f"On this machine, as measured: about {_time(24 * here['days'])} ({_by_role(here['hours'])})")
+    for line in _lengths(cost):
+        print(line)
     print(f"Cost on {cost['gpus']} x {cost['speed']['name']}:")
     facts = {
         "time": f"about {_time(24 * cost['days'])}" + (f" on all {cost['gpus']} devices" if cost["gpus"] > 1 else ""),
@@ -57,6 +59,21 @@ def _print_cost(cost: dict[str, Any]) -> None:
         f"{_size(disk['state_gib'])} while a stage trains",
     }
     print_facts(facts, 2)
+
+
+def _lengths(cost: Mapping[str, Any]) -> Iterator[str]:
+    """Say how long answers are taken to be."""
+    for measured, said in ((True, "Measured on a few questions"), (False, "Assumed")):
+        names = [
+            f"{each['tokens']:.0f} tokens per {name} answer"
+            for name, each in cost["answers"].items()
+            if each["measured"] == measured
+        ]
+        if names:
+            yield f"{said}: {', '.join(names)}"
+    if made := cost["completions"]:
+        ends = f"of which {made['finished']:.0%} end before their limit"
+        yield f"Measured on a few prompts: {made['tokens']:.0f} tokens per completion, {ends}"
 
 
 def _by_role(hours: dict[str, float]) -> str:

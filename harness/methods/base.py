@@ -34,11 +34,13 @@ class Lengths:
     prompt: a prompt as the chat template writes it.
     system: what a system message with a principle adds to it.
     completion: a completion with its stop token.
+    finished: share of completions that end before the limit.
     """
 
     prompt: float
     system: float
     completion: float
+    finished: float = 1.0
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from harness.benchmarks.base import BenchmarkSize
 from harness.benchmarks.loading import benchmarks_of
@@ -18,13 +18,17 @@ from harness.errors import UserError
 from harness.experiment import presets
 from harness.experiment.options import Experiment
 from harness.methods.base import Lengths
-from harness.methods.mixtures import passes
+from harness.methods.mixtures import passes as epochs
 from harness.models.folder import TESTBED, NoModel, base_folder, model_folder, text_config
 from harness.models.weights import parameter_count
+from harness.runs.answer_lengths import MeanLengths, finishing, limited, passes
 from harness.runs.device_speed import WEIGHT, ModelSizes, Speed, measured, of_gpu
 from harness.runs.inputs import load_prompts
 from harness.stages.plan import DEFAULT_COMPLETION, RunPlan, cost_of, measure_lengths, plan
 from harness.work import Cost, Nominal
+
+if TYPE_CHECKING:
+    from harness.runs.machine_speed import Measured
 
 GIB = 2**30
 TRAINED = 16  # bytes per parameter in training: float32 weights, gradients and two moments
@@ -35,6 +39,7 @@ ADAPTED = 23  # inputs and outputs of a layer's matrices, in units of its width,
 STATE = 12  # bytes per parameter of a training state on disk: weights and two moments
 KEPT_TOKEN = 34  # bytes of a layer's activations per token and unit of width (Korthikanti et al. 2022, eq. 2)
 PROMPT, SYSTEM = 160.0, 60.0  # tokens, assumed where the model is not on this machine
+DRAWS = (0.8, 0.18, 0.02)  # shares of a stage's queries that are sampled together (`harness.stages.collect`)
 TEXT = 5  # bytes per token of stored answers
 
 
@@ -42,8 +47,8 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     """The plan of `harness.stages.plan.estimate` and, as "cost", what it takes on a number of GPUs.
 
     "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "here", "memory", "judge",
-    "disk"}, where "here" is {"speed", "hours", "gpu_hours", "days"} of this machine, measured, or None; see
-    docs/presets.md.
+    "disk", "answers", "completions"}, where "here" is {"speed", "hours", "gpu_hours", "days"} of this machine, as
+    measured, or None; see docs/presets.md.
 
     Args:
         calibrate: a finished run on this device, whose speed is used instead of that of a GPU.
@@ -53,23 +58,34 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     """
     shape, lengths, planned = shape_of(experiment.model), _lengths(experiment), planned_run(experiment)
     length = lengths(False)
+    found = None if calibrate else _here(experiment, shape, length)
+    here = found and found.speed
+    known = found.lengths if found else MeanLengths({}, None)
+    expected = _expected(experiment, planned, known)
     speed = (
         measured(calibrate)
         if calibrate
         else of_gpu(gpu, shape, experiment.batch_size, length.prompt + length.system + length.completion / 2)
     )
-    here = None if calibrate else _here(experiment, shape, length)
     methods = [name for name, method in planned["methods"].items() if method["stages"]]
     stages = sum(len(method["stages"]) for method in planned["methods"].values())
-    models, made = _scored_models(experiment, planned), experiment.seeds * _tokens(planned, "generate")
+    models, made = _scored_models(experiment, planned), experiment.seeds * _tokens(expected, "generate")
+    sizes = _sizes(experiment, known)
     kept = experiment.seeds * (stages + len(experiment.fractions) * len(methods))
-    scored = _scoring(experiment, shape, speed)["tokens"]
+    answers = {name: limited(size.answer, experiment.answer_tokens) for name, size in sizes.items()}
+    scored = sum(size.questions * size.turns * (size.prompt + answers[name]) for name, size in sizes.items())
     return planned | {
         "cost": {
             "speed": vars(speed),
             "gpus": gpus,
-            **_time(experiment, planned, shape, speed, gpus),
-            "here": here and {"speed": vars(here), **_time(experiment, planned, shape, here, 1)},
+            **_time(experiment, expected, known, shape, speed, gpus),
+            "here": here and {"speed": vars(here), **_time(experiment, expected, known, shape, here, 1)},
+            "answers": {
+                name: {"tokens": tokens, "measured": name in known.answers}
+                for name, tokens in answers.items()
+                if tokens
+            },
+            "completions": _completions(experiment, known),
             "memory": _memory(experiment, shape, gpus, length, methods, speed.memory),
             "judge": _judge(experiment, models),
             "disk": {
@@ -88,8 +104,8 @@ def _scored_models(experiment: Experiment, planned: RunPlan) -> int:
     return experiment.seeds * (len(planned["methods"]) + len(experiment.fractions) * trained)
 
 
-def _here(experiment: Experiment, shape: ModelSizes, lengths: Lengths) -> Speed | None:
-    """The speed of this machine; None where the model is not on it, or its memory does not hold a training."""
+def _here(experiment: Experiment, shape: ModelSizes, lengths: Lengths) -> "Measured | None":
+    """What was measured on this machine; None where the model is not on it, or its memory does not hold a training."""
     from harness.runs.machine_speed import of_machine
 
     try:
@@ -104,25 +120,72 @@ def _tokens(planned: RunPlan, kind: str) -> int:
     return sum(stage[f"{kind}_tokens"] for method in planned["methods"].values() for stage in method["stages"])
 
 
-def _time(experiment: Experiment, planned: RunPlan, shape: ModelSizes, speed: Speed, devices: int) -> dict[str, Any]:
+def _expected(experiment: Experiment, planned: RunPlan, known: MeanLengths) -> RunPlan:
+    """The plan with completions as long as those that were measured, of which some do not end: a run learns it along
+    the way."""
+    if known.completion is None:
+        return planned
+    mean, most, lengths = known.completion, experiment.new_tokens, _lengths(experiment)
+    length, finished = limited(mean, most), finishing(mean, most)
+    try:
+        return planned_run(
+            experiment, lambda labelled: replace(lengths(labelled), completion=length, finished=finished)
+        )
+    except UserError:  # the budget then pays for no update
+        return planned
+
+
+def _completions(experiment: Experiment, known: MeanLengths) -> dict[str, Any] | None:
+    """Mean tokens of completions of training prompts, and the share of those that end; None if it was not measured."""
+    if known.completion is None:
+        return None
+    mean, most = known.completion, experiment.new_tokens
+    return {"tokens": limited(mean, most), "finished": finishing(mean, most)}
+
+
+def _passes_of(experiment: Experiment, planned: RunPlan, known: MeanLengths) -> float:
+    """In how many passes all stages generate for one seed."""
+    most = experiment.new_tokens
+    planned_length = _lengths(experiment)(False).completion
+    mean = known.completion or planned_length
+    length = limited(mean, most) if known.completion else planned_length
+    return sum(
+        passes(share * stage["sampled_tokens"] / length, mean, most, experiment.batch_size)
+        for method in planned["methods"].values()
+        for stage in method["stages"]
+        for share in DRAWS
+    )
+
+
+def _time(
+    experiment: Experiment, planned: RunPlan, known: MeanLengths, shape: ModelSizes, speed: Speed, devices: int
+) -> dict[str, Any]:
     """Hours of one device, by role; of all together; and days on a number of devices."""
     made, sampled, referred, trained = (
         experiment.seeds * _tokens(planned, kind) for kind in ("generate", "sampled", "reference", "trained")
     )
     seconds = {
-        "generate": speed.seconds(shape.parameters, read=made - sampled, sampled=sampled),
+        "generate": speed.seconds(
+            shape.parameters,
+            read=made - sampled,
+            sampled=sampled,
+            passes=experiment.seeds * _passes_of(experiment, planned, known),
+        ),
         "reference": speed.seconds(shape.parameters, read=referred),
         "train": speed.seconds(shape.parameters, trained=trained),
     }
     tuning = planned["tuning"]["flops"] / (planned["flops"] or 1.0) if planned["tuning"] else 0.0
     seconds["tuning"] = sum(seconds.values()) * tuning  # trials are like these runs
-    seconds["score"] = _scored_models(experiment, planned) * _scoring(experiment, shape, speed)["seconds"]
+    seconds["score"] = _scored_models(experiment, planned) * _scoring(experiment, known, shape, speed)
     hours = {role: value / 3600 for role, value in seconds.items()}
     return {"hours": hours, "gpu_hours": sum(hours.values()), "days": sum(hours.values()) / 24 / devices}
 
 
-def planned_run(experiment: Experiment) -> RunPlan:
+def planned_run(experiment: Experiment, lengths: Callable[[bool], Lengths] | None = None) -> RunPlan:
     """The plan of `harness.stages.plan.estimate`, also for a model that the presets name and that is not here.
+
+    Args:
+        lengths: in place of those that a run plans with.
 
     Raises:
         UserError: when the size of the model is unknown, or the budget does not pay for one update.
@@ -132,7 +195,7 @@ def planned_run(experiment: Experiment) -> RunPlan:
         return _model_cost(experiment, adapters)
 
     parameters = shape_of(experiment.model).parameters
-    return plan(experiment, parameters, _lengths(experiment), count, _passes(experiment))
+    return plan(experiment, parameters, lengths or _lengths(experiment), count, _epochs(experiment))
 
 
 @cache
@@ -204,7 +267,7 @@ def _lengths(experiment: Experiment) -> Callable[[bool], Lengths]:
     return cache(lambda labelled: measure_lengths(experiment, sources[labelled]))
 
 
-def _passes(experiment: Experiment) -> Callable[[bool, int], float] | None:
+def _epochs(experiment: Experiment) -> Callable[[bool, int], float] | None:
     """Counts passes over the prompts or the pairs (`harness.stages.plan.plan`); None where the model is not on this
     machine."""
     try:
@@ -212,26 +275,31 @@ def _passes(experiment: Experiment) -> Callable[[bool, int], float] | None:
     except NoModel:
         return None
     sources = load_prompts(experiment)
-    return lambda labelled, number: passes(sources[labelled], number)
+    return lambda labelled, number: epochs(sources[labelled], number)
 
 
-def _sizes(experiment: Experiment) -> list[BenchmarkSize]:
-    """What the benchmarks ask, those whose size is known."""
+def _sizes(experiment: Experiment, known: MeanLengths) -> dict[str, BenchmarkSize]:
+    """What the benchmarks ask, those whose size is known, with the measured lengths of answers without a limit."""
     is_testbed = experiment.data_dir == TESTBED
-    benchmarks = benchmarks_of(experiment).values()
-    known = [each.testbed_size if is_testbed else each.size for each in benchmarks]
-    return [replace(each, questions=min(each.questions, experiment.limit or each.questions)) for each in known if each]
+    found: dict[str, BenchmarkSize] = {}
+    for name, benchmark in benchmarks_of(experiment).items():
+        if size := benchmark.testbed_size if is_testbed else benchmark.size:
+            questions = min(size.questions, experiment.limit or size.questions)
+            found[name] = replace(size, questions=questions, answer=known.answers.get(name, size.answer))
+    return found
 
 
-def _scoring(experiment: Experiment, shape: ModelSizes, speed: Speed) -> dict[str, float]:
-    """Seconds and tokens for the answers of one model."""
-    seconds = tokens = 0.0
-    for size in _sizes(experiment):
+def _scoring(experiment: Experiment, known: MeanLengths, shape: ModelSizes, speed: Speed) -> float:
+    """Seconds for the answers of one model."""
+    seconds = 0.0
+    for size in _sizes(experiment, known).values():
         asked = size.questions * size.turns
-        read = asked * size.prompt * size.reads
-        seconds += speed.seconds(shape.parameters, read=read, sampled=asked * size.answer)
-        tokens += asked * (size.prompt + size.answer)
-    return {"seconds": seconds, "tokens": tokens}
+        begun = size.shared if size.answer else 0
+        read = asked * (size.prompt - begun) * size.reads + begun
+        made = size.turns * passes(size.questions, size.answer, experiment.answer_tokens, experiment.batch_size)
+        sampled = asked * limited(size.answer, experiment.answer_tokens)
+        seconds += speed.seconds(shape.parameters, read=read, sampled=sampled, passes=made)
+    return seconds
 
 
 def _memory(
@@ -287,7 +355,7 @@ def _judge(experiment: Experiment, models: int) -> dict[str, Any]:
         price = parse_price(experiment.judge_price)
     calls = prompts = replies = 0
     asks = experiment.judge_model or experiment.judge_engine or experiment.data_dir != TESTBED
-    for size in _sizes(experiment) if asks else ():
+    for size in _sizes(experiment, MeanLengths({}, None)).values() if asks else ():
         if size.judge_prompt:
             asked = models * size.questions * size.turns * (2 if experiment.both_orders else 1)
             calls += asked

@@ -41,8 +41,10 @@ class Speed:
     """The speed of one device.
 
     name: the device, or the run in which it was measured. train, read: FLOP/s.
-    token: seconds per generated token, with the time of a batch divided by its sequences.
+    token: seconds per generated token, beside `step`.
     memory: GiB; None where it is unknown.
+    step: seconds of each pass that generates, however many sequences it continues; 0 where `token` has them divided by
+        the sequences of a full batch.
     """
 
     name: str
@@ -50,11 +52,14 @@ class Speed:
     read: float
     token: float
     memory: float | None = None
+    step: float = 0.0
 
-    def seconds(self, parameters: int, read: float = 0.0, sampled: float = 0.0, trained: float = 0.0) -> float:
-        """Seconds to read, sample and train these numbers of tokens."""
+    def seconds(
+        self, parameters: int, read: float = 0.0, sampled: float = 0.0, trained: float = 0.0, passes: float = 0.0
+    ) -> float:
+        """Seconds to read, sample (in so many passes) and train these numbers of tokens."""
         reading, training = read * FORWARD_FLOPS * parameters, trained * TRAIN_FLOPS * parameters
-        return reading / self.read + sampled * self.token + training / self.train
+        return reading / self.read + sampled * self.token + passes * self.step + training / self.train
 
 
 def of_gpu(name: str, shape: ModelSizes, batch: int, context: float) -> Speed:

@@ -15,6 +15,7 @@ from harness.experiment.options import Experiment
 from harness.files.typed import build
 from harness.runs import cost
 from harness.runs.device_speed import ModelSizes, Speed, of_gpu
+from harness.runs.machine_speed import _pass_and_token
 
 SMALL = ModelSizes(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
 
@@ -33,6 +34,16 @@ def test_a_gpu_s_speed_by_hand():
 def test_seconds_by_hand():
     speed = Speed("hand", train=6e12, read=2e12, token=0.001)
     assert speed.seconds(10**9, read=5000, sampled=300, trained=1000) == pytest.approx(5 + 0.3 + 1)
+    passing = Speed("hand", train=6e12, read=2e12, token=0.001, step=0.02)
+    assert passing.seconds(10**9, sampled=300, passes=50) == pytest.approx(0.3 + 1)
+
+
+def test_a_pass_and_a_token_by_hand():
+    """Ten passes of one completion in 1 s, and of four (31 tokens) in 2.05 s: 50 ms a pass, and 50 ms a token."""
+    step, token = _pass_and_token((1.0, 10, 10), (2.05, 10, 31))
+    assert (step, token) == pytest.approx((0.05, 0.05))
+    assert _pass_and_token((1.0, 10, 10), (0.9, 10, 31)) == (0.1, 0.0)  # noise
+    assert _pass_and_token((1.0, 10, 10), (1.0, 10, 10)) == (0.1, 0.0)  # --batch-size 1
 
 
 def test_the_estimate_of_a_preset_adds_up():
@@ -118,6 +129,7 @@ def test_the_command(tmp_path):
     assert "without it, sizes are known for" in harness(*unknown, cwd=tmp_path, code=2)
     assert "none.jsonl" in harness("estimate", "--prompts", "none.jsonl", cwd=tmp_path, code=2)
     shown = harness("estimate", "llama3-8b-instruct", "--gpu", "a100", cwd=tmp_path)
+    assert "Assumed: 290 tokens per mt-bench answer" in shown
     assert "Cost on 8 x a100" in shown and "17,370 calls, of unknown price (--judge-price)" in shown
 
 
@@ -128,8 +140,10 @@ def test_the_command_measures_this_machine_once(tmp_path, monkeypatch, capsys, t
     assert {role for role, hours in here["hours"].items() if hours} == {"generate", "reference", "train", "score"}
     assert here["gpu_hours"] == pytest.approx(sum(here["hours"].values()))
     (kept,) = (tmp_path / "cache/harness/speed").glob("*.json")
-    assert json.loads(kept.read_text()) == here["speed"]
-    kept.write_text(json.dumps(here["speed"] | {"train": 1e6, "read": 1e6, "token": 10.0}))  # a slow machine
+    nothing = {"answers": {}, "completion": None}  # the testbed's lengths are known
+    assert json.loads(kept.read_text()) == {"speed": here["speed"], "lengths": nothing}
+    slow = here["speed"] | {"train": 1e6, "read": 1e6, "token": 10.0}
+    kept.write_text(json.dumps({"speed": slow, "lengths": nothing}))
     shown = harness(*options, cwd=tmp_path)
     assert "On this machine, as measured: about" in shown and "days" in shown
     absent = json.loads(harness("estimate", "llama3-8b-instruct", "--json", cwd=tmp_path))["cost"]["here"]
