@@ -46,6 +46,10 @@ def _print_cost(cost: dict[str, Any]) -> None:
     fits = {None: "", True: ", fits", False: f", does NOT fit {cost['speed']['memory']} GiB"}[memory["fits"]]
     if here := cost["here"]:
         print(f"On this machine, as measured: about {_time(24 * here['days'])} ({_by_role(here['hours'])})")
+        if memory := here["memory"]:
+            needed = _size(max(memory["training_gib"], memory["generating_gib"]))
+            verdict = "fits" if memory["fits"] else "does NOT fit"
+            print(f"  memory: about {needed} of {_size(memory['machine_gib'])}, {verdict}")
     for line in _lengths(cost):
         print(line)
     print(f"Cost on {cost['gpus']} x {cost['speed']['name']}:")

@@ -19,23 +19,23 @@ from harness.experiment import presets
 from harness.experiment.options import Experiment
 from harness.methods.base import Lengths
 from harness.methods.mixtures import passes as epochs
+from harness.models import fingerprints
 from harness.models.folder import TESTBED, NoModel, base_folder, model_folder, text_config
 from harness.models.weights import parameter_count
 from harness.runs.answer_lengths import MeanLengths, finishing, limited, passes
-from harness.runs.device_speed import WEIGHT, ModelSizes, Speed, measured, of_gpu
+from harness.runs.device_speed import FLOAT, GIB, WEIGHT, ModelSizes, Speed, measured, of_gpu
 from harness.runs.inputs import load_prompts
+from harness.runs.machine_memory import ADAPTED, memory_here
 from harness.stages.plan import DEFAULT_COMPLETION, RunPlan, cost_of, measure_lengths, plan
 from harness.work import Cost, Nominal
 
 if TYPE_CHECKING:
     from harness.runs.machine_speed import Measured
 
-GIB = 2**30
 TRAINED = 16  # bytes per parameter in training: float32 weights, gradients and two moments
 MERGED = 4  # bytes per parameter while adapters are merged
 MORE = (2, 4, 8, 16, 32, 64)  # numbers of GPUs to suggest
 RANK = 16  # of adapters to suggest
-ADAPTED = 23  # inputs and outputs of a layer's matrices, in units of its width, where the inner width is 4
 STATE = 12  # bytes per parameter of a training state on disk: weights and two moments
 KEPT_TOKEN = 34  # bytes of a layer's activations per token and unit of width (Korthikanti et al. 2022, eq. 2)
 PROMPT, SYSTEM = 160.0, 60.0  # tokens, assumed where the model is not on this machine
@@ -47,8 +47,8 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
     """The plan of `harness.stages.plan.estimate` and, as "cost", what it takes on a number of GPUs.
 
     "cost" is {"speed", "gpus", "hours" (of one device, by role), "gpu_hours", "days", "here", "memory", "judge",
-    "disk", "answers", "completions"}, where "here" is {"speed", "hours", "gpu_hours", "days"} of this machine, as
-    measured, or None; see docs/presets.md.
+    "disk", "answers", "completions"}, where "here" is {"speed", "hours", "gpu_hours", "days", "memory"} of this
+    machine, as measured, or None; see docs/presets.md.
 
     Args:
         calibrate: a finished run on this device, whose speed is used instead of that of a GPU.
@@ -79,7 +79,16 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
             "speed": vars(speed),
             "gpus": gpus,
             **_time(experiment, expected, known, shape, speed, gpus),
-            "here": here and {"speed": vars(here), **_time(experiment, expected, known, shape, here, 1)},
+            "here": here
+            and {
+                "speed": vars(here),
+                **_time(experiment, expected, known, shape, here, 1),
+                "memory": memory_here(
+                    experiment, shape, planned, length, sizes.values(), [answers[name] for name in sizes]
+                )
+                if fingerprints.of_device(experiment.device).startswith("cpu")
+                else None,
+            },
             "answers": {
                 name: {"tokens": tokens, "measured": name in known.answers}
                 for name, tokens in answers.items()
@@ -89,7 +98,7 @@ def cost(experiment: Experiment, gpu: str, gpus: int, calibrate: Path | None = N
             "memory": _memory(experiment, shape, gpus, length, methods, speed.memory),
             "judge": _judge(experiment, models),
             "disk": {
-                "checkpoints_gib": kept * WEIGHT * shape.parameters / GIB,
+                "checkpoints_gib": kept * FLOAT * shape.parameters / GIB,
                 "state_gib": STATE * shape.parameters / GIB if stages else 0.0,
                 "texts_gib": TEXT * (made + models * scored) / GIB,
             },
@@ -212,7 +221,7 @@ def shape_of(model: str) -> ModelSizes:
         if model not in known:
             raise UserError(f"{error}; without it, sizes are known for {', '.join(known)}") from None
         sizes = known[model]
-        return ModelSizes(sizes["parameters"], sizes["layers"], sizes["hidden"], _kv_bytes(**sizes))
+        return ModelSizes(sizes["parameters"], sizes["layers"], sizes["hidden"], sizes["inner"], _kv_bytes(**sizes))
     folder = base_folder(folder) or folder
     config = text_config(folder)
     try:
@@ -222,7 +231,8 @@ def shape_of(model: str) -> ModelSizes:
         raise UserError(
             f"{folder / 'config.json'} does not say how large the model is (hidden_size, num_hidden_layers ...)"
         ) from None
-    return ModelSizes(parameter_count(folder), layers, hidden, _kv_bytes(layers, kv_heads, head_dim))
+    inner = config.get("intermediate_size") or 4 * hidden
+    return ModelSizes(parameter_count(folder), layers, hidden, inner, _kv_bytes(layers, kv_heads, head_dim))
 
 
 def _model_cost(experiment: Experiment, adapters: Any) -> Cost:

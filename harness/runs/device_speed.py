@@ -20,19 +20,23 @@ GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
     "l40s": (362e12, 0.864e12, 48),
 }
 TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are achieved
-WEIGHT = 2  # bytes per parameter in checkpoints and generation
+GIB = 2**30
+FLOAT = 4  # bytes per parameter in training and in checkpoints
+WEIGHT = 2  # bytes per parameter in generation, on a GPU
 
 
 @dataclass(frozen=True)
 class ModelSizes:
     """The sizes of a model.
 
-    kv_bytes: bytes of a token in the key-value cache.
+    inner: width of its MLPs.
+    kv_bytes: bytes of a token in the key-value cache, with numbers of WEIGHT bytes.
     """
 
     parameters: int
     layers: int
     hidden: int
+    inner: int
     kv_bytes: int
 
 

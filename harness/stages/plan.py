@@ -32,7 +32,7 @@ def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Length
         UserError: when the model's tokenizer or chat template cannot be used.
     """
     folder = model_folder(experiment.model)
-    count = _token_counter(folder, experiment.model, experiment.day)
+    count, _ = token_counter(folder, experiment.model, experiment.day)
     drawn = PromptStream(prompts, 0).take(SAMPLE) if is_mixture(prompts) else prompts[:SAMPLE]
     sample = [prompt.chat for prompt in drawn]
     alone = sum(map(count, sample)) / len(sample)
@@ -43,8 +43,8 @@ def measure_lengths(experiment: Experiment, prompts: Sequence[Prompt]) -> Length
     return Lengths(alone, system, float(experiment.completion_tokens or min(DEFAULT_COMPLETION, experiment.new_tokens)))
 
 
-def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat], int]:
-    """Return a function that counts the tokens of a conversation up to its reply.
+def token_counter(folder: Path, name: str, day: date | None) -> tuple[Callable[[Chat], int], Callable[[str], int]]:
+    """Return functions that count the tokens of a conversation up to its reply, and of a text.
 
     Raises:
         UserError: when the folder has no readable tokenizer, or no usable chat template.
@@ -59,7 +59,11 @@ def _token_counter(folder: Path, name: str, day: date | None) -> Callable[[Chat]
     tokenizer.no_padding()  # a file may hold the settings of another use
     tokenizer.no_truncation()
     writer = chat_writer(folder, name, day)
-    return lambda chat: len(tokenizer.encode(writer.prompt(chat), add_special_tokens=False).ids)
+
+    def count(text: str) -> int:
+        return len(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return lambda chat: count(writer.prompt(chat)), count
 
 
 class MethodPlan(TypedDict):

@@ -17,7 +17,7 @@ from harness.runs import cost
 from harness.runs.device_speed import ModelSizes, Speed, of_gpu
 from harness.runs.machine_speed import _pass_and_token
 
-SMALL = ModelSizes(parameters=10**9, layers=10, hidden=1000, kv_bytes=40_000)
+SMALL = ModelSizes(parameters=10**9, layers=10, hidden=1000, inner=4000, kv_bytes=40_000)
 
 
 def test_a_gpu_s_speed_by_hand():
@@ -58,11 +58,11 @@ def test_the_estimate_of_a_preset_adds_up():
     usd = 3 * 6 * (160 * (1072 * 10 + 188 * 30) + 805 * (1250 * 10 + 1 * 30)) / 1e6
     assert found["judge"]["usd"] == pytest.approx(usd)
     stages = 3 * (2 + 1 + 1 + 1 + 3)  # sso has two, self-rewarding three
-    assert found["disk"]["checkpoints_gib"] == pytest.approx(stages * 2 * 8030261248 / 2**30)
+    assert found["disk"]["checkpoints_gib"] == pytest.approx(stages * 4 * 8030261248 / 2**30)
     along = cost.cost(replace(experiment, checkpoints=(0.5, 0.75, 1.0)), "h100", 8)["cost"]  # of five trained methods
     assert along["judge"]["calls"] == 3 * (6 + 2 * 5) * (160 + 805)
     assert along["hours"]["score"] == pytest.approx(found["hours"]["score"] * (6 + 2 * 5) / 6)
-    assert along["disk"]["checkpoints_gib"] == pytest.approx((stages + 3 * 2 * 5) * 2 * 8030261248 / 2**30)
+    assert along["disk"]["checkpoints_gib"] == pytest.approx((stages + 3 * 2 * 5) * 4 * 8030261248 / 2**30)
     states = 16 * 8030261248 / 8 + 2 * 8030261248
     assert states / 2**30 < found["memory"]["training_gib"] < 1.5 * states / 2**30 and found["memory"]["fits"]
     alone = cost.cost(experiment, "h100", 1)["cost"]["memory"]

@@ -25,7 +25,7 @@ from harness.errors import UserError
 from harness.experiment.options import Experiment
 from harness.files import store
 from harness.models.weights import parameter_count
-from harness.stages.plan import _token_counter, model_folder
+from harness.stages.plan import model_folder, token_counter
 from harness.types import Chat
 
 SECRET = "sk-hostile-0123456789"
@@ -219,7 +219,7 @@ def test_a_template_is_a_program_of_others(model, source, message, monkeypatch):
     with pytest.raises(UserError, match=message):
         TransformersEngine.load(folder, device="cpu")
     try:
-        assert _token_counter(folder, "model", None)(Chat(({"role": "user", "content": "Hi"},))) == 0
+        assert token_counter(folder, "model", None)[0](Chat(({"role": "user", "content": "Hi"},))) == 0
     except UserError as error:
         assert re.search(message, str(error)) and "\n" not in str(error)
     assert not Path("ran").exists()

@@ -23,7 +23,7 @@ from harness.files import downloads as data
 from harness.files import plain_yaml
 from harness.models.weights import check_files
 from harness.runs.inputs import check_inputs
-from harness.stages.plan import _token_counter
+from harness.stages.plan import token_counter
 from harness.tables import to_markdown
 from harness.tables.build import build
 from harness.tables.markdown import escape
@@ -293,11 +293,11 @@ def test_added_tokens_in_other_files(model, file, changes):
 def test_padding_that_a_tokenizer_carries_is_not_counted(model):
     """A file may hold the settings of another use."""
     chat = Chat(({"role": "user", "content": "Why?"},))
-    before = _token_counter(model, "model", None)(chat)
+    before = token_counter(model, "model", None)[0](chat)
     padding = {"direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "<|pad|>", "pad_to_multiple_of": None}
     truncation = {"direction": "Right", "max_length": 3, "strategy": "LongestFirst", "stride": 0}
     spoil(model / "tokenizer.json", padding=padding | {"strategy": {"Fixed": 900}}, truncation=truncation)
-    assert _token_counter(model, "model", None)(chat) == before
+    assert token_counter(model, "model", None)[0](chat) == before
     assert len(TransformersEngine.load(model, device="cpu").encode_chat(chat)) == before
 
 
