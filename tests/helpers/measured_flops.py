@@ -12,23 +12,14 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from role_flops import CPU_ATTENTION
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness import cli
 from harness.methods import base as methods
 from harness.stages import train as pipeline
 from harness.training import reference, trainer
 
-ATEN = torch.ops.aten
-CPU_ATTENTION = {  # which torch 2.13's counter leaves out
-    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
-        query, key, value
-    ),
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, query, key, value, *_, **__: (
-        sdpa_backward_flop_count(grad, query, key, value)
-    ),
-}
 counted: Counter[tuple[str, str]] = Counter()
 attention: Counter[tuple[str, str]] = Counter()
 
