@@ -102,8 +102,9 @@ class MeanLengths:
 def asked_of(experiment: Experiment) -> Asked:
     """Some questions of each benchmark that is answered in words, where its files can be read, and some prompts.
     Nothing is asked where lengths are known: of the testbed, and of completions with --completion-tokens."""
-    own = experiment.model == TESTBED
-    prompts = load_prompts(experiment)[0] if not (own or experiment.completion_tokens) else []
+    known = experiment.model == TESTBED or experiment.completion_tokens
+    samples = any(not stage.labelled for arm in experiment.arms() for stage in experiment.stages(arm))
+    prompts = load_prompts(experiment)[0] if samples and not known else []
     drawn = PromptStream(prompts, 0).take(ASKED) if is_mixture(prompts) else prompts[:ASKED]
     questions = {}
     folder = Path(experiment.data_dir)
@@ -131,7 +132,9 @@ def measured(experiment: Experiment, engine: Engine, asked: Asked, pause: Callab
     def answered(prompts: list[TokenIds], sampling: Sampling) -> list[tuple[int, bool]]:
         if not prompts:
             return []
-        most = min(MOST, max(FEWEST, int(SECONDS / (pause(min(engine.batch_size, len(prompts))) or SECONDS))))
+        slots = min(engine.batch_size, len(prompts))
+        token = pause(slots) * len(prompts) / slots or SECONDS  # seconds for a token of each
+        most = min(MOST, max(FEWEST, int(SECONDS / token)))
         names = [str(number) for number in range(len(prompts))]
         made = engine.generate(prompts, names, replace(sampling, max_new_tokens=most))
         return [(len(each.token_ids), each.finished) for each in made]

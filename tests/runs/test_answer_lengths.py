@@ -68,4 +68,5 @@ def test_a_model_answers_questions_and_prompts_once(testbed_model_dir, tmp_path,
     )
     assert found.completion and 1 <= found.completion <= 16 + 256
     assert answer_lengths.asked_of(replace(experiment, completion_tokens=20)).prompts == []
+    assert answer_lengths.asked_of(replace(experiment, methods=("dpo",))).prompts == []  # it samples nothing
     assert asked.digest != answer_lengths.asked_of(replace(experiment, completion_tokens=20)).digest
