@@ -130,16 +130,14 @@ def _tokens(planned: RunPlan, kind: str) -> int:
 
 
 def _expected(experiment: Experiment, planned: RunPlan, known: MeanLengths) -> RunPlan:
-    """The plan with completions as long as those that were measured, of which some do not end: a run learns it along
-    the way."""
+    """The plan with sampled completions as long as those that were measured, of which some do not end: a run learns it
+    along the way."""
     if known.completion is None:
         return planned
     mean, most, lengths = known.completion, experiment.new_tokens, _lengths(experiment)
-    length, finished = limited(mean, most), finishing(mean, most)
+    sampled = replace(lengths(False), completion=limited(mean, most), finished=finishing(mean, most))
     try:
-        return planned_run(
-            experiment, lambda labelled: replace(lengths(labelled), completion=length, finished=finished)
-        )
+        return planned_run(experiment, lambda labelled: lengths(True) if labelled else sampled)
     except UserError:  # the budget then pays for no update
         return planned
 

@@ -78,7 +78,7 @@ def _key(experiment: Experiment, lengths: Lengths, asked: Asked) -> str:
             _tokens(lengths),
             asked.digest,
             [experiment.system_prompt, experiment.thinking, experiment.thought_marks],
-            [experiment.temperature, experiment.top_p, experiment.new_tokens],
+            [experiment.temperature, experiment.top_p],
         ]
     )
 

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from math import exp
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from harness.experiment import configuration
 from harness.experiment.options import Experiment
 from harness.files.typed import build
 from harness.runs import cost
+from harness.runs.answer_lengths import MeanLengths
 from harness.runs.device_speed import ModelSizes, Speed, of_gpu
 from harness.runs.machine_speed import _pass_and_token
 
@@ -68,6 +70,21 @@ def test_the_estimate_of_a_preset_adds_up():
     alone = cost.cost(experiment, "h100", 1)["cost"]["memory"]
     assert not alone["fits"]
     assert list(alone["remedies"]) == ["adapters (--set METHOD.lora_rank=16)", "2 GPUs (--gpus 2)"]
+
+
+def test_completions_that_do_not_end_cost_queries(testbed_model_dir):
+    """Of completions of 100 tokens on average, 64 hold 1 - exp(-0.64) = 47 %: most of SSO's queries are in vain. The
+    pairs of DPO are what they were."""
+    experiment = Experiment(methods=("sso", "dpo"), budget="1e12")
+    planned = cost.planned_run(experiment)
+    assert cost._expected(experiment, planned, MeanLengths({}, None)) is planned
+    expected = cost._expected(experiment, planned, MeanLengths({}, 100.0))
+    assert expected["methods"]["dpo"] == planned["methods"]["dpo"]
+    before, after = (plan["methods"]["sso"]["stages"][1] for plan in (planned, expected))
+    share = 1 - exp(-0.64)
+    assert before["examples"] / before["queries"] == pytest.approx(0.95, rel=0.05)
+    assert after["examples"] / after["queries"] == pytest.approx(0.95 * share**2, rel=0.05)
+    assert after["sampled_tokens"] / after["queries"] == pytest.approx(2 * 100 * share, rel=0.05)
 
 
 def test_adapters_of_a_7b_fit_one_gpu():
