@@ -1,5 +1,6 @@
 """Copies of the start model: one to train, and whole ones of what was trained, at the end and along the way."""
 
+import copy
 from collections.abc import Collection
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,7 @@ def with_adapters(model: PreTrainedModel, peft_config: Any, args: PreferenceArgu
     # the buffers of ZeRO-3 hold one type of numbers: adapters in float32 beside other weights fail at the first update
     sharded = args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3
     if not isinstance(model, PeftModel):
-        model = get_peft_model(model, peft_config, autocast_adapter_dtype=not sharded)
+        model = get_peft_model(model, copy.deepcopy(peft_config), autocast_adapter_dtype=not sharded)  # peft changes it
     if isinstance(model.get_output_embeddings(), BaseTunerLayer):
         raise UserError(
             f"peft_config puts an adapter on the head of {name}, which is read as a plain matrix, so that the adapter "
