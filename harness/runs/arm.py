@@ -1,5 +1,6 @@
 """One arm of an experiment: a method with a seed, trained and scored in its own folder."""
 
+import gc
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
@@ -165,7 +166,8 @@ class Arm:
         middle = time.perf_counter()
         for scoring in self.scorings(inputs):
             self.worked |= scoring.run(trained.engine)
-        del trained  # one policy in memory at a time
+        del trained
+        gc.collect()  # one policy in memory at a time: models are parts of cycles
         for checkpoint in self.checkpoints:
             self.worked |= checkpoint.run(inputs)
         self._track()

@@ -1,5 +1,6 @@
 """Trains the stages of a method in a folder; finished steps are not repeated."""
 
+import gc
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -306,6 +307,8 @@ def _run_stage(
         reading=start.reading.described,
     )
     shutil.rmtree(setup.work(stage))
+    del start
+    gc.collect()  # the trainer's copies of the model are parts of cycles
     return ledger
 
 
