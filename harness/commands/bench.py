@@ -139,7 +139,8 @@ def generate(
 @app.command(
     "eval",
     epilog="Examples:\n\n  harness bench eval\n\n"
-    "  harness bench eval --model ./my-model --benchmark ifeval --limit 100 --new-tokens 512 --batch 32",
+    "  harness bench eval --model ./my-model --benchmark ifeval --limit 100 --new-tokens 512 --batch 32\n\n"
+    "  harness bench eval --model ./my-model --benchmark mmlu --sections anatomy,virology --limit 100 --flops",
 )
 def evaluate(
     model: Annotated[str, typer.Option(help="'testbed', a folder or a hub id.")] = "testbed",
@@ -150,24 +151,31 @@ def evaluate(
     limit: Annotated[int, typer.Option(min=1, help="How many questions.")] = 200,
     batch: Annotated[int, typer.Option(min=1, help="Most answers at once.")] = 64,
     new_tokens: Annotated[int, typer.Option(min=1, help="Maximum tokens of an answer.")] = 64,
+    sections: Annotated[
+        str | None,
+        typer.Option(help="Only questions of these, such as MMLU's subjects, separated by commas.", show_default="all"),
+    ] = None,
+    flops: Annotated[bool, typer.Option("--flops", help="Also count FLOPs, in one more round.")] = False,
     rounds: Rounds = 3,
     threads: Threads = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     as_json: Json = False,
 ) -> None:
-    """Time greedy answers to a benchmark's questions: our engine, transformers' generate, and lm-eval's HFLM if it is
-    installed."""
+    """Time a benchmark's questions, answered greedily or, as in MMLU and RewardBench, by log-probabilities: our engine,
+    transformers' own generate or forward pass, and lm-eval's HFLM if it is installed."""
     from harness.perf.evaluation import Machine, QuestionSet
     from harness.perf.evaluation import measure as measure_evaluation
 
-    asked = QuestionSet(benchmark, data_dir, limit, new_tokens)
-    result = measure_evaluation(asked, Machine(model, batch, threads or _cores(), device, dtype), rounds)
+    named = tuple(each.strip() for each in sections.split(",")) if sections else ()
+    asked = QuestionSet(benchmark, data_dir, limit, new_tokens, named)
+    result = measure_evaluation(asked, Machine(model, batch, threads or _cores(), device, dtype), rounds, flops)
     if as_json:
         print_json(result)
         return
     print_rows(
-        ["contender", "seconds", "min to max", "speed ratio", "equal answers", "computed / needed"],
+        ["contender", "seconds", "min to max", "speed ratio", "equal answers", "difference", "computed / needed"]
+        + ["FLOPs / least"] * flops,
         [
             [
                 name,
@@ -175,13 +183,18 @@ def evaluate(
                 f"{each['seconds']['min']:.3g} to {each['seconds']['max']:.3g}",
                 _rounded(each["speed_ratio"]),
                 f"{each['equal_answers']} of {each['answers']}",
+                _rounded(each["largest_difference"]),
                 _rounded(each["computed_to_needed"]),
+                *([_rounded(each["flops_to_least"])] * flops),
             ]
             for name, each in result["contenders"].items()
         ],
         title=f"{benchmark or 'embedded prompts'}: {model}, up to {new_tokens} new tokens, {batch} at once",
     )
-    print("ratios and equal answers: to transformers; computed / needed: positions of the model's layers")
+    print(
+        "ratios, equal answers and the largest difference of a log-probability (nats): to transformers; computed / "
+        "needed: positions of the model's layers" + ("; FLOPs / least: least reads nothing twice" if flops else "")
+    )
 
 
 @app.command(epilog="Examples:\n\n  harness bench table\n\n  harness bench table --runs 50 --questions 800 --json")

@@ -139,19 +139,23 @@ class RewardModel:
             UserError: when a prompt and its completion are longer than the context, or do not fit in memory.
         """
         rows = [[*prompt, *completion] for prompt, completion in zip(prompts, completions, strict=True)]
-        rewards = [0.0] * len(rows)
+        rewards, lengths = [0.0] * len(rows), list(map(len, rows))
         padding = self.model.config.get_text_config().pad_token_id
-        loading.check_lengths(list(map(len, rows)), self)
+        loading.check_lengths(lengths, self)
 
         def score(batch: list[int]) -> list[float]:
-            longest = max(len(rows[index]) for index in batch)
-            input_ids = torch.tensor([rows[index] + [padding] * (longest - len(rows[index])) for index in batch])
-            lengths = torch.tensor([len(rows[index]) for index in batch])
-            mask = (torch.arange(longest) < lengths[:, None]).long()
+            longest = max(lengths[index] for index in batch)
+            input_ids = torch.tensor([rows[index] + [padding] * (longest - lengths[index]) for index in batch])
+            ends = torch.tensor([lengths[index] for index in batch])
+            mask = (torch.arange(longest) < ends[:, None]).long()
             logits = self.model(input_ids=input_ids.to(self.device), attention_mask=mask.to(self.device)).logits
             return logits.float().squeeze(-1).tolist()
 
-        for batch, scored in loading.in_batches(list(map(len, rows)), self.batch_size, self.scores, score):
+        def size(batch: list[int]) -> int:
+            return len(batch) * lengths[batch[0]]
+
+        batches = loading.batches(lengths, self.batch_size, self.scores)
+        for batch, scored in self.scores.each(batches, size, score):
             for index, reward in zip(batch, scored, strict=True):
                 rewards[index] = reward
             if advance:

@@ -52,22 +52,20 @@ def flex_packed_attention(
 
 
 def block_mask(packed: PackedBatch, sliding_window: int | None) -> BlockMask:
-    """Return the mask by which a position sees what precedes it in its completion and its row's prompt, in the window.
+    """Return the mask by which a position sees what its sequences have before it, in the window.
 
     Made once per batch and window; all layers share it.
     """
     if sliding_window not in packed.block_masks:
-        rows, completions, positions = packed.rows, packed.completions, packed.position_ids[0]
+        ends, positions = packed.ends, packed.position_ids[0]
 
         def sees(batch: Any, head: Any, query_index: Any, key_index: Any) -> torch.Tensor:
-            same_row = rows[query_index] == rows[key_index]
-            in_reach = (completions[key_index] == 0) | (completions[key_index] == completions[query_index])
-            seen = same_row & in_reach & (key_index <= query_index)
+            seen = (key_index <= query_index) & (query_index < ends[key_index])
             if sliding_window is not None:
                 seen = seen & (positions[query_index] - positions[key_index] < sliding_window)
             return seen
 
-        mask = create_block_mask(sees, None, None, packed.tokens, packed.tokens, device=rows.device)
+        mask = create_block_mask(sees, None, None, packed.tokens, packed.tokens, device=ends.device)
         packed.block_masks[sliding_window] = mask
     return packed.block_masks[sliding_window]
 

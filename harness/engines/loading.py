@@ -3,9 +3,9 @@
 import copy
 import hashlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -406,30 +406,12 @@ def check_lengths(lengths: Sequence[int], engine: _HasContext) -> None:
         )
 
 
-def in_batches(
-    lengths: Sequence[int], batch_size: int, limit: Limit, compute: Callable[[list[int]], T]
-) -> Iterator[tuple[list[int], T]]:
-    """Yield each batch of indices with what `compute` returns for it; a batch that does not fit in memory is halved.
+def batches(lengths: Sequence[int], batch_size: int, limit: Limit) -> Iterator[list[int]]:
+    """Yield indices in batches of similar length, longest first, within the batch size and the limit at that time.
 
     Args:
         limit: the most padded tokens per batch.
     """
-    for batch in batches(lengths, batch_size, limit):
-        parts = [batch]
-        while parts:
-            part = parts.pop()
-            tokens = len(part) * lengths[part[0]]
-            tried = len(part) == 1 or tokens <= limit.size
-            made = limit.attempt(partial(compute, part), len(part), tokens) if tried else None
-            if made is None:
-                middle = len(part) // 2
-                parts += [part[middle:], part[:middle]]
-            else:
-                yield part, made
-
-
-def batches(lengths: Sequence[int], batch_size: int, limit: Limit) -> Iterator[list[int]]:
-    """Yield indices in batches of similar length, longest first, within the batch size and the limit at that time."""
     batch: list[int] = []
     for index in sorted(range(len(lengths)), key=lambda index: -lengths[index]):
         if batch and (len(batch) == batch_size or (len(batch) + 1) * lengths[batch[0]] > limit.size):

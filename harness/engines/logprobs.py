@@ -150,7 +150,8 @@ class Forward:
     """A forward pass.
 
     arguments: of the model, except `use_cache`.
-    reads, targets: (n,) places in the flattened input whose next token is a completion token, and that token.
+    reads: (r,) places in the flattened input whose next token is a completion token.
+    targets, after: (n,) see PackedBatch.
     entries: (m,) for each token of a sequence (in the order of the batch's `owners`) its place in `targets`.
     """
 
@@ -158,6 +159,7 @@ class Forward:
     reads: torch.Tensor
     targets: torch.Tensor
     entries: torch.Tensor
+    after: torch.Tensor | None = None
 
 
 def packed_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
@@ -165,17 +167,17 @@ def packed_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
     arguments = {"input_ids": batch.input_ids, "position_ids": batch.position_ids, "packed": batch}
     if weights is not None:  # for the load-balancing loss alone: packed attention has its own mask
         arguments |= {"attention_mask": _token_weights(batch, weights), "output_router_logits": True}
-    return Forward(arguments, batch.reads, batch.targets, batch.entries)
+    return Forward(arguments, batch.reads, batch.targets, batch.entries, batch.after)
 
 
 def _token_weights(batch: PackedBatch, weights: torch.Tensor) -> torch.Tensor:
     """Return the (1, T) weighted number of sequences that hold each token: its weight if nothing were shared."""
-    rows, place, counts = batch.rows, batch.completions, torch.zeros(batch.input_ids.shape[1], device=weights.device)
-    for number, row in enumerate(packing.rows_of(batch.pairs)):
-        for completion, sequences in enumerate(row.sequences, 1):
-            weight = weights[list(sequences)].sum().to(counts.dtype)
-            counts = counts + weight * ((rows == number) & ((place == 0) | (place == completion)))
-    return counts[None]
+    counts = []
+    for row in packing.rows_of(batch.pairs):
+        each = [weights[list(sequences)].sum().float() for sequences in row.sequences]
+        shared = torch.stack(each).sum().expand(len(row.prompt))
+        counts += [shared, *(weight.expand(len(part)) for weight, part in zip(each, row.completions, strict=True))]
+    return torch.cat(counts)[None]
 
 
 def padded_forward(batch: PackedBatch, weights: torch.Tensor | None) -> Forward:
@@ -231,6 +233,7 @@ def target_logprobs(model: torch.nn.Module, forward: Forward, head: str) -> tupl
         values = values.flatten(0, -2).index_select(0, forward.reads)
     if head != "scored":
         logits = values if values.dtype == torch.float64 else values.float()
+        logits = logits if forward.after is None else logits.index_select(0, forward.after)
         values = -F.cross_entropy(logits, forward.targets, reduction="none")
     balance = output.aux_loss if "output_router_logits" in forward.arguments else None
     return values, balance
@@ -245,7 +248,7 @@ def _head_scores(head: torch.nn.Linear, forward: Forward) -> Iterator[None]:
 
     def score(hidden: torch.Tensor) -> torch.Tensor:
         hidden = hidden.flatten(0, -2).index_select(0, forward.reads)
-        return token_logprobs(hidden, head.weight, head.bias, forward.targets)
+        return token_logprobs(hidden, head.weight, head.bias, forward.targets, forward.after)
 
     head.forward = score
     try:

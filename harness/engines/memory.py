@@ -2,8 +2,9 @@
 
 import gc
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 import psutil
@@ -97,6 +98,26 @@ class Limit:
         self._failed = self._failed or size
         self.size = size // 2
         return None
+
+    def each(
+        self, batches: Iterable[list[int]], size: Callable[[list[int]], int], compute: Callable[[list[int]], T]
+    ) -> Iterator[tuple[list[int], T]]:
+        """Yield each batch with what `compute` returns for it; one that does not fit in memory is halved.
+
+        Args:
+            size: of a batch.
+        """
+        for batch in batches:
+            parts = [batch]
+            while parts:
+                part = parts.pop()
+                tried = len(part) == 1 or size(part) <= self.size
+                made = self.attempt(partial(compute, part), len(part), size(part)) if tried else None
+                if made is None:
+                    middle = len(part) // 2
+                    parts += [part[middle:], part[:middle]]
+                else:
+                    yield part, made
 
     def fit(self, each: int, free: int) -> int:
         """Return the size, lowered (and reported) to what takes at most `SHARE` of the free memory.

@@ -39,27 +39,28 @@ class PackedRow:
 
 @dataclass(frozen=True)
 class Group:
-    """n stacked rows of length L, the longest.
+    """n stacked stretches of L tokens or fewer, which see K keys or fewer.
 
-    places: (n, L) where each position is in the packed sequence; arbitrary beyond a row's end.
-    mask: (n, 1, L, L) True where the position of the third dimension sees that of the fourth.
-    positions: (n, L) position of each token in its own sequence.
+    places: (n, L) where each token is in the packed sequence; arbitrary beyond a stretch's end.
+    keys: (n, K) where each key is; the same if stretches are whole rows.
+    mask: (n, 1, L, K) True where the token of the third dimension sees the key of the fourth.
     """
 
     places: torch.Tensor
+    keys: torch.Tensor
     mask: torch.Tensor
-    positions: torch.Tensor
 
 
 @dataclass(frozen=True)
 class PackedBatch:
-    """S sequences in rows that share prompts; T tokens in total.
+    """S sequences that share what they begin with; T tokens in total.
 
     pairs: the sequences, (prompt, completion).
     input_ids, position_ids: (1, T).
-    rows, completions: (T,) the row of each token, and its completion in the row (from 1; 0 is the prompt).
-    groups: the rows, for attention. origin: (T,) the place of each token of the packed sequence in the stacked groups.
-    reads, targets: (n,) the places whose next token is a completion token, and that token.
+    ends: (T,) a token is seen by the tokens from its own place up to here, and by no others.
+    groups: who attends together. origin: (T,) the place of each token of the packed sequence in the stacked groups.
+    reads: (r,) the places whose next token is a completion token.
+    targets: (n,) completion tokens. after: (n,) the number of each one's place in `reads`; None if they are in order.
     owners: (m,) and entries: (m,) sequence m' has the targets `entries` where owners == m'.
     lengths: (S,) completion tokens that have a probability: all, except the first one if the prompt is empty.
     block_masks: FlexAttention's block masks of this batch, by sliding window.
@@ -68,8 +69,7 @@ class PackedBatch:
     pairs: tuple[tuple[TokenIds, TokenIds], ...]
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    rows: torch.Tensor
-    completions: torch.Tensor
+    ends: torch.Tensor
     groups: tuple[Group, ...]
     origin: torch.Tensor
     reads: torch.Tensor
@@ -77,6 +77,7 @@ class PackedBatch:
     owners: torch.Tensor
     entries: torch.Tensor
     lengths: torch.Tensor
+    after: torch.Tensor | None = None
     block_masks: dict[int | None, Any] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -88,8 +89,8 @@ class PackedBatch:
             if isinstance(value, torch.Tensor):
                 return value.to(device, non_blocking=non_blocking)
             if isinstance(value, Group):
-                return Group(move(value.places), move(value.mask), move(value.positions))
-            return tuple(map(move, value))
+                return Group(*map(move, vars(value).values()))
+            return None if value is None else tuple(map(move, value))
 
         moved = {name: move(value) for name, value in vars(self).items() if name not in ("pairs", "block_masks")}
         return replace(self, **moved, block_masks={})
@@ -100,13 +101,21 @@ def rows_of(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[PackedRow]:
     prompts: dict[TokenIds, dict[TokenIds, list[int]]] = {}
     for index, (prompt, completion) in enumerate(pairs):
         prompt, completion = tuple(prompt), tuple(completion)
-        if len(completion) < (1 if prompt else 2):
-            raise ValueError("a sequence needs at least one completion token with a token before it")
+        check_pair(prompt, completion)
         prompts.setdefault(prompt, {}).setdefault(completion, []).append(index)
     return [
         PackedRow(prompt, tuple(completions), tuple(map(tuple, completions.values())))
         for prompt, completions in prompts.items()
     ]
+
+
+def check_pair(prompt: TokenIds, completion: TokenIds) -> None:
+    """
+    Raises:
+        ValueError: when no token of the completion has one before it.
+    """
+    if len(completion) < (1 if prompt else 2):
+        raise ValueError("a sequence needs at least one completion token with a token before it")
 
 
 def apart(rows: Sequence[PackedRow]) -> list[PackedRow]:
@@ -123,23 +132,21 @@ def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
     rows = rows_of(pairs)
     ids: list[int] = []
     positions: list[int] = []
-    in_rows: list[int] = []
-    in_completions: list[int] = []
+    ends: list[int] = []
     reads: list[int] = []
     targets: list[int] = []
     owners: list[int] = []
     entries: list[int] = []
     lengths = [0] * len(pairs)
     starts = []
-    for number, row in enumerate(rows):
+    for row in rows:
         start, end = len(ids), len(ids) + len(row.prompt)
         starts.append(start)
         ids += row.prompt
         positions += range(len(row.prompt))
-        in_rows += [number] * len(row)
-        in_completions += [0] * len(row.prompt)
-        for branch, (completion, sequences) in enumerate(zip(row.completions, row.sequences, strict=True), 1):
-            in_completions += [branch] * len(completion)
+        ends += [start + len(row)] * len(row.prompt)
+        for completion, sequences in zip(row.completions, row.sequences, strict=True):
+            ends += [len(ids) + len(completion)] * len(completion)
             first, scored = len(ids), completion if row.prompt else completion[1:]
             before = [end - 1] if row.prompt else []
             reads += before + list(range(first, first + len(completion) - 1))
@@ -150,22 +157,19 @@ def pack(pairs: Sequence[tuple[TokenIds, TokenIds]]) -> PackedBatch:
             targets += scored
             ids += completion
             positions += range(len(row.prompt), len(row.prompt) + len(completion))
-    groups, origin = _groups(rows, starts, torch.tensor(positions))
+    groups, origin = _groups(rows, starts)
     return PackedBatch(
         tuple(pairs),
         torch.tensor([ids]),
         torch.tensor([positions]),
-        torch.tensor(in_rows),
-        torch.tensor(in_completions),
+        torch.tensor(ends),
         groups,
         origin,
         *map(torch.tensor, (reads, targets, owners, entries, lengths)),
     )
 
 
-def _groups(
-    rows: Sequence[PackedRow], starts: Sequence[int], positions: torch.Tensor
-) -> tuple[tuple[Group, ...], torch.Tensor]:
+def _groups(rows: Sequence[PackedRow], starts: Sequence[int]) -> tuple[tuple[Group, ...], torch.Tensor]:
     """Group rows of similar length; also return the place of each token of the packed sequence in the groups."""
     origin = torch.empty(sum(map(len, rows)), dtype=torch.long)
     groups, laid = [], 0
@@ -177,7 +181,7 @@ def _groups(
         places = torch.stack(
             [starts[index] + torch.arange(longest).clamp(max=len(rows[index]) - 1) for index in chosen]
         )
-        groups.append(Group(places, torch.stack([_mask(rows[index], longest) for index in chosen]), positions[places]))
+        groups.append(Group(places, places, torch.stack([_mask(rows[index], longest) for index in chosen])))
         for index in chosen:
             origin[starts[index] : starts[index] + len(rows[index])] = torch.arange(laid, laid + len(rows[index]))
             laid += longest
@@ -252,20 +256,19 @@ def packed_attention(
         NotPacked: for unknown arguments.
     """
     packed = check_arguments(packed, attention_mask, is_causal, other)
-    results = []
+    results, positions = [], packed.position_ids[0]
     for group in packed.groups:
-        n, longest = group.places.shape
-        q, k, v = (lay_out(states, group.places) for states in (query, key, value))
+        q, k, v = lay_out(query, group.places), lay_out(key, group.keys), lay_out(value, group.keys)
         mask = group.mask
-        if sliding_window is not None and longest > sliding_window:
-            distance = group.positions[:, None, :, None] - group.positions[:, None, None, :]
+        if sliding_window is not None and group.keys.shape[1] > sliding_window:
+            distance = positions[group.places][:, None, :, None] - positions[group.keys][:, None, None, :]
             mask = mask & (distance < sliding_window)
         grouped = k.shape[1] != q.shape[1]
         if softcap is None and s_aux is None:
             out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling, enable_gqa=grouped)
         else:
             out = explicit_attention(q, k, v, mask, scaling, softcap, s_aux)
-        results.append(out.transpose(1, 2).reshape(n * longest, *out.shape[1::2]))
+        results.append(out.transpose(1, 2).flatten(0, 1))
     return torch.cat(results).index_select(0, packed.origin)[None], None
 
 

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 from harness.types import TokenIds
 
-LEAST = 16  # tokens beyond the next shorter shared prefix: fewer are not worth a copy
+LEAST = 16  # tokens beyond the next shorter shared prefix: fewer are not worth a copy of keys and values
 
 
 @dataclass(eq=False)
@@ -28,12 +28,21 @@ class Prefix:
     @property
     def chain(self) -> list["Prefix"]:
         """This prefix and those that it begins with, longest first."""
-        return [self, *(self.parent.chain if self.parent else [])]
+        found: list[Prefix] = []
+        prefix: Prefix | None = self
+        while prefix:
+            found.append(prefix)
+            prefix = prefix.parent
+        return found
 
 
-def shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prefix | None]:
+def shared_prefixes(prompts: Sequence[TokenIds], more: int = LEAST) -> list[Prefix | None]:
     """Return for each prompt the longest prefix that it shares with another and that is worth reading once: itself, if
-    another is equal."""
+    another is equal.
+
+    Args:
+        more: tokens that a prefix must have beyond the next shorter one to be worth it.
+    """
     order = sorted(range(len(prompts)), key=prompts.__getitem__)
     alike = [0, *(_alike(prompts[before], prompts[after]) for before, after in pairwise(order))]
     equal = [False, *(prompts[before] == prompts[after] for before, after in pairwise(order))]
@@ -41,7 +50,7 @@ def shared_prefixes(prompts: Sequence[TokenIds]) -> list[Prefix | None]:
     waiting: list[tuple[int, int, Prefix | None]] = [(0, len(order), None)]
     while waiting:
         start, stop, parent = waiting.pop()
-        least = LEAST + (parent.length if parent else 0)
+        least = more + (parent.length if parent else 0)
         apart = (place for place in range(start + 1, stop) if alike[place] < least and not equal[place])
         cuts = [start, *apart, stop]
         for low, high in pairwise(cuts):

@@ -114,8 +114,7 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
     whole = Reading(packs=False, head="whole", attention=attention, together=_together(model))
     heads, first = _heads(model, pairs[0], whole)
     expected = torch.cat([first, *(_values(model, [pair], whole) for pair in pairs[1:])])
-    dtypes = (model.dtype, computed_in(model))
-    tolerance = max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in dtypes)
+    most = tolerance(model)
 
     def agrees(reading: Reading, count: int, expected: torch.Tensor) -> str:
         """Return why it does not agree, "" if it does."""
@@ -127,7 +126,7 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
         if values.shape != expected.shape:
             return "it returns something other than logits"
         difference = (values - expected).double().square().mean().sqrt().item()
-        return "" if difference <= tolerance else f"its log-probabilities would differ by {difference:.2g} per token"
+        return "" if difference <= most else f"its log-probabilities would differ by {difference:.2g} per token"
 
     selects, reason = _selecting(model), ""
     try:
@@ -145,6 +144,11 @@ def _compared(model: PreTrainedModel, attention: str) -> Reading:
             break
     padded = replace(whole, head=head, pads=True, reason=reason)
     return replace(padded, pads=not selects and not agrees(padded, len(pairs), expected))
+
+
+def tolerance(model: PreTrainedModel) -> float:
+    """How much log-probabilities of a token may differ (nats, root mean square) by rounding."""
+    return max(TOLERANCE.get(dtype, TOLERANCE[torch.float32]) for dtype in (model.dtype, computed_in(model)))
 
 
 def reason_of(error: Exception) -> str:

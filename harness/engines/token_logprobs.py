@@ -10,12 +10,17 @@ CPU_BLOCK, GPU_BLOCK = 8 << 20, 128 << 20  # bytes of a block's float32 logits: 
 
 
 def token_logprobs(
-    hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+    hidden: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+    targets: torch.Tensor,
+    after: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Return log softmax(hidden @ weight.T + bias) at the targets; gradients flow to hidden, weight and bias.
 
     Args:
-        hidden: (n, d). weight: (V, d). bias: (V,) or None. targets: (n,).
+        hidden: (r, d). weight: (V, d). bias: (V,) or None. targets: (n,).
+        after: (n,) which hidden state each target comes after, without gradients; None if there is one for each.
 
     Returns:
         (n,) in nats, float32 (float64 if hidden is).
@@ -23,7 +28,7 @@ def token_logprobs(
     if torch.is_autocast_enabled(hidden.device.type):  # backward runs outside autocast: both passes need one dtype
         dtype = torch.get_autocast_dtype(hidden.device.type)
         hidden, weight, bias = hidden.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype)
-    return _TokenLogProbs.apply(hidden, weight, bias, targets)
+    return _TokenLogProbs.apply(hidden, weight, bias, targets, after)
 
 
 def _row_blocks(count: int) -> list[slice]:
@@ -50,7 +55,12 @@ class _TokenLogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, targets: torch.Tensor
+        ctx: Any,
+        hidden: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        targets: torch.Tensor,
+        after: torch.Tensor | None,
     ) -> torch.Tensor:
         dtype = torch.promote_types(hidden.dtype, torch.float32)
         normalizers = torch.full((len(hidden),), float("-inf"), dtype=dtype, device=hidden.device)
@@ -58,6 +68,8 @@ class _TokenLogProbs(torch.autograd.Function):
             for columns in _column_blocks(len(hidden[rows]), weight):
                 block = _logits(hidden[rows], weight, bias, columns).logsumexp(1)
                 normalizers[rows] = torch.logaddexp(normalizers[rows], block)
+        if after is not None:
+            hidden, normalizers = hidden[after], normalizers[after]
         chosen = (hidden.to(dtype) * weight[targets].to(dtype)).sum(1)
         if bias is not None:
             chosen += bias[targets].to(dtype)
@@ -68,7 +80,7 @@ class _TokenLogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         hidden, weight, bias, targets, normalizers = ctx.saved_tensors
-        for_hidden, for_weight, for_bias, _ = ctx.needs_input_grad
+        for_hidden, for_weight, for_bias, *_ = ctx.needs_input_grad
         scaled = (hidden.to(grad.dtype) * grad[:, None]).to(weight.dtype)
         grad_hidden = torch.zeros_like(hidden, dtype=grad.dtype) if for_hidden else None
         grad_weight = torch.empty_like(weight) if for_weight else None
@@ -96,4 +108,4 @@ class _TokenLogProbs(torch.autograd.Function):
             grad_weight.index_add_(0, targets, scaled)
         if grad_bias is not None:
             grad_bias = grad_bias.index_add_(0, targets, grad).to(bias.dtype)
-        return grad_hidden, grad_weight, grad_bias, None
+        return grad_hidden, grad_weight, grad_bias, None, None

@@ -20,17 +20,18 @@ from harness.engines.logprobs import (
     ATTENTIONS,
     Reading,
     attend_packed,
-    computed_positions,
     sequence_logprobs,
     without_router_logits,
 )
 from harness.engines.memory import Counted, Limit, available, free
-from harness.engines.packing import PackedRow, apart, pack, rows_of
+from harness.engines.passes import Passes, passes
 from harness.engines.reading import how_to_read, tell
 from harness.engines.refill import Refill, Running
 from harness.engines.refillable import Refilling, how_to_generate
 from harness.engines.refillable import tell as tell_fixed
 from harness.engines.sampling import item_keys
+from harness.engines.shareable import tell as tell_apart
+from harness.engines.shareable import why_not_shared
 from harness.errors import UserError, unknown_name
 from harness.models.folder import base_folder, tokenizer_folder
 from harness.progress import Advance
@@ -164,6 +165,15 @@ class TransformersEngine:
         if refilling.reason:
             tell_fixed(type(self.model).__name__, refilling.reason)
         return refilling
+
+    @cached_property
+    def why_not_shared(self) -> str:
+        """Why what different prompts begin with is not read once in scoring, "" if it is: chosen by comparison with the
+        model's own forward pass. The reason is reported once on standard error, where `reading` has not reported it."""
+        reason = why_not_shared(self.model, self.reading)
+        if reason and self.reading.packs:
+            tell_apart(type(self.model).__name__, reason)
+        return reason
 
     def needed(self, adapters: Any = None) -> Needed:
         """Return the FLOPs that the model needs for work.
@@ -339,25 +349,26 @@ class TransformersEngine:
     def logprobs(
         self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds], advance: Advance | None = None
     ) -> list[LogProb]:
-        """Return the log-probability of each completion given its prompt; a prompt is read once for its completions.
+        """Return the log-probability of each completion given its prompt. A prompt is read once for its completions,
+        and what different prompts begin with is read once for those of a forward pass if that saves enough.
 
         Raises:
             UserError: when a prompt and its completion are longer than the context, or do not fit in memory.
         """
         pairs = list(zip(prompts, completions, strict=True))
         loading.check_lengths([len(prompt) + len(completion) for prompt, completion in pairs], self)
-        reading, rows = self.reading, self._rows(pairs)
+        reading, asked = self.reading, self._passes(pairs)
         results: dict[int, LogProb] = {}
 
         def score(batch: list[int]) -> list[tuple[float, int]]:
-            packed = pack(_sequences([rows[index] for index in batch]))
+            packed = asked.pack(batch)
             totals = sequence_logprobs(self.model, packed.to(self.device), reading)
             return list(zip(totals.tolist(), packed.lengths.tolist(), strict=True))
 
         with attend_packed(self.model, reading):
-            for batch, scored in loading.in_batches(list(map(len, rows)), self.batch_size, self.scores, score):
-                sequences = (places for index in batch for places in rows[index].sequences)
-                for places, (total, tokens) in zip(sequences, scored, strict=True):
+            batches = asked.batches(self.batch_size, self.scores)
+            for batch, scored in self.scores.each(batches, asked.size, score):
+                for places, (total, tokens) in zip(asked.places(batch), scored, strict=True):
                     for place in places:
                         results[place] = LogProb(total, tokens)
                     if advance:
@@ -366,14 +377,11 @@ class TransformersEngine:
 
     def positions(self, prompts: Sequence[TokenIds], completions: Sequence[TokenIds]) -> int:
         """How many positions `logprobs` computes for these sequences, including padding."""
-        rows = self._rows(list(zip(prompts, completions, strict=True)))
-        return sum(
-            computed_positions(_sequences([rows[index] for index in batch]), self.reading)
-            for batch in loading.batches(list(map(len, rows)), self.batch_size, self.scores)
-        )
+        asked = self._passes(list(zip(prompts, completions, strict=True)))
+        return sum(map(asked.positions, asked.batches(self.batch_size, self.scores)))
 
-    def _rows(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> list[PackedRow]:
-        return rows_of(pairs) if self.reading.packs else apart(rows_of(pairs))
+    def _passes(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> Passes:
+        return passes(pairs, self.reading, not self.why_not_shared)
 
     def rest(self) -> None:
         """Do nothing: generation holds nothing that training does not need."""
@@ -386,7 +394,3 @@ class TransformersEngine:
 
 def _has(text: str, stop: Sequence[str]) -> bool:
     return any(each in text for each in stop)
-
-
-def _sequences(rows: Sequence[PackedRow]) -> list[tuple[TokenIds, TokenIds]]:
-    return [(row.prompt, completion) for row in rows for completion in row.completions]

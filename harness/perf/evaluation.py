@@ -1,20 +1,18 @@
-"""`harness bench eval`: answers by our engine, by transformers' generate, and by lm-eval's HFLM if it is installed."""
+"""`harness bench eval`: answers and log-probabilities by our engine, by transformers, and by lm-eval's HFLM if it is
+installed."""
 
 import importlib.util
 import statistics
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from harness.engines.base import Completion, Sampling
-from harness.engines.wrapper import TrainableWrapper
+from harness.engines.base import Sampling
+from harness.errors import UserError
 from harness.perf.process import Remote
-from harness.progress import Advance, progress
-from harness.types import TokenIds
-from harness.work import of_samples
+from harness.progress import progress
 
 PEER = "transformers"
 OURS = "ours"
@@ -23,12 +21,18 @@ CONTENDERS = (PEER, *(["lm-eval"] if importlib.util.find_spec("lm_eval") else []
 
 @dataclass(frozen=True)
 class QuestionSet:
-    """What is asked. benchmark: None asks the embedded model's prompts. limit: how many questions."""
+    """What is asked.
+
+    benchmark: None asks the embedded model's prompts.
+    limit: how many questions.
+    sections: only questions of these, such as MMLU's subjects; none means all.
+    """
 
     benchmark: str | None
     data_dir: Path
     limit: int
     new_tokens: int
+    sections: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,13 +46,16 @@ class Machine:
     dtype: str
 
 
-def measure(asked: QuestionSet, machine: Machine, rounds: int) -> dict[str, Any]:
-    """Measure the seconds of greedy answers, in interleaved rounds, and compare the answers.
+def measure(asked: QuestionSet, machine: Machine, rounds: int, flops: bool = False) -> dict[str, Any]:
+    """Measure the seconds of greedy answers or of log-probabilities, in interleaved rounds, and compare them.
+
+    Args:
+        flops: count FLOPs, in one more round.
 
     Raises:
         UserError: when the model or the questions cannot be used.
     """
-    with ExitStack() as stack, progress("bench eval", len(CONTENDERS) * (1 + rounds)) as advance:
+    with ExitStack() as stack, progress("bench eval", len(CONTENDERS) * (1 + rounds + flops)) as advance:
         subjects = {}
         for remote in [Remote(name, EvaluationSubject, name, asked, machine) for name in CONTENDERS]:
             advance.note(f"{remote.label}, loading")
@@ -60,6 +67,10 @@ def measure(asked: QuestionSet, machine: Machine, rounds: int) -> dict[str, Any]
                 advance.note(f"{name}, round {number} of {rounds}")
                 seen[name].append(subject.call("round"))
                 advance(1)
+        for name, subject in subjects.items() if flops else ():
+            advance.note(f"{name}, counting FLOPs")
+            seen[name][0]["flops"] = subject.call("flops")
+            advance(1)
     return {
         "asked": asdict(asked) | {"data_dir": str(asked.data_dir)},
         "machine": asdict(machine),
@@ -69,16 +80,19 @@ def measure(asked: QuestionSet, machine: Machine, rounds: int) -> dict[str, Any]
 
 
 def figures(rounds: Sequence[dict[str, Any]], peer: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """Return a contender's figures over all rounds; answers and counts are those of the first round."""
+    """Return a contender's figures over all rounds; answers, log-probabilities and counts are those of the first."""
     seconds = [each["seconds"] for each in rounds]
     median, first, other = statistics.median(seconds), rounds[0], peer[0]
+    differences = [abs(one - two) for one, two in zip(first["logprobs"], other["logprobs"], strict=True)]
     return {
         "seconds": {"median": median, "min": min(seconds), "max": max(seconds), "rounds": seconds},
         "speed_ratio": statistics.median(each["seconds"] for each in peer) / median,
         "answers": len(first["answers"]),
         "equal_answers": sum(other["answers"][item] == text for item, text in first["answers"].items()),
+        "largest_difference": max(differences, default=None),
         "computed": first["computed"],
         "computed_to_needed": first["computed"] / other["needed"],
+        "flops_to_least": first["flops"] / other["least"] if "flops" in first else None,
     }
 
 
@@ -88,16 +102,28 @@ class EvaluationSubject:
     def __init__(self, name: str, asked: QuestionSet, machine: Machine) -> None:
         from harness.engines.transformers import TransformersEngine
         from harness.models.folder import MODEL_DIR
+        from harness.perf import answering
         from harness.perf.subject import ready
 
         device = ready(machine.device, machine.threads)
         path = MODEL_DIR if machine.model == "testbed" else Path(machine.model)
         engine = TransformersEngine.load(path, device=device.type, dtype=machine.dtype, batch_size=machine.batch)
-        self.asked, self.engine = asked, {PEER: FixedBatches, "lm-eval": HFLMBatches, OURS: Timed}[name](engine)
-        self.engine.generate([engine.encode_chat([{"role": "user", "content": "?"}])], ["warm-up"], Sampling(2))
+        kinds = {PEER: answering.Padded, "lm-eval": answering.HFLMBatches, OURS: answering.Timed}
+        self.asked, self.engine = asked, kinds[name](engine)
+        prompt = engine.encode_chat([{"role": "user", "content": "?"}])
+        self.engine.generate([prompt], ["warm-up"], Sampling(2))
+        self.engine.logprobs([prompt], [prompt])
+
+    def flops(self) -> int:
+        """Answer all questions, and return the FLOPs of the matrix products that torch counts."""
+        from harness.perf.flops import counted
+
+        with counted() as counter:
+            self.round()
+        return counter.get_total_flops()
 
     def round(self) -> dict[str, Any]:
-        """Answer all questions: seconds in `generate`, the answers by item, positions computed, and those needed."""
+        """Answer all questions, and return what `harness.perf.answering.Timed` records."""
         self.engine.begin()
         if self.asked.benchmark:
             self._benchmark(self.asked.benchmark)
@@ -111,8 +137,17 @@ class EvaluationSubject:
         from harness.benchmarks.questions import load_questions
 
         settings = Settings(temperature=0.0, max_new_tokens=self.asked.new_tokens, limit=self.asked.limit)
-        items = load_questions(name, self.asked.data_dir, settings)
-        load_benchmark(name).answer(Policy(self.engine), items, settings, None)
+        benchmark, limit = load_benchmark(name), self.asked.limit
+        if self.asked.sections and not benchmark.sections:
+            raise UserError(f"the questions of {name} have no sections: omit --sections")
+        every = replace(settings, limit=None) if self.asked.sections else settings
+        items = load_questions(name, self.asked.data_dir, every)
+        if self.asked.sections:
+            places = [place for place, item in enumerate(items) if item[benchmark.sections] in self.asked.sections]
+            if not places:
+                raise UserError(f"{name} has no questions of {', '.join(self.asked.sections)}: see --sections")
+            items = items.only(places[:limit])
+        benchmark.answer(Policy(self.engine), items, settings, None)
 
     def _embedded(self) -> None:
         from harness.testbed.prompts import prompts
@@ -120,97 +155,3 @@ class EvaluationSubject:
         asked = prompts(self.asked.limit)
         chats = [self.engine.encode_chat(prompt.messages) for prompt in asked]
         self.engine.generate(chats, [prompt.id for prompt in asked], Sampling(self.asked.new_tokens))
-
-
-class Timed(TrainableWrapper[Any]):
-    """An engine whose answers are recorded, with the time that they take."""
-
-    def begin(self) -> None:
-        """Start a new record."""
-        self.record: dict[str, Any] = {"seconds": 0.0, "answers": {}, "computed": 0, "needed": 0}
-
-    def generate(
-        self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling, advance: Advance | None = None
-    ) -> list[Completion]:
-        from harness.perf.subject import synchronize
-
-        if not hasattr(self, "record"):
-            self.begin()
-        with self._counted():
-            synchronize(self.device)
-            start = time.perf_counter()
-            completions = self._answer(prompts, items, sampling)
-            synchronize(self.device)
-            self.record["seconds"] += time.perf_counter() - start
-        self.record["answers"] |= {item: each.text for item, each in zip(items, completions, strict=True)}
-        self.record["needed"] += of_samples(prompts, [each.token_ids for each in completions]).positions
-        return completions
-
-    def _answer(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[Completion]:
-        return self._engine.generate(prompts, items, sampling)
-
-    @contextmanager
-    def _counted(self) -> Iterator[None]:
-        """Inside, the positions of each forward pass are counted."""
-
-        def count(_model: Any, args: tuple[Any, ...], given: dict[str, Any]) -> None:
-            self.record["computed"] += (args[0] if args else given["input_ids"]).numel()
-
-        handle = self.model.register_forward_pre_hook(count, with_kwargs=True)
-        try:
-            yield
-        finally:
-            handle.remove()
-
-
-class FixedBatches(Timed):
-    """transformers' generate on batches of prompts, longest first, padded on the left."""
-
-    def _answer(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[Completion]:
-        import torch
-
-        answered: dict[int, Completion] = {}
-        order = sorted(range(len(prompts)), key=lambda number: -len(prompts[number]))
-        pad, stops = self.tokenizer.pad_token_id, list(self._engine.stop_tokens)
-        for start in range(0, len(order), self.batch_size):
-            batch = order[start : start + self.batch_size]
-            width = len(prompts[batch[0]])
-            rows = [[pad] * (width - len(prompts[number])) + list(prompts[number]) for number in batch]
-            mask = [[0] * (width - len(prompts[number])) + [1] * len(prompts[number]) for number in batch]
-            with torch.inference_mode():
-                out = self.model.generate(
-                    input_ids=torch.tensor(rows, device=self.device),
-                    attention_mask=torch.tensor(mask, device=self.device),
-                    max_new_tokens=sampling.max_new_tokens,
-                    do_sample=False,
-                    eos_token_id=stops,
-                    pad_token_id=pad,
-                )
-            for number, tokens in zip(batch, out[:, width:].tolist(), strict=True):
-                end = next((place + 1 for place, token in enumerate(tokens) if token in stops), len(tokens))
-                answered[number] = self._engine.completion(tokens[:end])
-        return [answered[number] for number in range(len(prompts))]
-
-
-class HFLMBatches(Timed):
-    """lm-eval's HFLM, which gets prompts and gives answers as texts."""
-
-    def _answer(self, prompts: Sequence[TokenIds], items: Sequence[str], sampling: Sampling) -> list[Completion]:
-        from lm_eval.api.instance import Instance
-        from lm_eval.models.huggingface import HFLM
-
-        harness_model = HFLM(
-            pretrained=self.model,
-            tokenizer=self.tokenizer,
-            batch_size=self.batch_size,
-            max_length=self.context_length,
-            add_bos_token=False,
-        )
-        wanted = {"until": [], "max_gen_toks": sampling.max_new_tokens, "do_sample": False}
-        requests = [
-            Instance("generate_until", {}, (self.tokenizer.decode(prompt), dict(wanted)), number)
-            for number, prompt in enumerate(prompts)
-        ]
-        texts = harness_model.generate_until(requests, disable_tqdm=True)
-        ids = [self.tokenizer(text, add_special_tokens=False).input_ids for text in texts]
-        return [Completion(tuple(tokens), text, True) for tokens, text in zip(ids, texts, strict=True)]

@@ -12,11 +12,9 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
-from role_flops import CPU_ATTENTION
-from torch.utils.flop_counter import FlopCounterMode
-
 from harness import cli
 from harness.methods import base as methods
+from harness.perf.flops import counted as counted_flops
 from harness.stages import train as pipeline
 from harness.training import reference, trainer
 
@@ -26,7 +24,7 @@ attention: Counter[tuple[str, str]] = Counter()
 
 @contextmanager
 def counting(arm: str, role: str):
-    with FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION) as counter:
+    with counted_flops() as counter:
         yield
     counted[arm, role] += counter.get_total_flops()
     operations = counter.get_flop_counts().get("Global", {})

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import FlopCounterMode
 
 from harness.budget import Ledger
 from harness.engines.base import Sampling
 from harness.engines.transformers import TransformersEngine
+from harness.perf.flops import CPU_ATTENTION
 from harness.training.base import Training
 from harness.training.dataset import build_data
 from harness.training.examples import Example, TokenSequence, TrainingOptions, lora
@@ -26,15 +27,6 @@ from harness.training.reference import reference_logprobs
 from harness.training.trainer import charge_updates, train_here, training_arguments
 from harness.work import Rates, Work, of_samples
 
-ATEN = torch.ops.aten
-CPU_ATTENTION = {  # which torch 2.13's counter leaves out
-    ATEN._scaled_dot_product_flash_attention_for_cpu: lambda query, key, value, *_, **__: sdpa_flop_count(
-        query, key, value
-    ),
-    ATEN._scaled_dot_product_flash_attention_for_cpu_backward: lambda grad, query, key, value, *_, **__: (
-        sdpa_backward_flop_count(grad, query, key, value)
-    ),
-}
 PAIRS, PROMPT, COMPLETION = 4, 24, 40  # examples, and the fewest tokens of a prompt and of a completion
 
 

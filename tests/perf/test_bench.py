@@ -243,14 +243,17 @@ def test_answers_to_questions(tiny_model_dir, tmp_path):
 
 
 def test_figures_of_answers_by_hand():
-    """Twice as fast; one of two answers is equal; 30 positions of 20 that are needed."""
+    """Twice as fast; one of two answers is equal; 30 positions of 20 needed; a log-probability is 0.5 lower."""
     from harness.perf.evaluation import figures
 
-    peer = [{"seconds": 4.0, "answers": {"a": "x", "b": "y"}, "computed": 40, "needed": 20}] * 2
-    ours = [{"seconds": seconds, "answers": {"a": "x", "b": "z"}, "computed": 30, "needed": 21} for seconds in (1, 3)]
-    found = figures(ours, peer)
+    record = {"answers": {"a": "x", "b": "y"}, "computed": 40, "needed": 20, "logprobs": [-1.0, -2.0], "least": 50}
+    peer = [record | {"seconds": 4.0}] * 2
+    ours = record | {"answers": {"a": "x", "b": "z"}, "computed": 30, "needed": 21, "logprobs": [-1.5, -2.25]}
+    found = figures([ours | {"seconds": 1, "flops": 60}, ours | {"seconds": 3}], peer)
     assert (found["speed_ratio"], found["equal_answers"], found["answers"]) == (2, 1, 2)
     assert found["computed_to_needed"] == 1.5 and found["seconds"]["median"] == 2
+    assert found["largest_difference"] == 0.5 and found["flops_to_least"] == 1.2
+    assert figures(peer, peer)["flops_to_least"] is None
 
 
 def test_questions_of_a_benchmark(testbed_model_dir, data_dir):
@@ -260,3 +263,53 @@ def test_questions_of_a_benchmark(testbed_model_dir, data_dir):
     machine = Machine(str(testbed_model_dir), 4, 1, "cpu", "auto")
     record = EvaluationSubject("ours", QuestionSet("mt-bench", data_dir, 5, 3), machine).round()
     assert len(record["answers"]) == 10 and record["computed"] <= record["needed"] and record["seconds"] > 0
+
+
+def test_log_probabilities_of_a_benchmark(testbed_model_dir, data_dir):
+    """Three questions with five examples: the same letters, and ours reads the examples once, each letter never."""
+    from harness.perf.evaluation import CONTENDERS, EvaluationSubject, Machine, QuestionSet
+
+    asked = QuestionSet("mmlu", data_dir, 3, 1, ("anatomy",))
+    subjects = {
+        name: EvaluationSubject(name, asked, Machine(str(testbed_model_dir), 4, 1, "cpu", "auto"))
+        for name in CONTENDERS
+    }
+    records = {name: subject.round() for name, subject in subjects.items()}
+    peer, ours = records["transformers"], records["ours"]
+    assert len(peer["answers"]) == 3 and len(peer["logprobs"]) == 12
+    for record in records.values():
+        assert record["answers"] == peer["answers"] and record["needed"] == peer["needed"]
+        assert record["logprobs"] == pytest.approx(peer["logprobs"], abs=1e-3)
+    assert ours["computed"] < peer["needed"] / 2 < peer["computed"] / 4
+    assert ours["least"] <= subjects["ours"].flops() < 1.2 * ours["least"]
+    assert subjects["transformers"].flops() > 5 * ours["least"]
+
+
+def test_sections_are_those_of_the_benchmark(testbed_model_dir, data_dir):
+    from harness.perf.evaluation import EvaluationSubject, Machine, QuestionSet
+
+    machine = Machine(str(testbed_model_dir), 4, 1, "cpu", "auto")
+    for benchmark, message in (
+        ("mmlu", "mmlu has no questions of anatomie"),
+        ("mt-bench", "mt-bench have no sections"),
+    ):
+        with pytest.raises(UserError, match=message):
+            EvaluationSubject("ours", QuestionSet(benchmark, data_dir, 3, 1, ("anatomie",)), machine).round()
+
+
+class Seen:
+    """Stands in for a model's FLOPs: the work that it is asked about."""
+
+    def forward(self, work):
+        return work
+
+
+def test_the_least_work_by_hand():
+    """(1, 2, 3) and (1, 2, 4) are 4 tokens; each has a logit after it, and 4 another after (5, 6), as their first."""
+    from harness.perf.flops import least
+
+    read = least(Seen(), [(1, 2, 3), (1, 2, 4), (1, 2, 4)], [(7,), (5, 6, 8), (9,)])
+    assert read.positions == 6 and read.logits == 4
+    assert read.attended(None) == 3 + 3 + 3 + 4 + 5
+    sampled = least(Seen(), [(1, 2, 3), (1, 2, 4)], [(7, 7), (7, 8, 9)], sampled=True)
+    assert sampled.positions == 4 + 1 + 2 and sampled.logits == 5 and sampled.attended(None) == 3 + 3 + 3 + 4 + 4 + 5
