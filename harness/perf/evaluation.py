@@ -134,7 +134,7 @@ class EvaluationSubject:
     def _benchmark(self, name: str) -> None:
         from harness.benchmarks.base import Policy, Settings
         from harness.benchmarks.loading import load_benchmark
-        from harness.benchmarks.questions import load_questions
+        from harness.benchmarks.questions import load_questions, sample
 
         settings = Settings(temperature=0.0, max_new_tokens=self.asked.new_tokens, limit=self.asked.limit)
         benchmark, limit = load_benchmark(name), self.asked.limit
@@ -146,7 +146,8 @@ class EvaluationSubject:
             places = [place for place, item in enumerate(items) if item[benchmark.sections] in self.asked.sections]
             if not places:
                 raise UserError(f"{name} has no questions of {', '.join(self.asked.sections)}: see --sections")
-            items = items.only(places[:limit])
+            asked = items.only(places)
+            items = asked.only(sample(asked, limit, benchmark.sections))
         benchmark.answer(Policy(self.engine), items, settings, None)
 
     def _embedded(self) -> None:
