@@ -12,7 +12,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.budget import Ledger
