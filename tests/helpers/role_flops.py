@@ -60,7 +60,7 @@ def roles(engine: TransformersEngine, folder: Path, rank: int = 0) -> dict[str, 
     examples = _examples(engine)
     data = build_data(examples, folder / "examples.arrow", 2, engine.context_length)
     ledger, needed, learning = Ledger(), engine.needed(), engine.needed(adapters).learning
-    assert engine.reading.packs and not engine.refilling.reason  # chosen now: the choice computes, too
+    assert engine.reading.packs and not engine.refilling.reason and not engine.why_not_shared  # chosen now
     prompts = [pair[0].prompt_ids for pair in (example.sequences for example in examples) for _ in range(2)]
     made = []
 
