@@ -14,7 +14,7 @@ from harness.engines.packing import GROUP_TOKENS, Group, PackedBatch, check_pair
 from harness.engines.prefixes import Prefix, reading_order, shared_prefixes
 from harness.types import TokenIds
 
-LEAST = 4  # tokens of a branch that others continue: fewer are not worth a separate step of attention
+LEAST = 16  # tokens of a branch that others continue: fewer are not worth a separate step of attention
 PADDING = 1 / 4  # most pairs of attention that a group computes in vain, as a share of those it needs,
 SLACK = 1 << 14  # beyond this number
 

@@ -106,7 +106,7 @@ def test_a_tree_by_hand():
     """Of a prompt of 6 with completions (1, 2, 3) and (1, 2, 4, 5), and one of 3 with (8,): the last tokens are not
     read, and what follows (1, 2) is asked from one place."""
     prompt, other = tokens(6, 9), tokens(3, 60)
-    forest = Forest([(prompt, (1, 2, 3)), (other, (8,)), (prompt, (1, 2, 4, 5))])
+    forest = Forest([(prompt, (1, 2, 3)), (other, (8,)), (prompt, (1, 2, 4, 5))], least=2)
     (batch,) = forest.batches(lambda: 12)
     assert batch == [2, 0, 1] and [forest.tokens(batch), forest.longest] == [12, 9]
     packed = forest.pack(batch)
@@ -141,7 +141,7 @@ def test_a_sequence_needs_something_to_predict_from():
 def test_many_nested_sequences():
     """Each begins the next: no recursion."""
     long = tuple(range(3, 6000))
-    forest = Forest([(long[:length], (1,)) for length in range(4, len(long), 8)])
+    forest = Forest([(long[:length], (1,)) for length in range(4, len(long), 8)], least=4)
     assert forest.tokens(forest.order) == forest.longest
 
 
