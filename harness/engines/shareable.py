@@ -29,7 +29,7 @@ def why_not_shared(model: PreTrainedModel, reading: Reading) -> str:
         Why trees would be wrong, "" if they are right.
     """
     if not reading.packs:
-        return reading.reason
+        return reading.reason or "it is not read packed"
     if reading.together is not None:
         return "a long sequence would change the rotary embedding of the others"
     try:

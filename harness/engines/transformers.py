@@ -381,7 +381,7 @@ class TransformersEngine:
         return sum(map(asked.positions, asked.batches(self.batch_size, self.scores)))
 
     def _passes(self, pairs: Sequence[tuple[TokenIds, TokenIds]]) -> Passes:
-        return passes(pairs, self.reading, not self.why_not_shared)
+        return passes(pairs, self.reading, self.reading.packs and not self.why_not_shared)
 
     def rest(self) -> None:
         """Do nothing: generation holds nothing that training does not need."""

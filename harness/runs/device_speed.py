@@ -22,7 +22,7 @@ GPUS = {  # dense 16-bit FLOP/s, bytes/s of memory, GiB: the makers' data sheets
 TRAINING, READING, BANDWIDTH = 0.4, 0.5, 0.6  # assumed shares of these that are achieved
 GIB = 2**30
 FLOAT = 4  # bytes per parameter in training and in checkpoints
-WEIGHT = 2  # bytes per parameter in generation, on a GPU
+WEIGHT = 2  # bytes per parameter in generation, on a GPU or in bfloat16
 
 
 @dataclass(frozen=True)

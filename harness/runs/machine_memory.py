@@ -42,9 +42,7 @@ def memory_here(
         lengths: of the experiment's prompts.
         benchmarks, answers: what benchmarks ask, and the mean tokens of an answer to each.
     """
-    from harness.engines.loading import choose_dtype
-
-    counted, width = token_counts(experiment), choose_dtype(experiment.dtype, "cpu").itemsize
+    counted, width = token_counts(experiment), WEIGHT if experiment.dtype == "bfloat16" else FLOAT
     training = max(
         (
             training_bytes(
