@@ -111,8 +111,9 @@ class Limit:
             parts = [batch]
             while parts:
                 part = parts.pop()
-                tried = len(part) == 1 or size(part) <= self.size
-                made = self.attempt(partial(compute, part), len(part), size(part)) if tried else None
+                taken = size(part)
+                tried = len(part) == 1 or taken <= self.size
+                made = self.attempt(partial(compute, part), len(part), taken) if tried else None
                 if made is None:
                     middle = len(part) // 2
                     parts += [part[middle:], part[:middle]]

@@ -1,6 +1,5 @@
 """Trains the stages of a method in a folder; finished steps are not repeated."""
 
-import gc
 import shutil
 import sys
 from abc import ABC, abstractmethod
@@ -271,6 +270,8 @@ def _run_stage(
     stages: Sequence[Stage], index: int, engines: dict[Start, TrainableEngine], ledger: Ledger, setup: RunSetup
 ) -> Ledger:
     """Collect examples for one stage and train on them; return the ledger including this stage."""
+    from harness.engines import memory
+
     folder, stage = setup.folder, stages[index]
     before = stages[index - 1] if index else None
     stream, step = setup.stream(stage), collecting(stage)
@@ -308,7 +309,7 @@ def _run_stage(
     )
     shutil.rmtree(setup.work(stage))
     del start
-    gc.collect()  # the trainer's copies of the model are parts of cycles
+    memory.free()  # the trainer's copies of the model are parts of cycles
     return ledger
 
 

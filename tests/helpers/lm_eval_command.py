@@ -5,7 +5,6 @@
 The questions are random, the same for both. lm-eval gets them in YAML tasks that include its own and name local files.
 """
 
-import json
 import random
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import lm_eval
 import typer
 
 from harness.benchmarks.mmlu import read_archive
+from harness.files import store
 from harness.files.folders import file_name
 from harness.files.rows import located
 
@@ -73,7 +73,7 @@ def main(
         folder = output / "data" / "lm_eval" / task
         folder.mkdir(parents=True, exist_ok=True)
         for split, rows in parts.items():
-            (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+            store.write_jsonl(folder / f"{split}.jsonl", rows)
         files = {split: str(folder / f"{split}.jsonl") for split in parts}
         config = {
             "include": str(STOCK / YAML[task]),
@@ -84,7 +84,7 @@ def main(
         }
         if task.startswith("mmlu"):
             config["num_fewshot"] = SHOTS
-        (output / "tasks" / f"{task}.yaml").write_text(json.dumps(config))
+        store.write_json(output / "tasks" / f"{task}.yaml", config)
     arguments = f"pretrained={model},dtype={dtype}"
     theirs = _timed(
         *(sys.executable, "-m", "lm_eval", "run", "--model", "hf", "--model_args", arguments, "--device", "cpu"),
@@ -116,11 +116,11 @@ def _timed(*command: str) -> float:
 
 def _print(output: Path, theirs: float, ours: float) -> None:
     (file,) = (output / "lm-eval").rglob("results_*.json")
-    found = json.loads(file.read_text())["results"]
+    found = store.read_json(file)["results"]
     print("| task | metric | lm-eval | harness |\n|---|---|---|---|")
     for task in YAML:
         score = Path("results/runs", output.name, "arms/base-seed0/scores", file_name(f"lm-eval:{task}") + ".json")
-        own = json.loads(score.read_text())["details"]["results"]
+        own = store.read_json(score)["details"]["results"]
         for metric in SCORES.get(task, ("acc,none",) if task.startswith("mmlu") else ("exact_match,none",)):
             print(f"| {task} | {metric} | {found[f'{task}_here'][metric]:.4f} | {own[metric]:.4f} |")
     print(f"\nlm-eval {theirs:.0f} s, harness {ours:.0f} s, loading and grading included")
