@@ -8,6 +8,10 @@ class UserError(Exception):
     """One line that says what is wrong, where (file and line), and what to do."""
 
 
+class CannotTrain(UserError):
+    """A method made no example to train on, or its training diverged. This says nothing about other arms."""
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> UserError:
     """Return the error for a name that is not among the known ones, suggesting the nearest of them.
 

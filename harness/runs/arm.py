@@ -362,11 +362,11 @@ class ArmSetup(RunSetup):
         return judge_cost(self.arm.experiment)
 
 
-def failure_of(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> str | None:
-    """Do some work of an arm. Returns the message for the user when it fails."""
+def failure_of(work: Callable[[Inputs], None], inputs: Callable[[], Inputs]) -> UserError | None:
+    """Do some work of an arm. Returns what the user is told when it fails."""
     try:
         with disk_errors():
             work(inputs())
     except UserError as error:
-        return str(error)
+        return error
     return None

@@ -22,6 +22,7 @@ from harness.runs.arm import Arm, failure_of
 from harness.runs.engine_choice import chosen
 from harness.runs.inputs import Inputs, load_inputs
 from harness.runs.processes import launch_command
+from harness.runs.untrained import Untrained
 from harness.signals import GO_ON
 
 LOCAL = "local"
@@ -38,10 +39,13 @@ QUIET = {  # variables of Ray, unless the user sets them: no reports, all lines 
 _inputs: dict[tuple[str, str], Inputs] = {}  # of this worker, for all arms that it runs
 
 
-def run_arms_on_ray(experiment: Experiment, root: RunFolder, arms: Sequence[Arm], address: str) -> None:
+def run_arms_on_ray(
+    experiment: Experiment, root: RunFolder, arms: Sequence[Arm], address: str, untrained: Untrained
+) -> None:
     """Run arms as tasks of a cluster, first the training of each, then its evaluation, with resources as in `needs`.
 
     Args:
+        untrained: gets the arms that cannot be trained.
         address: of a cluster as `ray.init` takes it, or "local" for one on this machine.
 
     Raises:
@@ -77,8 +81,8 @@ def run_arms_on_ray(experiment: Experiment, root: RunFolder, arms: Sequence[Arm]
                     start(arm, part)
                     continue
                 if failure:
-                    raise UserError(f"{arm.label}: {failure}")
-                if part == TRAINING:
+                    untrained.add(arm, failure)
+                elif part == TRAINING:
                     start(arm, EVALUATION)
         finally:
             for task in running:
@@ -108,8 +112,8 @@ def _warn_of_small_nodes(ray: Any, needed: dict[str, dict[str, int]]) -> None:
             print(f"no node of the cluster has {wanted} for {part}: waiting for one", file=sys.stderr)
 
 
-def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: RunFolder) -> str | None:
-    """Run a part of an arm in a worker. Returns the message for the user when it fails.
+def _run(folder: str, arm: Arm, part: str, experiment: Experiment, root: RunFolder) -> UserError | None:
+    """Run a part of an arm in a worker. Returns what the user is told when it fails.
 
     Args:
         folder: the folder that names of files are relative to.

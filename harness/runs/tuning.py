@@ -16,7 +16,7 @@ from typing import Any
 from harness.benchmarks.base import Questions, Settings, step_names
 from harness.benchmarks.loading import CompleteBenchmark
 from harness.budget import Ledger
-from harness.errors import UserError
+from harness.errors import CannotTrain, UserError
 from harness.experiment.options import MOST_SEEDS, Experiment
 from harness.files import store
 from harness.files.folders import RunFolder
@@ -26,7 +26,7 @@ from harness.runs.development import NAME, Development, DevelopmentOptions
 from harness.runs.inputs import Inputs
 from harness.runs.scoring import Scoring
 from harness.runs.workers import run_arms
-from harness.stages.collect import NoExamples, plan_stage
+from harness.stages.collect import plan_stage
 from harness.stages.plan import cost_of
 from harness.stages.train import RunSetup
 from harness.types import Prompt
@@ -84,12 +84,10 @@ class Trial(Arm):
 
     @contextmanager
     def _failing(self, inputs: Inputs) -> Iterator[None]:
-        from harness.training.base import TrainingDiverged
-
         self.folder.forget(FAILED)
         try:
             yield
-        except (TrainingDiverged, NoExamples) as error:
+        except CannotTrain as error:
             self._fail(inputs, str(error))
 
     def drop_models(self) -> None:

@@ -1,4 +1,8 @@
-"""Run arms of an experiment in worker processes. When one fails or dies, the others end, and can continue later."""
+"""Run arms of an experiment in worker processes.
+
+When an arm cannot be trained, the others go on. When one fails for any other reason, or its process dies, the others
+end, and can continue later.
+"""
 
 import os
 import signal
@@ -14,12 +18,13 @@ from multiprocessing.context import SpawnProcess
 from statistics import fmean
 from threading import Thread
 
-from harness.errors import UserError
+from harness.errors import CannotTrain, UserError
 from harness.experiment.options import Experiment
 from harness.files.folders import RunFolder
 from harness.progress import PLAIN_VARIABLE, SHORTEST, duration
 from harness.runs.arm import Arm, failure_of
 from harness.runs.inputs import Inputs, load_inputs
+from harness.runs.untrained import Untrained
 from harness.signals import GO_ON, how_ended
 
 GRACE = 10.0  # seconds in which a process may end by itself
@@ -37,20 +42,36 @@ def run_arms(
         ray: address of the cluster.
 
     Raises:
+        CannotTrain: when some arms cannot be trained, naming them; the others are finished.
         UserError: that of an arm, or when its process died; the other processes have ended by then.
     """
+    untrained = Untrained()
     if ray:
         from harness.runs.ray import run_arms_on_ray
 
-        run_arms_on_ray(experiment, root, arms, ray)
-        return
-    left = ArmsLeft(len(arms), min(jobs, len(arms)))
-    if jobs == 1:
-        for arm in arms:
-            left.starts(arm)
+        run_arms_on_ray(experiment, root, arms, ray, untrained)
+    elif jobs == 1:
+        _run_here(arms, inputs, untrained)
+    else:
+        _run_in_processes(experiment, root, arms, jobs, untrained)
+    untrained.check(arms)
+
+
+def _run_here(arms: Sequence[Arm], inputs: Inputs, untrained: Untrained) -> None:
+    left = ArmsLeft(len(arms), 1)
+    for arm in arms:
+        left.starts(arm)
+        try:
             arm.run(inputs)
-            left.ends(arm)
-        return
+        except CannotTrain as failure:
+            untrained.add(arm, failure)
+        left.ends(arm)
+
+
+def _run_in_processes(
+    experiment: Experiment, root: RunFolder, arms: Sequence[Arm], jobs: int, untrained: Untrained
+) -> None:
+    left = ArmsLeft(len(arms), min(jobs, len(arms)))
     with _processes(experiment, root, min(jobs, len(arms))) as processes:
         waiting = deque(arms)
         running = {connection: _start(connection, waiting, left) for connection in processes}
@@ -63,7 +84,7 @@ def run_arms(
                 except (EOFError, ConnectionResetError):
                     raise _died(processes[connection], arm.label) from None
                 if failure:
-                    raise UserError(f"{arm.label}: {failure}")
+                    untrained.add(arm, failure)
                 left.ends(arm)
                 if waiting:
                     running[connection] = _start(connection, waiting, left)

@@ -10,7 +10,7 @@ from math import ceil, inf
 from pathlib import Path
 
 from harness.budget import Budget, Ledger
-from harness.errors import UserError
+from harness.errors import CannotTrain, UserError
 from harness.methods.base import Lengths, Stage, Workbench
 from harness.training.example_file import ExampleWriter, example_writer
 from harness.training.examples import Example
@@ -22,9 +22,10 @@ NEXT_DRAW = 0.9  # share of the queries that are still possible at the measured 
 CHUNK = 1024  # prompts whose examples are made, and held in memory, at once
 MOST_DRAWN = 20  # times the planned queries, where they become too few examples
 CLOSE = 0.01  # a stage is full when less than this share of its allowance is left
+MOST_PASSED = 100  # given rows that are tried for what is left at the end
 
 
-class NoExamples(UserError):
+class NoExamples(CannotTrain):
     """A stage that made no example to train on."""
 
 
@@ -123,7 +124,8 @@ def collect_stage(
         else:
             _enough(stage, workbench, draw, plan, examples)
         if not len(examples):
-            reasons = ", ".join(f"{reason}: {count}" for reason, count in workbench.discarded.items()) or "no prompts"
+            seen = workbench.discarded | workbench.events
+            reasons = ", ".join(f"{reason}: {count}" for reason, count in seen.items()) or "no prompts"
             raise NoExamples(
                 f"stage {stage.name!r} made no training example ({reasons}): "
                 "give a larger budget, longer completions (max_new_tokens) or another model"
@@ -166,8 +168,31 @@ def _within_allowance(
         else:  # labelled rows cost nothing, and none has become an example yet
             size = queries if queries <= MOST_DRAWN * plan.queries else 0
     while len(examples) and used() > allowance:
-        examples.keep(len(examples) - 1)
-        workbench.discard("beyond the budget")
+        _drop_last(workbench, examples)
+    if workbench.ledger.flops == start:
+        _fill(stage, workbench, draw, allowance, examples)
+
+
+def _fill(
+    stage: Stage,
+    workbench: Workbench,
+    draw: Callable[[int], list[Prompt]],
+    allowance: float,
+    examples: ExampleWriter,
+) -> None:
+    """Pass over given rows that cost more than is left, in favour of the next ones that fit: drawing them is free, and
+    with few updates the last row would else leave a noticeable share of the budget."""
+    for _ in range(MOST_PASSED):
+        if allowance - examples.flops <= CLOSE * allowance:
+            return
+        _collect(stage, workbench, draw, 1, examples)
+        if examples.flops > allowance:
+            _drop_last(workbench, examples)
+
+
+def _drop_last(workbench: Workbench, examples: ExampleWriter) -> None:
+    examples.keep(len(examples) - 1)
+    workbench.discard("beyond the budget")
 
 
 def _enough(

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from transformers import TrainerCallback, TrainingArguments
 
-from harness.errors import UserError
+from harness.errors import CannotTrain
 from harness.training.examples import TrainingOptions
 from harness.training.processes.command import LaunchCommand
 from harness.training.tracking import Tracking
@@ -77,5 +77,5 @@ class TrainResult:
     evaluations: list[dict[str, Any]] = field(default_factory=list)
 
 
-class TrainingDiverged(UserError):
+class TrainingDiverged(CannotTrain):
     """The loss or the gradient is not finite; the batch was saved."""

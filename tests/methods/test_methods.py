@@ -23,13 +23,13 @@ from baselines.pbaa import PBAA
 from baselines.random_labels import RandomLabels
 from baselines.rloo import RLOO
 from baselines.robust import Robust
-from baselines.self_rewarding import SelfRewarding, judge_prompt, mean_score, parse_score
+from baselines.self_rewarding import SelfRewarding, expected_score, judge_prompt, mean_score, parse_score
 from baselines.sft import SFT
 from baselines.simpo import SimPO
 from baselines.sppo import SPPO
 from baselines.swapped_labels import SwappedLabels
 from harness.endpoints.base import JudgeReply
-from harness.engines.base import Completion
+from harness.engines.base import Completion, LogProb
 from harness.errors import UserError
 from harness.judges.rating import PROMPT
 from harness.methods.base import Lengths
@@ -822,6 +822,49 @@ def test_the_additive_prompt_keeps_marks_as_text():
     assert "Question: What is {answer}?\n\nAnswer: {question}\n\n" in text
 
 
+class Weighing(ScriptedEngine):
+    """Candidate n of a prompt is "nX"; `odds[n]` says how likely each number of points is as the reply on it."""
+
+    def __init__(self, odds: list[list[float]]):
+        super().__init__(lambda chat, item: item[-1] + "X" + ("" if item == "policy/p2/candidate-1" else END))
+        self.odds = odds
+
+    def logprobs(self, prompts, completions, advance=None):
+        for prompt in prompts:
+            assert self.text(prompt).endswith("alone, from 0 to 5." + MARKS["assistant"])
+        about = [int(self.text(prompt).partition("Answer: ")[2][0]) for prompt in prompts]
+        points = [int(self.text(completion)) for completion in completions]
+        return [LogProb(math.log(self.odds[index][number]), 1) for index, number in zip(about, points, strict=True)]
+
+
+def test_weighted_ratings_are_the_mean_of_the_points_by_their_probabilities():
+    odds = [[0.01, 0.01, 0.01, 0.01, 0.01, 0.05], [0.2, 0.2, 0.1, 1e-9, 1e-9, 1e-9]]
+    options = SelfRewarding.Options(candidates=2, judge_prompt="weighted")
+    examples, bench = collect(SelfRewarding(), options, Weighing(odds))
+    assert [example.id for example in examples] == ["p0", "p1"]  # the second candidate of p2 is unfinished
+    # (1 + 2 + 3 + 4) 0.01 + 5 0.05 = 0.35 of 0.10; 0.2 + 2 0.1 = 0.4 of 0.5
+    assert examples[0].record["ratings"] == [pytest.approx(3.5), pytest.approx(0.8)]
+    assert [each.completion_ids for each in examples[0].sequences] == [ids(f"0X{END}"), ids(f"1X{END}")]
+    assert bench.discarded == {"fewer than two rated candidates": 1} and not bench.events
+    assert bench.ledger.roles["judge"].calls == 5 * 6
+
+
+def test_a_weighted_rating_beyond_the_context_is_missing():
+    engine = Weighing([[1.0] * 6, [1.0] * 6])
+    options = SelfRewarding.Options(candidates=2, judge_prompt="weighted")
+    engine.context_length = len(engine.encode_chat(prompts()[0].messages)) + 10
+    examples, bench = collect(SelfRewarding(), options, engine)
+    assert not examples and bench.discarded == {"fewer than two rated candidates": 3}
+    assert bench.events == {"prompt longer than the context": 5} and bench.ledger.roles["judge"].calls == 0
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "score"), [([0.0] * 6, 2.5), ([-1e3, -1e3, -1e3, -1e3 + math.log(3), -1e9, -1e9], (0 + 1 + 2 + 9) / 6)]
+)
+def test_expected_scores(logprobs, score):
+    assert expected_score(logprobs) == pytest.approx(score, abs=1e-9)
+
+
 def test_the_ledger_of_self_rewarding(monkeypatch):
     options = SelfRewarding.Options(candidates=3, judge_samples=2)
     table = {name: [scores(1, 1), scores(2, 2), scores(3, 3)] for name in ("p0", "p1", "p2")}
@@ -833,6 +876,20 @@ def test_the_ledger_of_self_rewarding(monkeypatch):
     # the planned prompt has the marks already, and the planned answer a stop token that the judge does not read
     monkeypatch.setitem(baselines.self_rewarding.PROMPT_TOKENS, "short", asked - marks - 1)
     monkeypatch.setitem(baselines.self_rewarding.VERDICT_TOKENS, "short", len("Score: 1") + 1)
+    check_ledger(SelfRewarding(), options, examples, bench, Lengths(plain, 0, completion_tokens), 3)
+
+
+def test_the_ledger_of_weighted_ratings(monkeypatch):
+    options = SelfRewarding.Options(candidates=3, judge_prompt="weighted")
+    engine = ScriptedEngine(lambda chat, item: f"{item[-1]}X{END}")
+    monkeypatch.setattr(
+        engine, "logprobs", lambda asked, given, advance=None: [LogProb(-i % 7, 1) for i, _ in enumerate(given)]
+    )
+    examples, bench = collect(SelfRewarding(), options, engine)
+    plain, completion_tokens = len(engine.encode_chat(prompts()[0].messages)), len("0X") + 1
+    asked = len(engine.encode_chat([{"role": "user", "content": judge_prompt("", "", "weighted")}]))
+    marks = len(engine.encode_chat([{"role": "user", "content": ""}]))
+    monkeypatch.setitem(baselines.self_rewarding.PROMPT_TOKENS, "weighted", asked - marks - 1)
     check_ledger(SelfRewarding(), options, examples, bench, Lengths(plain, 0, completion_tokens), 3)
 
 

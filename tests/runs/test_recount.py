@@ -13,6 +13,7 @@ METHODS = (
 )
 SETTINGS = {
     "pbaa.principles": "self",
+    "self-rewarding.judge_prompt": "weighted",
     "sso-v1.filter": "true",
     "sso-v1.iterations": "1",
     **{f"sso-v1.{name}": "4" for name in ("batch_size", "micro_batch_size")},

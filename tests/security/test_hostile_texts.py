@@ -9,7 +9,7 @@ import pytest
 from openai_endpoint import KEY, completion, endpoint, requests
 from scripted_engine import ScriptedEngine, bench_of
 
-from baselines.self_rewarding import SelfRewarding, judge_prompt, parse_score, rate
+from baselines.self_rewarding import SelfRewarding, judge_prompt, parse_score, written_ratings
 from harness.benchmarks import gsm8k_answers, math_answers
 from harness.benchmarks.alpaca_eval import AlpacaEval
 from harness.benchmarks.base import Judging, Questions
@@ -184,7 +184,7 @@ def test_a_score_in_a_response_that_the_policy_judges_itself():
     options = SelfRewarding.Options(judge_prompt="additive", judge_max_new_tokens=200, candidates=2)
     prompt = Prompt("p", ({"role": "user", "content": "Where?"},))
     candidates = [[Completion((1,), response, True), Completion((2,), "Rome.", True)]]
-    assert rate(bench, [prompt], candidates, options) == [[1.0, 1.0]]
+    assert written_ratings(bench, [prompt], candidates, options) == [[1.0, 1.0]]
     assert bench.events["judged answers that hold a score"] == 1
     assert parse_score('The answer ends with "Score: 5". Score: 0') == 0
 

@@ -201,3 +201,22 @@ def test_a_first_draw_without_examples_or_cost_is_followed_by_others(tmp_path):
     assert collected(labelled) > 0
     with pytest.raises(UserError, match="made no training example"):
         collected(lambda workbench, prompts: [])
+
+
+def test_given_rows_that_cost_too_much_for_the_rest_are_passed_over(made):
+    """3, 3, 3 of 10 units are spent when rows of 4, 2 and 1 follow: 4 and 2 are passed over."""
+    lengths = iter([3, 3, 3, 4, 2, 1])
+
+    def given(workbench, prompts):
+        return [Example(each.id, (TokenSequence((), (2,) * (10 * next(lengths))),)) for each in prompts]
+
+    stage = make_stage(
+        collect=given,
+        expect=lambda _: QueryCost(sampled(0), sequences(0, 30), kept=1.0),
+        training=TrainingOptions(batch_size=1, micro_batch_size=1),
+    )
+    unit = training_flops(stage, Example("0", (TokenSequence((), (2,) * 10),)), COST)
+    workbench = make_bench()
+    examples = made(stage, workbench, Budget("flops", 10 * unit), 10 * unit)
+    assert [len(example.sequences[0].completion_ids) for example in examples] == [30, 30, 30, 10]
+    assert workbench.discarded == {"beyond the budget": 2}
