@@ -23,6 +23,7 @@ from transformers import (
 from transformers.initialization import no_init_weights
 from transformers.utils import logging
 
+from harness.engines.linear import use_fast_products
 from harness.engines.memory import Limit
 from harness.engines.quantization import elements as weights_in
 from harness.errors import UserError
@@ -155,6 +156,7 @@ def load_model(
         raise ValueError(f"{len(odd)} weights have other shapes than config.json says, such as {odd[0]}")
     if left := sorted(report["unexpected_keys"]):
         tell(f"note: {name}: {len(left)} weights have no place in {type(model).__name__} and are ignored: {_few(left)}")
+    use_fast_products(model)
     return model, sorted(report["missing_keys"])
 
 

@@ -19,6 +19,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from harness.engines import memory
+from harness.engines.linear import Linear
 from harness.engines.logprobs import (
     Forward,
     Reading,
@@ -177,7 +178,7 @@ def _heads(model: PreTrainedModel, pair: Pair, whole: Reading) -> tuple[list[str
     finally:
         for handle in handles:
             handle.remove()
-    plain = type(head) is torch.nn.Linear and len(seen) == 2 and torch.equal(*seen)
+    plain = type(head) in (torch.nn.Linear, Linear) and len(seen) == 2 and torch.equal(*seen)
     return [*(["scored"] if plain else []), "read", "whole"], values
 
 

@@ -5,6 +5,8 @@ from typing import Any
 
 import torch
 
+from harness.engines.linear import multiplication
+
 ROWS = 4096  # most tokens per block
 CPU_BLOCK, GPU_BLOCK = 8 << 20, 128 << 20  # bytes of a block's float32 logits: a CPU's block should stay in its cache
 
@@ -43,7 +45,8 @@ def _column_blocks(rows: int, weight: torch.Tensor) -> Iterator[slice]:
 
 
 def _logits(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, columns: slice) -> torch.Tensor:
-    logits = torch.nn.functional.linear(hidden, weight[columns], None if bias is None else bias[columns])
+    multiply = multiplication(weight, len(hidden))
+    logits = multiply(hidden, weight[columns], None if bias is None else bias[columns])
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
@@ -90,7 +93,7 @@ class _TokenLogProbs(torch.autograd.Function):
                 exact = _logits(hidden[rows], weight, bias, columns).sub_(normalizers[rows, None]).exp_()
                 likely = exact.to(weight.dtype)
                 if grad_hidden is not None:
-                    grad_hidden[rows] += likely @ weight[columns]
+                    grad_hidden[rows] += multiplication(weight, len(likely))(likely, weight[columns].T)
                 if grad_weight is not None:
                     torch.addmm(
                         grad_weight[columns],

@@ -9,6 +9,7 @@ import torch
 from torch.nn.functional import logsigmoid
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel, Qwen2Config, Qwen2ForCausalLM
 
+from harness.engines.linear import use_fast_products
 from harness.engines.logprobs import attend_packed, sequence_logprobs
 from harness.engines.packing import PackedBatch, pack
 from harness.engines.reading import how_to_read
@@ -83,6 +84,8 @@ class Ours(Contender):
             raise UserError("FlexAttention trains on CUDA only: give --device cuda, or omit ours-flex")
         self.batches = [[pair for example in batch for pair in example] for batch in workload.batches()]
         self.objective = _objective(workload.objective)
+        for model in (self.policy, self.reference):
+            use_fast_products(model)
         self.readings = [how_to_read(model, attention) for model in (self.policy, self.reference)]
         self.cache: list[torch.Tensor] | None = None
         if cached:

@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 FORWARD, REFERENCE, BACKWARD = "forward", "reference", "backward"  # names of the recorded ranges
 PHASES = {FORWARD: "policy", REFERENCE: "reference", BACKWARD: "backward"}  # forward excludes the reference
 PARTS = ("linear layers", "attention", "LM head", "softmax over the vocabulary", "other")
-MATRIX_PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_"}
+MATRIX_PRODUCTS = {"aten::mm", "aten::addmm", "aten::addmm_", "mkldnn::_linear_pointwise"}
 ATTENTION = ("scaled_dot_product", "flash_attention", "aten::bmm", "aten::baddbmm")
 TILE = 32_768  # columns of a larger vocabulary that TRL's fused LM head processes at a time
 
