@@ -14,7 +14,7 @@ import psutil
 
 from harness.engines.base import Sampling
 from harness.experiment.options import Experiment
-from harness.files import store
+from harness.files import sources, store
 from harness.methods.base import Lengths
 from harness.models import fingerprints
 from harness.models.folder import model_folder
@@ -31,6 +31,7 @@ LONGEST = 256  # tokens of a prompt or completion that is measured
 SEQUENCES = 16  # generated at once, at most
 NEW_TOKENS = 8  # of each
 TRAINED = 2  # sequences of an update, as in a micro-batch of one pair
+MEASURED = sources.Roots(("harness.engines.transformers", "harness.runs.answer_lengths"))  # the code that is timed
 STATES = 16  # bytes per parameter in training: float32 weights, gradients and two moments
 
 
@@ -73,7 +74,8 @@ def _key(experiment: Experiment, lengths: Lengths, asked: Asked) -> str:
             fingerprints.machine(experiment.device),
             experiment.dtype,
             threads_of(experiment),
-            fingerprints.of_packages("torch", "transformers", "harness"),
+            fingerprints.of_packages("torch", "transformers"),
+            sources.digest(MEASURED),
             min(experiment.batch_size, SEQUENCES),
             _tokens(lengths),
             asked.digest,
