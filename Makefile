@@ -1,5 +1,5 @@
 # make demo   install, then compare the methods on the embedded model
-# make real   install, then compare SSO and DPO on SmolLM2-135M-Instruct (half an hour), with data fetched into DATA=data,
+# make real   install, then compare SSO and DPO on SmolLM2-135M-Instruct (10 minutes on two free cores), with data fetched into DATA=data,
 #             or those of the folder HARNESS_DATA_DIR
 # make check  for daily work: style, types, layout and the tests without whole runs (under 2 minutes)
 # make test   all of it: style, types and every test that takes seconds (about 12 minutes on two cores)

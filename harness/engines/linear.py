@@ -7,7 +7,8 @@ that torch.compile puts in place of linear layers; it is not public, so it is tr
 
 import platform
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from math import prod
 from pathlib import Path
@@ -20,6 +21,7 @@ LEAST_WEIGHTS = (
     100_000  # elements of a weight matrix: smaller ones gain little, and the embedded model's are all smaller
 )
 LEAST_PRODUCTS = 2_000_000  # rows times elements: below, oneDNN takes longer to begin than it saves
+LEAST_PACKED = 8  # rows
 CPUINFO = Path("/proc/cpuinfo")
 MAKER = re.compile(r"^vendor_id\s*:\s*(\S+)", re.MULTILINE)
 CLOSE = 1e-5  # relative error of a product of 64 by 256 elements
@@ -29,8 +31,7 @@ Multiply = Callable[..., torch.Tensor]
 def multiplication(weight: torch.Tensor, rows: int) -> Multiply:
     """The function that multiplies `rows` rows by matrices of the size and type of this one, without gradients. It is
     called as torch.nn.functional.linear."""
-    large = weight.numel() >= LEAST_WEIGHTS and rows * weight.numel() >= LEAST_PRODUCTS
-    if large and weight.dtype == torch.float32 and weight.device.type == "cpu" and onednn_is_faster():
+    if _is_large(weight) and rows * weight.numel() >= LEAST_PRODUCTS and onednn_is_faster():
         return _onednn
     return torch.nn.functional.linear
 
@@ -44,7 +45,12 @@ def use_fast_products(model: torch.nn.Module) -> None:
 
 
 class Linear(torch.nn.Linear):
-    """torch.nn.Linear with the faster of two float32 multiplications."""
+    """torch.nn.Linear with the faster of two float32 multiplications.
+
+    packed: the weights in the order in which oneDNN reads them; None outside of `packed_weights`.
+    """
+
+    packed: torch.Tensor | None = None
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         cast = torch.is_autocast_enabled("cpu") or inputs.dtype != self.weight.dtype
@@ -52,7 +58,33 @@ class Linear(torch.nn.Linear):
             return super().forward(inputs)
         if torch.is_grad_enabled() and any(each.requires_grad for each in (inputs, *self.parameters())):
             return _Product.apply(inputs, self.weight, self.bias)
-        return _onednn(inputs, self.weight, self.bias)
+        return _onednn(inputs, self.weight if self.packed is None else self.packed, self.bias)
+
+
+@contextmanager
+def packed_weights(model: torch.nn.Module, rows: int, free: int) -> Iterator[None]:
+    """Inside, the linear layers that oneDNN computes hold their weights a second time, in the order in which it reads
+    them: else each call reorders them, which with few rows takes as long as the product. The weights must not change
+    inside, and gradients do not use the copies.
+
+    Args:
+        rows: of most calls.
+        free: bytes; without room for two copies, and with few rows, nothing is packed.
+    """
+    layers = [each for each in model.modules() if isinstance(each, Linear) and _is_large(each.weight)]
+    size = sum(each.weight.nbytes for each in layers)
+    chosen = layers if rows >= LEAST_PACKED and 2 * size <= free else []
+    try:
+        for layer in chosen:
+            layer.packed = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach(), rows)
+        yield
+    finally:
+        for layer in chosen:
+            layer.packed = None
+
+
+def _is_large(weight: torch.Tensor) -> bool:
+    return weight.numel() >= LEAST_WEIGHTS and weight.dtype == torch.float32 and weight.device.type == "cpu"
 
 
 class _Product(torch.autograd.Function):

@@ -16,6 +16,7 @@ from harness.engines import counting, loading, saving
 from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.generation import Generated, alike, generate_batch
+from harness.engines.linear import packed_weights
 from harness.engines.logprobs import (
     ATTENTIONS,
     Reading,
@@ -221,7 +222,8 @@ class TransformersEngine:
         limits = self.room(prompts, items, sampling)
         keys = item_keys(items, sampling.seed)
         make = self._in_fixed_batches if self.refilling.reason else self._refilled
-        completions = make(prompts, keys, limits, sampling, advance)
+        with packed_weights(self.model, min(self.batch_size, len(prompts)), available(self.device)):
+            completions = make(prompts, keys, limits, sampling, advance)
         return [completions[place] for place in range(len(prompts))]
 
     def _refilled(

@@ -60,6 +60,8 @@ def memory_here(
         if answer
     ]
     generating = max((generating_bytes(shape, width, *each) for each in (*ours, *asked)), default=0.0)
+    if generating and width == FLOAT and _packs():
+        generating += FLOAT * shape.parameters
     here = psutil.virtual_memory().total
     return {
         "training_gib": training / GIB,
@@ -67,6 +69,13 @@ def memory_here(
         "machine_gib": here / GIB,
         "fits": max(training, generating) <= here,
     }
+
+
+def _packs() -> bool:
+    """Whether weights are held twice during generation (`harness.engines.linear.packed_weights`)."""
+    from harness.engines.linear import onednn_is_faster
+
+    return onednn_is_faster()
 
 
 def training_bytes(shape: ModelSizes, width: int, stage: Stage, examples: Sequence[float]) -> float:

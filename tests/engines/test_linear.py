@@ -7,7 +7,14 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from harness.engines import linear
-from harness.engines.linear import LEAST_PRODUCTS, Linear, multiplication, use_fast_products
+from harness.engines.linear import (
+    LEAST_PACKED,
+    LEAST_PRODUCTS,
+    Linear,
+    multiplication,
+    packed_weights,
+    use_fast_products,
+)
 from harness.engines.token_logprobs import token_logprobs
 
 ROWS, INNER, OUTER = 40, 256, 512
@@ -59,6 +66,23 @@ def test_a_frozen_layer_passes_gradients_on():
     inputs = torch.randn(ROWS, INNER, requires_grad=True)
     fast(inputs).sum().backward()
     assert close(inputs.grad, fast.weight.double().sum(0).expand(ROWS, INNER)) and fast.weight.grad is None
+
+
+def test_packed_weights_give_the_same_products_without_gradients():
+    _, fast = layers(bias=True)
+    inputs = torch.randn(ROWS, INNER)
+    with torch.inference_mode():
+        wanted = fast(inputs)
+        with packed_weights(fast, ROWS, free=1 << 30):
+            assert fast.packed is not None and close(fast(inputs), wanted.double())
+            assert torch.equal(fast(inputs[:1]), torch.nn.functional.linear(inputs[:1], fast.weight, fast.bias))
+        assert fast.packed is None
+        for rows, free in ((LEAST_PACKED - 1, 1 << 30), (ROWS, 2 * fast.weight.nbytes - 1)):
+            with packed_weights(fast, rows, free):
+                assert fast.packed is None
+    with pytest.raises(KeyError), packed_weights(fast, ROWS, free=1 << 30):
+        raise KeyError
+    assert fast.packed is None
 
 
 def test_what_is_small_or_no_float32_is_left_to_torch():
