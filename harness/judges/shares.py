@@ -1,5 +1,6 @@
 """Check that enough judgments have a verdict: a failing judge must not look like missing answers."""
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -7,6 +8,7 @@ from typing import Any
 
 from harness.endpoints.base import CUT, JudgeReply
 from harness.errors import UserError
+from harness.judges.verdicts import LEAST_PROBABILITY
 
 NONE = {"preference": None, "rating": None, "score": -1}  # a judgment's verdict fields, and their value for "none"
 LONGEST_EXAMPLE = 60  # characters of a reply in a message
@@ -97,7 +99,8 @@ def _example(row: Mapping[str, Any]) -> str:
     if not row.get("first_token"):
         return repr(text) if text else ""
     likeliest = max(row["first_token"], key=row["first_token"].__getitem__)
+    probability = math.exp(min(0.0, row["first_token"][likeliest]))
     return (
-        f"{text!r}, whose first token is {likeliest!r:.40} and not a letter (--judge-set logprobs=false reads the "
-        "letter in the text)"
+        f"{text!r}, whose first token is {likeliest!r:.40} (probability {probability:.2g}; the letters need "
+        f"{LEAST_PROBABILITY} together; --judge-set logprobs=false reads the letter in the text)"
     )

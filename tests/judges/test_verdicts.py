@@ -1,10 +1,13 @@
 """The verdict parser, on real judge texts of which some are broken, and on the traps that public tools fell into."""
 
+import math
+
 import pytest
 
 from baselines.self_rewarding import parse_score
 from harness.benchmarks.files import read_rows
 from harness.endpoints.base import JudgeReply
+from harness.judges.shares import _example
 from harness.judges.verdicts import choice_of, letter_logprobs, parse_choice, parse_rating, rating_of
 
 
@@ -113,3 +116,11 @@ def test_letters_have_half_of_the_probability_or_are_none():
         {"M": -0.6931, "m": -1.0}, abs=1e-3
     )
     assert letter_logprobs({}, "mM") is letter_logprobs(None, "mM") is None
+
+
+def test_letters_that_are_too_unlikely_are_named_with_their_probability():
+    row = {"text": "M", "first_token": {"m": math.log(0.08), "M": math.log(0.1)}}
+    told = _example(row)
+    assert told.startswith("'M', whose first token is 'M' (probability 0.1; the letters need 0.5 together")
+    assert letter_logprobs(row["first_token"], ("m", "M")) is None
+    assert _example({"text": "I cannot say."}) == "'I cannot say.'"
