@@ -64,7 +64,7 @@ class Linear(torch.nn.Linear):
 @contextmanager
 def packed_weights(model: torch.nn.Module, rows: int, free: int) -> Iterator[None]:
     """Inside, the linear layers that oneDNN computes hold their weights a second time, in the order in which it reads
-    them: else each call reorders them, which with few rows takes as long as the product. The weights must not change
+    them: else each call reorders them, which takes a third of the time with 16 rows. The weights must not change
     inside, and gradients do not use the copies.
 
     Args:
