@@ -122,7 +122,7 @@ def judge_ratings(
         if rating is None:
             workbench.count("failed judgments" if reply.error else "unparsed judgments")
     check_ratings(list(zip(replies, ratings, strict=True)), workbench.most_missing, f"{workbench.stage}-examples")
-    return _by_prompt(ratings, candidates)
+    return by_prompt(ratings, candidates)
 
 
 def reward_ratings(
@@ -156,7 +156,7 @@ def reward_ratings(
         seconds=time.perf_counter() - start,
     )
     workbench.keep({"role": REWARD, "prompt_ids": (), "read_ids": (*query, *reply)} for query, reply in read)
-    return _by_prompt([None if chat is None else rewards[chat] for chat in chats], candidates)
+    return by_prompt([None if chat is None else rewards[chat] for chat in chats], candidates)
 
 
 @cache
@@ -166,7 +166,8 @@ def _load_reward_model(name: str, device: str, day: date) -> "RewardModel":
     return RewardModel.load(model_folder(name), device, day=day)
 
 
-def _by_prompt(ratings: Sequence[float | None], candidates: Sequence[Sequence[Completion]]) -> Ratings:
+def by_prompt(ratings: Sequence[float | None], candidates: Sequence[Sequence[Completion]]) -> Ratings:
+    """The ratings of all candidates, in order, as a list for each prompt."""
     flat = iter(ratings)
     return [[next(flat) for _ in row] for row in candidates]
 

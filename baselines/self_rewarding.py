@@ -7,7 +7,7 @@ from math import exp, fsum
 from statistics import fmean
 
 from baselines.preference import best_against_worst
-from baselines.ratings import Ratings, sample_candidates
+from baselines.ratings import Ratings, by_prompt, sample_candidates
 from harness.engines.base import Completion
 from harness.errors import UserError
 from harness.experiment.search import BETA, LEARNING_RATE, Space
@@ -78,8 +78,11 @@ class SelfRewarding:
     def stages(self, options: Options) -> list[Stage]:
         def collect(workbench: Workbench, prompts: Sequence[Prompt]) -> list[Example]:
             candidates = sample_candidates(workbench, prompts, options.candidates)
-            rate = weighted_ratings if options.judge_prompt == WEIGHTED else written_ratings
-            return best_against_worst(workbench, prompts, candidates, rate(workbench, prompts, candidates, options))
+            if options.judge_prompt == WEIGHTED:
+                ratings = weighted_ratings(workbench, prompts, candidates)
+            else:
+                ratings = written_ratings(workbench, prompts, candidates, options)
+            return best_against_worst(workbench, prompts, candidates, ratings)
 
         def expect(lengths: Lengths) -> QueryCost:
             form = options.judge_prompt
@@ -126,16 +129,13 @@ def written_ratings(
     for score in judgments:
         if score is None:
             workbench.count("unparsed judgments")
-    samples, number = options.judge_samples, options.candidates
+    samples = options.judge_samples
     ratings = [mean_score(judgments[start : start + samples]) for start in range(0, len(judgments), samples)]
-    return [ratings[start : start + number] for start in range(0, len(ratings), number)]
+    return by_prompt(ratings, candidates)
 
 
 def weighted_ratings(
-    workbench: Workbench,
-    prompts: Sequence[Prompt],
-    candidates: Sequence[Sequence[Completion]],
-    options: SelfRewarding.Options,
+    workbench: Workbench, prompts: Sequence[Prompt], candidates: Sequence[Sequence[Completion]]
 ) -> Ratings:
     """The policy's rating of each candidate: the sum of s p(s) over the scores s from 0 to 5 (Liu et al. 2023, G-Eval,
     equation 1), where p(s) is the policy's probability of the reply s, normalized over the six. None for a candidate
@@ -157,7 +157,7 @@ def weighted_ratings(
                 replies += points
     found = iter(workbench.score("judge", queries, replies))
     ratings = [expected_score([next(found).total for _ in SCORES]) if read else None for read in asked]
-    return [ratings[start : start + options.candidates] for start in range(0, len(ratings), options.candidates)]
+    return by_prompt(ratings, candidates)
 
 
 def judge_prompt(question: str, answer: str, form: str) -> str:

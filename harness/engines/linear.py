@@ -17,9 +17,7 @@ from typing import Any
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
-LEAST_WEIGHTS = (
-    100_000  # elements of a weight matrix: smaller ones gain little, and the embedded model's are all smaller
-)
+LEAST_WEIGHTS = 100_000  # elements of a matrix: smaller ones, like all of the embedded model's, gain little
 LEAST_PRODUCTS = 2_000_000  # rows times elements: below, oneDNN takes longer to begin than it saves
 LEAST_PACKED = 8  # rows
 CPUINFO = Path("/proc/cpuinfo")
