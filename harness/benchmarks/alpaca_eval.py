@@ -16,7 +16,7 @@ from harness.benchmarks.alpaca_win_rates import KEYS, JudgedPair, find_gamed, of
 from harness.benchmarks.base import BenchmarkSize, HubTask, Judging, NoOptions, Policy, Questions, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.rows import AlpacaAsking, AlpacaItem, AlpacaJudgment, AlpacaReply, AlpacaSample
-from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.endpoints.base import Comparison, JudgeReply, JudgeRequest
 from harness.engines.base import Sampling
 from harness.files.data_files import DataFile
 from harness.judges.base import Judge, complete
@@ -38,6 +38,7 @@ class AlpacaEval(BenchmarkDefaults):
     title = "AlpacaEval 2.0"
     question_fields = ("instruction",)
     needs_judge = True
+    compares = True
     packages = ("alpaca-eval", "scikit-learn")
     data_files = (
         DataFile(
@@ -207,6 +208,9 @@ def _ask(judge: Judge, pairs: Sequence[Pair], rejudge: bool, advance: Advance | 
                 max_tokens=1,
                 temperature=1.0,
                 alternatives=LETTERS,
+                compared=Comparison(
+                    ({"role": "user", "content": pair["instruction"]},), pair["output_1"], pair["output_2"]
+                ),
             )
             for number, pair in enumerate(prompts)
         ]

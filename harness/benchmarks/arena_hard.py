@@ -15,7 +15,7 @@ from harness.benchmarks.arena_hard_rates import GAMES, Battle, style_controlled,
 from harness.benchmarks.base import BenchmarkSize, Judging, Policy, Score, Settings
 from harness.benchmarks.defaults import BenchmarkDefaults
 from harness.benchmarks.rows import ArenaAsking, ArenaItem, ArenaJudgment, ArenaSample, JudgePrompt
-from harness.endpoints.base import JudgeReply, JudgeRequest
+from harness.endpoints.base import Comparison, JudgeReply, JudgeRequest
 from harness.engines.base import Engine, Sampling
 from harness.errors import UserError
 from harness.files import plain_yaml
@@ -34,6 +34,7 @@ CONFIG = "judge_config.yaml"  # config/judge_config.yaml of the repository, with
 CREATIVE = "creative_writing"  # of v2: its judge is not asked to answer first
 CREATIVE_CONFIG = "judge_config_creative_writing.yaml"
 BASE = "base"
+VERDICTS = ("[[A>B]]", "[[B>A]]", "[[A=B]]")  # of a judge that does not say by how much
 # names of the places of a template, in v0.1's and in v2's
 PLACES = (("question_1", "answer_1", "answer_2"), ("QUESTION", "ANSWER_A", "ANSWER_B"))
 
@@ -56,6 +57,7 @@ class ArenaHard(BenchmarkDefaults):
     name = "arena-hard"
     title = "Arena-Hard"
     needs_judge = True
+    compares = True
     turns = 1
     sections = "category"
     data_files = (
@@ -296,6 +298,7 @@ def _ask(item: ArenaItem, sample: ArenaSample, policy_first: bool) -> JudgeReque
             {"role": "user", "content": fill(prompt["template"], values)},
         ),
         max_tokens=JUDGE_TOKENS,
+        compared=Comparison(({"role": "user", "content": item["prompt"]},), *shown, VERDICTS),
     )
 
 

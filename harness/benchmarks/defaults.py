@@ -21,6 +21,7 @@ class BenchmarkDefaults:
     A benchmark inherits this class and overrides what differs. It must have `name`, `title`, `load`, `answer` and
     `score` itself (`harness.benchmarks.Benchmark`).
 
+    compares: whether its judge compares two replies, which a reward model can do.
     sections: a field of the questions; --limit draws a sample in proportion to its values.
     scores_classifiers: whether it can score a sequence classifier, which writes no text.
     packages: distributions whose versions answers and scores depend on.
@@ -33,6 +34,7 @@ class BenchmarkDefaults:
     """
 
     needs_judge: bool = False
+    compares: bool = False
     needs_pairs: bool = False
     needs_logprobs: bool = False
     turns: int = 1

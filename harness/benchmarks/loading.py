@@ -16,6 +16,7 @@ class CompleteBenchmark(Benchmark[Any, Any, Any], Protocol):
     """A benchmark with everything that `BenchmarkDefaults` has."""
 
     sections: str | None
+    compares: bool
     scores_classifiers: bool
     packages: tuple[str, ...]
     data_files: tuple[DataFile | HubRows, ...]

@@ -19,7 +19,7 @@ from harness.benchmarks.reward_bench_modes import classifier_rows
 from harness.benchmarks.rows import PairSample, RewardBenchItem
 from harness.errors import UserError
 from harness.methods.prompts import PromptFile, load_prompts, rows_by_name
-from harness.progress import Advance
+from harness.progress import Advance, progress
 from harness.training.pairs import RewardOptions
 from harness.types import Prompt
 
@@ -78,10 +78,10 @@ class RewardModelBench(BenchmarkDefaults):
             f"reward model: training on {len(own)} of the method's pairs and {len(given.prompts)} given ones",
             file=sys.stderr,
         )
-        with tempfile.TemporaryDirectory() as temporary:
-            result = train_reward_model(
-                start, pairs, _training(options), (policy.folder or Path(temporary)) / FOLDER, settings.seed
-            )
+        label = "reward model: train"
+        with tempfile.TemporaryDirectory() as temporary, progress(label, options.epochs * len(pairs)) as trained:
+            folder = (policy.folder or Path(temporary)) / FOLDER
+            result = train_reward_model(start, pairs, _training(options), folder, settings.seed, trained)
             dtype = str(start.model.dtype).removeprefix("torch.")
             model = RewardModel.load(result.checkpoint, str(start.device), dtype, engine.batch_size)
         training = {

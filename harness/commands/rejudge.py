@@ -34,6 +34,8 @@ def rejudge(
 
 def print_rejudged(report: dict[str, Any]) -> None:
     """Print the report of `harness.judge_audit.rejudge`: the columns of both judges side by side."""
+    from harness.judge_audit.rejudge import reasons
+
     for each in report["benchmarks"]:
         columns = ["method"]
         for judge in each["judges"]:
@@ -49,6 +51,6 @@ def print_rejudged(report: dict[str, Any]) -> None:
         print_rows(columns, rows, title=each["benchmark"])
     for each in report["benchmarks"]:
         print(readable(each["verdict"]))
-    if report["left_out"]:
-        print(readable(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
+    for reason in reasons(report):
+        print(readable(reason))
     print(readable(report["folder"]))

@@ -4,9 +4,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from harness.types import Message
+from harness.types import Conversation, Message, Reply
 
 CUT = ("length", "max_tokens", "model_length", "max_output_tokens", "content_filter")  # truncated replies
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two replies to a conversation, in the order in which the request shows them.
+
+    verdicts: what a judge replies if the first one wins, if the second one wins, and if they are equally good. Empty in
+        a request with two alternatives, which say the first two.
+    """
+
+    conversation: Conversation
+    first: Reply
+    second: Reply
+    verdicts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -15,6 +29,7 @@ class JudgeRequest:
 
     alternatives: one-token replies whose log-probabilities are wanted instead of a text, such as ("m", "M").
     repeat: number of this asking (0, 1, ...): the same question with another number is asked again.
+    compared: what the messages ask to compare, for a judge that reads no messages: a reward model. It is not sent.
     """
 
     id: str
@@ -23,6 +38,7 @@ class JudgeRequest:
     max_tokens: int = 2048
     alternatives: tuple[str, ...] = ()
     repeat: int = 0
+    compared: Comparison | None = None
 
 
 @dataclass(frozen=True)

@@ -6,22 +6,20 @@ that torch.compile puts in place of linear layers; it is not public, so it is tr
 """
 
 import platform
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.flop_counter import register_flop_formula
 
+from harness.models import processor
+
 LEAST_WEIGHTS = 100_000  # elements of a matrix: smaller ones, like all of the embedded model's, gain little
 LEAST_PRODUCTS = 2_000_000  # rows times elements: below, oneDNN takes longer to begin than it saves
 LEAST_PACKED = 8  # rows
-CPUINFO = Path("/proc/cpuinfo")
-MAKER = re.compile(r"^vendor_id\s*:\s*(\S+)", re.MULTILINE)
 CLOSE = 1e-5  # relative error of a product of 64 by 256 elements
 Multiply = Callable[..., torch.Tensor]
 
@@ -112,11 +110,8 @@ def _onednn(inputs: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | Non
 @cache
 def onednn_is_faster() -> bool:
     """Whether this CPU has AVX-512 and another maker than Intel, and the operator gives the right product."""
-    try:
-        maker = MAKER.search(CPUINFO.read_text())
-    except OSError:  # not Linux
-        return False
-    other = platform.machine() == "x86_64" and maker is not None and maker[1] != "GenuineIntel"
+    maker = processor.fields().get("vendor_id", "GenuineIntel")
+    other = platform.machine() == "x86_64" and maker != "GenuineIntel"
     return other and torch.backends.cpu.get_cpu_capability().startswith("AVX512") and _is_right()
 
 

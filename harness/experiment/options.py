@@ -97,7 +97,10 @@ class Experiment:
     data_dir: str = option(TESTBED, "Benchmark files: 'testbed' (its own suites) or a folder.")
     judge_model: str | None = option(None, "Model name of an OpenAI-compatible judge; the testbed needs none.")
     judge_url: str | None = option(None, "Base URL of the judge's endpoint; key in OPENAI_API_KEY.")
-    judge_engine: str | None = option(None, "Local model as the judge: 'testbed', a folder or a hub id.")
+    judge_engine: str | None = option(
+        None,
+        "Local model as the judge: 'testbed', a folder or a hub id; a reward model if replies are compared.",
+    )
     judge_max_calls: Count | None = option(None, "Hard cap on calls to the judge in the run folder.")
     judge_max_cost: Annotated[float, Gt(0)] | None = option(
         None, "Hard cap on the cost of the judge in USD in the run folder."

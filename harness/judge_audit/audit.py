@@ -15,9 +15,8 @@ from harness.judge_audit import fitness, measures
 from harness.judge_audit.labels import LabelledPair, LabelSet, Rated, sample
 from harness.judge_audit.measures import A_FIRST, B_FIRST, Choices, Ratings
 from harness.judges.base import Judge, complete
-from harness.judges.pair_accuracy import QUESTION
+from harness.judges.pair_accuracy import pair_request
 from harness.judges.rating import rating_request
-from harness.judges.templates import fill
 from harness.judges.verdicts import parse_choice, parse_rating
 from harness.progress import Advance, progress
 from harness.statistics.intervals import Interval
@@ -161,8 +160,8 @@ def _ask_pairs(judge: Judge, labels: LabelSet, rows: Sequence[LabelledPair], rej
     requests = []
     for row in rows:
         for order, (first, second) in (("A", (row.a, row.b)), ("B", (row.b, row.a))):
-            text = fill(QUESTION, {"question": row.question, "a": first, "b": second})
-            requests.append(JudgeRequest(f"{row.id}/{order}-first", ({"role": "user", "content": text},)))
+            question = ({"role": "user", "content": row.question},)
+            requests.append(pair_request(f"{row.id}/{order}-first", question, first, second))
     replies = complete(judge, requests, lambda reply: _choice(reply) is not None, rejudge)
     shown = np.array([np.nan if (choice := _choice(reply)) is None else choice for reply in replies]).reshape(-1, 2)
     shown[:, B_FIRST] = 1 - shown[:, B_FIRST]

@@ -37,7 +37,7 @@ def load_chosen(experiment: Experiment, folder: RunFolder) -> Judge:
     Raises:
         UserError: when no judge was chosen, or it cannot be used.
     """
-    from harness.runs.inputs import load_judge  # the command line imports this module
+    from harness.runs.judge_choice import load_judge  # the command line imports this module
 
     check_given(experiment)
     judge = load_judge(experiment, folder)

@@ -4,7 +4,7 @@ The run does not change, and no answer is generated again. The second judge's lo
 whose columns name both judges, are kept in rejudged/JUDGE in the run folder. Their scores are never pooled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +21,7 @@ from harness.models import fingerprints
 from harness.progress import progress
 from harness.results.folder import StoredRun
 from harness.runs.inputs import Inputs, data_folder
+from harness.runs.judge_choice import judged_by_rewards
 from harness.runs.run import arms_of
 from harness.runs.scoring import NUMBERS, Scoring, scored
 from harness.signals import stoppable
@@ -41,8 +42,9 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
         given: the experiment that holds the options of the second judge; its other options are ignored.
 
     Returns:
-        run, judges (the run's and the second), folder, left_out (benchmarks without a judge), benchmarks (see
-        `compared`), verdict; also written to rejudged/JUDGE/rejudged.json.
+        run, judges (the run's and the second), folder, left_out (benchmarks without a judge), rated (benchmarks whose
+        judge rates, left out if the second judge is a reward model), benchmarks (see `compared`), verdict; also written
+        to rejudged/JUDGE/rejudged.json.
 
     Raises:
         UserError: for no judge, a run that is not finished or has no judged benchmark, answers or questions that have
@@ -55,6 +57,15 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
     judged, left_out = _judged(run.experiment, inputs, run_folder)
     if not judged:
         raise UserError(f"{run_folder}: no benchmark of this run has a judge ({', '.join(left_out)} need none)")
+    rated: dict[str, None] = {}
+    if judged_by_rewards(given):
+        rated = dict.fromkeys(scoring.name for scoring in judged if not scoring.benchmark.compares)
+        judged = [scoring for scoring in judged if scoring.benchmark.compares]
+    if not judged:
+        raise UserError(
+            f"{run_folder}: {', '.join(rated)} need ratings, and {given.judge_engine} is a reward model, which can "
+            "only compare replies: give a judge that writes text"
+        )
     for scoring in judged:
         _check_answers(scoring)
     root = RunFolder(run_folder).rejudged(folder_name(given))
@@ -74,6 +85,7 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
             "judge": judge.name,
             "endpoint": judge.endpoint,
             "left_out": left_out,
+            "rated": list(rated),
             "benchmarks": benchmarks,
             "verdict": " ".join(each["verdict"] for each in benchmarks),
         }
@@ -88,6 +100,12 @@ def _judged(experiment: Experiment, inputs: Inputs, run_folder: Path) -> tuple[l
     scorings = [scoring for arm in arms_of(experiment, RunFolder(run_folder)) for scoring in arm.scorings(inputs)]
     left_out = dict.fromkeys(scoring.name for scoring in scorings if not scoring.benchmark.needs_judge)
     return [scoring for scoring in scorings if scoring.benchmark.needs_judge], list(left_out)
+
+
+def reasons(report: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each reason why benchmarks of the run are left out."""
+    why = {"left_out": "as they need no judge", "rated": "as a reward model cannot rate a single reply"}
+    return [f"Left out, {reason}: {', '.join(report[field])}." for field, reason in why.items() if report.get(field)]
 
 
 def _check_answers(scoring: Scoring) -> None:
@@ -302,8 +320,7 @@ def to_markdown(report: dict[str, Any]) -> str:
             cells = " | ".join(f"{_number(cell)} | {cell['rank']}" for cell in row["by"])
             lines.append(f"| {escape(row['method'])} | {cells} |")
         parts += ["\n".join(lines), escape(each["verdict"])]
-    if report["left_out"]:
-        parts.append(escape(f"Left out, as they need no judge: {', '.join(report['left_out'])}."))
+    parts += map(escape, reasons(report))
     return "\n\n".join(parts) + "\n"
 
 

@@ -11,7 +11,8 @@ from harness.files.folders import RunFolder
 from harness.files.marks import Folder
 from harness.judge_audit.audit import audit
 from harness.judge_audit.chosen import check_given, folder_name, load_chosen
-from harness.judge_audit.labels import load_sets, read_labels
+from harness.judge_audit.labels import LabelSet, load_sets, read_labels
+from harness.runs.judge_choice import judged_by_rewards
 from harness.signals import stoppable
 
 REPORT = "audit.json"
@@ -41,6 +42,8 @@ def run_audit(
     if labels and names:
         raise UserError("give --labels or --label-sets, not both")
     sets, absent = ([read_labels(labels)], []) if labels else load_sets(data_dir, names)
+    if judged_by_rewards(experiment):
+        _check_pairs(experiment, sets)
     folder = RunFolder(Folder(results).folder("audits").folder(folder_name(experiment)).path)
     with stoppable(folder.path), store.only_writer(folder.path):
         judge = load_chosen(experiment, folder)
@@ -48,3 +51,13 @@ def run_audit(
         report["absent"] = absent
         store.write_json(folder / REPORT, report)
     return report
+
+
+def _check_pairs(experiment: Experiment, sets: Sequence[LabelSet]) -> None:
+    """Check that a reward model can judge the sets: that all are pairs."""
+    if rated := [labels.name for labels in sets if not labels.has_pairs]:
+        pairs = ",".join(labels.name for labels in sets if labels.has_pairs)
+        raise UserError(
+            f"{', '.join(rated)} holds ratings, and {experiment.judge_engine} is a reward model, which can only "
+            f"compare replies: give {f'--label-sets {pairs}' if pairs else 'labels of pairs'}"
+        )

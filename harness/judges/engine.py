@@ -1,29 +1,20 @@
 """A judge that is an engine: a local model, so that everything works without an API key."""
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
-from pathlib import PurePath
 from typing import Any
 
 from harness.endpoints.base import JudgeReply, JudgeRequest
 from harness.endpoints.log import JudgeLog
 from harness.engines.base import Engine, Sampling
 from harness.files import store
+from harness.judges.local import LocalJudge
 from harness.progress import Advance
 from harness.types import TokenIds
 
-CHUNK = 256  # requests whose replies are stored together: the most that an interruption loses
-SHOWN_HASH = 8  # digits of the weights' hash in the judge's name
 
-
-class EngineJudge:
-    """A local model as the judge. Its name includes a hash of the weights, so scores of different weights are never
-    ranked together."""
-
-    endpoint = None
-    price = None
+class EngineJudge(LocalJudge):
+    """A local model that writes its judgments, or is read for the probability of each alternative."""
 
     def __init__(
         self,
@@ -36,11 +27,11 @@ class EngineJudge:
         """
         Args:
             log: where requests and replies are stored and looked up; None stores nothing.
-            name: of the model, for people; else the last part of the engine's name.
+            name: of the model, for people; else the engine's name.
             max_tokens: of each text reply, instead of the request's.
         """
-        self.engine, self.log, self.seed, self.max_tokens = engine, log, seed, max_tokens
-        self.name = f"{name or PurePath(engine.name).name}@{engine.weights_hash[:SHOWN_HASH]}"
+        super().__init__(name or engine.name, engine.weights_hash, log)
+        self.engine, self.seed, self.max_tokens = engine, seed, max_tokens
 
     def complete(self, requests: Sequence[JudgeRequest], advance: Advance | None = None) -> list[JudgeReply]:
         if self.max_tokens:
@@ -48,28 +39,22 @@ class EngineJudge:
                 request if request.alternatives else replace(request, max_tokens=self.max_tokens)
                 for request in requests
             ]
-        keys = [self.key(request) for request in requests]
-        times = Counter(keys)
-        replies: dict[str, JudgeReply] = {}
-        waiting: dict[str, JudgeRequest] = {}  # equal requests are asked once
-        for key, request in zip(keys, requests, strict=True):
-            if row := self.log and self.log.find(key):
-                replies[key] = JudgeReply.from_json(row["reply"])
-            else:
-                waiting[key] = request
-        if advance and replies:
-            advance(sum(times[key] for key in replies))
-        for chunk in _chunks(waiting):
-            judged = self._judge(list(chunk.values()), list(chunk))
-            if self.log:
-                self.log.append([self._row(key, chunk[key], reply) for key, reply in judged.items()])
-            replies |= judged
-            if advance:
-                advance(sum(times[key] for key in chunk))
-        return [replace(replies[key], id=request.id) for key, request in zip(keys, requests, strict=True)]
+        return super().complete(requests, advance)
 
-    def _judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> dict[str, JudgeReply]:
-        """Return replies, by key, to requests that differ only in their messages and repeats."""
+    def key(self, request: JudgeRequest) -> str:
+        """Return the digest of everything that changes the reply; also the key of its sampling noise."""
+        facts = {name: value for name, value in asdict(request).items() if name not in ("id", "compared")}
+        return store.digest({"weights": self.weights_hash, "seed": self.seed, **facts})
+
+    def asked(self, request: JudgeRequest) -> dict[str, Any]:
+        return {
+            "messages": list(request.messages),
+            "temperature": request.temperature,
+            "max_tokens": request.max_tokens,
+            "seed": self.seed,
+        }
+
+    def judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> list[dict[str, Any]]:
         engine, first = self.engine, requests[0]
         encoded = [self._encoded(request) for request in requests]
         prompts = [prompt for prompt, _ in encoded]
@@ -94,22 +79,17 @@ class EngineJudge:
                 for completion in made
             ]
         known = dict(zip(fitting, answers, strict=True))
-        date = datetime.now(UTC).isoformat(timespec="seconds")
-        replies = {}
-        for place, (key, request, prompt) in enumerate(zip(keys, requests, prompts, strict=True)):
-            facts: dict[str, Any] = known.get(place) or {
-                "text": "",
-                "error": f"the request has {len(prompt)} tokens and the judge's context {engine.context_length}",
-            }
-            replies[key] = JudgeReply(
-                request.id,
-                model=self.name,
-                fingerprint=engine.weights_hash,
-                date=date,
-                prompt_tokens=len(prompt),
-                **facts,
+        return [
+            {"prompt_tokens": len(prompt)}
+            | (
+                known.get(place)
+                or {
+                    "text": "",
+                    "error": f"the request has {len(prompt)} tokens and the judge's context {engine.context_length}",
+                }
             )
-        return replies
+            for place, prompt in enumerate(prompts)
+        ]
 
     def _encoded(self, request: JudgeRequest) -> tuple[TokenIds, list[TokenIds]]:
         """Return the prompt, and the answers to compare if the request names some."""
@@ -138,40 +118,3 @@ class EngineJudge:
                 }
             )
         return answers
-
-    def key(self, request: JudgeRequest) -> str:
-        """Return the digest of everything that changes the answer; also the key of its sampling noise."""
-        facts = {name: value for name, value in asdict(request).items() if name != "id"}
-        return store.digest({"weights": self.engine.weights_hash, "seed": self.seed, **facts})
-
-    def _row(self, key: str, request: JudgeRequest, reply: JudgeReply) -> dict[str, Any]:
-        """Return a row of the log like an endpoint's, without an endpoint or a cost."""
-        return {
-            "key": key,
-            "id": request.id,
-            "repeat": request.repeat,
-            "alternatives": request.alternatives,
-            "date": reply.date,
-            "endpoint": None,
-            "request": {
-                "model": self.name,
-                "messages": list(request.messages),
-                "temperature": request.temperature,
-                "max_tokens": request.max_tokens,
-                "seed": self.seed,
-            },
-            "reply": None if reply.error else asdict(reply),
-            "kept": not reply.error,  # even if it was cut: the same engine would cut it again
-            "error": reply.error,
-            "usd": 0.0,
-        }
-
-
-def _chunks(waiting: dict[str, JudgeRequest]) -> Iterator[dict[str, JudgeRequest]]:
-    """Yield at most CHUNK requests that one call of the engine can serve."""
-    kinds: dict[tuple[float, int, tuple[str, ...]], list[str]] = {}
-    for key, request in waiting.items():
-        kinds.setdefault((request.temperature, request.max_tokens, request.alternatives), []).append(key)
-    for keys in kinds.values():
-        for start in range(0, len(keys), CHUNK):
-            yield {key: waiting[key] for key in keys[start : start + CHUNK]}

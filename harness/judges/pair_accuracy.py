@@ -4,11 +4,11 @@ from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from harness.endpoints.base import JudgeRequest
+from harness.endpoints.base import Comparison, JudgeRequest
 from harness.judges.base import Judge
 from harness.judges.templates import fill
 from harness.judges.verdicts import choice_of
-from harness.types import question_text, reply_text
+from harness.types import Message, Reply, question_text, reply_text
 
 QUESTION = (
     "Which of two answers serves the user better? Neither their order nor their length counts. Explain briefly, then "
@@ -16,6 +16,7 @@ QUESTION = (
     "\n\n[Question]\n{question}\n\n[The Start of Answer A]\n{a}\n[The End of Answer A]\n\n"
     "[The Start of Answer B]\n{b}\n[The End of Answer B]"
 )
+VERDICTS = ("[[A]]", "[[B]]", "[[C]]")  # the first wins, the second wins, a tie
 
 
 def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, Mapping[str, Any]]]) -> dict[str, float | int | None]:
@@ -28,7 +29,11 @@ def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, Mapping[str, Any]]]
         pair_accuracy: the mean over the pairs with a verdict of 1 if the chosen reply wins and 0.5 for a tie, averaged
             over both orders; None if no pair has a verdict. pairs_judged and pairs_without_verdict: how many there are.
     """
-    requests = [_request(name, record, chosen_first) for name, record in pairs for chosen_first in (True, False)]
+    requests = []
+    for name, record in pairs:
+        prompt, chosen, rejected = record["prompt"], record["chosen"], record["rejected"]
+        requests.append(pair_request(f"{name}/chosen-first", prompt, chosen, rejected))
+        requests.append(pair_request(f"{name}/rejected-first", prompt, rejected, chosen))
     verdicts = [choice_of(reply) for reply in judge.complete(requests)]
     agreements = []
     for place in range(0, len(verdicts), 2):
@@ -46,12 +51,17 @@ def judged_accuracy(judge: Judge, pairs: Sequence[tuple[str, Mapping[str, Any]]]
     }
 
 
-def _request(name: str, record: Mapping[str, Any], chosen_first: bool) -> JudgeRequest:
-    chosen, rejected = reply_text(record["chosen"]), reply_text(record["rejected"])
-    first, second = (chosen, rejected) if chosen_first else (rejected, chosen)
-    text = fill(QUESTION, {"question": question_text(record["prompt"]), "a": first, "b": second})
+def pair_request(name: str, conversation: Sequence[Message], first: Reply, second: Reply) -> JudgeRequest:
+    """Return a request to compare two replies, whose answer `harness.judges.verdicts.choice_of` parses.
+
+    Args:
+        name: id of the request.
+    """
+    shown = {"question": question_text(conversation), "a": reply_text(first), "b": reply_text(second)}
     return JudgeRequest(
-        f"{name}/{'chosen' if chosen_first else 'rejected'}-first", ({"role": "user", "content": text},)
+        name,
+        ({"role": "user", "content": fill(QUESTION, shown)},),
+        compared=Comparison(conversation, first, second, VERDICTS),
     )
 
 

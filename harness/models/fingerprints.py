@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 
 from harness.files.store import digest, file_digest
+from harness.models import processor
 from harness.models.folder import base_folder
 
 MODEL_FILES = {  # the parts of a model that people change separately
@@ -36,8 +37,6 @@ HARMLESS_VARIABLES = re.compile(  # of the same libraries: places, what is print
     r"_(HOME|CACHE|DIR|PATH|ROOT|LOGS?|LEVEL|VERBOSE|VERBOSITY|WARNINGS?|NUM_THREADS|ALLOC_CONF|TIMEOUT(_SEC)?)$"
     r"|_(CACHE|LOG|TRACE)_|_VERSION$|^KMP_(DUPLICATE_LIB_OK|INIT_AT_FORK)$"  # the last are set by scikit-learn
 )
-CPU_NAME = re.compile(r"^model name\s*:\s*(.+)$", re.MULTILINE)
-CPU_FLAGS = re.compile(r"^(?:flags|Features)\s*:(.*)$", re.MULTILINE)
 INSTRUCTIONS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "asimd", "sve")
 CUDA_DRIVER = Path("/proc/driver/nvidia")  # no GPU without it: then there is no need to import torch to know
 
@@ -126,12 +125,8 @@ def of_device(device: str) -> str:
 def machine(device: str) -> dict[str, Any]:
     """Describe the machine for people: processor, cores and memory, and the GPU if `device` is one."""
     found = of_device(device)
-    try:
-        named = CPU_NAME.search(Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux
-        named = None
     return {
-        "processor": named[1] if named else platform.processor() or platform.machine(),
+        "processor": processor.fields().get("model name") or platform.processor() or platform.machine(),
         "cores": psutil.cpu_count(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         **({} if found.startswith("cpu ") else {"gpu": found}),
@@ -140,10 +135,9 @@ def machine(device: str) -> dict[str, Any]:
 
 @cache
 def _cpu() -> str:
-    """Return kind and instruction sets of the CPU: libraries choose kernels by them, which differ in last digits."""
-    try:
-        line = CPU_FLAGS.search(Path("/proc/cpuinfo").read_text())
-    except OSError:  # not Linux
-        line = None
-    flags = set(line[1].split()) if line else set()
-    return " ".join(["cpu", platform.machine(), *(name for name in INSTRUCTIONS if name in flags)])
+    """Return kind, maker and instruction sets of the CPU: libraries choose kernels by them, which differ in last
+    digits."""
+    fields = processor.fields()
+    flags = fields.get("flags", fields.get("Features", "")).split()
+    named = ["cpu", platform.machine(), fields.get("vendor_id"), *(name for name in INSTRUCTIONS if name in flags)]
+    return " ".join(filter(None, named))

@@ -22,8 +22,9 @@ from harness.methods.prompts import PromptStream
 from harness.models import fingerprints
 from harness.results.tuning_record import choice
 from harness.runs.checkpoints import Checkpoint
-from harness.runs.engine_choice import described, load_engine
-from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of, use_threads
+from harness.runs.engine_choice import described, load_engine, threads_of, use_threads
+from harness.runs.inputs import Inputs
+from harness.runs.judge_choice import described_judge, judge_module
 from harness.runs.processes import launch_dependencies
 from harness.runs.scoring import Scoring
 from harness.signals import GO_ON

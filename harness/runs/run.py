@@ -26,9 +26,10 @@ from harness.models.folder import TESTBED, fetch, model_folder
 from harness.results.folder import CODE_FILES, FORMAT, check_format, read_experiment, write_table
 from harness.runs.arm import Arm
 from harness.runs.earlier import with_earlier, without_outdated
-from harness.runs.engine_choice import INSTALLED, described
+from harness.runs.engine_choice import INSTALLED, described, threads_of
 from harness.runs.gguf_models import with_unpacked_models
-from harness.runs.inputs import check_inputs, judge_module, load_inputs, model_digests, threads_of
+from harness.runs.inputs import check_inputs, load_inputs, model_digests
+from harness.runs.judge_choice import judge_module
 from harness.runs.processes import launch_dependencies
 from harness.runs.scoring import NUMBERS
 from harness.runs.tuning import check_arms, trials_of, tune

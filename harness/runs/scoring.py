@@ -28,8 +28,9 @@ from harness.methods.base import Stage
 from harness.models import fingerprints
 from harness.models.folder import TESTBED
 from harness.progress import progress
-from harness.runs.engine_choice import described
-from harness.runs.inputs import Inputs, described_judge, judge_module, threads_of
+from harness.runs.engine_choice import described, threads_of
+from harness.runs.inputs import Inputs
+from harness.runs.judge_choice import described_judge, judge_module
 from harness.stages.train import PACKAGES
 from harness.testbed.clusters import clusters as clusters_by_content
 from harness.thoughts import parse_marks

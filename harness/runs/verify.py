@@ -18,7 +18,8 @@ from harness.files.marks import differences
 from harness.results.folder import FORMAT, check_format, read_experiment, table_of
 from harness.runs.arm import Arm
 from harness.runs.checkpoints import Checkpoint
-from harness.runs.inputs import Inputs, data_folder, load_judge, load_prompts
+from harness.runs.inputs import Inputs, data_folder, load_prompts
+from harness.runs.judge_choice import load_judge
 from harness.runs.run import arms_of, run_files
 from harness.runs.scoring import Scoring
 from harness.runs.tuning import FAILED, Trial, ledgers, record, trials_of

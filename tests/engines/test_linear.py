@@ -16,6 +16,7 @@ from harness.engines.linear import (
     use_fast_products,
 )
 from harness.engines.token_logprobs import token_logprobs
+from harness.models import processor
 
 ROWS, INNER, OUTER = 40, 256, 512
 
@@ -138,8 +139,8 @@ def test_it_is_used_with_avx512_of_another_maker_than_intel(monkeypatch, tmp_pat
         ("GenuineIntel", "AVX512", False),
     ):
         (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {maker}\n")
-        monkeypatch.setattr(linear, "CPUINFO", tmp_path / "cpuinfo")
+        monkeypatch.setattr(processor, "CPUINFO", tmp_path / "cpuinfo")
         monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda found=capability: found)
         assert real() is used
-    monkeypatch.setattr(linear, "CPUINFO", tmp_path / "none")
+    monkeypatch.setattr(processor, "CPUINFO", tmp_path / "none")
     assert real() is False

@@ -12,9 +12,11 @@ from harness.benchmarks.ifeval_checks import _MODEL_FILES
 from harness.experiment.options import Experiment
 from harness.files.folders import RunFolder
 from harness.models import fingerprints
-from harness.runs import inputs
+from harness.runs import engine_choice
 from harness.runs.arm import Arm
-from harness.runs.inputs import Inputs, described_judge, threads_of
+from harness.runs.engine_choice import threads_of
+from harness.runs.inputs import Inputs
+from harness.runs.judge_choice import described_judge
 from harness.runs.processes import launch_dependencies
 
 RUN = ("run", "--method", "dpo", "--budget", "updates=1", "--limit", "2", "--benchmark", "mt-bench", "--name", "r")
@@ -61,14 +63,14 @@ def test_threads_of_a_model_that_is_not_small(finished, monkeypatch):
     experiment = Experiment(device="cpu")
     monkeypatch.setenv("OMP_NUM_THREADS", "3")
     assert threads_of(experiment) == 1, "a small model computes on one, whatever is set"
-    monkeypatch.setattr(inputs, "SMALL", 1)
+    monkeypatch.setattr(engine_choice, "SMALL", 1)
     assert threads_of(experiment) == 3
     told = harness(*RUN, cwd=finished, code=2)
     assert "was computed with threads=1 (now 3)" in told
     monkeypatch.delenv("OMP_NUM_THREADS")
     monkeypatch.setenv("MKL_NUM_THREADS", "2")
     assert threads_of(experiment) == 2
-    inputs.use_threads(experiment)
+    engine_choice.use_threads(experiment)
     import torch
 
     assert torch.get_num_threads() == 2
