@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -26,6 +27,7 @@ from harness.commands import (
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
 from harness.commands.output import Json, print_json, readable
 from harness.errors import UserError
+from harness.experiment.options import Experiment
 from harness.experiment.scale import with_scale
 from harness.files.disk import disk_errors
 from harness.files.extras import explain
@@ -376,11 +378,7 @@ def show(
     "  harness estimate --method sso,dpo --budget 1e12 --json\n\n  harness estimate --method sso,dpo --tune 6\n\n"
     "  harness estimate --method sso --budget 5e12 --calibrate results/runs/experiment"
 )
-@takes(
-    *("methods", "benchmarks", "seeds", "budget", "ledger", "model", "prompts", "preferences", "data_dir", "limit"),
-    *("judge_model", "judge_price", "both_orders", "max_new_tokens", "completion_tokens", "batch_size"),
-    *("checkpoints", "tune", "tune_prompts", "search", "options"),
-)
+@takes(*(each.name for each in fields(Experiment) if each.name != "gpus"))  # --gpus is its own
 def estimate(
     given: dict,
     preset: Annotated[
@@ -400,7 +398,10 @@ def estimate(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print what a run would do and cost: tokens, hours, memory, judge calls and their price, disk."""
+    """Print what a run would do and cost: tokens, hours, memory, judge calls and their price, disk.
+
+    It takes the options of harness run.
+    """
     from harness.commands.estimate import print_estimate
     from harness.runs.cost import cost
     from harness.runs.gguf_models import with_unpacked_models

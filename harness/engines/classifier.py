@@ -13,7 +13,6 @@ from harness.engines.base import Completion, LogProb, Sampling
 from harness.engines.chat import ChatTemplate
 from harness.engines.memory import Limit, free
 from harness.errors import UserError
-from harness.models.folder import read_config
 from harness.progress import Advance
 from harness.types import Conversation, Reply, TokenIds
 
@@ -166,12 +165,6 @@ class RewardModel:
         """Free the model's memory; the reward model cannot be used afterwards."""
         self.model = None
         free()
-
-
-def is_classifier(folder: Path) -> bool:
-    """Whether a model folder holds a sequence classifier, by the architecture in its config.json."""
-    architectures = read_config(folder).get("architectures")
-    return any(str(name).endswith("ForSequenceClassification") for name in architectures or ())
 
 
 def spare_token(tokenizer: PreTrainedTokenizerBase, last: int) -> int:

@@ -186,8 +186,9 @@ def some_tokens(model: PreTrainedModel, lengths: Sequence[int]) -> list[TokenIds
     """Return ordinary tokens of a model, different in each of as many sequences as there are lengths."""
     text = model.config.get_text_config()
     configs = {id(config): config for config in (model.config, text)}.values()
-    named = {value for config in configs for name, value in vars(config).items() if "token" in name}
-    special = {token for token in named if isinstance(token, int)}
+    named = [value for config in configs for name, value in vars(config).items() if "token" in name]
+    listed = [value if isinstance(value, list | tuple) else [value] for value in named]  # several tokens may end a text
+    special = {token for tokens in listed for token in tokens if isinstance(token, int)}
     size = min(text.vocab_size, model.get_input_embeddings().weight.shape[0])
     ordinary = [token for token in range(min(size, 1000) // 2) if token not in special] or [0]
     draw = iter(range(10**6))

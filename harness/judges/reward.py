@@ -38,6 +38,7 @@ class RewardJudge(LocalJudge):
         """
         super().__init__(name or model.name, model.weights_hash, log)
         self.model = model
+        self._rewards: dict[str, float] = {}  # by the digest of an encoded chat
 
     def key(self, request: JudgeRequest) -> str:
         return store.digest({"weights": self.weights_hash, "alternatives": request.alternatives, **self.asked(request)})
@@ -47,10 +48,8 @@ class RewardJudge(LocalJudge):
 
     def judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> list[dict[str, Any]]:
         pairs = [self._encoded(self._compared(request)) for request in requests]
-        fitting = list(dict.fromkeys(chat for pair in pairs for chat in pair if self._fits(chat)))
-        read = self.model.rewards([prompt for prompt, _ in fitting], [reply for _, reply in fitting])
-        rewards = dict(zip(fitting, read, strict=True))
-        return [self._reply(request, *pair, rewards) for request, pair in zip(requests, pairs, strict=True)]
+        self._read([chat for pair in pairs for chat in pair])
+        return [self._reply(request, *pair) for request, pair in zip(requests, pairs, strict=True)]
 
     def _encoded(self, compared: Comparison) -> tuple[Encoded, Encoded]:
         prompt, (first, second) = self.model.encode_replies(compared.conversation, (compared.first, compared.second))
@@ -59,16 +58,21 @@ class RewardJudge(LocalJudge):
     def _fits(self, chat: Encoded) -> bool:
         return sum(map(len, chat)) <= self.model.context_length
 
-    def _reply(
-        self, request: JudgeRequest, first: Encoded, second: Encoded, rewards: dict[Encoded, float]
-    ) -> dict[str, Any]:
+    def _read(self, chats: Sequence[Encoded]) -> None:
+        """Get the rewards of chats that were not read before, such as the reference outputs for an earlier arm."""
+        new = {key: chat for chat in chats if (key := store.digest(chat)) not in self._rewards and self._fits(chat)}
+        rewards = self.model.rewards([prompt for prompt, _ in new.values()], [reply for _, reply in new.values()])
+        self._rewards |= zip(new, rewards, strict=True)
+
+    def _reply(self, request: JudgeRequest, first: Encoded, second: Encoded) -> dict[str, Any]:
         lengths = [sum(map(len, chat)) for chat in (first, second)]
         tokens = {"prompt_tokens": sum(lengths)}
         if not (self._fits(first) and self._fits(second)):
             limit = f"the context of the judge {self.model.context_length}"
             error = f"a reply has {max(lengths)} tokens with its conversation, and {limit}"
             return {"text": "", "error": error, **tokens}
-        return {**_verdict(request, rewards[first] - rewards[second]), **tokens}
+        margin = self._rewards[store.digest(first)] - self._rewards[store.digest(second)]
+        return {**_verdict(request, margin), **tokens}
 
     def _compared(self, request: JudgeRequest) -> Comparison:
         if request.compared is None:

@@ -121,6 +121,12 @@ def text_config(folder: Path) -> dict[str, Any]:
     return config["text_config"] if isinstance(config.get("text_config"), dict) else config
 
 
+def is_classifier(folder: Path) -> bool:
+    """Whether a model folder holds a sequence classifier, by the architecture in its config.json."""
+    architectures = read_config(folder).get("architectures")
+    return any(str(name).endswith("ForSequenceClassification") for name in architectures or ())
+
+
 def tokenizer_folder(folder: Path) -> Path:
     """Return the folder of a model's tokenizer: that of the base, if an adapter has none of its own."""
     base = base_folder(folder)

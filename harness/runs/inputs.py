@@ -24,7 +24,7 @@ from harness.judges.base import Judge
 from harness.methods import prompts
 from harness.methods.mixtures import mix, parse_sources
 from harness.models import fingerprints
-from harness.models.folder import TESTBED, model_folder
+from harness.models.folder import TESTBED, is_classifier, model_folder
 from harness.models.weights import check_files
 from harness.runs.development import PromptSplit, split
 from harness.runs.engine_choice import chosen, load_engine, load_reward_model, use_threads
@@ -124,7 +124,6 @@ def _check_packages(experiment: Experiment) -> None:
 
 
 def _check_model(experiment: Experiment) -> None:
-    from harness.engines.classifier import is_classifier
     from harness.engines.loading import choose_device
 
     choose_device(experiment.device)
@@ -183,8 +182,6 @@ def load_base(experiment: Experiment, root: RunFolder | None = None) -> Engine:
     if experiment.model_url:
         return _endpoint(experiment, root)
     use_threads(experiment)
-    from harness.engines.classifier import is_classifier
-
     folder = model_folder(experiment.model)
     if is_classifier(folder):
         return load_reward_model(experiment, folder)

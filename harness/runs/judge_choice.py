@@ -12,7 +12,7 @@ from harness.experiment.options import Experiment
 from harness.files.folders import RunFolder
 from harness.judges.base import Judge
 from harness.models import fingerprints
-from harness.models.folder import TESTBED, model_folder
+from harness.models.folder import TESTBED, is_classifier, model_folder
 from harness.runs.engine_choice import load_reward_model, use_threads
 
 
@@ -27,8 +27,6 @@ def judge_module(experiment: Experiment) -> str | None:
 
 def judged_by_rewards(experiment: Experiment) -> bool:
     """Whether the judge is a reward model, which compares replies and rates none."""
-    from harness.engines.classifier import is_classifier
-
     return experiment.judge_engine is not None and is_classifier(model_folder(experiment.judge_engine))
 
 

@@ -9,9 +9,10 @@ from encoding import reply_ids
 from harness.benchmarks.base import Policy, Settings
 from harness.benchmarks.reward_bench import RewardBench
 from harness.benchmarks.reward_model import RewardModelBench, RewardModelBenchOptions, own_pairs
-from harness.engines.classifier import RewardModel, is_classifier
+from harness.engines.classifier import RewardModel
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.models.folder import is_classifier
 from harness.testbed.prompts import preferences
 from harness.testbed.suites import write_suites
 from harness.types import Prompt

@@ -135,9 +135,11 @@ def model(request, tmp_path_factory):
     tokenizer.chat_template = kind.template
     ids = tokenizer.convert_tokens_to_ids
     torch.manual_seed(0)
-    config = kind.config(vocab_size=len(tokenizer), **SIZES | kind.more, bos_token_id=None, eos_token_id=ids(kind.ends))
+    ends = [ids(token) for token in (kind.ends, *kind.stops)]
+    eos = ends if kind.stops else ends[0]  # in config.json, Llama 3.1 and Gemma 3 have lists
+    config = kind.config(vocab_size=len(tokenizer), **SIZES | kind.more, bos_token_id=None, eos_token_id=eos)
     network = AutoModelForCausalLM.from_config(config)
-    network.generation_config = GenerationConfig(eos_token_id=[ids(token) for token in (kind.ends, *kind.stops)])
+    network.generation_config = GenerationConfig(eos_token_id=ends)
     network.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return kind, folder

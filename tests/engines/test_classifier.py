@@ -11,9 +11,10 @@ from encoding import reply_ids
 from small_classifier import save_classifier
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
-from harness.engines.classifier import RewardModel, is_classifier, spare_token
+from harness.engines.classifier import RewardModel, spare_token
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.models.folder import is_classifier
 
 QUESTIONS = ["2 + 2?", "Name a colour that is not red, please, and say why you chose it.", "Hi", "And then?"]
 REPLIES = ["4", "Blue, because the sky is.", "", "x" * 90]

@@ -63,10 +63,9 @@ def test_letters_have_the_probabilities_of_bradley_and_terry():
 
 def test_verdicts_are_those_that_the_request_asks_for():
     model = FixedRewards()
-    replies = RewardJudge(model).complete(
-        [pair_request("1", QUESTION, GOOD, BAD), pair_request("2", QUESTION, BAD, GOOD)]
-        + [pair_request("3", QUESTION, BAD, "Same.")]
-    )
+    judge = RewardJudge(model)
+    replies = judge.complete([pair_request("1", QUESTION, GOOD, BAD), pair_request("2", QUESTION, BAD, GOOD)])
+    replies += judge.complete([pair_request("3", QUESTION, BAD, "Same.")])
     assert [reply.text for reply in replies] == ["[[A]]", "[[B]]", "[[C]]"]
     assert sorted(model.read) == sorted([GOOD, BAD, "Same."]), "each reply is read once"
 

@@ -163,5 +163,10 @@ def test_the_command_measures_this_machine_once(tmp_path, monkeypatch, capsys, t
     kept.write_text(json.dumps({"speed": slow, "lengths": nothing}))
     shown = harness(*options, cwd=tmp_path)
     assert "On this machine, as measured: about" in shown and "days" in shown
+    full, short = (
+        json.loads(harness(*options, *more, "--json", cwd=tmp_path))["cost"]["here"]["hours"]["score"]
+        for more in ((), ("--answer-tokens", "5"))
+    )
+    assert 0 < short < full
     absent = json.loads(harness("estimate", "llama3-8b-instruct", "--json", cwd=tmp_path))["cost"]["here"]
     assert absent is None

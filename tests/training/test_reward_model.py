@@ -12,9 +12,10 @@ from encoding import reply_ids
 from safetensors import safe_open
 from trl import RewardConfig, RewardTrainer
 
-from harness.engines.classifier import RewardModel, is_classifier
+from harness.engines.classifier import RewardModel
 from harness.engines.transformers import TransformersEngine
 from harness.errors import UserError
+from harness.models.folder import is_classifier
 from harness.training.base import TrainingDiverged
 from harness.training.dataset import update_order
 from harness.training.pairs import RewardOptions, tokenize_pairs
