@@ -4,7 +4,6 @@ import os
 import re
 import signal
 import sys
-from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -27,7 +26,6 @@ from harness.commands import (
 from harness.commands.options import Command, Config, RunFolder, RunFolders, experiment, takes
 from harness.commands.output import Json, print_json, readable
 from harness.errors import UserError
-from harness.experiment.options import Experiment
 from harness.experiment.scale import with_scale
 from harness.files.disk import disk_errors
 from harness.files.extras import explain
@@ -378,7 +376,7 @@ def show(
     "  harness estimate --method sso,dpo --budget 1e12 --json\n\n  harness estimate --method sso,dpo --tune 6\n\n"
     "  harness estimate --method sso --budget 5e12 --calibrate results/runs/experiment"
 )
-@takes(*(each.name for each in fields(Experiment) if each.name != "gpus"))  # --gpus is its own
+@takes(without=("gpus",))
 def estimate(
     given: dict,
     preset: Annotated[

@@ -76,15 +76,16 @@ class Command(typer.core.TyperCommand):
             raise
 
 
-def takes(*names: str) -> Callable[[Callable], Callable]:
+def takes(*names: str, without: Container[str] = ()) -> Callable[[Callable], Callable]:
     """Add options of an Experiment to a command, which gets those that were given as its first argument.
 
     Args:
         names: the options, all by default.
+        without: options that the command does not take, such as those whose names it uses itself.
     """
 
     def decorate(command: Callable) -> Callable:
-        fields = names or tuple(_FIELDS)
+        fields = [name for name in names or _FIELDS if name not in without]
 
         @functools.wraps(command)
         def called(**values: Any) -> None:
