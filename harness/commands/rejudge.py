@@ -41,12 +41,15 @@ def print_rejudged(report: dict[str, Any]) -> None:
         for judge in each["judges"]:
             columns += [f"{judge}: {each['metric']}", "rank", "no verdict"]
         rows = []
-        for row in each["methods"]:
+        for row in [*each["methods"], *each["judged_once"]]:
             cells: list[Any] = [row["method"]]
             for cell in row["by"]:
+                if cell is None:
+                    cells += ["–"] * 3
+                    continue
                 low, high = cell["interval"]
                 interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-                cells += [f"{cell['value']:.2f}{interval}", cell["rank"], cell["missing"] + cell["unparsed"]]
+                cells += [f"{cell['value']:.2f}{interval}", cell["rank"] or "–", cell["missing"] + cell["unparsed"]]
             rows.append(cells)
         print_rows(columns, rows, title=each["benchmark"])
     for each in report["benchmarks"]:

@@ -209,10 +209,12 @@ def compared(name: str, before: dict[str, dict[int, Score]], after: dict[str, di
         before, after: method -> seed -> score, by the run's judge and by the second.
 
     Returns:
-        benchmark, metric, judges (2 names), methods: a row for each with method, and by judge value, interval, rank,
-        missing and unparsed; tau, p_value (Kendall's tau-b between the two orders, exact without ties), changed
-        (methods whose rank differs), reversed (pairs that the judges order differently: better by the first, better by
-        the second, distinguished: each judge's 95 % interval of the difference excludes 0), holds, verdict.
+        benchmark, metric, judges (2 names), methods: a row for each that both have judged, with method, and by judge
+        value, interval, rank, missing and unparsed; judged_once: such rows, without ranks, of methods with verdicts of
+        one judge alone (None for the other); without_verdicts (the names of all that are not in methods), tau, p_value
+        (Kendall's tau-b between the two orders, exact without ties), changed (methods whose rank differs), reversed
+        (pairs that the judges order differently: better by the first, better by the second, distinguished: each
+        judge's 95 % interval of the difference excludes 0), holds, verdict.
     """
     first, second = RejudgedColumn.of(before), RejudgedColumn.of(after)
     methods = [method for method in before if first.intervals[method] and second.intervals[method]]
@@ -224,6 +226,14 @@ def compared(name: str, before: dict[str, dict[int, Score]], after: dict[str, di
         {"method": method, "by": [_cell(column, method, places[i][place]) for i, column in enumerate((first, second))]}
         for place, method in enumerate(methods)
     ]
+    once = [
+        {
+            "method": method,
+            "by": [_cell(column, method) if column.intervals[method] else None for column in (first, second)],
+        }
+        for method in without
+        if first.intervals[method] or second.intervals[method]
+    ]
     exchanged = _reversed(methods, values, first, second)
     changed = [method for place, method in enumerate(methods) if places[0][place] != places[1][place]]
     report = {
@@ -231,6 +241,7 @@ def compared(name: str, before: dict[str, dict[int, Score]], after: dict[str, di
         "metric": next(score.metric for by_seed in before.values() for score in by_seed.values()),
         "judges": [first.judge, second.judge],
         "methods": rows,
+        "judged_once": once,
         "without_verdicts": without,
         "tau": tau,
         "p_value": p_value,
@@ -256,7 +267,7 @@ def kendall(first: Sequence[float], second: Sequence[float]) -> tuple[float | No
     return float(result.statistic), float(result.pvalue)
 
 
-def _cell(judged: RejudgedColumn, method: str, rank: int) -> dict[str, Any]:
+def _cell(judged: RejudgedColumn, method: str, rank: int | None = None) -> dict[str, Any]:
     interval = judged.interval(method)
     return {
         "value": interval.value,
@@ -288,7 +299,7 @@ def _excludes_0(difference: Difference | None) -> bool:
 def _verdict(report: dict[str, Any]) -> str:
     name, methods, tau = report["benchmark"], report["methods"], report["tau"]
     if report["without_verdicts"]:
-        name += f" (without {', '.join(report['without_verdicts'])}, which has no verdict)"
+        name += f" (without {', '.join(report['without_verdicts'])}: no verdicts of both judges)"
     if len(methods) < 2:
         return f"{name}: fewer than two methods have verdicts of both judges: there is no order to compare."
     shown = "has no value" if tau is None else f"is {tau:.2f}"
@@ -316,8 +327,8 @@ def to_markdown(report: dict[str, Any]) -> str:
         judges = [escape(judge or "no judge") for judge in each["judges"]]
         lines = ["| method | " + " | ".join(f"{judge} | rank" for judge in judges) + " |"]
         lines.append("|---|" + "---:|---:|" * len(judges))
-        for row in each["methods"]:
-            cells = " | ".join(f"{_number(cell)} | {cell['rank']}" for cell in row["by"])
+        for row in [*each["methods"], *each["judged_once"]]:
+            cells = " | ".join(f"{_number(cell)} | {cell['rank'] or '–'}" if cell else "– | –" for cell in row["by"])
             lines.append(f"| {escape(row['method'])} | {cells} |")
         parts += ["\n".join(lines), escape(each["verdict"])]
     parts += map(escape, reasons(report))

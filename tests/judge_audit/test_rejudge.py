@@ -212,6 +212,12 @@ def test_a_method_without_verdicts_has_no_rank():
     assert (
         report["without_verdicts"] == ["y"] and report["holds"] is None and "no order to compare" in report["verdict"]
     )
+    (row,) = report["judged_once"]
+    assert (
+        row["method"] == "y" and row["by"][0]["value"] == 2.5 and row["by"][0]["rank"] is None and row["by"][1] is None
+    )
+    text = to_markdown({"run": "runs/r", "benchmarks": [report], "left_out": []})
+    assert "\n| y | 2.50 [" in text and "] | – | – | – |\n" in text
 
 
 def test_names_are_data():
