@@ -2,11 +2,12 @@
 
 On a CPU, activations are kept for the backward pass. Logits of given texts are read block by block and take nothing
 worth counting. Weights that generate have the numbers of --dtype; those that are trained are in float32, and so, for an
-upper limit, are activations.
+upper limit, are activations. A file of weights with other numbers than --dtype is in memory while they are converted.
 """
 
 from collections.abc import Iterable, Sequence
 from math import ceil
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -16,7 +17,7 @@ from harness.experiment.options import Experiment
 from harness.methods.base import Lengths, Stage
 from harness.methods.mixtures import is_mixture
 from harness.methods.prompts import PromptStream
-from harness.models.folder import model_folder
+from harness.models.folder import model_folder, weight_files
 from harness.runs.device_speed import FLOAT, GIB, WEIGHT, ModelSizes
 from harness.runs.inputs import load_prompts
 from harness.stages.plan import SAMPLE, RunPlan, token_counter
@@ -25,6 +26,7 @@ from harness.types import Prompt, reply_text
 
 BASE = 0.6 * GIB  # Python, torch, transformers, and what the allocator keeps
 ADAPTED = 23  # inputs and outputs of a layer's matrices, in units of its width, where the inner width is 4
+CONVERTED = 1.5  # a file of at least so many times the bytes of the weights has wider numbers
 CHUNK = 4096  # most tokens of prompts that are read at once (`harness.engines.refill.READ`)
 
 
@@ -62,6 +64,7 @@ def memory_here(
     generating = max((generating_bytes(shape, width, *each) for each in (*ours, *asked)), default=0.0)
     if generating and width == FLOAT and _packs():
         generating += FLOAT * shape.parameters
+    generating = max(generating, loading_bytes(shape, width, largest_file(model_folder(experiment.model))))
     here = psutil.virtual_memory().total
     return {
         "training_gib": training / GIB,
@@ -78,6 +81,21 @@ def _packs() -> bool:
     return onednn_is_faster()
 
 
+def loading_bytes(shape: ModelSizes, width: int, file: int) -> float:
+    """Bytes of a process that loads weights: the weights, and the file that they are converted from.
+
+    Args:
+        width: bytes per number of the weights. file: bytes of the largest file of weights.
+    """
+    weights = width * shape.parameters
+    return BASE + weights + (file if file > CONVERTED * weights else 0)
+
+
+def largest_file(folder: Path) -> int:
+    """Bytes of the largest file of weights in a folder; 0 where none is there."""
+    return max((file.stat().st_size for file in weight_files(folder) if file.is_file()), default=0)
+
+
 def training_bytes(shape: ModelSizes, width: int, stage: Stage, examples: Sequence[float]) -> float:
     """Bytes of a process that trains: the start model; a copy with gradients and two moments, or with adapters that
     have these; a reference that follows the policy; and what the backward pass needs of the examples.
@@ -88,8 +106,9 @@ def training_bytes(shape: ModelSizes, width: int, stage: Stage, examples: Sequen
     options = stage.training
     trained = options.lora_rank * shape.layers * ADAPTED * shape.hidden if options.lora_rank else shape.parameters
     states = FLOAT * 4 * trained + (width * shape.parameters if options.lora_rank else 0)
+    cast = width * shape.parameters if width < FLOAT and not options.lora_rank else 0  # trained weights, by autocast
     second = FLOAT * shape.parameters if sync_of(stage.objective) else 0
-    return BASE + width * shape.parameters + states + second + kept_bytes(shape, examples, stage)
+    return BASE + width * shape.parameters + states + cast + second + kept_bytes(shape, examples, stage)
 
 
 def kept_bytes(shape: ModelSizes, examples: Sequence[float], stage: Stage) -> float:
