@@ -40,20 +40,20 @@ def print_rejudged(report: dict[str, Any]) -> None:
         columns = ["method"]
         for judge in each["judges"]:
             columns += [f"{judge}: {each['metric']}", "rank", "no verdict"]
-        rows = []
-        for row in [*each["methods"], *each["judged_once"]]:
-            cells: list[Any] = [row["method"]]
-            for cell in row["by"]:
-                if cell is None:
-                    cells += ["–"] * 3
-                    continue
-                low, high = cell["interval"]
-                interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
-                cells += [f"{cell['value']:.2f}{interval}", cell["rank"] or "–", cell["missing"] + cell["unparsed"]]
-            rows.append(cells)
+        shown = [*each["methods"], *each["judged_once"]]
+        rows = [[row["method"], *(text for cell in row["by"] for text in _texts(cell))] for row in shown]
         print_rows(columns, rows, title=each["benchmark"])
     for each in report["benchmarks"]:
         print(readable(each["verdict"]))
     for reason in reasons(report):
         print(readable(reason))
     print(readable(report["folder"]))
+
+
+def _texts(cell: dict[str, Any] | None) -> tuple[Any, ...]:
+    """Return score, rank and number without a verdict as they are shown; dashes for a judge without verdicts."""
+    if cell is None:
+        return ("–",) * 3
+    low, high = cell["interval"]
+    interval = "" if low is None else f" [{low:.2f}, {high:.2f}]"
+    return f"{cell['value']:.2f}{interval}", cell["rank"] or "–", cell["missing"] + cell["unparsed"]

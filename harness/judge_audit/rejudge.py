@@ -21,7 +21,7 @@ from harness.models import fingerprints
 from harness.progress import progress
 from harness.results.folder import StoredRun
 from harness.runs.inputs import Inputs, data_folder
-from harness.runs.judge_choice import judged_by_rewards
+from harness.runs.judge_choice import judged_by_rewards, only_compares
 from harness.runs.run import arms_of
 from harness.runs.scoring import NUMBERS, Scoring, scored
 from harness.signals import stoppable
@@ -63,8 +63,7 @@ def rejudge(run_folder: Path, given: Experiment) -> dict[str, Any]:
         judged = [scoring for scoring in judged if scoring.benchmark.compares]
     if not judged:
         raise UserError(
-            f"{run_folder}: {', '.join(rated)} need ratings, and {given.judge_engine} is a reward model, which can "
-            "only compare replies: give a judge that writes text"
+            f"{run_folder}: {', '.join(rated)} need ratings, and {only_compares(given)}: give a judge that writes text"
         )
     for scoring in judged:
         _check_answers(scoring)

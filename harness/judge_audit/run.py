@@ -12,7 +12,7 @@ from harness.files.marks import Folder
 from harness.judge_audit.audit import audit
 from harness.judge_audit.chosen import check_given, folder_name, load_chosen
 from harness.judge_audit.labels import LabelSet, load_sets, read_labels
-from harness.runs.judge_choice import judged_by_rewards
+from harness.runs.judge_choice import judged_by_rewards, only_compares
 from harness.signals import stoppable
 
 REPORT = "audit.json"
@@ -58,6 +58,6 @@ def _check_pairs(experiment: Experiment, sets: Sequence[LabelSet]) -> None:
     if rated := [labels.name for labels in sets if not labels.has_pairs]:
         pairs = ",".join(labels.name for labels in sets if labels.has_pairs)
         raise UserError(
-            f"{', '.join(rated)} holds ratings, and {experiment.judge_engine} is a reward model, which can only "
-            f"compare replies: give {f'--label-sets {pairs}' if pairs else 'labels of pairs'}"
+            f"{', '.join(rated)} holds ratings, and {only_compares(experiment)}: "
+            f"give {f'--label-sets {pairs}' if pairs else 'labels of pairs'}"
         )

@@ -7,7 +7,7 @@ scale from 1 to 10.
 import math
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from harness.endpoints.base import Comparison, JudgeRequest
 from harness.endpoints.log import JudgeLog
@@ -19,7 +19,17 @@ from harness.types import TokenIds
 if TYPE_CHECKING:
     from harness.engines.classifier import RewardModel
 
-Encoded = tuple[TokenIds, TokenIds]  # a conversation, and a reply to it
+
+class EncodedChat(NamedTuple):
+    """A conversation and a reply to it. key: digest of both."""
+
+    key: str
+    prompt: TokenIds
+    reply: TokenIds
+
+    @property
+    def tokens(self) -> int:
+        return len(self.prompt) + len(self.reply)
 
 
 class RewardJudge(LocalJudge):
@@ -38,7 +48,7 @@ class RewardJudge(LocalJudge):
         """
         super().__init__(name or model.name, model.weights_hash, log)
         self.model = model
-        self._rewards: dict[str, float] = {}  # by the digest of an encoded chat
+        self._rewards: dict[str, float] = {}  # by EncodedChat.key
 
     def key(self, request: JudgeRequest) -> str:
         return store.digest({"weights": self.weights_hash, "alternatives": request.alternatives, **self.asked(request)})
@@ -47,32 +57,28 @@ class RewardJudge(LocalJudge):
         return {"compared": asdict(self._compared(request))}
 
     def judge(self, requests: Sequence[JudgeRequest], keys: Sequence[str]) -> list[dict[str, Any]]:
-        pairs = [self._encoded(self._compared(request)) for request in requests]
+        pairs = [self._chats(self._compared(request)) for request in requests]
         self._read([chat for pair in pairs for chat in pair])
         return [self._reply(request, *pair) for request, pair in zip(requests, pairs, strict=True)]
 
-    def _encoded(self, compared: Comparison) -> tuple[Encoded, Encoded]:
-        prompt, (first, second) = self.model.encode_replies(compared.conversation, (compared.first, compared.second))
-        return (prompt, first), (prompt, second)
+    def _chats(self, compared: Comparison) -> list[EncodedChat]:
+        prompt, replies = self.model.encode_replies(compared.conversation, (compared.first, compared.second))
+        return [EncodedChat(store.digest([prompt, reply]), prompt, reply) for reply in replies]
 
-    def _fits(self, chat: Encoded) -> bool:
-        return sum(map(len, chat)) <= self.model.context_length
-
-    def _read(self, chats: Sequence[Encoded]) -> None:
-        """Get the rewards of chats that were not read before, such as the reference outputs for an earlier arm."""
-        new = {key: chat for chat in chats if (key := store.digest(chat)) not in self._rewards and self._fits(chat)}
-        rewards = self.model.rewards([prompt for prompt, _ in new.values()], [reply for _, reply in new.values()])
+    def _read(self, chats: Sequence[EncodedChat]) -> None:
+        """Get the rewards of chats that fit and were not read before, as reference outputs were for an earlier arm."""
+        fitting = [chat for chat in chats if chat.tokens <= self.model.context_length]
+        new = {chat.key: chat for chat in fitting if chat.key not in self._rewards}
+        rewards = self.model.rewards([chat.prompt for chat in new.values()], [chat.reply for chat in new.values()])
         self._rewards |= zip(new, rewards, strict=True)
 
-    def _reply(self, request: JudgeRequest, first: Encoded, second: Encoded) -> dict[str, Any]:
-        lengths = [sum(map(len, chat)) for chat in (first, second)]
-        tokens = {"prompt_tokens": sum(lengths)}
-        if not (self._fits(first) and self._fits(second)):
-            limit = f"the context of the judge {self.model.context_length}"
-            error = f"a reply has {max(lengths)} tokens with its conversation, and {limit}"
-            return {"text": "", "error": error, **tokens}
-        margin = self._rewards[store.digest(first)] - self._rewards[store.digest(second)]
-        return {**_verdict(request, margin), **tokens}
+    def _reply(self, request: JudgeRequest, first: EncodedChat, second: EncodedChat) -> dict[str, Any]:
+        tokens = {"prompt_tokens": first.tokens + second.tokens}
+        if first.key in self._rewards and second.key in self._rewards:
+            return {**_verdict(request, self._rewards[first.key] - self._rewards[second.key]), **tokens}
+        limit = f"the context of the judge {self.model.context_length}"
+        error = f"a reply has {max(first.tokens, second.tokens)} tokens with its conversation, and {limit}"
+        return {"text": "", "error": error, **tokens}
 
     def _compared(self, request: JudgeRequest) -> Comparison:
         if request.compared is None:

@@ -30,6 +30,11 @@ def judged_by_rewards(experiment: Experiment) -> bool:
     return experiment.judge_engine is not None and is_classifier(model_folder(experiment.judge_engine))
 
 
+def only_compares(experiment: Experiment) -> str:
+    """Say, in an error, what a reward model cannot do as the judge."""
+    return f"{experiment.judge_engine} is a reward model, which can only compare replies"
+
+
 def described_judge(experiment: Experiment, judge: Judge | None) -> dict[str, Any]:
     """What judgments depend on, by name: the judge's name, its endpoint, or the digests of a model that runs here.
     Empty where there is no judge.
@@ -54,11 +59,14 @@ def check_judge(experiment: Experiment) -> None:
     benchmarks = {name: each for name, each in benchmarks_of(experiment).items() if each.needs_judge}
     rated = [name for name, each in benchmarks.items() if not each.compares]
     rated += ["tuning"] * bool(experiment.tune)
-    rated += [arm for arm in experiment.arms() if any(stage.judged for stage in experiment.stages(arm))]
+    asking = [arm for arm in experiment.arms() if any(stage.judged for stage in experiment.stages(arm))]
+    rated += asking
     if rated and judged_by_rewards(experiment):
+        taking = [arm for arm in asking if hasattr(experiment.method_options(arm), "reward_model")]
+        instead = [f"; --set {arm}.reward_model={experiment.judge_engine} ranks candidates by it" for arm in taking]
         raise UserError(
-            f"{', '.join(rated)} need ratings, and {experiment.judge_engine} is a reward model, which can only compare "
-            f"replies: leave them out, or give a judge that writes text{_taking_rewards(experiment)}"
+            f"{', '.join(rated)} need ratings, and {only_compares(experiment)}: leave them out, or give a judge that "
+            f"writes text{''.join(instead)}"
         )
     if experiment.judge_engine:
         model_folder(experiment.judge_engine)
@@ -66,13 +74,6 @@ def check_judge(experiment: Experiment) -> None:
         raise UserError(
             f"{', '.join(judged)} on real files need a judge: give --judge-model (and --judge-url) or --judge-engine"
         )
-
-
-def _taking_rewards(experiment: Experiment) -> str:
-    """Say how methods that ask the judge take its rewards instead."""
-    asking = [arm for arm in experiment.arms() if any(stage.judged for stage in experiment.stages(arm))]
-    taking = [arm for arm in asking if hasattr(experiment.method_options(arm), "reward_model")]
-    return "".join(f"; --set {arm}.reward_model={experiment.judge_engine} ranks candidates by it" for arm in taking)
 
 
 def load_judge(experiment: Experiment, root: RunFolder | None = None) -> Judge | None:
